@@ -1,0 +1,73 @@
+"""Errors that a person can act on.
+
+Every message names the key or the file, the value found, what was expected or exists, and the way out. Problems that
+can be found together are gathered and raised together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class ThreeSHNetError(Exception):
+    """Base of every error that the suite raises on purpose; commands print it as one message, without a traceback."""
+
+
+class ConfigError(ThreeSHNetError):
+    """A setting, or settings that do not go together."""
+
+
+class DataError(ThreeSHNetError):
+    """Photos, annotations or shards that are missing or wrong."""
+
+
+class CheckpointError(ThreeSHNetError):
+    """A checkpoint that is missing, torn, or does not fit."""
+
+
+class Problems:
+    """Gathers what is wrong so that it can be said once.
+
+    >>> problems = Problems("captions.csv")
+    >>> problems.add("line 3: empty caption")
+    >>> problems.raise_as(DataError)
+    Traceback (most recent call last):
+    threeshnet.errors.DataError: captions.csv: 1 problem
+      - line 3: empty caption
+    """
+
+    def __init__(self, subject: str, shown: int = 20) -> None:
+        self.subject, self.shown = subject, shown
+        self.found: list[str] = []
+
+    def add(self, problem: str) -> None:
+        self.found.append(problem)
+
+    def extend(self, problems: Iterable[str]) -> None:
+        self.found.extend(problems)
+
+    def __bool__(self) -> bool:
+        return bool(self.found)
+
+    def text(self, way_out: str = "") -> str:
+        """The problems as one message, the first `shown` of them a line each."""
+        count = len(self.found)
+        lines = [f"{self.subject}: {count} problem{'s' if count != 1 else ''}"]
+        lines += [f"  - {problem}" for problem in self.found[: self.shown]]
+        if count > self.shown:
+            lines.append(f"  - and {count - self.shown} more")
+        return "\n".join(lines + ([way_out] if way_out else []))
+
+    def raise_as(self, error: type[ThreeSHNetError], way_out: str = "") -> None:
+        """Raise `error` with every problem found, or return when there is none."""
+        if self.found:
+            raise error(self.text(way_out))
+
+
+def one_of(name: str, value: object, known: Iterable[object]) -> str:
+    """The message for a name that does not exist.
+
+    >>> one_of("activation", "sigmod", ["sigmoid", "softmax"])
+    "activation='sigmod' does not exist; there are: sigmoid, softmax"
+    """
+    return f"{name}={value!r} does not exist; there are: {', '.join(str(item) for item in known)}"

@@ -1,0 +1,103 @@
+"""What travels between the stages, and the one legend of shapes.
+
+B batch, N tokens of a set, D joint width, C segmentation classes, Q queries, G gallery, H and W rows and columns of a
+grid, Dr and Dg width of a region and of a grid cell.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MAP_SIDE = 64  # cells on a side of `seg/map`
+SCENE_SIDE = 7  # cells on a side of `seg/semantic`
+VOID = 255  # class number of a cell of `seg/map` that belongs to no class
+
+
+class TokenSet(NamedTuple):
+    """A padded set of vectors (or of wordpiece ids) and which of them are real."""
+
+    values: Tensor  # [B, N, D] float, or [B, N] int64 for wordpiece ids
+    mask: Tensor  # [B, N] bool
+
+    @property
+    def lengths(self) -> Tensor:
+        """Real tokens of each set, [B] int64."""
+        return self.mask.sum(dim=1)
+
+    def to(self, device: torch.device | str) -> TokenSet:
+        """The same set on another device."""
+        return TokenSet(self.values.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))
+
+
+class ImageBatch(NamedTuple):
+    """The image side of a batch. What a model does not use may be None."""
+
+    regions: TokenSet | None  # [B, N, Dr]
+    grid: TokenSet | None  # [B, H*W, Dg], row-major cells
+    seg_semantic: Tensor | None  # [B, C, 7, 7] class probabilities
+    seg_map: Tensor | None  # [B, 64, 64] class numbers of any real dtype, 255 (or C) is void
+    seg_categories: Tensor | None  # [B, C] multi-hot of any real dtype
+
+    def to(self, device: torch.device | str) -> ImageBatch:
+        """The same images on another device."""
+        return ImageBatch(
+            regions=None if self.regions is None else self.regions.to(device),
+            grid=None if self.grid is None else self.grid.to(device),
+            seg_semantic=_moved(self.seg_semantic, device),
+            seg_map=_moved(self.seg_map, device),
+            seg_categories=_moved(self.seg_categories, device),
+        )
+
+
+class Batch(NamedTuple):
+    """Pairs of an image and one of its captions."""
+
+    images: ImageBatch  # of B images, one a caption
+    captions: TokenSet  # [B, N] wordpiece ids
+    owners: Tensor  # [B] int64, number of the image in its split
+    rows: Tensor  # [B] int64, number of the caption in its split
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return Batch(self.images.to(device), self.captions.to(device), self.owners.to(device), self.rows.to(device))
+
+
+def _moved(tensor: Tensor | None, device: torch.device | str) -> Tensor | None:
+    return None if tensor is None else tensor.to(device, non_blocking=True)
+
+
+class Photo(NamedTuple):
+    """One annotated photo, as the readers in `annotations/` give it."""
+
+    id: str  # stable and unique in its data set
+    file: Path
+    split: str  # train, dev, test or testall
+    captions: tuple[str, ...]
+    tags: tuple[str, ...] = ()  # one a caption (the demo world: what, where, both, plain), or empty
+    segmentation: Path | None = None  # 8-bit PNG of class numbers (255 void), where the source has one
+
+
+class AnnotatedSet(NamedTuple):
+    """A data set before its features are made."""
+
+    name: str
+    photos: tuple[Photo, ...]
+    classes: tuple[str, ...] = ()  # names of the classes in `Photo.segmentation`; empty without
+    problems: tuple[str, ...] = ()  # entries left out, each with its reason
+
+
+class ImageArrays(NamedTuple):
+    """Arrays of some images in the order asked for; None where the shard (or the extractor) has no such field."""
+
+    regions: list[np.ndarray] | None = None  # each [r, Dr]
+    boxes: list[np.ndarray] | None = None  # each [r, 4] float32, xyxy in [0, 1]
+    scores: list[np.ndarray] | None = None  # each [r] float32
+    grid: np.ndarray | None = None  # [n, H*W, Dg]
+    seg_semantic: np.ndarray | None = None  # [n, C, 7, 7]
+    seg_map: np.ndarray | None = None  # [n, 64, 64] uint8
+    seg_categories: np.ndarray | None = None  # [n, C] uint8
