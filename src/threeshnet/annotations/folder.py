@@ -1,0 +1,115 @@
+"""A folder of photos with captions in a text, CSV or JSON-lines file."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from pathlib import Path
+
+from threeshnet.annotations.caption_files import Line, read_captions
+from threeshnet.annotations.common import PHOTO_SUFFIXES, finish, missing, require
+from threeshnet.errors import ConfigError, DataError, Problems
+from threeshnet.records import AnnotatedSet, Photo
+
+CAPTION_FILES = tuple(f"captions.{ending}" for ending in ("txt", "csv", "jsonl"))
+SPLITS = {"train": "train", "restval": "train", "val": "dev", "dev": "dev", "test": "test", "testall": "testall"}
+
+
+class FolderReader:
+    """Photos anywhere below a folder and one file of captions beside them.
+
+    captions: the caption file, relative to the raw folder; by default the first of captions.txt, .csv, .jsonl.
+    images: where the photos lie below the raw folder. A caption names its photo by the path below `images` or, where
+    that is unique, by the bare file name. Without a split of its own a photo is put in train, dev or test by a hash of
+    its path (`dev_percent`, `test_percent`), so adding photos moves no other.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "folder",
+        captions: str | None = None,
+        images: str = ".",
+        dev_percent: int = 10,
+        test_percent: int = 10,
+    ) -> None:
+        if min(dev_percent, test_percent) < 0 or dev_percent + test_percent > 100:
+            raise ConfigError(
+                f"dev_percent={dev_percent}, test_percent={test_percent}: 0 or more, 100 at most together"
+            )
+        self.name, self.captions, self.images = name, captions, images
+        self.dev_percent, self.test_percent = dev_percent, test_percent
+
+    def read(self, raw: Path) -> AnnotatedSet:
+        """The photos that have a caption, in the order of their paths; what was left out is in `problems`.
+
+        Raises `DataError` for missing files and, once for all of them, for lines of the wrong form.
+        """
+        raw = Path(raw)
+        folder = require(raw / self.images, "the folder of photos", self.name)
+        path = self._caption_file(raw)
+        files = photo_files(folder)
+        problems: list[str] = []
+        lines = matched(read_captions(path), files, path.name, problems)
+        self._check_splits(path, lines)
+        photos = [self._photo(key, file, lines[key]) for key, file in files.items() if key in lines]
+        problems += [f"photo {key}: has no caption, left out" for key in files if key not in lines]
+        return finish(self.name, photos, problems, raw)
+
+    def _caption_file(self, raw: Path) -> Path:
+        names = (self.captions,) if self.captions else CAPTION_FILES
+        for name in names:
+            if (raw / name).is_file():
+                return raw / name
+        raise missing(f"a file of captions ({', '.join(names)})", raw / names[0], self.name)
+
+    def _check_splits(self, path: Path, lines: dict[str, list[Line]]) -> None:
+        problems = Problems(str(path))
+        for key, own in lines.items():
+            named = {line.split for line in own if line.split}
+            for split in sorted(named - set(SPLITS)):
+                problems.add(f"photo {key}: split={split!r} does not exist; there are: {', '.join(SPLITS)}")
+            if len({SPLITS.get(split) for split in named}) > 1:
+                problems.add(f"photo {key}: its captions name several splits: {', '.join(sorted(named))}")
+        problems.raise_as(DataError, "Correct the column `split`, or leave it out.")
+
+    def _photo(self, key: str, file: Path, lines: list[Line]) -> Photo:
+        named = next((line.split for line in lines if line.split), None)
+        split = SPLITS[named] if named else self._hashed_split(key)
+        return Photo(key, file, split, tuple(line.caption for line in lines))
+
+    def _hashed_split(self, key: str) -> str:
+        share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % 100
+        if share < self.test_percent:
+            return "test"
+        return "dev" if share < self.test_percent + self.dev_percent else "train"
+
+
+def normal(name: str) -> str:
+    """A path with forward slashes and composed letters: macOS stores `é` as two characters, caption files as one."""
+    return unicodedata.normalize("NFC", name.replace("\\", "/").removeprefix("./"))
+
+
+def photo_files(folder: Path) -> dict[str, Path]:
+    """Every photo below a folder by its path there, sorted."""
+    files = (file for file in folder.rglob("*") if file.suffix.lower() in PHOTO_SUFFIXES and file.is_file())
+    return dict(sorted((normal(file.relative_to(folder).as_posix()), file) for file in files))
+
+
+def matched(lines: list[Line], files: dict[str, Path], source: str, problems: list[str]) -> dict[str, list[Line]]:
+    """The lines of each photo; empty captions and captions of no known photo are added to `problems`."""
+    by_name: dict[str, list[str]] = {}
+    for key in files:
+        by_name.setdefault(key.rsplit("/", 1)[-1], []).append(key)
+    found: dict[str, list[Line]] = {}
+    for line in lines:
+        name = normal(line.file)
+        keys = [name] if name in files else by_name.get(name, [])
+        if not line.caption:
+            problems.append(f"{source} line {line.number}: empty caption of {line.file}, left out")
+        elif len(keys) != 1:
+            reason = f"{len(keys)} photos have this name, give its path" if keys else "no such photo"
+            problems.append(f"{source} line {line.number}: caption of {line.file} left out ({reason})")
+        else:
+            found.setdefault(keys[0], []).append(line)
+    return found
