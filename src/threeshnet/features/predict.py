@@ -1,0 +1,83 @@
+"""Extraction as a Lightning module: batches of loaded photos in, arrays out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import TQDMProgressBar
+from torch import nn
+from tqdm.auto import tqdm
+
+from threeshnet.errors import ConfigError
+from threeshnet.features.extractor import Extractor, checked_fields, merged
+from threeshnet.features.photos import LoadedBatch
+from threeshnet.records import AnnotatedSet, ImageArrays
+
+
+class Extracted(NamedTuple):
+    """What became of one batch."""
+
+    numbers: list[int]  # of the photos that have arrays, in the list that is worked on
+    sizes: list[tuple[int, int]]
+    arrays: ImageArrays
+    damaged: list[tuple[int, str]]  # number, reason
+
+
+class Extraction(pl.LightningModule):
+    """Runs every source on its part of a batch and joins what they give."""
+
+    def __init__(self, sources: Sequence[Extractor]) -> None:
+        super().__init__()
+        self.sources = nn.ModuleList(sources)
+
+    def predict_step(self, batch: LoadedBatch) -> Extracted:
+        if not batch.numbers:
+            return Extracted([], [], ImageArrays(), batch.damaged)
+        made = [(source, source(inputs)) for source, inputs in zip(self.sources, batch.inputs, strict=True)]
+        return Extracted(batch.numbers, batch.sizes, merged(made), batch.damaged)  # pyright: ignore
+
+
+class PhotoProgress(TQDMProgressBar):
+    """A progress bar that counts photos, not batches."""
+
+    def __init__(self, photos: int) -> None:
+        super().__init__()
+        self.photos = photos
+
+    def init_predict_tqdm(self) -> Any:
+        return tqdm(
+            total=self.photos,
+            unit="photo",
+            desc="Extracting",
+            smoothing=0,
+            dynamic_ncols=True,
+            disable=self.is_disabled,
+        )
+
+    def on_predict_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning would set the bar back to batches here."""
+
+    def on_predict_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any) -> None:
+        del trainer, pl_module, args, kwargs
+        self.predict_progress_bar.update(len(outputs.numbers) + len(outputs.damaged))
+
+
+def choose_sources(
+    extractor: Extractor, segmentation: Extractor | None, *, fields: Sequence[str], annotated: AnnotatedSet
+) -> list[Extractor]:
+    """The extractors that together give `fields`, each asked for its own part; ConfigError when none gives one."""
+    wanted = checked_fields(fields, ("region", "grid", "seg"), "fields")
+    other = segmentation.prepare(annotated) if segmentation and "seg" in wanted else None
+    from_extractor = [field for field in wanted if not (other and field == "seg")]
+    prepared = extractor.prepare(annotated)
+    sources = [prepared.only(from_extractor)] if prepared else []
+    sources += [other.only(["seg"])] if other else []
+    given = {field for source in sources for field in source.fields}
+    if missing := [field for field in wanted if field not in given]:
+        raise ConfigError(
+            f"fields={list(wanted)}: nothing gives {', '.join(missing)}; extractor {extractor.name!r} is able to give "
+            f"{', '.join(extractor.able)}; choose another extractor, segmentation or fewer fields"
+        )
+    return [source for source in sources if source.fields]
