@@ -1,0 +1,177 @@
+"""The manifest of a shard folder: what is in it, what made it, and a checksum a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from threeshnet.errors import DataError
+from threeshnet.shards.schema import FORMAT, Layout
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+STAND_IN = "synthetic"  # data set of random arrays in COCO's layout, for smoke tests of any experiment
+MAKE_DATA = "make it with: make data DATA=<name> [RAW=<folder>] [OUT=<shards>]"
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard file of a split."""
+
+    file: str
+    images: int
+    captions: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class SplitEntry:
+    """One split: its counts and its shards in order."""
+
+    images: int
+    captions: int
+    shards: tuple[ShardEntry, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` says. Widths are read as `manifest.region_width`, `grid_width`, `grid_size`, `classes`."""
+
+    dataset: str
+    layout: Layout
+    splits: Mapping[str, SplitEntry]
+    class_names: tuple[str, ...] = ()  # empty for published arrays without a table
+    extractors: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # field -> name, weights (sha256), …
+    raw: str = ""  # folder of the photos that `image/file` is relative to, as it was given
+    left_out: tuple[str, ...] = ()  # photos and entries without a row, each with its reason
+    config: Mapping[str, Any] = field(default_factory=dict)
+    commit: str = "unknown"
+    fingerprint: str = ""  # of the photos, captions and extractors; equal means the same shards
+    format: int = FORMAT
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Those of region, grid, seg that the shards hold."""
+        return self.layout.fields
+
+    @property
+    def region_width(self) -> int | None:
+        return self.layout.region_width
+
+    @property
+    def grid_width(self) -> int | None:
+        return self.layout.grid_width
+
+    @property
+    def grid_size(self) -> tuple[int, int] | None:
+        return self.layout.grid_size
+
+    @property
+    def classes(self) -> int | None:
+        return self.layout.classes
+
+    @property
+    def class_table(self) -> str | None:
+        """Hash of the class names, `unknown-C` where the source has no table, None without segmentation."""
+        return class_table_hash(self.class_names, self.layout.classes)
+
+    def save(self, folder: Path) -> Path:
+        """Write `folder/manifest.json`, aside first."""
+        content = asdict(self) | {"class_table": self.class_table, "fields": list(self.fields)}
+        partial = folder / f"{MANIFEST}.partial"
+        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(folder / MANIFEST)
+        return folder / MANIFEST
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Read `folder/manifest.json`; DataError when it is missing, torn or of another format."""
+        file = Path(folder) / MANIFEST
+        if not file.is_file():
+            raise DataError(f"{file}: no manifest, so {folder} holds no finished shards; {MAKE_DATA}")
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            return cls._parse(content)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{file}: not a manifest of format {FORMAT} ({error!r}); {MAKE_DATA}") from error
+
+    @classmethod
+    def _parse(cls, content: dict[str, Any]) -> Manifest:
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']}")
+        layout = content["layout"]
+        size = layout["grid_size"]
+        splits = {
+            name: SplitEntry(split["images"], split["captions"], tuple(ShardEntry(**item) for item in split["shards"]))
+            for name, split in content["splits"].items()
+        }
+        derived = {
+            "layout": Layout(**layout | {"grid_size": None if size is None else (size[0], size[1])}),
+            "splits": splits,
+            "class_names": tuple(content["class_names"]),
+            "left_out": tuple(content["left_out"]),
+        }
+        manifest = cls(**{key: value for key, value in content.items() if key in cls.__dataclass_fields__} | derived)
+        if content["class_table"] != manifest.class_table:
+            raise ValueError("its class_table is not the hash of its class_names")
+        return manifest
+
+
+def class_table_hash(names: Sequence[str], classes: int | None) -> str | None:
+    """sha256 over the class names in order; `unknown-C` without names; None without classes.
+
+    >>> class_table_hash((), 133)
+    'unknown-133'
+    """
+    if classes is None:
+        return None
+    if not names:
+        return f"unknown-{classes}"
+    if len(names) != classes:
+        raise ValueError(f"{len(names)} class names for {classes} classes")
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def file_sha256(file: Path) -> str:
+    """sha256 of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def open_shards(folder: Path, dataset: str | None = None) -> Path:
+    """The shard folder that a SHARDS argument means: itself, its `<dataset>`, or the only one below it.
+
+    The only one below counts when it holds that data set or stands in for it (`synthetic`): shards of another data set
+    are taken only when their own folder is named. Raises DataError, naming where was looked and the command that makes
+    shards, when there is none or no single one.
+    """
+    folder = Path(folder)
+    if (folder / MANIFEST).is_file():
+        return folder
+    if dataset and (folder / dataset / MANIFEST).is_file():
+        return folder / dataset
+    below = sorted(file.parent for file in folder.glob(f"*/{MANIFEST}")) if folder.is_dir() else []
+    if len(below) == 1 and _stands_for(below[0], dataset):
+        return below[0]
+    looked = [folder / MANIFEST, *([folder / dataset / MANIFEST] if dataset else [])]
+    there = f"; there are: {', '.join(map(str, below))} (name one to use it)" if below else ""
+    command = f"make data DATA={dataset or '<name>'} OUT={folder}"
+    raise DataError(
+        f"No shards of {dataset or 'a data set'}: looked for {', '.join(map(str, looked))}{there}; "
+        f"make them with: {command}"
+    )
+
+
+def _stands_for(folder: Path, dataset: str | None) -> bool:
+    found = Manifest.load(folder).dataset
+    if dataset is None or found == dataset:
+        return True
+    if found == STAND_IN:
+        log.warning("%s holds no shards of %s; the %s ones are taken", folder.parent, dataset, STAND_IN)
+    return found == STAND_IN

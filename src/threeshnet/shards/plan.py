@@ -1,0 +1,132 @@
+"""Which photos go into which shard file, and which of the files are there already."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from threeshnet.errors import DataError, Problems
+from threeshnet.records import AnnotatedSet, Photo
+from threeshnet.shards.manifest import MANIFEST, Manifest
+from threeshnet.shards.schema import FORMAT
+from threeshnet.shards.writer import FINGERPRINT, LEFT_OUT
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """One file to make: its split and its photos in order."""
+
+    split: str
+    file: str
+    photos: tuple[Photo, ...]
+    fingerprint: str  # of photos, captions and extractors
+
+
+def plan_shards(
+    annotated: AnnotatedSet, *, raw: Path, makers: Any, images_per_shard: int, limit: int | None = None
+) -> list[PlannedShard]:
+    """Every split cut into files of nearly equal size, at most `images_per_shard` images; `limit` is a split's first.
+
+    `makers` identifies the extractors. DataError when there is no photo or ids occur twice.
+    """
+    counts = Counter(photo.id for photo in annotated.photos)
+    problems = Problems(f"data set {annotated.name!r}")
+    problems.extend(f"photo id {name!r} occurs {count} times" for name, count in counts.items() if count > 1)
+    if not annotated.photos:
+        problems.add("no photos")
+    problems.raise_as(DataError, "put the annotation file right")
+    planned = []
+    for split in dict.fromkeys(photo.split for photo in annotated.photos):
+        photos = [photo for photo in annotated.photos if photo.split == split][:limit]
+        files = math.ceil(len(photos) / images_per_shard)
+        for number in range(files):
+            part = tuple(photos[number * len(photos) // files : (number + 1) * len(photos) // files])
+            digest = _fingerprint(part, annotated, raw, makers)
+            planned.append(PlannedShard(split, f"{split}-{number:05d}.h5", part, digest))
+    return planned
+
+
+def folder_fingerprint(planned: Sequence[PlannedShard]) -> str:
+    """One fingerprint over all shards of a folder."""
+    content = [[shard.file, shard.fingerprint] for shard in planned]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def unfinished(folder: Path, planned: Sequence[PlannedShard]) -> list[PlannedShard]:
+    """The shards that still have to be made; DataError when the folder holds shards that are not of this plan."""
+    digests = {shard.file: shard.fingerprint for shard in planned}
+    foreign = Problems(f"{folder} holds shards of other photos, captions or settings")
+    finished = set()
+    for file in sorted(folder.glob("*.h5")):
+        if file.name in digests and stored_fingerprint(file) == digests[file.name]:
+            finished.add(file.name)
+        else:
+            foreign.add(f"{file.name}: {_why_foreign(file, digests)}")
+    if (folder / MANIFEST).is_file() and Manifest.load(folder).fingerprint != folder_fingerprint(planned):
+        foreign.add(f"{MANIFEST}: {_made_with(Manifest.load(folder))}")
+    foreign.raise_as(DataError, "choose another folder (out=…, or make data OUT=…), or replace it: overwrite=true")
+    return [shard for shard in planned if shard.file not in finished]
+
+
+def remove_shards(folder: Path) -> None:
+    """Remove the manifest and every shard of a folder, and nothing else; the manifest goes first."""
+    for pattern in (MANIFEST, "*.h5", "*.h5.partial"):
+        for file in folder.glob(pattern):
+            file.unlink()
+
+
+def stored_fingerprint(file: Path) -> str | None:
+    """The fingerprint in a shard file, None when the file cannot be read."""
+    try:
+        with h5py.File(file, "r") as shard:
+            return str(shard.attrs.get(FINGERPRINT, ""))
+    except OSError:
+        return None
+
+
+def stored_left_out(file: Path) -> list[str]:
+    """Photos that a shard file has no row for, each with its reason."""
+    with h5py.File(file, "r") as shard:
+        content: Any = shard[LEFT_OUT][()] if LEFT_OUT in shard else b"[]"  # pyright: ignore
+        return json.loads(content)
+
+
+def _fingerprint(photos: Sequence[Photo], annotated: AnnotatedSet, raw: Path, makers: Any) -> str:
+    rows = [
+        [photo.id, _inside(photo.file, raw), photo.captions, photo.tags, _bytes(photo.file), _bytes(photo.segmentation)]
+        for photo in photos
+    ]
+    content = [FORMAT, annotated.name, annotated.classes, makers, rows]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _inside(file: Path, raw: Path) -> str:
+    return str(file.relative_to(raw) if file.is_relative_to(raw) else file)
+
+
+def _bytes(file: Path | None) -> int | None:
+    """Size of a file, in which other pixels under the same name (another compression) nearly always show."""
+    try:
+        return None if file is None else file.stat().st_size
+    except OSError:
+        return None
+
+
+def _why_foreign(file: Path, digests: Mapping[str, str]) -> str:
+    if stored_fingerprint(file) is None:
+        return "not a readable HDF5 file"
+    return "made differently" if file.name in digests else "not among the files that would be made now"
+
+
+def _made_with(manifest: Manifest) -> str:
+    counts = ", ".join(f"{split} {entry.images}" for split, entry in manifest.splits.items())
+    makers = ", ".join(f"{field} by {maker.get('name')}" for field, maker in manifest.extractors.items())
+    return f"it says data set {manifest.dataset!r} ({counts} images), {makers}"

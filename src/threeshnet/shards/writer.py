@@ -1,0 +1,153 @@
+"""Writing one shard: batch by batch into a file aside, renamed when it is whole.
+
+Nothing in the file depends on time or place: the same photos through the same extractor in the same batches give the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+
+from threeshnet.errors import DataError
+from threeshnet.records import ImageArrays, Photo
+from threeshnet.shards.schema import FORMAT, Layout, faults, layout_of_arrays
+
+TEXT = h5py.string_dtype("utf-8")
+REGION_CHUNK_ROWS = 36  # about one image, so that a random read touches one or two chunks
+SMALL_CHUNK_BYTES = 1 << 16
+LEFT_OUT = "left_out"
+FINGERPRINT = "fingerprint"
+
+
+class ShardWriter:
+    """Fills one shard file; a context manager that leaves a finished file or none.
+
+    `append` takes any number of images at a time, so memory is bounded by a batch. `left_out` lists the photos that
+    have no row, each with its reason.
+    """
+
+    def __init__(
+        self, path: Path, *, raw: Path | None = None, grid_size: tuple[int, int] | None = None, fingerprint: str = ""
+    ) -> None:
+        self.path, self.raw, self.grid_size = Path(path), raw, grid_size
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        self.layout: Layout | None = None
+        self.images, self.captions, self.regions = 0, 0, 0
+        self.left_out: list[str] = []
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = h5py.File(self.partial, "w", libver="earliest")
+        self._file.attrs["format"] = FORMAT
+        self._file.attrs[FINGERPRINT] = fingerprint
+
+    def append(self, photos: Sequence[Photo], arrays: ImageArrays, sizes: Sequence[tuple[int, int]]) -> None:
+        """Add images: their photos, arrays and (width, height) in pixels. DataError when the arrays do not fit."""
+        if not photos:
+            return
+        self.layout = self.layout or layout_of_arrays(arrays, self.grid_size)
+        faults(arrays, self.layout, [photo.id for photo in photos]).raise_as(
+            DataError, f"nothing was written to {self.path}; the extractor (or the import) has to be put right"
+        )
+        self._append_photos(photos, sizes)
+        self._append_regions(arrays)
+        grid_attributes = dict(zip("HW", self.grid_size or (), strict=False))
+        self._extend("grid/features", arrays.grid, 1, grid_attributes)
+        self._extend("seg/semantic", arrays.seg_semantic, 1)
+        self._extend("seg/map", arrays.seg_map, 1)
+        self._extend("seg/categories", arrays.seg_categories)
+        self.images += len(photos)
+
+    def _append_photos(self, photos: Sequence[Photo], sizes: Sequence[tuple[int, int]]) -> None:
+        if not all(caption.strip() for photo in photos for caption in photo.captions):
+            empty = next(photo.id for photo in photos if not all(caption.strip() for caption in photo.captions))
+            raise DataError(f"image {empty!r}: an empty caption; the reader has to leave it out and say so")
+        owners = [self.images + row for row, photo in enumerate(photos) for _ in photo.captions]
+        self._extend("image/id", np.array([photo.id for photo in photos], object))
+        self._extend("image/file", np.array([self._relative(photo.file) for photo in photos], object))
+        self._extend("image/size", np.array(sizes, np.int32).reshape(-1, 2))
+        self._extend("caption/text", np.array([text for photo in photos for text in photo.captions], object))
+        self._extend("caption/owner", np.array(owners, np.int32))
+        tags = [tag for photo in photos for tag in (photo.tags or [""] * len(photo.captions))]
+        self._extend("caption/tag", np.array(tags, object))
+        self.captions += len(owners)
+
+    def _append_regions(self, arrays: ImageArrays) -> None:
+        if arrays.regions is None:
+            return
+        ends = self.regions + np.cumsum([len(regions) for regions in arrays.regions], dtype=np.int64)
+        self._extend("region/offsets", ends if self.images else np.concatenate([[0], ends]))
+        self._extend("region/features", np.concatenate(arrays.regions), REGION_CHUNK_ROWS)
+        if arrays.boxes is not None and arrays.scores is not None:
+            self._extend("region/boxes", np.concatenate(arrays.boxes).astype(np.float32))
+            self._extend("region/scores", np.concatenate(arrays.scores).astype(np.float32))
+        self.regions = int(ends[-1])
+
+    def _extend(
+        self, key: str, values: np.ndarray | None, chunk: int = 0, attributes: Mapping[str, Any] | None = None
+    ) -> None:
+        if values is None:
+            return
+        text = values.dtype == object
+        if key not in self._file:
+            row_bytes = 16 if text else values.dtype.itemsize * int(np.prod(values.shape[1:]))
+            rows = chunk or max(1, SMALL_CHUNK_BYTES // row_bytes)
+            self._file.create_dataset(
+                key,
+                shape=(0, *values.shape[1:]),
+                maxshape=(None, *values.shape[1:]),
+                chunks=(rows, *values.shape[1:]),
+                dtype=TEXT if text else values.dtype,
+                track_times=False,
+            ).attrs.update(attributes or {})
+        dataset: Any = self._file[key]
+        start = len(dataset)
+        dataset.resize(start + len(values), axis=0)
+        dataset[start:] = values
+
+    def _relative(self, file: Path) -> str:
+        inside = self.raw is not None and file.is_relative_to(self.raw)
+        return str(file.relative_to(self.raw) if inside and self.raw is not None else file)
+
+    def close(self) -> None:
+        """Finish the file and give it its name."""
+        self._file.attrs["images"], self._file.attrs["captions"] = self.images, self.captions
+        if self.left_out:
+            # A dataset, not an attribute: attributes end at 64 kB.
+            self._file.create_dataset(LEFT_OUT, data=json.dumps(self.left_out, ensure_ascii=False), dtype=TEXT)
+        self._file.close()
+        self.partial.replace(self.path)
+
+    def abandon(self) -> None:
+        """Remove what was written aside."""
+        self._file.close()
+        self.partial.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abandon() if kind else self.close()
+
+
+def write_shard(
+    path: Path,
+    *,
+    photos: Sequence[Photo],
+    arrays: ImageArrays,
+    sizes: Sequence[tuple[int, int]],
+    grid_size: tuple[int, int] | None = None,
+    raw: Path | None = None,
+    fingerprint: str = "",
+) -> Path:
+    """Write one whole shard at once; DataError when the arrays do not fit together."""
+    with ShardWriter(path, raw=raw, grid_size=grid_size, fingerprint=fingerprint) as writer:
+        writer.append(photos, arrays, sizes)
+    return writer.path
