@@ -1,0 +1,51 @@
+"""Arrays of images, as the shards give them, to the padded tensors that a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from threeshnet.records import ImageArrays, ImageBatch, TokenSet
+
+Keep = Callable[[int, int], np.ndarray]  # (place in the batch, number of tokens) -> numbers of the tokens that stay
+
+
+def collate_images(arrays: ImageArrays, places: np.ndarray | None = None, *, keep: Keep | None = None) -> ImageBatch:
+    """`arrays` as float32 tensors, class numbers of `seg_map` as uint8.
+
+    `places` [B]: which of the images stands at each place of the batch, all of them once without. `keep` chooses tokens
+    of each place: regions first, then grid cells. Padding rows are zero.
+    """
+    return ImageBatch(
+        regions=None if arrays.regions is None else pad_sets(_at(arrays.regions, places), keep=keep),
+        grid=None if arrays.grid is None else pad_sets(_at(arrays.grid, places), keep=keep),
+        seg_semantic=_tensor(arrays.seg_semantic, places, torch.float32),
+        seg_map=_tensor(arrays.seg_map, places, torch.uint8),
+        seg_categories=_tensor(arrays.seg_categories, places, torch.float32),
+    )
+
+
+def pad_sets(sets: Sequence[np.ndarray], *, keep: Keep | None = None) -> TokenSet:
+    """Sets of vectors, each [n, D], as one float32 set padded with zeros to the longest."""
+    kept = [None if keep is None else keep(place, len(tokens)) for place, tokens in enumerate(sets)]
+    lengths = [len(tokens) if chosen is None else len(chosen) for tokens, chosen in zip(sets, kept, strict=True)]
+    width = sets[0].shape[1] if len(sets) else 0
+    values = np.zeros((len(sets), max(lengths, default=0), width), dtype=np.float32)
+    for place, (tokens, chosen) in enumerate(zip(sets, kept, strict=True)):
+        values[place, : lengths[place]] = tokens if chosen is None else tokens[chosen]
+    mask = np.arange(values.shape[1]) < np.array(lengths, dtype=np.int64)[:, None]
+    return TokenSet(torch.from_numpy(values), torch.from_numpy(mask))
+
+
+def _at(sets: Sequence[np.ndarray] | np.ndarray, places: np.ndarray | None) -> list[np.ndarray]:
+    return [sets[place] for place in (range(len(sets)) if places is None else places)]
+
+
+def _tensor(array: np.ndarray | None, places: np.ndarray | None, dtype: torch.dtype) -> Tensor | None:
+    if array is None:
+        return None
+    tensor = torch.from_numpy(array)
+    return (tensor if places is None else tensor[torch.from_numpy(places)]).to(dtype)

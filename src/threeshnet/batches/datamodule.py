@@ -1,0 +1,171 @@
+"""The shards of one data set as Lightning's loaders."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from threeshnet.batches.augment import AlterWords, DropTokens
+from threeshnet.batches.dataset import CaptionDataset, ImageDataset, TextDataset
+from threeshnet.batches.loader import TrainingLoader
+from threeshnet.batches.sampler import CaptionBatches, EveryItemOnce
+from threeshnet.batches.tokenizers import Wordpieces
+from threeshnet.errors import ConfigError, Problems
+from threeshnet.shards.manifest import Manifest
+from threeshnet.shards.reader import ShardedSplit, open_shards
+
+TEST_SPLITS = ("test", "testall")
+BATCHES_AHEAD = 2  # of each worker: bounds the memory
+log = logging.getLogger(__name__)
+
+
+class RetrievalDataModule(pl.LightningDataModule):
+    """Training pairs from `train_splits`; images and captions, each once, from `dev_split` and `test_split`.
+
+    The samplers deal out batches to the processes themselves: build the Trainer with `use_distributed_sampler=False`.
+    """
+
+    def __init__(
+        self,
+        *,
+        shards: Path | str,
+        dataset: str,
+        tokenizer: Wordpieces,
+        fields: Collection[str],
+        train_splits: Sequence[str] = ("train",),
+        dev_split: str | None = "dev",
+        test_split: str | None = "test",
+        batch_size: int = 128,
+        evaluation_batch_size: int = 256,
+        workers: int = 0,
+        seed: int = 0,
+        drop_last: bool = True,
+        drop_tokens: DropTokens | None = None,
+        alter_words: AlterWords | None = None,
+        limit_train_images: int | None = None,
+    ) -> None:
+        """`shards`: the folder of the data set or of several; `fields` among region, grid, seg.
+
+        `batch_size` counts the captions of all processes together, `evaluation_batch_size` the images or captions of
+        one; `workers` are processes for each loader. Opens the manifest at once: raises DataError when it is missing
+        and ConfigError for splits or fields that it does not have.
+        """
+        super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # a tiny split may leave a process without items
+        self.folder = Path(open_shards(Path(shards), dataset))
+        self.manifest = Manifest.load(self.folder)
+        self.tokenizer, self.fields = tokenizer, tuple(fields)
+        self.train_splits, self.dev_split = tuple(train_splits), dev_split
+        self.test_split = self._test_split(test_split)
+        self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
+        self.workers, self.seed, self.drop_last = workers, seed, drop_last
+        self.drop_tokens, self.alter_words = drop_tokens, alter_words
+        self.limit_train_images = limit_train_images
+        self._check()
+        self._splits: dict[str, ShardedSplit] = {}
+
+    def split(self, name: str) -> ShardedSplit:
+        """One split, opened once."""
+        if name not in self._splits:
+            self._check_splits([name])
+            self._splits[name] = ShardedSplit(self.folder, name)
+        return self._splits[name]
+
+    def train_dataloader(self) -> TrainingLoader:
+        """Batches of this process, every caption once an epoch.  Raises ConfigError without a split to train on."""
+        if not self.train_splits:
+            raise ConfigError("train_splits is empty: name the splits to train on")
+        dataset = CaptionDataset(
+            splits=[self.split(name) for name in self.train_splits],
+            tokenizer=self.tokenizer,
+            fields=self.fields,
+            drop_tokens=self.drop_tokens,
+            alter_words=self.alter_words,
+            seed=self.seed,
+            limit_images=self.limit_train_images,
+        )
+        rank, world_size = self._place()
+        batches = CaptionBatches(
+            len(dataset),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            drop_last=self.drop_last,
+            rank=rank,
+            world_size=world_size,
+        )
+        return TrainingLoader(dataset, batches=batches, **self._options())
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """[images, captions] of the dev split; none when there is no dev split."""
+        return self.evaluation_loaders(self.dev_split) if self.dev_split else []
+
+    def test_dataloader(self) -> list[DataLoader]:
+        """[images, captions] of the held-out split; none when there is no such split."""
+        return self.evaluation_loaders(self.test_split) if self.test_split else []
+
+    def evaluation_loaders(self, name: str) -> list[DataLoader]:
+        """[(ImageBatch, numbers), (TokenSet, numbers)] of a split: each item in exactly one process, once."""
+        split, (rank, world_size) = self.split(name), self._place()
+        images = ImageDataset(split=split, fields=self.fields)
+        texts = TextDataset(split=split, tokenizer=self.tokenizer)
+        share: dict[str, Any] = {"batch_size": self.evaluation_batch_size, "rank": rank, "world_size": world_size}
+        options = self._options()
+        return [
+            DataLoader(images, batch_sampler=EveryItemOnce(len(images), **share), **options),
+            DataLoader(texts, batch_sampler=EveryItemOnce(len(texts), order=texts.by_length(), **share), **options),
+        ]
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.workers,
+            "collate_fn": _as_is,
+            "persistent_workers": self.workers > 0,
+            "prefetch_factor": BATCHES_AHEAD if self.workers else None,
+            "pin_memory": torch.cuda.is_available(),
+        }
+
+    def _place(self) -> tuple[int, int]:
+        """Rank of this process and number of processes."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _test_split(self, name: str | None) -> str | None:
+        there = [split for split in TEST_SPLITS if split in self.manifest.splits]
+        if name not in TEST_SPLITS or name in there or len(there) != 1:
+            return name
+        log.warning("%s: there is no split %r; taking %r, the only held-out split there", self.folder, name, there[0])
+        return there[0]
+
+    def _check(self) -> None:
+        problems = Problems(f"{self.folder}")
+        problems.extend(
+            f"fields: {field!r} is not in these shards, which hold {', '.join(sorted(self.manifest.fields))}"
+            for field in self.fields
+            if field not in self.manifest.fields
+        )
+        if self.evaluation_batch_size < 1:
+            problems.add(f"evaluation_batch_size={self.evaluation_batch_size} must be at least 1")
+        if self.workers < 0:
+            problems.add(f"workers={self.workers} must not be negative")
+        problems.raise_as(ConfigError, "`make data` with another extractor makes other fields.")
+        self._check_splits([*self.train_splits, *filter(None, [self.dev_split, self.test_split])])
+
+    def _check_splits(self, names: Sequence[str]) -> None:
+        known = sorted(self.manifest.splits)
+        problems = Problems(f"{self.folder}")
+        problems.extend(
+            f"there is no split {name!r}; there are: {', '.join(known)}" for name in names if name not in known
+        )
+        problems.raise_as(
+            ConfigError, "Set train_splits, dev_split (null for none) and test_split to splits that exist."
+        )
+
+
+def _as_is(batch: Any) -> Any:
+    """The data sets answer with whole batches."""
+    return batch

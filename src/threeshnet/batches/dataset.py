@@ -1,0 +1,156 @@
+"""Shards as data sets: caption-image pairs to train on, and each image and each caption once to evaluate on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from threeshnet.batches.augment import AlterWords, DropTokens
+from threeshnet.batches.collate import collate_images
+from threeshnet.batches.tokenizers import Wordpieces
+from threeshnet.errors import ConfigError
+from threeshnet.records import Batch, ImageArrays, ImageBatch, TokenSet
+
+
+class Split(Protocol):
+    """What is needed of `shards.reader.ShardedSplit`."""
+
+    @property
+    def images(self) -> int: ...
+
+    @property
+    def owners(self) -> np.ndarray: ...  # [captions], image of each in this split
+
+    @property
+    def caption_texts(self) -> Sequence[str]: ...
+
+    def read(self, numbers: Sequence[int], fields: Collection[str] | None = None) -> ImageArrays: ...
+
+
+class CaptionDataset(Dataset[Batch]):
+    """Every caption of some splits with its image, asked for a whole batch of (epoch, row) at a time.
+
+    Images and captions are numbered through the splits in their order. What augmentation does to a pair depends on
+    (seed, epoch, caption number) and on nothing else.
+    """
+
+    def __init__(
+        self,
+        *,
+        splits: Sequence[Split],
+        tokenizer: Wordpieces,
+        fields: Collection[str],
+        drop_tokens: DropTokens | None = None,
+        alter_words: AlterWords | None = None,
+        seed: int = 0,
+        limit_images: int | None = None,
+    ) -> None:
+        """`limit_images`: only the first so many images, with all their captions."""
+        if limit_images is not None and limit_images < 1:
+            raise ConfigError(f"limit_train_images={limit_images} must be at least 1; null takes all images")
+        self.splits, self.tokenizer, self.fields = list(splits), tokenizer, tuple(fields)
+        self.drop_tokens, self.alter_words, self.seed = drop_tokens, alter_words, seed
+        self.starts = np.cumsum([0] + [split.images for split in self.splits])
+        owners = [split.owners + start for split, start in zip(self.splits, self.starts, strict=False)]
+        self.owners = np.concatenate(owners).astype(np.int64)
+        self.texts = [text for split in self.splits for text in split.caption_texts]
+        self.rows = np.arange(len(self.owners))
+        if limit_images is not None:
+            self.rows = np.flatnonzero(self.owners < limit_images)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, item: tuple[int, int]) -> Batch:
+        return self.__getitems__([item])
+
+    def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
+        """A batch of B (epoch, row); row counts the captions of this data set."""
+        rows = self.rows[[row for _, row in items]]
+        owners = self.owners[rows]
+        generators = [
+            np.random.default_rng([self.seed, epoch, row]) for (epoch, _), row in zip(items, rows.tolist(), strict=True)
+        ]
+        captions = self._captions(rows, generators)
+        images = self._images(owners, generators)
+        return Batch(images, captions, torch.from_numpy(owners), torch.from_numpy(rows))
+
+    def _captions(self, rows: np.ndarray, generators: Sequence[np.random.Generator]) -> TokenSet:
+        sentences = self.tokenizer.encode([self.texts[row] for row in rows])
+        if self.alter_words is None:
+            return self.tokenizer.pad([sentence.ids for sentence in sentences])
+        alter = self.alter_words
+        pairs = zip(sentences, generators, strict=True)
+        return self.tokenizer.pad([alter(sentence.ids, sentence.words, generator) for sentence, generator in pairs])
+
+    def _images(self, owners: np.ndarray, generators: Sequence[np.random.Generator]) -> ImageBatch:
+        numbers, places = np.unique(owners, return_inverse=True)
+        if self.drop_tokens is None:
+            return collate_images(self._read(numbers), places)
+        drop = self.drop_tokens
+        return collate_images(self._read(numbers), places, keep=lambda place, count: drop(count, generators[place]))
+
+    def _read(self, numbers: np.ndarray) -> ImageArrays:
+        """Images by ascending number through all splits, each split asked once."""
+        homes = np.searchsorted(self.starts, numbers, side="right") - 1
+        parts = [
+            self.splits[home].read((numbers[homes == home] - self.starts[home]).tolist(), self.fields)
+            for home in np.unique(homes)
+        ]
+        return parts[0] if len(parts) == 1 else _join(parts)
+
+
+class ImageDataset(Dataset[tuple[ImageBatch, Tensor]]):
+    """Each image of a split once, asked for many at a time."""
+
+    def __init__(self, *, split: Split, fields: Collection[str]) -> None:
+        self.split, self.fields = split, tuple(fields)
+
+    def __len__(self) -> int:
+        return self.split.images
+
+    def __getitem__(self, number: int) -> tuple[ImageBatch, Tensor]:
+        return self.__getitems__([number])
+
+    def __getitems__(self, numbers: Sequence[int]) -> tuple[ImageBatch, Tensor]:
+        """Images and their numbers [B] int64."""
+        return collate_images(self.split.read(numbers, self.fields)), torch.tensor(numbers, dtype=torch.int64)
+
+
+class TextDataset(Dataset[tuple[TokenSet, Tensor]]):
+    """Each caption of a split once, unaltered, asked for many at a time."""
+
+    def __init__(self, *, split: Split, tokenizer: Wordpieces) -> None:
+        self.texts, self.tokenizer = list(split.caption_texts), tokenizer
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def by_length(self) -> np.ndarray:
+        """Caption numbers, short sentences first: batches of like length need little padding."""
+        return np.argsort([len(text) for text in self.texts], kind="stable")
+
+    def __getitem__(self, number: int) -> tuple[TokenSet, Tensor]:
+        return self.__getitems__([number])
+
+    def __getitems__(self, numbers: Sequence[int]) -> tuple[TokenSet, Tensor]:
+        """Wordpiece ids and the numbers of the captions [B] int64."""
+        return self.tokenizer([self.texts[number] for number in numbers]), torch.tensor(numbers, dtype=torch.int64)
+
+
+def _join(parts: Sequence[ImageArrays]) -> ImageArrays:
+    joined = {}
+    for name in ImageArrays._fields:
+        values = [getattr(part, name) for part in parts]
+        if any(value is None for value in values):
+            joined[name] = None
+        elif isinstance(values[0], list):
+            joined[name] = [array for value in values for array in value]
+        else:
+            joined[name] = np.concatenate(values)
+    return ImageArrays(**joined)

@@ -1,0 +1,54 @@
+"""A data loader that can stop in the middle of an epoch and go on there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from threeshnet.batches.sampler import CaptionBatches
+from threeshnet.errors import ConfigError, Problems
+from threeshnet.records import Batch
+
+
+class TrainingLoader(DataLoader[Batch]):
+    """Counts the batches it handed out, which Lightning keeps in the checkpoint and gives back on resume."""
+
+    def __init__(self, dataset: Any, *, batches: CaptionBatches, **options: Any) -> None:
+        super().__init__(dataset, batch_sampler=batches, **options)
+        self.batches = batches
+        self.done = 0
+
+    def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        # A generator, so that nothing is read before the first batch is asked for: Lightning makes the iterator of a
+        # resumed run first and says which epoch it is later.
+        self.done = self.batches.first_batch
+        for batch in super().__iter__():
+            self.done += 1  # before the yield: Lightning does not come back after the last batch
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where training stands, and what that position depends on."""
+        return {"epoch": self.batches.epoch, "batches": self.done, **self._identity()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from `state`; raises ConfigError when the batches are not those that it counted."""
+        now = self._identity()
+        problems = Problems("resume in the middle of an epoch")
+        problems.extend(
+            f"{name}={now[name]}, but the run began with {state[name]}" for name in now if now[name] != state[name]
+        )
+        finished = state["batches"] >= len(self.batches)
+        if not finished:  # the next epoch may have other batches, this one may not
+            problems.raise_as(ConfigError, "Resume with the settings of the run, or start afresh in another folder.")
+        self.batches.set_epoch(state["epoch"] + int(finished))
+        self.batches.start_at(0 if finished else state["batches"])
+        self.done = self.batches.first_batch
+
+    def _identity(self) -> dict[str, int]:
+        return {
+            "captions": self.batches.captions,
+            "batch_size": self.batches.batch_size,
+            "seed": self.batches.seed,
+        }

@@ -1,0 +1,107 @@
+"""Sentences to wordpiece ids, with BERT's rules and any BERT vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import TemplateProcessing
+
+from threeshnet.errors import DataError, Problems
+from threeshnet.records import TokenSet
+
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+CLS_AND_SEP = 2  # wordpieces that every sentence has beside its own
+
+
+class WordpieceIds(NamedTuple):
+    """One sentence; `words` says which word each wordpiece belongs to, None for [CLS] and [SEP]."""
+
+    ids: list[int]
+    words: list[int | None]
+
+
+class Wordpieces:
+    """BERT's tokenizer over a given vocabulary: the line number of a wordpiece is its id.
+
+    >>> tokenizer = Wordpieces(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "bike", "##s"])
+    >>> tokenizer.encode(["A bikes"])
+    [WordpieceIds(ids=[2, 5, 6, 7, 3], words=[None, 0, 1, 1, None])]
+    """
+
+    def __init__(self, vocabulary: Sequence[str], *, max_wordpieces: int = 128, lowercase: bool = True) -> None:
+        """Raises DataError for a vocabulary that lacks a special wordpiece or names one twice."""
+        self.vocabulary = list(vocabulary)
+        self.max_wordpieces = max_wordpieces
+        self.lowercase = lowercase
+        numbers = {piece: number for number, piece in enumerate(self.vocabulary)}
+        _check(self.vocabulary, numbers, max_wordpieces)
+        self.pad_id, self.unknown_id, self.cls_id, self.sep_id, self.mask_id = (numbers[name] for name in SPECIALS)
+        self.special_ids = frozenset(numbers[name] for name in SPECIALS)
+        self._tokenizer = _bert_tokenizer(numbers, max_wordpieces, lowercase)
+
+    @classmethod
+    def from_file(cls, path: Path | str, *, max_wordpieces: int = 128, lowercase: bool = True) -> Wordpieces:
+        """From a `vocab.txt` (one wordpiece a line), or from the folder that holds it."""
+        file = Path(path)
+        file = file / "vocab.txt" if file.is_dir() else file
+        if not file.is_file():
+            way_out = "give a BERT `vocab.txt` (one wordpiece a line) or the folder that holds it"
+            raise DataError(f"{file}: no such vocabulary; {way_out}")
+        # Not splitlines(): BERT's vocabulary holds characters that Python takes for line ends.
+        lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        try:
+            return cls(lines, max_wordpieces=max_wordpieces, lowercase=lowercase)
+        except DataError as error:
+            raise DataError(f"{file}: {error}") from error
+
+    def __len__(self) -> int:
+        return len(self.vocabulary)
+
+    def encode(self, captions: Sequence[str]) -> list[WordpieceIds]:
+        """Wordpieces of each sentence, [CLS] first and [SEP] last, cut to `max_wordpieces` in all."""
+        # One by one: encode_batch starts threads, which do not survive the fork of a data loader's workers.
+        encodings = [self._tokenizer.encode(caption) for caption in captions]
+        return [WordpieceIds(encoding.ids, encoding.word_ids) for encoding in encodings]
+
+    def pad(self, sentences: Sequence[Sequence[int] | np.ndarray]) -> TokenSet:
+        """Ids of B sentences as one [B, N] int64 set, N the longest of them."""
+        longest = max((len(ids) for ids in sentences), default=0)
+        values = torch.full((len(sentences), longest), self.pad_id, dtype=torch.int64)
+        mask = torch.zeros(len(sentences), longest, dtype=torch.bool)
+        for row, ids in enumerate(sentences):
+            values[row, : len(ids)] = torch.as_tensor(ids, dtype=torch.int64)
+            mask[row, : len(ids)] = True
+        return TokenSet(values, mask)
+
+    def __call__(self, captions: Sequence[str]) -> TokenSet:
+        """Sentences to a padded [B, N] set of ids, unaltered."""
+        return self.pad([sentence.ids for sentence in self.encode(captions)])
+
+
+def _check(vocabulary: list[str], numbers: dict[str, int], max_wordpieces: int) -> None:
+    problems = Problems(f"vocabulary of {len(vocabulary)} wordpieces")
+    problems.extend(f"{name} is missing" for name in SPECIALS if name not in numbers)
+    twice = [piece for number, piece in enumerate(vocabulary) if numbers[piece] != number]
+    problems.extend(f"{piece!r} stands there more than once" for piece in twice)
+    if max_wordpieces <= CLS_AND_SEP:
+        problems.add(f"max_wordpieces={max_wordpieces} leaves no room for a word beside [CLS] and [SEP]")
+    problems.raise_as(DataError, "A BERT `vocab.txt` holds one wordpiece a line, each once.")
+
+
+def _bert_tokenizer(numbers: dict[str, int], max_wordpieces: int, lowercase: bool) -> Tokenizer:
+    tokenizer = Tokenizer(WordPiece(numbers, unk_token="[UNK]", max_input_chars_per_word=100))  # 100: BERT's own
+    tokenizer.normalizer = BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(name, numbers[name]) for name in ("[CLS]", "[SEP]")]
+    )
+    tokenizer.enable_truncation(max_wordpieces)
+    return tokenizer
