@@ -1,0 +1,7 @@
+"""Image-sentence retrieval with 3SHNet: from photos to features, shards, training and numbers that can be trusted."""
+
+from threeshnet.encoders.official import load_official_checkpoint
+from threeshnet.records import Batch, ImageBatch, TokenSet
+from threeshnet.training.checkpoint import load_model
+
+__all__ = ["Batch", "ImageBatch", "TokenSet", "load_model", "load_official_checkpoint"]

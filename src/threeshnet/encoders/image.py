@@ -1,0 +1,75 @@
+"""The image side of 3SHNet for one kind of token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from threeshnet.errors import ConfigError, DataError, one_of
+from threeshnet.nn.masking import concatenate, unit
+from threeshnet.nn.mlp import MLP
+from threeshnet.records import ImageBatch, TokenSet
+
+SOURCES = ("regions", "grid")
+
+
+class TokenProjection(nn.Module):
+    """Features [B, N, width] -> (local tokens, projected tokens), both [B, N, D]: p = Linear(R), f = MLP(R) + p."""
+
+    def __init__(self, *, width: int, dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, dim)
+        self.mlp = MLP(width=width, hidden=dim // 2, out=dim)
+        nn.init.xavier_uniform_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: TokenSet) -> tuple[TokenSet, TokenSet]:
+        projected = self.linear(features.values)
+        local = self.mlp(features.values) + projected
+        return TokenSet(local, features.mask), TokenSet(projected, features.mask)
+
+
+class ImageEncoder(nn.Module):
+    """Projects the tokens of one source, adds the guided parts, and pools them all into one unit vector.
+
+    `source` is the field of `ImageBatch` that is read, `project` makes local and projected tokens of it, and every
+    module of `parts` adds tokens to the pooled set. With local tokens alone this is VSE-infinity (Chen et al., CVPR 2021).
+    """
+
+    def __init__(self, *, source: str, project: nn.Module, parts: Mapping[str, nn.Module], pooling: nn.Module) -> None:
+        super().__init__()
+        if source not in SOURCES:
+            raise ConfigError(one_of("source", source, SOURCES))
+        if not parts:
+            raise ConfigError("parts=[]: nothing is left to pool; keep at least one of local, fused, scene, category")
+        self.source = source
+        self.project = project
+        self.parts = nn.ModuleDict(dict(parts))
+        self.pooling = pooling
+
+    def forward(self, images: ImageBatch) -> Tensor:
+        """Embeddings [B, D], unit length."""
+        local, projected = self.project(self.features(images))
+        return unit(self.pooling(concatenate([part(local, projected, images) for part in self.parts.values()])))
+
+    def features(self, images: ImageBatch) -> TokenSet:
+        """The tokens that are encoded.  Raises DataError when the batch lacks them."""
+        features = getattr(images, self.source)
+        if features is None:
+            held = [name for name in SOURCES if getattr(images, name) is not None]
+            raise DataError(f"the model reads {self.source}, the batch holds {', '.join(held) or 'neither'}")
+        return features
+
+    @torch.no_grad()
+    def highlights(self, images: ImageBatch) -> dict[str, Tensor]:
+        """What the guidance looks at: `semantic` [B, N] weights and `spatial` [B, N, 4096] attention, where present."""
+        _, projected = self.project(self.features(images))
+        fusions = getattr(self.parts["fused"], "fusions", {}) if "fused" in self.parts else {}
+        found = {}
+        if "semantic" in fusions:
+            found["semantic"] = fusions["semantic"].weights(projected, images)
+        if "spatial" in fusions:
+            found["spatial"] = fusions["spatial"].attention(projected, images)
+        return found

@@ -1,0 +1,161 @@
+"""The authors' checkpoints: read without running anything in the file, every key accounted for."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from threeshnet.encoders.image import ImageEncoder, TokenProjection
+from threeshnet.encoders.model import RetrievalModel
+from threeshnet.encoders.parts import CategoryToken, FusedTokens, LocalTokens, SceneTokens
+from threeshnet.encoders.text.bert import BertTextEncoder
+from threeshnet.encoders.text.sources import untrained, wordpieces
+from threeshnet.errors import CheckpointError, ConfigError, Problems, one_of
+from threeshnet.fusion.activations import Sigmoid, Softmax
+from threeshnet.fusion.semantic import SemanticFusion
+from threeshnet.fusion.spatial import SpatialFusion
+from threeshnet.pooling.generalized import GeneralizedPooling
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"sigmoid": Sigmoid, "softmax": Softmax}
+
+# The authors' module -> ours. Longest prefix first where one contains another.
+IMAGE_MODULES = {
+    "embed_seg_C.1": "parts.scene.embed.embed",
+    "embed_seg_C.4": "parts.scene.embed.norm",
+    "embed_category.0": "parts.category.embed.embed",
+    "embed_category.3": "parts.category.embed.norm",
+    "crossmodalfusion_sm.MLP_image": "parts.fused.fusions.semantic.key",
+    "crossmodalfusion_sm.MLP_seg": "parts.fused.fusions.semantic.query",
+    "crossmodalfusion_sm.embed_seg_HW.2": "parts.fused.fusions.semantic.summary.embed",
+    "crossmodalfusion_sm.embed_seg_HW.5": "parts.fused.fusions.semantic.summary.norm",
+    "crossmodalfusion_sm.fc_scale": "parts.fused.fusions.semantic.gate",
+    "crossmodalfusion_sm.fc_1": "parts.fused.fusions.semantic.out",
+    "crossmodalfusion_sp.MLP_image": "parts.fused.fusions.spatial.query",
+    "crossmodalfusion_sp.embedding_Seg.0": "parts.fused.fusions.spatial.places.conv",
+    "crossmodalfusion_sp.embedding_Seg.1": "parts.fused.fusions.spatial.places.norm",
+    "crossmodalfusion_sp.embed_fusion": "parts.fused.fusions.spatial.out",
+    "fc": "project.linear",
+    "mlp": "project.mlp",
+    "seg_mlp": "parts.scene.mlp",
+    "fusion_mlp": "parts.fused.mlp",
+    "gpool.gru": "pooling.gru",
+    "gpool.linear": "pooling.score",
+}
+TEXT_MODULES = {"bert": "bert", "linear": "linear", "gpool.gru": "pooling.gru", "gpool.linear": "pooling.score"}
+MLP_LAYERS = {"layers.0": "enter", "bns.0": "norm", "layers.1": "leave"}
+# In the files and never used: the BatchNorm behind an MLP's last layer, BERT's pooler, a buffer of old transformers.
+UNUSED = ("bns.1.", "bert.pooler.", "bert.embeddings.position_ids")
+
+
+def load_official_checkpoint(path: str | Path, text_config: str | Path, activation: str = "sigmoid") -> RetrievalModel:
+    """The region model of an authors' checkpoint, in evaluation mode.
+
+    `text_config` is a folder (or a hub name) with the BERT's `config.json` and `vocab.txt`: the weights are in the
+    checkpoint. Raises CheckpointError naming every key that has no place, and ConfigError for an unknown activation.
+    """
+    if activation not in ACTIVATIONS:
+        raise ConfigError(one_of("activation", activation, ACTIVATIONS))
+    image_state, text_state = (_without_wrapper(state) for state in read_states(Path(path)))
+    image_encoder = _image_encoder(Path(path), image_state, ACTIVATIONS[activation]())
+    text_encoder = BertTextEncoder(
+        bert=untrained(text_config), dim=image_encoder.project.linear.out_features, pooling=GeneralizedPooling()
+    )
+    problems = Problems(f"{path} does not fit the authors' layout")
+    _load(image_encoder, image_state, IMAGE_MODULES, "image", problems)
+    _load(text_encoder, text_state, TEXT_MODULES, "text", problems)
+    problems.raise_as(
+        CheckpointError, "Expected the checkpoint of a 3SHNet region model with a BERT as in `text_config`."
+    )
+    model = RetrievalModel(image_encoder=image_encoder, text_encoder=text_encoder, tokenizer=wordpieces(text_config))
+    return model.eval()
+
+
+def is_official_checkpoint(path: Path) -> bool:
+    """Whether the file is a readable checkpoint of the authors' layout."""
+    try:
+        read_states(path)
+    except CheckpointError:
+        return False
+    return True
+
+
+def read_states(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The image state and the text state of the file, weights-only: nothing in the file is run."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; expected an authors' checkpoint (.pth or .pth.tar)")
+    try:
+        with torch.serialization.safe_globals(_harmless_types()):
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as reason:
+        raise CheckpointError(f"{path} could not be read without running code in it: {reason}") from reason
+    states = content.get("model") if isinstance(content, dict) else None
+    if not (isinstance(states, list | tuple) and len(states) == 2 and all(isinstance(state, dict) for state in states)):
+        found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise CheckpointError(f"{path}: expected `model` to be [image state, text state]; found {found}")
+    return states[0], states[1]
+
+
+def _harmless_types() -> list[Any]:
+    """What the authors' files hold besides tensors: their options, and recalls as numpy numbers."""
+    kinds = [np.dtype, *{type(np.dtype(code)) for code in ("f2", "f4", "f8", "i4", "i8", "?")}]
+    return [argparse.Namespace, np.float64(0).__reduce__()[0], *kinds]
+
+
+def _without_wrapper(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Keys without DataParallel's prefix."""
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _image_encoder(path: Path, state: dict[str, Tensor], activation: nn.Module) -> ImageEncoder:
+    try:
+        dim, width = state["fc.weight"].shape
+        classes = state["embed_category.0.weight"].shape[1]
+    except KeyError as missing:
+        raise CheckpointError(f"{path}: key {missing} is missing, so the sizes of the model are unknown") from missing
+    fusions = {
+        "semantic": SemanticFusion(classes=classes, dim=dim, activation=activation),
+        "spatial": SpatialFusion(classes=classes, dim=dim),
+    }
+    parts = {
+        "category": CategoryToken(classes=classes, dim=dim),
+        "local": LocalTokens(),
+        "fused": FusedTokens(fusions=fusions, dim=dim),
+        "scene": SceneTokens(classes=classes, dim=dim),
+    }
+    project = TokenProjection(width=width, dim=dim)
+    return ImageEncoder(source="regions", project=project, parts=parts, pooling=GeneralizedPooling())
+
+
+def _load(module: nn.Module, state: dict[str, Tensor], names: dict[str, str], side: str, problems: Problems) -> None:
+    """Copies `state` into `module` under our names; what has no place, no source or another shape is a problem."""
+    ours = module.state_dict()
+    renamed = {}
+    for key, value in state.items():
+        if any(mark in key for mark in UNUSED):
+            continue
+        name = _rename(key, names)
+        if name is None or name not in ours:
+            problems.add(f"{side} key {key} has no place in the model")
+        elif ours[name].shape != value.shape:
+            problems.add(f"{side} key {key} is {tuple(value.shape)}, expected {tuple(ours[name].shape)}")
+        else:
+            renamed[name] = value
+    problems.extend(f"{side} weight {name} is missing" for name in ours if name not in renamed and not problems)
+    if not problems:
+        module.load_state_dict(renamed)
+
+
+def _rename(key: str, names: dict[str, str]) -> str | None:
+    for theirs in sorted(names, key=len, reverse=True):
+        if key.startswith(theirs + "."):
+            rest = key.removeprefix(theirs + ".")
+            for layer, ours in MLP_LAYERS.items():
+                if rest.startswith(layer + "."):
+                    rest = ours + rest.removeprefix(layer)
+            return f"{names[theirs]}.{rest}"
+    return None

@@ -1,0 +1,126 @@
+"""VSpM: where things are decides which places a token looks at (3SHNet, section 3.3).
+
+The segmentation map becomes 4096 place vectors of 128 channels, and every token attends over them. Written plainly
+that is a 9-channel convolution and three tensors of B x 128 x 64 x 64 numbers for BatchNorm, ReLU and attention: 1.6 GB
+at B 256. Three facts make it small, and exact:
+- 8 of the 9 input channels are the same for every photo, so their share of the convolution is computed once a step;
+- the convolution is affine in the photo's 9 neighbour values, so the batch statistics of its 128 outputs follow from
+  the first and second moments of those 9 values, in float64, without any of the outputs being there;
+- after that a photo's places depend on no other photo, so `place_attention` makes them a few photos at a time, and
+  again for the gradient, instead of keeping them.
+`tests/stages/test_fusion.py` holds it against the plain form.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from threeshnet.fusion.place_attention import attend_places
+from threeshnet.nn.masking import zero_padding
+from threeshnet.nn.mlp import MLP
+from threeshnet.nn.positions import sinusoidal
+from threeshnet.records import MAP_SIDE, VOID, ImageBatch, TokenSet
+
+PLACE_WIDTH = 128  # channels of a place; fixed in the authors' implementation, whatever D is
+POSITION_WIDTH = 8  # sinusoidal channels beside the class number
+SHARPNESS = 4.0  # multiplies the scaled scores before the softmax
+
+
+class PlaceEncoder(nn.Module):
+    """`seg/map` [B, 64, 64] -> places [B, 4096, 128]: Conv3x3 over (class number, 8 positions), BatchNorm, ReLU."""
+
+    positions: Tensor
+
+    def __init__(self, *, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.conv = nn.Conv2d(1 + POSITION_WIDTH, PLACE_WIDTH, kernel_size=3, padding=1)
+        self.norm = nn.BatchNorm2d(PLACE_WIDTH)
+        codes = sinusoidal(MAP_SIDE * MAP_SIDE, POSITION_WIDTH).T.reshape(1, POSITION_WIDTH, MAP_SIDE, MAP_SIDE)
+        self.register_buffer("positions", codes, persistent=False)
+
+    def neighbours(self, seg_map: Tensor) -> Tensor:
+        """The 3x3 neighbourhood of every cell as class numbers, [B, 4096, 9]; void enters as C, the border as 0."""
+        numbers = seg_map.to(self.conv.weight.dtype)
+        numbers = torch.where(numbers == VOID, float(self.classes), numbers)
+        return F.unfold(numbers.unsqueeze(1), kernel_size=3, padding=1).transpose(1, 2).contiguous()
+
+    def affine(self, neighbours: Tensor) -> tuple[Tensor, Tensor]:
+        """(slope [9, 128], shift [4096, 128]) with places = ReLU(neighbours @ slope + shift), BatchNorm included."""
+        weight = self.conv.weight
+        slope = weight[:, 0].reshape(PLACE_WIDTH, 9).T
+        shift = F.conv2d(self.positions, weight[:, 1:], self.conv.bias, padding=1).reshape(PLACE_WIDTH, -1).T.contiguous()
+        mean, variance = self._statistics(neighbours, slope, shift)
+        factor = self.norm.weight * torch.rsqrt(variance + self.norm.eps)
+        return slope * factor, (shift - mean) * factor + self.norm.bias
+
+    def forward(self, seg_map: Tensor) -> Tensor:
+        neighbours = self.neighbours(seg_map)
+        slope, shift = self.affine(neighbours)
+        return (neighbours @ slope + shift).relu()
+
+    def _statistics(self, neighbours: Tensor, slope: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        norm = self.norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        assert norm.num_batches_tracked is not None
+        if not self.training:
+            return norm.running_mean, norm.running_var
+        mean, variance = batch_statistics(neighbours, slope, shift)
+        count = neighbours.shape[0] * neighbours.shape[1]
+        with torch.no_grad():  # as nn.BatchNorm2d does: the running variance is the unbiased one
+            norm.running_mean.lerp_(mean.to(norm.running_mean), norm.momentum or 0.0)
+            norm.running_var.lerp_((variance * count / (count - 1)).to(norm.running_var), norm.momentum or 0.0)
+            norm.num_batches_tracked.add_(1)
+        return mean, variance
+
+
+def batch_statistics(neighbours: Tensor, slope: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance [128] of neighbours [B, P, 9] @ slope [9, 128] + shift [P, 128], over B and P."""
+    with torch.no_grad():
+        exact = neighbours.double()
+        place_mean = exact.mean(dim=0)  # [P, 9]
+        centre = place_mean.mean(dim=0)
+        flat = exact.reshape(-1, exact.shape[-1]) - centre
+        spread = flat.T @ flat / flat.shape[0]  # [9, 9]
+    wide, offset = slope.double(), shift.double()
+    offset_mean = offset.mean(dim=0)
+    offset = offset - offset_mean
+    shared = (place_mean - centre).T @ offset / offset.shape[0]  # [9, 128]
+    variance = ((spread @ wide) * wide).sum(0) + 2 * (wide * shared).sum(0) + offset.square().mean(0)
+    return (centre @ wide + offset_mean).to(slope), variance.to(slope)
+
+
+class SpatialFusion(nn.Module):
+    """Each token attends over the 4096 cells of the segmentation map, with places as keys and as values.
+
+    `images_per_chunk` photos are attended at a time, to stay in the processor's cache; it changes speed and memory, not
+    the result. On GPUs a large number is best.
+    """
+
+    def __init__(self, *, classes: int, dim: int, images_per_chunk: int = 4) -> None:
+        super().__init__()
+        self.query = MLP(width=dim, hidden=dim // 2, out=PLACE_WIDTH)
+        self.places = PlaceEncoder(classes=classes)
+        self.out = MLP(width=PLACE_WIDTH, hidden=dim // 2, out=dim)
+        self.images_per_chunk = images_per_chunk
+        self.scale = SHARPNESS / math.sqrt(PLACE_WIDTH)
+
+    def forward(self, tokens: TokenSet, images: ImageBatch) -> Tensor:
+        """Projected tokens [B, N, D] and `seg_map` -> spatial part of the fused tokens [B, N, D]."""
+        assert images.seg_map is not None, "VSpM needs seg/map"
+        query = self.query(tokens.values)
+        neighbours = self.places.neighbours(images.seg_map)
+        slope, shift = self.places.affine(neighbours)
+        context = attend_places(query * self.scale, neighbours, slope, shift, self.images_per_chunk)
+        return self.out(zero_padding(context, tokens.mask) + query)
+
+    def attention(self, tokens: TokenSet, images: ImageBatch) -> Tensor:
+        """The attention of every token over the cells of the map, [B, N, 4096]; where it looks, for pictures."""
+        assert images.seg_map is not None, "VSpM needs seg/map"
+        scores = self.query(tokens.values) @ self.places(images.seg_map).transpose(1, 2)
+        return (self.scale * scores).softmax(dim=-1)

@@ -1,0 +1,29 @@
+"""Masked arithmetic on sets."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from threeshnet.records import TokenSet
+
+
+def zero_padding(values: Tensor, mask: Tensor) -> Tensor:
+    """`values` [B, N, D] with 0 wherever `mask` [B, N] is False."""
+    return values.masked_fill(~mask.unsqueeze(-1), 0.0)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors [..., D] scaled to length 1."""
+    return F.normalize(vectors, dim=-1)
+
+
+def concatenate(sets: list[TokenSet]) -> TokenSet:
+    """One set a row out of several: values [B, sum of N, D]."""
+    return TokenSet(torch.cat([part.values for part in sets], dim=1), torch.cat([part.mask for part in sets], dim=1))
+
+
+def all_real(values: Tensor) -> TokenSet:
+    """A set [B, N, D] without padding."""
+    return TokenSet(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))

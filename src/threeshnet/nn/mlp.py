@@ -1,0 +1,35 @@
+"""The two small blocks that every part of 3SHNet is made of."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """Linear, BatchNorm over every row, ReLU, Linear: [..., width] -> [..., out].
+
+    The statistics run over all B*N rows, padding included, as in the authors' implementation.
+    """
+
+    def __init__(self, *, width: int, hidden: int, out: int) -> None:
+        super().__init__()
+        self.enter = nn.Linear(width, hidden)
+        self.norm = nn.BatchNorm1d(hidden)
+        self.leave = nn.Linear(hidden, out)
+
+    def forward(self, values: Tensor) -> Tensor:
+        rows = self.enter(values.reshape(-1, values.shape[-1]))
+        return self.leave(self.norm(rows).relu()).view(*values.shape[:-1], -1)
+
+
+class LayerNormEmbedding(nn.Module):
+    """Linear, ReLU, dropout, LayerNorm: [..., width] -> [..., dim] (LN-embed in the design)."""
+
+    def __init__(self, *, width: int, dim: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.embed = nn.Linear(width, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.norm(self.dropout(self.embed(values).relu()))
