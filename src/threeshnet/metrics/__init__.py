@@ -1,0 +1,5 @@
+"""Pure functions of similarities and owners."""
+
+from threeshnet.metrics.recalls import recall
+
+__all__ = ["recall"]

@@ -1,0 +1,110 @@
+"""The ways a split may be scored, each with the name that is printed beside its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from threeshnet.errors import ConfigError, one_of
+from threeshnet.metrics.ensemble import MeanSimilarity
+from threeshnet.metrics.folds import fold_mean
+from threeshnet.metrics.recalls import Recall, recall
+from threeshnet.metrics.similarity import SimilarityLike
+
+COCO_TESTALL_IMAGES = 5_000
+COCO_TESTALL_CAPTIONS = 25_010  # 25,000 where the source keeps five an image
+FLICKR30K_TEST = 1_000, 5_000
+COCO_NAMES = ("coco", "mscoco")
+FLICKR30K_NAMES = ("f30k", "flickr30k")
+
+
+class Scored(NamedTuple):
+    """What is scored: which data, and the image of each caption."""
+
+    data: str  # name of the data set, as in the manifest
+    split: str
+    images: int
+    owner: Tensor | np.ndarray  # [captions]
+
+
+def score(protocol: str, similarities: Sequence[SimilarityLike], scored: Scored) -> Recall:
+    """Recalls by a protocol's name: full, transfer, five_fold_1k (one model each) or ensemble (two or more).
+
+    Raises ConfigError for a protocol that does not exist or is not meant for this data.
+    """
+    if protocol not in PROTOCOLS:
+        raise ConfigError(one_of("protocol", protocol, PROTOCOLS))
+    return PROTOCOLS[protocol](similarities, scored)
+
+
+def full(similarities: Sequence[SimilarityLike], scored: Scored) -> Recall:
+    """The whole split at once."""
+    return recall(_single("full", similarities), scored.owner)
+
+
+def transfer(similarities: Sequence[SimilarityLike], scored: Scored) -> Recall:
+    """The whole split at once, of a model trained on another data set."""
+    return recall(_single("transfer", similarities), scored.owner)
+
+
+def five_fold_1k(similarities: Sequence[SimilarityLike], scored: Scored) -> Recall:
+    """Mean over five consecutive folds of 1,000 images of COCO testall."""
+    if not _is_coco_5k(scored):
+        raise ConfigError(
+            f"protocol='five_fold_1k' is for COCO's testall ({COCO_TESTALL_IMAGES} images in the source's order) "
+            f"and not for {scored.data}, split {scored.split!r}, with {scored.images} images; take protocol=full"
+        )
+    return fold_mean(_single("five_fold_1k", similarities), scored.owner, folds=5)
+
+
+def ensemble(similarities: Sequence[SimilarityLike], scored: Scored) -> Recall:
+    """The whole split at once, by the mean similarity of several models."""
+    if len(similarities) < 2:
+        raise ConfigError("protocol='ensemble' averages models and got one; give more: CKPT=\"a.ckpt b.ckpt\"")
+    return recall(MeanSimilarity(similarities), scored.owner)
+
+
+PROTOCOLS: dict[str, Callable[[Sequence[SimilarityLike], Scored], Recall]] = {
+    "full": full,
+    "five_fold_1k": five_fold_1k,
+    "transfer": transfer,
+    "ensemble": ensemble,
+}
+
+
+def describe(protocol: str, scored: Scored) -> str:
+    """The protocol in words; `COCO 5K` and `Flickr30K 1K` are said only of those very splits, whole and in order.
+
+    >>> describe("full", Scored("demo", "test", 2, torch.tensor([0, 0, 1])))
+    'full: demo, split test, 2 images, 3 captions'
+    """
+    counts = f"{scored.data}, split {scored.split}, {scored.images:,} images, {len(scored.owner):,} captions"
+    known = "COCO 5K" if _is_coco_5k(scored) else "Flickr30K 1K" if _is_flickr30k_1k(scored) else ""
+    if protocol == "five_fold_1k":
+        known = "COCO 1K, mean of 5 folds" if known else ""
+    return f"{protocol}: {counts}" + (f" ({known})" if known else "")
+
+
+def _is_coco_5k(scored: Scored) -> bool:
+    counted = scored.images == COCO_TESTALL_IMAGES and len(scored.owner) in (25_000, COCO_TESTALL_CAPTIONS)
+    return scored.data in COCO_NAMES and scored.split == "testall" and counted and _in_order(scored.owner)
+
+
+def _is_flickr30k_1k(scored: Scored) -> bool:
+    counted = (scored.images, len(scored.owner)) == FLICKR30K_TEST
+    return scored.data in FLICKR30K_NAMES and scored.split == "test" and counted and _in_order(scored.owner)
+
+
+def _in_order(owner: Tensor | np.ndarray) -> bool:
+    """Captions stand image by image, as in the source."""
+    return bool((torch.as_tensor(owner).diff() >= 0).all())
+
+
+def _single(protocol: str, similarities: Sequence[SimilarityLike]) -> SimilarityLike:
+    if len(similarities) != 1:
+        raise ConfigError(f"protocol={protocol!r} scores one model and got {len(similarities)}; take protocol=ensemble")
+    return similarities[0]

@@ -1,0 +1,51 @@
+"""The hinge on triplets, with all negatives or with the hardest (Faghri et al., BMVC 2018, equations 5 and 6)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class TripletLoss(nn.Module):
+    """Bidirectional triplet hinge, summed over the batch.
+
+    `margin` is in units of cosine similarity. With `hardest` each query counts its worst negative, otherwise all.
+    """
+
+    def __init__(self, *, margin: float = 0.2, warm_up_epochs: int = 1, mask_same_image: bool = False) -> None:
+        super().__init__()
+        self.margin = margin
+        self.warm_up_epochs = warm_up_epochs
+        self.mask_same_image = mask_same_image
+
+    def forward(self, images: Tensor, captions: Tensor, owners: Tensor, epoch: int) -> dict[str, Tensor]:
+        """Embeddings [B, D] of pairs, the image each caption belongs to [B], and the epoch from 0 -> named numbers.
+
+        All negatives count in the first `warm_up_epochs` epochs, the hardest after. Row i of both sides is a true pair;
+        with `mask_same_image` other rows of the same owner are no negatives of it.
+        """
+        similarity = images @ captions.T
+        match = owners.unsqueeze(1) == owners if self.mask_same_image else _diagonal(similarity)
+        hardest = epoch >= self.warm_up_epochs
+        return {"loss": triplet_hinge(similarity, match, margin=self.margin, hardest=hardest)}
+
+
+def triplet_hinge(similarity: Tensor, match: Tensor, *, margin: float, hardest: bool) -> Tensor:
+    """Sum of the hinges of both directions over the square `similarity` [B, B]; `match` [B, B] are no negatives.
+
+    >>> import torch
+    >>> similarity = torch.tensor([[0.9, 0.8], [0.1, 0.9]])
+    >>> round(triplet_hinge(similarity, torch.eye(2).bool(), margin=0.2, hardest=True).item(), 4)
+    0.2
+    """
+    true = similarity.diagonal()
+    as_image_query = (margin + similarity - true.unsqueeze(1)).clamp(min=0).masked_fill(match, 0.0)
+    as_caption_query = (margin + similarity - true.unsqueeze(0)).clamp(min=0).masked_fill(match, 0.0)
+    if hardest:
+        return as_image_query.amax(dim=1).sum() + as_caption_query.amax(dim=0).sum()
+    return as_image_query.sum() + as_caption_query.sum()
+
+
+def _diagonal(similarity: Tensor) -> Tensor:
+    mask = similarity.new_zeros(similarity.shape).bool()
+    mask.fill_diagonal_(True)
+    return mask
