@@ -1,0 +1,128 @@
+"""From config to objects: data, model, module and trainer of a training run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
+
+from threeshnet.batches.datamodule import RetrievalDataModule
+from threeshnet.commands.run_directory import CHECKPOINTS
+from threeshnet.encoders.model import RetrievalModel
+from threeshnet.errors import ConfigError, DataError
+from threeshnet.shards.manifest import Manifest, open_shards
+from threeshnet.training.callbacks import RandomStates, StepClock
+from threeshnet.training.checkpoint import model_card
+from threeshnet.training.module import RetrievalModule
+
+MINUTES_BETWEEN_CHECKPOINTS = 5  # what an interruption costs at most
+log = logging.getLogger(__name__)
+GUIDING_PARTS = {"scene", "category"}  # parts that read the segmentation
+
+
+def shards_folder(cfg: DictConfig) -> Path:
+    """The shards of the data set; what needs no raw data is made now.  Raises DataError when there are none."""
+    try:
+        return open_shards(Path(cfg.shards), cfg.data.name)
+    except DataError as missing:
+        if not cfg.data.get("made_here"):
+            raise DataError(f"{missing}\n{cfg.data.how_to_get}") from missing
+    command = ["-m", "threeshnet.commands.shards", f"data={cfg.data.name}", f"out='{cfg.shards}'"]
+    if subprocess.run([sys.executable, *command], check=False).returncode:
+        raise DataError(f"the shards of {cfg.data.name} could not be made; see above")
+    return open_shards(Path(cfg.shards), cfg.data.name)
+
+
+def fill_sizes(cfg: DictConfig, manifest: Manifest) -> None:
+    """Widths and class count come from the shards."""
+    for name in ("region_width", "grid_width", "classes"):
+        cfg.sizes[name] = getattr(manifest, name)
+
+
+def fields_read(cfg: DictConfig) -> list[str]:
+    """The shard fields that the model reads: the segmentation only when something is guided by it."""
+    guided = bool(cfg.fusion) or bool(GUIDING_PARTS & set(cfg.parts))
+    return [*cfg.features.fields, *(["seg"] if guided else [])]
+
+
+def build_datamodule(cfg: DictConfig, folder: Path, model: RetrievalModel) -> RetrievalDataModule:
+    check_selection(cfg)
+    augment = instantiate(cfg.augment, _convert_="all")
+    if augment["alter_words"] is not None:
+        augment["alter_words"] = augment["alter_words"](tokenizer=model.tokenizer)
+    return RetrievalDataModule(
+        shards=folder,
+        dataset=cfg.data.name,
+        tokenizer=model.tokenizer,
+        fields=fields_read(cfg),
+        train_splits=list(cfg.data.train_splits),
+        dev_split=cfg.data.dev_split,
+        test_split=cfg.data.test_split,
+        seed=cfg.seed,
+        **augment,
+        **cfg.batches,
+    )
+
+
+def check_selection(cfg: DictConfig) -> None:
+    """The held-out split is never looked at in training, and `best` needs a dev split that is not trained on."""
+    data, trained = cfg.data, set(cfg.data.train_splits)
+    if cfg.selection not in ("best", "last"):
+        raise ConfigError(f"selection={cfg.selection!r} does not exist; there are: best, last")
+    if data.test_split in trained:
+        raise ConfigError(f"data.train_splits={sorted(trained)} holds the split that is scored, {data.test_split!r}")
+    if data.dev_split in trained:
+        raise ConfigError(
+            f"data.train_splits={sorted(trained)} holds the dev split; with it trained on, nothing can be selected: "
+            "set data.dev_split=null selection=last"
+        )
+    if cfg.selection == "best" and data.dev_split is None:
+        raise ConfigError("selection=best needs a dev split, and data.dev_split is null; set selection=last")
+
+
+def build_module(cfg: DictConfig, model: RetrievalModel, manifest: Manifest) -> RetrievalModule:
+    recipe: Any = OmegaConf.to_container(cfg.model, resolve=True)
+    facts = {"fields": fields_read(cfg), "class_table": manifest.class_table, "experiment": cfg.experiment_name}
+    return RetrievalModule(
+        model=model,
+        objective=instantiate(cfg.objective),
+        optimizer=instantiate(cfg.optimizer),
+        schedule=instantiate(cfg.schedule),
+        card=model_card(recipe, model, facts),
+        **cfg.optimization,
+    )
+
+
+def build_trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
+    loggers = [instantiate(settings, save_dir=str(folder)) for settings in cfg.logger.values()]
+    return instantiate(cfg.trainer, logger=loggers, callbacks=callbacks(cfg, folder), default_root_dir=str(folder))
+
+
+def callbacks(cfg: DictConfig, folder: Path) -> list[pl.Callback]:
+    """Best and last checkpoint, random states, the step clock and a progress bar."""
+    common: dict[str, Any] = {"dirpath": folder / CHECKPOINTS, "enable_version_counter": False}
+    found: list[pl.Callback] = [RandomStates(), StepClock()]
+    if cfg.data.dev_split is not None:
+        found.append(ModelCheckpoint(filename="best", monitor="dev/rsum", mode="max", **common))
+    found.append(
+        ModelCheckpoint(filename="last", train_time_interval=timedelta(minutes=MINUTES_BETWEEN_CHECKPOINTS), **common)
+    )
+    found.append(ModelCheckpoint(filename="last", **common))
+    if cfg.trainer.get("enable_progress_bar", True):
+        found.append(RichProgressBar() if sys.stderr.isatty() else TQDMProgressBar(refresh_rate=50))
+    return found
+
+
+def quiet_wandb_without_account(cfg: DictConfig) -> None:
+    """W&B writes offline where nobody is logged in, instead of asking in the middle of a job."""
+    if "wandb" in cfg.logger and not os.environ.get("WANDB_API_KEY") and not (Path.home() / ".netrc").exists():
+        cfg.logger.wandb.offline = True

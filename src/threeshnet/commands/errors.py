@@ -1,0 +1,93 @@
+"""How a command ends when something is wrong: one message on stderr and exit code 1, without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from threeshnet.errors import ThreeSHNetError
+
+NO_SUCH_KEY = re.compile(r"Could not override '([^']+)'")
+
+
+def run(main: Callable[[], Any]) -> None:
+    """Run a command's Hydra main; errors made for people end it with their message and exit code 1.
+
+    A misspelt override is answered with the names that come near it. Other exceptions keep their traceback.
+    """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra else prints its own shortened traceback
+    _quiet()
+    try:
+        main()
+    except ThreeSHNetError as error:
+        _end(str(error))
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, ThreeSHNetError):
+            raise
+        _end(str(error.__cause__))
+    except (HydraException, OmegaConfBaseException) as error:
+        _end(_explained(error, Path(inspect.unwrap(main).__code__.co_filename).stem))
+
+
+def _quiet() -> None:
+    """Lightning's remarks about devices, tips and worker counts are not about the user's work."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning").setLevel(logging.WARNING)
+    for message in (".*treespec, LeafSpec.*", ".*does not have many workers.*", ".*infer the batch indices.*"):
+        warnings.filterwarnings("ignore", message)
+
+
+def _end(message: str) -> None:
+    sys.stderr.write(f"{message}\n")
+    sys.exit(1)
+
+
+def _explained(error: Exception, config_name: str) -> str:
+    message = str(error)
+    wrong = NO_SUCH_KEY.search(message)
+    if wrong is None:
+        return message
+    key = wrong.group(1)
+    keys = sorted(set(_known_keys(config_name, key)))
+    near = difflib.get_close_matches(key, keys, 5, 0.6)
+    near = near or [name for name in keys if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    top = ", ".join(name for name in keys if "." not in name)
+    hint = f"did you mean {' or '.join(near[:5])}?" if near else f"there are: {top}"
+    return f"{key!r} is not a setting of {config_name}; {hint}  (python -m threeshnet.commands.{config_name} --help)"
+
+
+def _known_keys(config_name: str, wrong: str) -> Iterator[str]:
+    """Settings with the same command line but for the wrong one."""
+    from threeshnet.commands import CONF
+
+    GlobalHydra.instance().clear()
+    given = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
+    overrides = [word for word in given if word.split("=", 1)[0].lstrip("+~") != wrong]
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            yield from _flat(compose(config_name, overrides), "")
+    except (HydraException, OmegaConfBaseException):
+        return
+
+
+def _flat(node: DictConfig, prefix: str) -> Iterator[str]:
+    for key in node:
+        name = f"{prefix}{key}"
+        yield name
+        value = node._get_node(key)
+        if isinstance(value, DictConfig) and not value._is_missing() and not value._is_none():
+            yield from _flat(value, f"{name}.")

@@ -1,0 +1,57 @@
+"""The table that ends a run: what was scored, how, and the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+DIRECTIONS = {"i2t": "image → text", "t2i": "text → image"}
+RECALLS = ("R@1", "R@5", "R@10")
+
+
+def results_table(metrics: Mapping[str, Any], *, seconds: float | None = None) -> Table:
+    """`metrics` in the form of `metrics.json`, as a table of both directions with the protocol and counts above it."""
+    counts = f"{metrics['images']:,} images, {metrics['captions']:,} captions"
+    table = Table(
+        title=f"{metrics['data']} · split {metrics['split']} · protocol {metrics['protocol']}\n{counts}",
+        caption=_caption(metrics, seconds),
+    )
+    table.add_column("direction")
+    for name in (*RECALLS, "median rank", "mean rank"):
+        table.add_column(name, justify="right")
+    for side, label in DIRECTIONS.items():
+        found = metrics[side]
+        ranks = f"{found['median_rank']:.1f}", f"{found['mean_rank']:.1f}"
+        table.add_row(label, *(f"{found[name]:.1f}" for name in RECALLS), *ranks)
+    return table
+
+
+def print_results(metrics: Mapping[str, Any], *, seconds: float | None = None, console: Console | None = None) -> None:
+    """Show the table; `seconds` is the time of the whole command."""
+    (console or Console()).print(results_table(metrics, seconds=seconds))
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people.
+
+    >>> duration(7.25), duration(75), duration(3_660)
+    ('7.2 s', '1 min 15 s', '1 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _caption(metrics: Mapping[str, Any], seconds: float | None) -> str:
+    parts = [f"rsum {metrics['rsum']:.1f}"]
+    if metrics.get("seed") is not None:
+        parts.append(f"seed {metrics['seed']}")
+    if metrics.get("resumed_at_step"):
+        parts.append(f"resumed at step {metrics['resumed_at_step']}")
+    if seconds is not None:
+        parts.append(duration(seconds))
+    return " · ".join(parts)

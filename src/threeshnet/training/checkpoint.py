@@ -1,0 +1,110 @@
+"""Checkpoints that know how to build their model, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+
+from threeshnet.encoders.model import RetrievalModel
+from threeshnet.encoders.text.bert import BertTextEncoder
+from threeshnet.errors import CheckpointError
+from threeshnet.shards.manifest import file_sha256
+
+CARD_FORMAT = 1
+BUILDERS = "threeshnet."  # a checkpoint may name builders of this package and of no other
+MODEL_PREFIX = "model."  # of the model's weights in a Lightning checkpoint
+
+
+def model_card(recipe: Mapping[str, Any], model: RetrievalModel, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of its model: the resolved recipe with architecture and vocabulary in place of names.
+
+    `facts` are plain values that go along: the class table's hash, the fields that are read.
+    """
+    built = dict(recipe)
+    text_encoder = model.text_encoder
+    if isinstance(text_encoder, BertTextEncoder):
+        architecture = text_encoder.bert.config.to_diff_dict()
+        built["text_encoder"] = {
+            **built["text_encoder"],
+            "bert": {"_target_": "threeshnet.encoders.text.bert.from_architecture", **_plain(architecture)},
+        }
+    built["tokenizer"] = {
+        "_target_": "threeshnet.batches.tokenizers.Wordpieces",
+        "vocabulary": list(model.tokenizer.vocabulary),
+        "max_wordpieces": model.tokenizer.max_wordpieces,
+        "lowercase": model.tokenizer.lowercase,
+    }
+    return {"format": CARD_FORMAT, "model": built, **facts}
+
+
+def load_model(path: str | Path) -> RetrievalModel:
+    """The model of a checkpoint of this suite, in evaluation mode.
+
+    The file is read weights-only and may name builders of this package alone. Raises CheckpointError when it is
+    missing, torn, made by other software, or when weights and model do not fit.
+    """
+    content = read_checkpoint(path)
+    card = content["threeshnet"]
+    strangers = sorted({target for target in _targets(card["model"]) if not target.startswith(BUILDERS)})
+    if strangers:
+        raise CheckpointError(f"{path} asks to build {', '.join(strangers)}; only {BUILDERS}* is allowed")
+    model = instantiate(card["model"], _convert_="all")
+    weights = {
+        key.removeprefix(MODEL_PREFIX): value
+        for key, value in content["state_dict"].items()
+        if key.startswith(MODEL_PREFIX)
+    }
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as reason:
+        raise CheckpointError(f"{path}: {reason}") from reason
+    return model.eval()
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint of this suite, nothing in it run."""
+    file = Path(path)
+    if not file.is_file():
+        near = sorted(str(other) for other in file.parent.glob("*.ckpt")) if file.parent.is_dir() else []
+        raise CheckpointError(
+            f"{file}: no such file; there {'are: ' + ', '.join(near) if near else 'is no .ckpt beside it'}"
+        )
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as reason:
+        raise CheckpointError(f"{file} is torn, or is not plain weights: {reason}") from reason
+    if not isinstance(content, dict) or "threeshnet" not in content:
+        raise CheckpointError(
+            f"{file} was not written by `make train`; an authors' checkpoint is read with load_official_checkpoint "
+            "(`make evaluate` with TEXT=<folder of its BERT>)"
+        )
+    return content
+
+
+def checkpoint_hash(path: str | Path) -> str:
+    """The first 12 digits of the file's sha256: enough to tell checkpoints apart in a table."""
+    return file_sha256(Path(path))[:12]
+
+
+def _targets(node: Any) -> Iterator[str]:
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        for value in node.values():
+            yield from _targets(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from _targets(value)
+
+
+def _plain(value: Any) -> Any:
+    """Only what weights-only loading takes: numbers, strings, lists and dictionaries."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, int | float | str | bool | None) else str(value)
