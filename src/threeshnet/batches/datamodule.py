@@ -128,6 +128,8 @@ class RetrievalDataModule(pl.LightningDataModule):
             "persistent_workers": self.workers > 0,
             "prefetch_factor": BATCHES_AHEAD if self.workers else None,
             "pin_memory": torch.cuda.is_available(),
+            # Loaders draw a number for their workers when they start: not from the generator of the model's dropout.
+            "generator": torch.Generator().manual_seed(self.seed),
         }
 
     def _place(self) -> tuple[int, int]:

@@ -19,9 +19,10 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from threeshnet.errors import ThreeSHNetError
+from threeshnet.errors import ThreeSHNetError, one_of
 
 NO_SUCH_KEY = re.compile(r"Could not override '([^']+)'")
+NO_SUCH_CHOICE = re.compile(r"Could not (?:find|load) '([^']+)/([^'/]+)'")  # `load` is all that is said of a list's
 
 
 def run(main: Callable[[], Any]) -> None:
@@ -58,11 +59,13 @@ def _end(message: str) -> None:
 
 def _explained(error: Exception, config_name: str) -> str:
     message = str(error)
+    if choice := NO_SUCH_CHOICE.search(message):
+        return _no_such_choice(*choice.groups())
     wrong = NO_SUCH_KEY.search(message)
     if wrong is None:
         return message
     key = wrong.group(1)
-    keys = sorted(set(_known_keys(config_name, key)))
+    keys = sorted(set(_known_keys(config_name, {key})))
     near = difflib.get_close_matches(key, keys, 5, 0.6)
     near = near or [name for name in keys if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
     top = ", ".join(name for name in keys if "." not in name)
@@ -70,18 +73,26 @@ def _explained(error: Exception, config_name: str) -> str:
     return f"{key!r} is not a setting of {config_name}; {hint}  (python -m threeshnet.commands.{config_name} --help)"
 
 
-def _known_keys(config_name: str, wrong: str) -> Iterator[str]:
-    """Settings with the same command line but for the wrong one."""
+def _no_such_choice(group: str, option: str) -> str:
+    from threeshnet.commands import CONF
+
+    return one_of(group, option, sorted(file.stem for file in (CONF / group).glob("*.yaml")))
+
+
+def _known_keys(config_name: str, wrong: set[str]) -> Iterator[str]:
+    """Settings with the same command line but for the wrong ones."""
     from threeshnet.commands import CONF
 
     GlobalHydra.instance().clear()
     given = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
-    overrides = [word for word in given if word.split("=", 1)[0].lstrip("+~") != wrong]
+    overrides = [word for word in given if word.split("=", 1)[0].lstrip("+~") not in wrong]
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             yield from _flat(compose(config_name, overrides), "")
-    except (HydraException, OmegaConfBaseException):
-        return
+    except (HydraException, OmegaConfBaseException) as error:
+        another = NO_SUCH_KEY.search(str(error))
+        if another and another.group(1) not in wrong:
+            yield from _known_keys(config_name, wrong | {another.group(1)})
 
 
 def _flat(node: DictConfig, prefix: str) -> Iterator[str]:

@@ -57,7 +57,7 @@ def embed(cfg: DictConfig, file: Path) -> tuple[Embeddings, ShardedSplit]:
     )
     check_classes(file, class_table, datamodule.manifest.class_table)
     module = EncodingModule(model=model)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
     trainer = pl.Trainer(accelerator=cfg.accelerator, devices=1, use_distributed_sampler=False, **quiet)
     trainer.test(module, datamodule=datamodule, verbose=False)
     assert module.embeddings is not None
@@ -78,8 +78,8 @@ def check_classes(file: Path, trained: str | None, found: str | None) -> None:
     """Class 7 must mean the same in training and in scoring."""
     if trained is not None and found is not None and trained != found:
         raise ConfigError(
-            f"{file} was trained with the class table {trained[:12]} and these shards have {found[:12]}; make the shards "
-            "with the segmentation that the model was trained with"
+            f"{file} was trained with the class table {trained[:12]} and these shards have {found[:12]}; make the "
+            "shards with the segmentation that the model was trained with"
         )
 
 

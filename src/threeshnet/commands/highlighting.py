@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,7 +73,8 @@ def _branches(
 
 def _one(arrays: ImageArrays, place: int) -> ImageArrays:
     """The image at `place` alone."""
-    return ImageArrays(*(None if part is None else part[place : place + 1] for part in arrays))
+    parts: Any = (None if part is None else part[place : place + 1] for part in arrays)
+    return ImageArrays(*parts)
 
 
 def _photo(file: Path) -> np.ndarray:

@@ -61,7 +61,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def selected(cfg: DictConfig, folder: Path, trainer: pl.Trainer) -> tuple[str, Path]:
-    """The checkpoint to score. Without a finished epoch there is no best one, and the last weights are saved and taken."""
+    """The checkpoint to score. Without a finished epoch there is no best one; then it is the last weights."""
     best, last = folder / runs.CHECKPOINTS / runs.BEST, folder / runs.CHECKPOINTS / runs.LAST
     if cfg.selection == "best" and best.exists():
         return "best", best

@@ -35,7 +35,8 @@ class ImageEncoder(nn.Module):
     """Projects the tokens of one source, adds the guided parts, and pools them all into one unit vector.
 
     `source` is the field of `ImageBatch` that is read, `project` makes local and projected tokens of it, and every
-    module of `parts` adds tokens to the pooled set. With local tokens alone this is VSE-infinity (Chen et al., CVPR 2021).
+    module of `parts` adds tokens to the pooled set. With local tokens alone this is VSE-infinity (Chen et al., CVPR
+    2021).
     """
 
     def __init__(self, *, source: str, project: nn.Module, parts: Mapping[str, nn.Module], pooling: nn.Module) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -61,9 +61,10 @@ def load_official_checkpoint(path: str | Path, text_config: str | Path, activati
     if activation not in ACTIVATIONS:
         raise ConfigError(one_of("activation", activation, ACTIVATIONS))
     image_state, text_state = (_without_wrapper(state) for state in read_states(Path(path)))
-    image_encoder = _image_encoder(Path(path), image_state, ACTIVATIONS[activation]())
+    sizes = _sizes(Path(path), image_state)
+    image_encoder = _image_encoder(sizes, ACTIVATIONS[activation]())
     text_encoder = BertTextEncoder(
-        bert=untrained(text_config), dim=image_encoder.project.linear.out_features, pooling=GeneralizedPooling()
+        bert=untrained(text_config), dim=sizes.dim, pooling=GeneralizedPooling(), pretrained=True
     )
     problems = Problems(f"{path} does not fit the authors' layout")
     _load(image_encoder, image_state, IMAGE_MODULES, "image", problems)
@@ -111,12 +112,21 @@ def _without_wrapper(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
-def _image_encoder(path: Path, state: dict[str, Tensor], activation: nn.Module) -> ImageEncoder:
+class _Sizes(NamedTuple):
+    dim: int
+    width: int
+    classes: int
+
+
+def _sizes(path: Path, state: dict[str, Tensor]) -> _Sizes:
     try:
-        dim, width = state["fc.weight"].shape
-        classes = state["embed_category.0.weight"].shape[1]
+        return _Sizes(*state["fc.weight"].shape, state["embed_category.0.weight"].shape[1])
     except KeyError as missing:
         raise CheckpointError(f"{path}: key {missing} is missing, so the sizes of the model are unknown") from missing
+
+
+def _image_encoder(sizes: _Sizes, activation: nn.Module) -> ImageEncoder:
+    dim, width, classes = sizes
     fusions = {
         "semantic": SemanticFusion(classes=classes, dim=dim, activation=activation),
         "spatial": SpatialFusion(classes=classes, dim=dim),

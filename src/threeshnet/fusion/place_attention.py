@@ -19,7 +19,8 @@ def attend_places(query: Tensor, neighbours: Tensor, slope: Tensor, shift: Tenso
 
     query [B, N, W] (scaled), neighbours [B, P, K] (data: no gradient), slope [K, W], shift [P, W] -> [B, N, W].
     """
-    result = _AttendPlaces.apply(query, neighbours, slope, shift, chunk)
+    with torch.autocast(query.device.type, enabled=False):  # it does not reach our backward: dtypes would not meet
+        result = _AttendPlaces.apply(query.to(shift.dtype), neighbours, slope, shift, chunk)
     assert isinstance(result, Tensor)
     return result
 

@@ -53,7 +53,8 @@ class PlaceEncoder(nn.Module):
         """(slope [9, 128], shift [4096, 128]) with places = ReLU(neighbours @ slope + shift), BatchNorm included."""
         weight = self.conv.weight
         slope = weight[:, 0].reshape(PLACE_WIDTH, 9).T
-        shift = F.conv2d(self.positions, weight[:, 1:], self.conv.bias, padding=1).reshape(PLACE_WIDTH, -1).T.contiguous()
+        shared = F.conv2d(self.positions, weight[:, 1:], self.conv.bias, padding=1)
+        shift = shared.reshape(PLACE_WIDTH, -1).T.contiguous()
         mean, variance = self._statistics(neighbours, slope, shift)
         factor = self.norm.weight * torch.rsqrt(variance + self.norm.eps)
         return slope * factor, (shift - mean) * factor + self.norm.bias

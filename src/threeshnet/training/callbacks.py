@@ -37,8 +37,10 @@ class RandomStates(Callback):
     ) -> None:
         self.restored = checkpoint.get("random_states")
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """After everything else that draws numbers at the start of a run."""
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """After everything else that draws numbers at the start of a run; in mid-epoch too, where no epoch starts."""
         states, self.restored = self.restored, None
         if states is None or trainer.global_rank != 0:
             return
@@ -58,6 +60,9 @@ class StepClock(Callback):
         self.waited = self.worked = 0.0
         self.steps = 0
         self.mark = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.mark = time.perf_counter()  # a run resumed in mid-epoch starts no epoch first
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.waited = self.worked = 0.0

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_object
 
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.encoders.text.bert import BertTextEncoder
-from threeshnet.errors import CheckpointError
+from threeshnet.errors import CheckpointError, Problems
 from threeshnet.shards.manifest import file_sha256
 
 CARD_FORMAT = 1
-BUILDERS = "threeshnet."  # a checkpoint may name builders of this package and of no other
+# What a checkpoint may name: classes and functions of these packages, and nothing that they import.
+BUILDERS = tuple(f"threeshnet.{package}." for package in ("batches", "fusion", "pooling", "encoders", "nn"))
+HYDRAS_OWN = ("_target_", "_convert_", "_recursive_")  # keys of a recipe that are no arguments
 MODEL_PREFIX = "model."  # of the model's weights in a Lightning checkpoint
 
 
@@ -49,10 +51,10 @@ def load_model(path: str | Path) -> RetrievalModel:
     """
     content = read_checkpoint(path)
     card = content["threeshnet"]
-    strangers = sorted({target for target in _targets(card["model"]) if not target.startswith(BUILDERS)})
-    if strangers:
-        raise CheckpointError(f"{path} asks to build {', '.join(strangers)}; only {BUILDERS}* is allowed")
-    model = instantiate(card["model"], _convert_="all")
+    problems = Problems(f"{path}")
+    builders = {target: _builder(target, problems) for target in sorted(set(_targets(card["model"])))}
+    problems.raise_as(CheckpointError, f"A checkpoint may name parts in {', '.join(BUILDERS)} and nothing else.")
+    model = _build(card["model"], builders)
     weights = {
         key.removeprefix(MODEL_PREFIX): value
         for key, value in content["state_dict"].items()
@@ -88,6 +90,30 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def checkpoint_hash(path: str | Path) -> str:
     """The first 12 digits of the file's sha256: enough to tell checkpoints apart in a table."""
     return file_sha256(Path(path))[:12]
+
+
+def _builder(target: str, problems: Problems) -> Callable[..., Any]:
+    """What `target` names. Where it is defined counts: `threeshnet.encoders.image.torch.load` is torch's."""
+    if target.startswith(BUILDERS):
+        try:
+            found = get_object(target)
+        except Exception as reason:
+            problems.add(f"{target} cannot be found: {reason}")
+            return dict
+        if callable(found) and f"{getattr(found, '__module__', None)}.".startswith(BUILDERS):
+            return found
+    problems.add(f"asks to build {target}")
+    return dict
+
+
+def _build(node: Any, builders: Mapping[str, Callable[..., Any]]) -> Any:
+    """The recipe, innermost parts first. Without Hydra: it would also resolve ${…} in a stranger's strings."""
+    if isinstance(node, Mapping):
+        built = {key: _build(value, builders) for key, value in node.items() if key not in HYDRAS_OWN}
+        return builders[str(node["_target_"])](**built) if "_target_" in node else built
+    if isinstance(node, list | tuple):
+        return [_build(value, builders) for value in node]
+    return node
 
 
 def _targets(node: Any) -> Iterator[str]:

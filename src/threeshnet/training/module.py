@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from threeshnet.encoders.model import RetrievalModel
@@ -49,9 +50,9 @@ class RetrievalModule(EncodingModule):
         if not torch.isfinite(numbers["loss"]):
             rows = batch.rows.tolist()
             raise DataError(
-                f"the loss is {numbers['loss'].item()} at step {self.global_step} (epoch {self.current_epoch}); captions "
-                f"of the batch: {rows[:8]}… A NaN in the shards or too high a learning rate does this; checkpoints "
-                "before it are whole."
+                f"the loss is {numbers['loss'].item()} at step {self.global_step} (epoch {self.current_epoch}); "
+                f"captions of the batch: {rows[:8]}… A NaN in the shards or too high a learning rate does this; "
+                "checkpoints before it are whole."
             )
         self.log_dict({f"train/{name}": value.detach() for name, value in numbers.items()}, prog_bar=True)
         return numbers["loss"]
@@ -70,6 +71,9 @@ class RetrievalModule(EncodingModule):
 
     def on_validation_epoch_start(self) -> None:
         self._collectors = (Collector(), Collector())
+        if self.trainer.world_size > 1:  # each process has running statistics of its own; checkpoints have rank 0's
+            for buffer in self.model.buffers():
+                dist.broadcast(buffer, src=0)
 
     def validation_step(
         self, batch: tuple[ImageBatch | TokenSet, Tensor], batch_idx: int, dataloader_idx: int = 0

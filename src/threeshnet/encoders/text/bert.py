@@ -20,9 +20,13 @@ class BertTextEncoder(nn.Module):
     short sentences first: a batch of captions is half padding, and BERT's work grows with the padded length.
     """
 
-    def __init__(self, *, bert: BertModel, dim: int, pooling: nn.Module, length_groups: int = 4) -> None:
+    def __init__(
+        self, *, bert: BertModel, dim: int, pooling: nn.Module, pretrained: bool, length_groups: int = 4
+    ) -> None:
+        """`pretrained`: the BERT arrives trained, and learns at the lower rate."""
         super().__init__()
         self.bert = bert
+        self.pretrained = pretrained
         self.length_groups = length_groups
         self.linear = nn.Linear(bert.config.hidden_size, dim)
         self.pooling = pooling
@@ -34,17 +38,17 @@ class BertTextEncoder(nn.Module):
         hidden = torch.cat(parts)[order.argsort()]
         return unit(self.pooling(TokenSet(self.linear(hidden), captions.mask)))
 
+    @property
+    def pretrained_part(self) -> nn.Module | None:
+        """What learns at the lower rate, if anything does."""
+        return self.bert if self.pretrained else None
+
     def _hidden(self, captions: TokenSet, rows: Tensor) -> Tensor:
         """BERT's last states of some sentences, cut to the longest of them and padded back to [b, N, width]."""
         longest = int(captions.lengths[rows].max())
         ids, mask = captions.values[rows, :longest], captions.mask[rows, :longest]
         hidden = self.bert(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return F.pad(hidden, (0, 0, 0, captions.values.shape[1] - longest))
-
-    @property
-    def pretrained(self) -> nn.Module:
-        """The part that arrives trained and learns at the lower rate."""
-        return self.bert
 
 
 def from_architecture(**architecture: Any) -> BertModel:

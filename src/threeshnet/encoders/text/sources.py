@@ -64,8 +64,8 @@ def bert_folder(name: str | Path, files: list[str] = ARCHITECTURE_FILES) -> Path
     except Exception as reason:
         raise DataError(
             f"the BERT {str(name)!r} is neither a local folder nor to be had from the hub ({type(reason).__name__}). "
-            f"Give a folder with {', '.join(WEIGHT_FILES[:3])} (text.name=<folder>), set HF_HOME to a cache that holds it, "
-            "or train offline with text=minilm."
+            f"Give a folder with {', '.join(WEIGHT_FILES[:3])} (text.name=<folder>), set HF_HOME to a cache that holds "
+            "it, or train offline with text=minilm."
         ) from reason
 
 

@@ -1,0 +1,53 @@
+"""Twin photos: the same but for one thing, so that a caption of one is a question about that thing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from threeshnet.metrics.similarity import EmbeddingSimilarity
+
+TWIN_ENDINGS = {"-a": "-b", "-b": "-a"}  # of the ids of the demo world's twins
+
+
+def twins(ids: Sequence[str]) -> np.ndarray:
+    """Number of each image's twin, [images] int64; -1 without one.
+
+    >>> twins(["test-0-what-a", "test-0-what-b", "test-1-single"]).tolist()
+    [1, 0, -1]
+    """
+    numbers = {name: number for number, name in enumerate(ids)}
+    return np.array([numbers.get(name[:-2] + TWIN_ENDINGS.get(name[-2:], "?"), -1) for name in ids], dtype=np.int64)
+
+
+def told_apart(similarity: EmbeddingSimilarity, owner: np.ndarray, twin: np.ndarray) -> np.ndarray:
+    """Whether each caption is nearer to its own photo than to its twin, [captions] float: 1, 0, NaN without a twin.
+
+    Chance is one in two. A tie counts as no.
+    """
+    images, captions = similarity.image_embeddings, similarity.caption_embeddings
+    other = twin[owner]
+    asked = np.flatnonzero(other >= 0)
+    true = _inner(images[owner[asked]], captions[asked])
+    false = _inner(images[other[asked]], captions[asked])
+    answers = np.full(len(owner), np.nan)
+    answers[asked] = (true > false).numpy()
+    return answers
+
+
+def pair_accuracy(answers: np.ndarray, tags: Sequence[str]) -> dict[str, float]:
+    """Percent of the captions of each tag that are told apart from the twin; tags without any are left out.
+
+    >>> pair_accuracy(np.array([1.0, 0.0, np.nan]), ["what", "what", "plain"])
+    {'what': 50.0}
+    """
+    labels = np.array(tags, dtype=object)
+    asked = {tag: answers[(labels == tag) & ~np.isnan(answers)] for tag in sorted(set(tags)) if tag}
+    return {tag: 100.0 * float(found.mean()) for tag, found in asked.items() if len(found)}
+
+
+def _inner(one: Tensor, other: Tensor) -> Tensor:
+    return torch.einsum("qd,qd->q", one.double(), other.double())
