@@ -101,12 +101,13 @@ def test_objective(tensors, epoch, name):
 @pytest.mark.parametrize(("epoch", "name"), [(0, "sum"), (1, "max")])
 def test_one_training_step(tensors, epoch, name):
     """Embedding, loss, every gradient norm and every BatchNorm buffer of one forward pass in training mode."""
-    encoder = load().image_encoder.train()
+    model = load().train()
+    encoder = model.image_encoder
     for module in encoder.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     text = tensors["text.embedding"].clone().requires_grad_()
-    embedding = encoder(image_batch(tensors, "batch1"))
+    embedding = model.encode_images(image_batch(tensors, "batch1"))
     torch.testing.assert_close(embedding, tensors["train.image_embedding"], **CLOSE)
     loss = TripletLoss()(embedding, text, torch.arange(len(text)), epoch)["loss"]
     torch.testing.assert_close(loss, tensors[f"train.loss_{name}"].squeeze(), atol=0.0, rtol=1e-4)

@@ -20,33 +20,31 @@ class RetrievalModel(nn.Module):
         self.text_encoder = text_encoder
         self.tokenizer = tokenizer
 
-    @torch.inference_mode()
     def encode_images(self, images: ImageBatch) -> Tensor:
-        """Embeddings [B, D], unit length, float32, on the model's device."""
-        return self.image_encoder(images.to(self.device)).float()
+        """Embeddings [B, D], unit length, float32, on the model's device; with gradient in training mode only."""
+        with self._gradient_in_training():
+            return self.image_encoder(images.to(self.device)).float()
 
-    @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-        """Embeddings [B, D] of sentences, unit length, float32, on the model's device.
+        """Embeddings [B, D] of sentences, unit length, float32, on the model's device, in the order given.
 
-        Sentences are encoded shortest first, `batch_size` at a time, and returned in the order given.
+        Sentences are encoded shortest first, `batch_size` at a time. Raises ValueError without a sentence.
         """
         if isinstance(texts, str):
             raise TypeError("encode_texts takes a list of sentences, not one string")
-        pieces = [encoded.ids for encoded in self.tokenizer.encode(list(texts))]
-        order = sorted(range(len(pieces)), key=lambda row: len(pieces[row]))
-        encoded = [
-            self.text_encoder(
-                self.tokenizer.pad([pieces[row] for row in order[start : start + batch_size]]).to(self.device)
-            )
-            for start in range(0, len(order), batch_size)
-        ]
-        if not encoded:
+        if not texts:
             raise ValueError("encode_texts got no sentence")
-        sorted_embeddings = torch.cat(encoded).float()
-        return torch.empty_like(sorted_embeddings).index_copy_(
-            0, torch.tensor(order, device=self.device), sorted_embeddings
-        )
+        pieces = [encoded.ids for encoded in self.tokenizer.encode(list(texts))]
+        order = torch.tensor([len(ids) for ids in pieces]).argsort(stable=True)
+        with self._gradient_in_training():
+            encoded = [
+                self.text_encoder(self.tokenizer.pad([pieces[row] for row in rows.tolist()]).to(self.device)).float()
+                for rows in order.split(batch_size)
+            ]
+            return torch.cat(encoded)[order.argsort().to(self.device)]
+
+    def _gradient_in_training(self) -> torch.set_grad_enabled:
+        return torch.set_grad_enabled(self.training and torch.is_grad_enabled())
 
     @property
     def device(self) -> torch.device:
