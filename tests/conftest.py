@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
+import logging
 import os
+import random
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -23,3 +32,86 @@ settings.load_profile("suite")
 def root() -> Path:
     """The root of the checkout: `conf/`, `src/`, `Makefile`."""
     return Path(__file__).resolve().parents[1]
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str  # what it printed
+    err: str  # what it said on stderr
+
+
+Command = Callable[..., Ended]  # (name of the command, *overrides)
+
+
+@pytest.fixture(scope="session")
+def command() -> Command:
+    """Runs a command of `threeshnet.commands` as a shell would, but in this process: importing torch is slow."""
+
+    def call(name: str, *overrides: str) -> Ended:
+        from threeshnet.commands import run
+
+        main = importlib.import_module(f"threeshnet.commands.{name}").main
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with _surroundings_kept(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            sys.argv = [f"threeshnet.commands.{name}", *overrides]
+            try:
+                run(main)
+            except SystemExit as end:
+                code = int(end.code or 0)
+        return Ended(code, out.getvalue(), err.getvalue())
+
+    return call
+
+
+@contextlib.contextmanager
+def _surroundings_kept() -> Iterator[None]:
+    """Hydra takes over logging, Lightning sets variables and seeds: none of it may reach the next test."""
+    root = logging.getLogger()
+    handlers, level, argv, environment = list(root.handlers), root.level, sys.argv, dict(os.environ)
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        sys.argv = argv
+        os.environ.clear()
+        os.environ.update(environment)
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+@pytest.fixture(scope="session")
+def synthetic_shards(tmp_path_factory: pytest.TempPathFactory, command: Command) -> Path:
+    """Random arrays of 40 images in COCO's layout but narrow: splits train, dev and testall."""
+    out = tmp_path_factory.mktemp("synthetic")
+    sizes = [f"data.extractor.{size}" for size in ("region_width=16", "grid_width=24", "classes=7")]
+    where = [f"out={out}", "progress=false", "workers=0"]
+    ended = command("shards", "data=synthetic", "images=40", "+data.extractor.regions=5", *sizes, *where)
+    assert ended.code == 0, ended.err
+    return out / "synthetic"
+
+
+@pytest.fixture(scope="session")
+def demo_shards(tmp_path_factory: pytest.TempPathFactory, command: Command) -> Path:
+    """A tiny demo world, seen by a random extractor: 40 photos to train, 12 dev, 12 test."""
+    out = tmp_path_factory.mktemp("demo")
+    photos = [f"data.reader.{split}" for split in ("train=40", "dev=12", "test=12")]
+    where = [f"raw={out / 'raw'}", f"out={out / 'shards'}", "progress=false", "workers=0"]
+    ended = command("shards", "data=demo", "extractor=tiny", *photos, *where)
+    assert ended.code == 0, ended.err
+    return out / "shards" / "demo"
+
+
+@pytest.fixture(scope="session")
+def small() -> list[str]:
+    """Overrides for `train` that make any experiment a matter of seconds."""
+    sizes = ["text=tiny", "dim=32", "batches.batch_size=16", "batches.workers=0"]
+    return [
+        *sizes,
+        "trainer.accelerator=cpu",
+        "trainer.enable_progress_bar=false",
+        "+trainer.enable_model_summary=false",
+    ]

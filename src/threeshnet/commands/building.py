@@ -18,7 +18,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar, TQDMPr
 from threeshnet.batches.datamodule import RetrievalDataModule
 from threeshnet.commands.run_directory import CHECKPOINTS
 from threeshnet.encoders.model import RetrievalModel
-from threeshnet.errors import ConfigError, DataError
+from threeshnet.errors import ConfigError, DataError, Problems
 from threeshnet.shards.manifest import Manifest, open_shards
 from threeshnet.training.callbacks import RandomStates, StepClock
 from threeshnet.training.checkpoint import model_card
@@ -43,7 +43,17 @@ def shards_folder(cfg: DictConfig) -> Path:
 
 
 def fill_sizes(cfg: DictConfig, manifest: Manifest) -> None:
-    """Widths and class count come from the shards."""
+    """Widths and class count come from the shards.  Raises ConfigError when those lack what the model reads."""
+    problems = Problems("shards")
+    problems.extend(
+        f"{name!r} is not in these shards, which hold {', '.join(manifest.fields)}"
+        for name in fields_read(cfg)
+        if name not in manifest.fields
+    )
+    problems.raise_as(
+        ConfigError,
+        "Make them with an extractor that gives it (`make data`), or choose other features, fusion and parts.",
+    )
     for name in ("region_width", "grid_width", "classes"):
         cfg.sizes[name] = getattr(manifest, name)
 

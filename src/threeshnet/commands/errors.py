@@ -24,6 +24,15 @@ from threeshnet.errors import ThreeSHNetError, one_of
 NO_SUCH_KEY = re.compile(r"Could not override '([^']+)'")
 NO_SUCH_CHOICE = re.compile(r"Could not (?:find|load) '([^']+)/([^'/]+)'")  # `load` is all that is said of a list's
 
+NOT_ABOUT_THE_WORK = (
+    "treespec, LeafSpec",
+    "does not have many workers",
+    "infer the batch indices",
+    "exists and is not empty",  # folders of a run that is resumed
+    "could not find the monitored key",  # a run without a finished epoch; `train` says so itself
+    "is smaller than the logging interval",
+)
+
 
 def run(main: Callable[[], Any]) -> None:
     """Run a command's Hydra main; errors made for people end it with their message and exit code 1.
@@ -48,8 +57,8 @@ def _quiet() -> None:
     """Lightning's remarks about devices, tips and worker counts are not about the user's work."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning").setLevel(logging.WARNING)
-    for message in (".*treespec, LeafSpec.*", ".*does not have many workers.*", ".*infer the batch indices.*"):
-        warnings.filterwarnings("ignore", message)
+    for message in NOT_ABOUT_THE_WORK:
+        warnings.filterwarnings("ignore", f".*{message}.*")
 
 
 def _end(message: str) -> None:

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -55,6 +56,17 @@ def checkpoint_to_resume(cfg: DictConfig, folder: Path) -> Path | None:
         log.warning("resume=true, but %s is not there: starting afresh", last)
         return None
     return last
+
+
+def selected(selection: str, folder: Path, trainer: pl.Trainer) -> tuple[str, Path]:
+    """The checkpoint to score. Without a finished epoch there is no best one; then it is the last weights."""
+    best, last = folder / CHECKPOINTS / BEST, folder / CHECKPOINTS / LAST
+    if selection == "best" and best.exists():
+        return "best", best
+    if selection == "best":
+        log.warning("no epoch was finished, so no checkpoint was compared on dev: scoring the last weights")
+    trainer.save_checkpoint(last)
+    return "last", last
 
 
 @contextmanager

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Sequence
 from typing import Any
 
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+
+from threeshnet.commands import current_commit
 from threeshnet.metrics.protocols import Scored, describe, score
 from threeshnet.metrics.ranks import rank_similarity
 from threeshnet.metrics.recalls import recall_by_tag
@@ -12,6 +17,8 @@ from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.metrics.twins import pair_accuracy, told_apart, twins
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training.collect import Embeddings
+
+KIB_PER_GIB = 2**20  # Linux counts the peak in KiB
 
 
 def metrics_of(protocol: str, embeddings: Sequence[Embeddings], split: ShardedSplit) -> dict[str, Any]:
@@ -36,3 +43,20 @@ def metrics_of(protocol: str, embeddings: Sequence[Embeddings], split: ShardedSp
         for tag, percent in pair_accuracy(answers, split.caption_tags).items():
             facts["by_tag"][tag]["pair_accuracy"] = percent
     return found | facts
+
+
+def facts_of_run(cfg: DictConfig, trainer: pl.Trainer) -> dict[str, Any]:
+    """What a training run says of itself beside its recalls."""
+    return {
+        "seed": cfg.seed,
+        "experiment": cfg.experiment_name,
+        "features": ", ".join(cfg.features.fields),
+        "guidance": list(cfg.fusion),
+        "parts": list(cfg.parts),
+        "batch_size": cfg.batches.batch_size,
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "precision": str(cfg.trainer.precision),
+        "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB_PER_GIB, 2),
+        "commit": current_commit(),
+    }

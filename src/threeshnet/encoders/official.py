@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,12 +94,22 @@ def read_states(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         with torch.serialization.safe_globals(_harmless_types()):
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as reason:
-        raise CheckpointError(f"{path} could not be read without running code in it: {reason}") from reason
+        raise CheckpointError(f"{path} could not be read without running code in it: {unreadable(reason)}") from reason
     states = content.get("model") if isinstance(content, dict) else None
     if not (isinstance(states, list | tuple) and len(states) == 2 and all(isinstance(state, dict) for state in states)):
         found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(f"{path}: expected `model` to be [image state, text state]; found {found}")
     return states[0], states[1]
+
+
+def unreadable(reason: Exception) -> str:
+    """Why torch would not read a file; its own words go on to advise reading it unsafely.
+
+    >>> unreadable(RuntimeError("… Unsupported global: GLOBAL os.system was not allowed …"))
+    'it holds os.system'
+    """
+    stranger = re.search(r"GLOBAL (\S+)", str(reason))
+    return f"it holds {stranger.group(1)}" if stranger else str(reason).split("\n")[0].split(". ")[0]
 
 
 def _harmless_types() -> list[Any]:

@@ -10,6 +10,7 @@ import torch
 from hydra.utils import get_object
 
 from threeshnet.encoders.model import RetrievalModel
+from threeshnet.encoders.official import unreadable
 from threeshnet.encoders.text.bert import BertTextEncoder
 from threeshnet.errors import CheckpointError, Problems
 from threeshnet.shards.manifest import file_sha256
@@ -17,6 +18,7 @@ from threeshnet.shards.manifest import file_sha256
 CARD_FORMAT = 1
 # What a checkpoint may name: classes and functions of these packages, and nothing that they import.
 BUILDERS = tuple(f"threeshnet.{package}." for package in ("batches", "fusion", "pooling", "encoders", "nn"))
+AUTHORS_WAY = "an authors' checkpoint is read with load_official_checkpoint: `make evaluate` with TEXT=<its BERT>"
 HYDRAS_OWN = ("_target_", "_convert_", "_recursive_")  # keys of a recipe that are no arguments
 MODEL_PREFIX = "model."  # of the model's weights in a Lightning checkpoint
 
@@ -54,7 +56,10 @@ def load_model(path: str | Path) -> RetrievalModel:
     problems = Problems(f"{path}")
     builders = {target: _builder(target, problems) for target in sorted(set(_targets(card["model"])))}
     problems.raise_as(CheckpointError, f"A checkpoint may name parts in {', '.join(BUILDERS)} and nothing else.")
-    model = _build(card["model"], builders)
+    try:
+        model = _build(card["model"], builders)
+    except Exception as reason:
+        raise CheckpointError(f"{path} describes a model that this version cannot build: {reason}") from reason
     weights = {
         key.removeprefix(MODEL_PREFIX): value
         for key, value in content["state_dict"].items()
@@ -78,12 +83,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as reason:
-        raise CheckpointError(f"{file} is torn, or is not plain weights: {reason}") from reason
-    if not isinstance(content, dict) or "threeshnet" not in content:
         raise CheckpointError(
-            f"{file} was not written by `make train`; an authors' checkpoint is read with load_official_checkpoint "
-            "(`make evaluate` with TEXT=<folder of its BERT>)"
-        )
+            f"{file} is torn, or holds more than plain weights: {unreadable(reason)} ({AUTHORS_WAY})"
+        ) from reason
+    if not isinstance(content, dict) or "threeshnet" not in content:
+        raise CheckpointError(f"{file} was not written by `make train` ({AUTHORS_WAY})")
     return content
 
 

@@ -1,0 +1,290 @@
+"""Every yaml is a test case: it composes, builds, and its part takes a step; wrong names are answered clearly."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from functools import cache
+from itertools import combinations, cycle
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from threeshnet.batches.tokenizers import Wordpieces
+from threeshnet.commands.building import fields_read
+from threeshnet.encoders.text.sources import bert_folder
+from threeshnet.errors import DataError
+from threeshnet.records import ImageBatch, TokenSet
+
+CONF = Path(__file__).parents[2] / "conf"
+SIZES = ["sizes.region_width=6", "sizes.grid_width=5", "sizes.classes=4", "dim=8"]
+LISTS = ("fusion", "parts")  # groups of which several options are taken together
+INSIDE = ("branch", "hydra/help")  # options that other yamls take in
+OF_SHARDS = ("extractor", "segmentation")
+
+
+def options(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+def every_option() -> list[tuple[str, str]]:
+    files = sorted(CONF.glob("*/**/*.yaml"))
+    return [(str(file.parent.relative_to(CONF)), file.stem) for file in files]
+
+
+def composed(*overrides: str, primary: str = "train") -> DictConfig:
+    return copy.deepcopy(_composed(overrides, primary))
+
+
+@cache
+def _composed(overrides: tuple[str, ...], primary: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(primary, [*overrides, *(SIZES if primary == "train" else [])])
+
+
+def subsets(names: list[str]) -> list[list[str]]:
+    return [list(chosen) for count in range(len(names) + 1) for chosen in combinations(names, count)]
+
+
+def image_batch(count: int = 3) -> ImageBatch:
+    """Photos with 2 regions and more, 4 cells and 4 classes; one cell of the map is void."""
+    mask = torch.arange(4) < torch.tensor([4, 2, 3]).unsqueeze(1)
+    grid = TokenSet(torch.rand(count, 4, 5), torch.ones(count, 4, dtype=torch.bool))
+    seg_map = torch.randint(0, 4, (count, 64, 64), dtype=torch.uint8)
+    seg_map[:, 0, 0] = 255
+    semantic = torch.rand(count, 4, 7, 7).softmax(dim=1)
+    return ImageBatch(TokenSet(torch.rand(count, 4, 6), mask), grid, semantic, seg_map, torch.ones(count, 4))
+
+
+def step(cfg: DictConfig, images: ImageBatch) -> dict[str, Tensor]:
+    """One forward and backward pass of the image side and the objective; every weight must learn."""
+    encoder, objective = instantiate(cfg.features.image_encoder), instantiate(cfg.objective)
+    embedding = encoder(images)
+    torch.testing.assert_close(embedding.norm(dim=-1), torch.ones(len(embedding)))
+    captions = torch.nn.functional.normalize(torch.rand(embedding.shape), dim=-1)
+    numbers = objective(embedding, captions, torch.tensor([0, 0, 1]), 0)
+    numbers["loss"].backward()
+    gradients = {name: weight.grad for name, weight in encoder.named_parameters()}
+    assert all(grad is None or grad.isfinite().all() for grad in gradients.values())
+    return {name: grad for name, grad in gradients.items() if grad is not None}
+
+
+# ---- every yaml
+
+
+@pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda file: str(file.relative_to(CONF)))
+def test_a_yaml_begins_by_saying_what_it_is(file: Path) -> None:
+    first = file.read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# ")
+    assert len(first) > 10
+
+
+@pytest.mark.parametrize(("group", "option"), every_option())
+def test_every_option_composes_and_resolves(group: str, option: str) -> None:
+    if group in INSIDE:
+        pytest.skip("taken in by others")
+    primary = "shards" if group in OF_SHARDS or (group, option) == ("data", "synthetic") else "train"
+    name = f"[{option}]" if group in LISTS else option
+    data = ["data=demo"] if primary == "shards" and group != "data" else []
+    cfg = composed(f"{group}={name}", *data, primary=primary)
+    assert OmegaConf.to_container(cfg, resolve=True)
+
+
+def test_options_taken_in_by_others_are_named_somewhere() -> None:
+    text = "\n".join(file.read_text(encoding="utf-8") for file in CONF.rglob("*.yaml"))
+    for group in INSIDE:
+        for option in options(group):
+            assert f"{group}" in text
+            assert f": {option}" in text
+
+
+@pytest.mark.parametrize("group", ["activation", "pooling", "objective", "optimizer", "schedule", "augment"])
+def test_parts_are_built(group: str) -> None:
+    for option in options(group):
+        assert instantiate(composed(f"{group}={option}")[group]) is not None
+
+
+@pytest.mark.parametrize("group", OF_SHARDS)
+def test_extractors_and_segmentations_are_built(group: str) -> None:
+    for option in options(group):
+        assert isinstance(instantiate(composed(f"{group}={option}", "data=demo", primary="shards")[group]), object)
+
+
+@pytest.mark.parametrize("option", options("data"))
+def test_data_sets_have_a_reader_and_say_how_to_get_them(option: str) -> None:
+    cfg = composed(f"data={option}", primary="shards")
+    assert cfg.data.name == option
+    assert list(inspect.signature(instantiate(cfg.data.reader).read).parameters) == ["raw"]
+    if option != "synthetic":  # the only one that is not trained on by its name
+        assert cfg.data.how_to_get
+        assert cfg.data.test_split not in {cfg.data.dev_split, *cfg.data.train_splits}
+        assert cfg.data.dev_split not in cfg.data.train_splits
+
+
+@pytest.mark.parametrize("option", options("logger"))
+def test_loggers_write_where_they_are_told(option: str, tmp_path: Path) -> None:
+    settings = composed(f"logger={option}").logger
+    if "wandb" in settings:
+        settings.wandb.offline = True
+    built = [instantiate(each, save_dir=str(tmp_path)) for each in settings.values()]
+    assert all(str(tmp_path) in str(logger.save_dir) for logger in built)
+
+
+@pytest.mark.parametrize("option", options("trainer"))
+def test_trainers_are_built(option: str) -> None:
+    quiet = ["trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
+    trainer = instantiate(composed(f"trainer={option}", *quiet).trainer, logger=False)
+    assert trainer.num_devices == 1
+
+
+@pytest.mark.parametrize("option", options("experiment"))
+def test_an_experiment_is_only_its_difference(option: str) -> None:
+    kind, data = option.split("_")
+    cfg = composed(f"experiment={option}")
+    assert cfg.experiment_name == option
+    assert (cfg.data.name, cfg.objective.mask_same_image) == (data, False)
+    assert set(cfg.features.fields) == {"region": {"region"}, "grid": {"grid"}, "hybrid": {"region", "grid"}}[kind]
+    assert len((CONF / "experiment" / f"{option}.yaml").read_text().splitlines()) < 20
+
+
+@pytest.mark.parametrize(("data", "batch"), [("coco", 256), ("f30k", 128)])
+def test_the_papers_recipe(data: str, batch: int) -> None:
+    for kind in ("region", "grid", "hybrid"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("train", [f"experiment={kind}_{data}"])
+        assert cfg.dim == 1024
+        assert cfg.batches.batch_size == batch
+        assert (cfg.text.name, cfg.activation._target_.rsplit(".", 1)[-1]) == ("bert-base-uncased", "Sigmoid")
+        assert (cfg.trainer.max_epochs, list(cfg.schedule.milestones), cfg.schedule.gamma) == (25, [15], 0.1)
+        assert (cfg.trainer.gradient_clip_val, cfg.optimizer.weight_decay) == (2.0, 1e-4)
+        assert (cfg.optimization.learning_rate, cfg.optimization.pretrained_factor) == (5e-4, 0.1)
+        assert (cfg.objective.margin, cfg.objective.warm_up_epochs) == (0.2, 1)
+        assert (cfg.augment.drop_tokens.probability, cfg.augment.alter_words.probability) == (0.2, 0.2)
+
+
+def test_recommended_leaves_same_images_out() -> None:
+    assert composed("recipe=recommended", "experiment=region_coco").objective.mask_same_image is True
+
+
+# ---- every part takes a step
+
+
+@pytest.mark.parametrize("features", options("features"))
+def test_every_fusion_subset_takes_a_step(features: str) -> None:
+    torch.manual_seed(0)
+    for fusion in subsets(options("fusion")):
+        cfg = composed(f"features={features}", f"fusion=[{','.join(fusion)}]", "parts=[category,local,fused,scene]")
+        learned = step(cfg, image_batch())
+        for name in options("fusion"):
+            assert any(f".{name}." in weight for weight in learned) == (name in fusion)
+
+
+def test_every_parts_subset_takes_a_step() -> None:
+    torch.manual_seed(0)
+    for parts in filter(None, subsets(options("parts"))):
+        learned = step(composed(f"parts=[{','.join(parts)}]"), image_batch())
+        assert any("parts.scene" in weight for weight in learned) == ("scene" in parts)
+        assert any("parts.fused" in weight for weight in learned) == ("fused" in parts)
+
+
+@pytest.mark.parametrize("features", options("features"))
+def test_every_activation_pooling_and_objective_takes_a_step(features: str) -> None:
+    torch.manual_seed(0)
+    choices = {group: options(group) for group in ("activation", "pooling", "objective")}
+    turns = [cycle(values) for values in choices.values()]
+    for _ in range(max(map(len, choices.values()))):
+        overrides = [f"{group}={next(turn)}" for group, turn in zip(choices, turns, strict=True)]
+        step(composed(f"features={features}", *overrides), image_batch())
+
+
+@pytest.mark.parametrize("option", options("text"))
+def test_every_text_encoder_takes_a_step(option: str) -> None:
+    cfg = composed(f"text={option}")
+    try:
+        encoder, tokenizer = instantiate(cfg.text.encoder), instantiate(cfg.text.tokenizer)
+    except InstantiationException as error:  # a hub's BERT, where there is no hub
+        offline = error.__cause__
+    else:
+        check_text_encoder(encoder, tokenizer)
+        return
+    assert isinstance(offline, DataError)
+    for way_out in (cfg.text.name, "text.name=<folder>", "HF_HOME", "text=minilm"):
+        assert way_out in str(offline)
+
+
+def check_text_encoder(encoder: torch.nn.Module, tokenizer: Wordpieces) -> None:
+    embedding = encoder(tokenizer(["a dog", "a red bike on a street"]))
+    assert embedding.shape == (2, 8)
+    embedding.sum().backward()
+    assert all(weight.grad.isfinite().all() for weight in encoder.parameters() if weight.grad is not None)
+
+
+def test_vse_infinity_needs_no_segmentation() -> None:
+    cfg = composed("fusion=[]", "parts=[local]")
+    assert fields_read(cfg) == ["region"]
+    assert step(cfg, image_batch()._replace(seg_semantic=None, seg_map=None, seg_categories=None))
+    assert fields_read(composed("features=grid")) == ["grid", "seg"]
+    assert fields_read(composed("features=hybrid", "fusion=[]", "parts=[local,scene]")) == ["region", "grid", "seg"]
+
+
+# ---- wrong names
+
+
+def test_a_bert_that_is_nowhere_names_the_ways_out(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="text=minilm"):
+        bert_folder("no-such-organisation/no-such-bert")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(DataError, match=r"vocab\.txt"):
+        bert_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("fusion=[semantc]", ["fusion='semantc'", "semantic, spatial"]),
+        ("parts=[local,scenery]", ["parts='scenery'", "category, fused, local, scene"]),
+        ("features=gird", ["features='gird'", "grid, hybrid, region"]),
+        ("experiment=hybrid_cocoo", ["experiment='hybrid_cocoo'", "hybrid_coco"]),
+        ("batches.batchsize=3", ["'batches.batchsize'", "batches.batch_size"]),
+        ("lerning_rate=1", ["'lerning_rate'", "optimization.learning_rate"]),
+        ("sead=1", ["'sead'", "seed"]),
+    ],
+)
+def test_wrong_names_get_one_clear_message(command, override: str, said: list[str]) -> None:
+    ended = command("train", override)
+    assert ended.code == 1
+    assert all(part in ended.err for part in said), ended.err
+    assert len(ended.err.splitlines()) == 1
+    assert "Traceback" not in ended.err + ended.out
+
+
+def test_two_wrong_keys_do_not_hide_the_names(command) -> None:
+    ended = command("train", "trainer.devises=2", "batches.batchsize=3")
+    assert "trainer.devices" in ended.err
+
+
+def test_settings_that_cannot_be_name_the_key_and_the_value(
+    command, synthetic_shards: Path, small: list[str], tmp_path: Path
+) -> None:
+    for override, said in {
+        "parts=[]": "parts=[]",
+        "selection=bets": "selection='bets' does not exist; there are: best, last",
+        "batches.batch_size=0": "batch_size=0",
+        "batches.workers=-1": "workers=-1",
+        "batches.limit_train_images=0": "limit_train_images=0",
+        "augment.drop_tokens.probability=2": "probability=2",
+        "data.train_splits=[dev]": "data.train_splits=['dev'] holds the dev split",
+        "data.train_splits=[testall]": "holds the split that is scored, 'testall'",
+        "data.dev_split=null": "selection=last",
+        "data.dev_split=val": "'val'",
+    }.items():
+        ended = command("train", "data=coco", f"shards={synthetic_shards}", *small, override, f"out={tmp_path}")
+        assert ended.code == 1, override
+        assert said in ended.err, ended.err
+        assert "Traceback" not in ended.err

@@ -1,0 +1,91 @@
+"""From rendered photos to a score, and from the saved checkpoint to the same score."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import threeshnet
+from threeshnet.batches.collate import collate_images
+from threeshnet.metrics import recall
+from threeshnet.shards.reader import ShardedSplit
+
+SAME = ("i2t", "t2i", "rsum", "by_tag", "images", "captions", "data", "split", "protocol")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, demo_shards: Path, command, small: list[str]) -> Path:
+    out = tmp_path_factory.mktemp("demo") / "run"
+    settings = [*small, f"shards={demo_shards}", "trainer.max_epochs=1", "highlights=2", f"out={out}"]
+    ended = command("train", "experiment=hybrid_demo", *settings)
+    assert ended.code == 0, ended.err
+    return out
+
+
+@pytest.fixture(scope="module")
+def trained(run: Path) -> dict:
+    return json.loads((run / "metrics.json").read_text())
+
+
+def evaluate(command, out: Path, *overrides: str) -> dict:
+    ended = command("evaluate", "workers=0", "accelerator=cpu", f"out={out}", *overrides)
+    assert ended.code == 0, ended.err
+    return json.loads((out / "metrics.json").read_text())
+
+
+def test_the_run_is_whole(run: Path, trained: dict) -> None:
+    assert (trained["selection"], trained["images"], trained["captions"]) == ("best", 12, 60)
+    assert set(trained["by_tag"]) >= {"what", "where"}
+    assert {file.name for file in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert len(list((run / "highlights").glob("*.png"))) == 2
+
+
+@pytest.mark.parametrize("batch_size", [256, 5])
+def test_the_saved_checkpoint_scores_what_the_run_did(
+    run: Path, trained: dict, demo_shards: Path, command, tmp_path: Path, batch_size: int
+) -> None:
+    """`best` after one epoch is the last: the very numbers of metrics.json, whatever the batches."""
+    checkpoint = f"checkpoint={run / 'checkpoints' / 'best.ckpt'}"
+    found = evaluate(command, tmp_path, checkpoint, f"shards={demo_shards}", f"batch_size={batch_size}")
+    assert {name: found[name] for name in SAME} == {name: trained[name] for name in SAME}
+
+
+def test_the_python_interface_gives_the_same_score(run: Path, trained: dict, demo_shards: Path) -> None:
+    model, split = threeshnet.load_model(run / "checkpoints" / "best.ckpt"), ShardedSplit(demo_shards, "test")
+    images = model.encode_images(collate_images(split.read(range(split.images))))
+    captions = model.encode_texts(split.caption_texts)
+    found = recall(images @ captions.T, torch.from_numpy(split.owners))
+    assert found["rsum"] == pytest.approx(trained["rsum"])
+    assert found["t2i"] == pytest.approx(trained["t2i"])
+
+
+def test_an_ensemble_of_one_model_twice_is_that_model(
+    run: Path, trained: dict, demo_shards: Path, command, tmp_path: Path
+) -> None:
+    file = run / "checkpoints" / "best.ckpt"
+    found = evaluate(command, tmp_path, f"checkpoint=['{file}','{file}']", "protocol=ensemble", f"shards={demo_shards}")
+    assert (found["i2t"], found["t2i"], found["protocol"]) == (trained["i2t"], trained["t2i"], "ensemble")
+    assert len(found["checkpoint"]) == 2
+
+
+def test_what_evaluate_refuses(run: Path, demo_shards: Path, synthetic_shards: Path, command, tmp_path: Path) -> None:
+    file = f"checkpoint={run / 'checkpoints' / 'best.ckpt'}"
+    golden = Path(__file__).parents[1] / "golden" / "official_checkpoint.pth"
+    for overrides, said in {
+        (file, f"shards={demo_shards}", "split=tset"): "'tset'; there are: dev, test, train",
+        (file, f"shards={demo_shards}", "protocol=fulll"): "protocol='fulll' does not exist",
+        (file, f"shards={demo_shards}", "protocol=five_fold_1k"): "five_fold_1k",
+        (file, f"shards={demo_shards}", "protocol=ensemble"): "got one",
+        (file, f"shards={synthetic_shards}", "split=testall"): "class table",
+        (f"checkpoint={run / 'best.ckpt'}", f"shards={demo_shards}"): "no such file",
+        (f"checkpoint={golden}", f"shards={demo_shards}"): "TEXT=<folder>",
+        (file, f"shards={tmp_path / 'none'}"): "No shards",
+    }.items():
+        ended = command("evaluate", *overrides, "workers=0", "accelerator=cpu", f"out={tmp_path}")
+        assert ended.code == 1, overrides
+        assert said in ended.err, ended.err
+        assert "Traceback" not in ended.err
+    assert not (tmp_path / "metrics.json").exists()

@@ -1,0 +1,57 @@
+"""The plain twin of experiments/speed/naive_twin: the model written out, against which the fast one must hold."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+TINY = ["--batch=6", "--dim=16", "--text=tiny", "--warm-up=0", "--steps=1", "--no-memory"]
+
+
+@pytest.fixture(scope="module")
+def compare(root: Path) -> ModuleType:
+    folder = root / "experiments" / "speed" / "naive_twin"
+    sys.path.insert(0, str(folder))  # compare.py is a script, and its folder is where it finds naive.py
+    try:
+        found = importlib.util.spec_from_file_location("naive_twin_compare", folder / "compare.py")
+        assert found is not None
+        assert found.loader is not None
+        module = importlib.util.module_from_spec(found)
+        found.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(folder))
+    return module
+
+
+def test_the_fast_model_and_the_plain_one_have_the_same_loss(compare: ModuleType, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    found = compare.main([*TINY, f"--threads={threads}", f"--out={tmp_path / 'result.json'}"])
+    assert found["loss"]["relative_difference"] < compare.AGREE
+    assert len(found["seconds"]["ours"]) == len(found["seconds"]["naive"]) == 1
+    assert (tmp_path / "result.json").stat().st_size > 100
+
+
+def test_gradients_agree_too(compare: ModuleType) -> None:
+    options = compare.parsed(TINY)
+    batch, norms = compare.made_up(options, 3), {}
+    for name, step in compare.build(options).items():
+        for module in step.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        step.loss(batch).backward()
+        gradients = [parameter.grad for parameter in step.model.parameters() if parameter.grad is not None]
+        norms[name] = torch.nn.utils.get_total_norm(gradients).item()
+    assert norms["ours"] == pytest.approx(norms["naive"], rel=2e-3)
+
+
+def test_weights_without_a_place_are_refused(compare: ModuleType) -> None:
+    steps = compare.build(compare.parsed(TINY))
+    model = steps["ours"].model
+    model.extra = torch.nn.Linear(2, 2)
+    with pytest.raises(AssertionError, match="no place in the twin"):
+        steps["naive"].model.take_weights(model)
