@@ -131,7 +131,8 @@ class _Sizes(NamedTuple):
 
 def _sizes(path: Path, state: dict[str, Tensor]) -> _Sizes:
     try:
-        return _Sizes(*state["fc.weight"].shape, state["embed_category.0.weight"].shape[1])
+        dim, width = state["fc.weight"].shape
+        return _Sizes(dim, width, state["embed_category.0.weight"].shape[1])
     except KeyError as missing:
         raise CheckpointError(f"{path}: key {missing} is missing, so the sizes of the model are unknown") from missing
 
