@@ -120,5 +120,5 @@ format: $(READY) ## ruff: mend what can be mended, then format
 typecheck: $(READY) ## pyright over src
 	$(ENV_PYTHON) -m pyright --pythonpath "$$(command -v $(ENV_PYTHON))"
 
-notebook: $(READY) ## Run the notebooks and keep their outputs [NOTEBOOK=file]
-	$(ENV_PYTHON) -m jupyter execute --inplace $(if $(NOTEBOOK),$(call quoted,$(NOTEBOOK)),notebooks/*.ipynb)
+notebook: $(READY) ## Run the notebooks, changing nothing [NOTEBOOK=file]
+	$(ENV_PYTHON) -m jupyter execute $(if $(NOTEBOOK),$(call quoted,$(NOTEBOOK)),notebooks/*.ipynb)

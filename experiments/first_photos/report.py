@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 HERE = Path(__file__).resolve().parent
 RESULTS, AUTHORS, README, FIGURE = "results.csv", "authors.csv", "README.md", "demo.png"
+FRONT_PAGE = HERE.parents[1] / README  # shows two of the tables too
 RECALLS = [f"{side}_r{cutoff}" for side in ("i2t", "t2i") for cutoff in (1, 5, 10)]
 TAGS = ("what", "where", "both", "plain")
 TELLING = TAGS[:3]  # captions that are false of the photo's twin
@@ -69,6 +70,9 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
         "cost": cost_table(rows),
     }
     write(folder / README, filled((folder / README).read_text(encoding="utf-8"), tables))
+    if folder == HERE:
+        shown = {"demo": recall_table(of(rows, "demo"), VARIANTS), "flickr8k": tables["flickr8k"]}
+        write(FRONT_PAGE, filled(FRONT_PAGE.read_text(encoding="utf-8"), shown))
     if figure:
         draw(of(rows, "demo"), folder / FIGURE)
 

@@ -79,7 +79,7 @@ def test_a_target_is_one_line(call: str, expected: str) -> None:
         ("typecheck", ['python -m pyright --pythonpath "$(command -v python)"']),
         ("lint", ["python -m ruff check", "python -m ruff format --check"]),
         ("format", ["python -m ruff check --fix", "python -m ruff format"]),
-        ("notebook", ["python -m jupyter execute --inplace notebooks/*.ipynb"]),
+        ("notebook", ["python -m jupyter execute notebooks/*.ipynb"]),
     ],
 )
 def test_the_house_targets(target: str, expected: list[str]) -> None:

@@ -67,20 +67,21 @@ class Witness(Callback):
         self.seen.append(pl_module.model.image_encoder.seen.item())
 
 
-def main(shards: Path, processes: int, mask: bool, out: Path) -> None:
+def main(shards: Path, processes: int, out: Path) -> None:
     pl.seed_everything(0, verbose=False)
     tokenizer = Wordpieces([*SPECIALS, *WORDS])
     model = RetrievalModel(image_encoder=Images(), text_encoder=Sentences(len(tokenizer)), tokenizer=tokenizer)
     module = RetrievalModule(
         model=model,
-        objective=TripletLoss(mask_same_image=mask),
+        objective=TripletLoss(mask_same_image=True),
         optimizer=partial(torch.optim.SGD, momentum=0.9),
         schedule=partial(torch.optim.lr_scheduler.StepLR, step_size=1),
         learning_rate=0.01,
         pretrained_factor=0.1,
     )
+    sizes = {"batch_size": 16, "evaluation_batch_size": 4}
     data = RetrievalDataModule(
-        shards=shards, dataset="synthetic", tokenizer=tokenizer, fields=["region"], test_split="testall", batch_size=16
+        shards=shards, dataset="synthetic", tokenizer=tokenizer, fields=["region"], test_split="testall", **sizes
     )
     witness = Witness()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
@@ -106,4 +107,4 @@ def main(shards: Path, processes: int, mask: bool, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "mask", Path(sys.argv[4]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from threeshnet.encoders.model import RetrievalModel
@@ -71,9 +70,6 @@ class RetrievalModule(EncodingModule):
 
     def on_validation_epoch_start(self) -> None:
         self._collectors = (Collector(), Collector())
-        if self.trainer.world_size > 1:  # each process has running statistics of its own; checkpoints have rank 0's
-            for buffer in self.model.buffers():
-                dist.broadcast(buffer, src=0)
 
     def validation_step(
         self, batch: tuple[ImageBatch | TokenSet, Tensor], batch_idx: int, dataloader_idx: int = 0
