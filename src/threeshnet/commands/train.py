@@ -10,6 +10,7 @@ import hydra
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from rich.console import Console
 
 from threeshnet.commands import CONF, building, run
 from threeshnet.commands import run_directory as runs
@@ -66,6 +67,7 @@ def finish(cfg: DictConfig, folder: Path, module: Any, split: Any, metrics: dict
             module.model.eval(), split, module.embeddings, fields=fields, folder=pictures, count=cfg.highlights
         )
     print_results(metrics, seconds=seconds)
+    Console().print(f"metrics.json, checkpoints, log and pictures: {folder}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
