@@ -11,7 +11,6 @@ from hydra.utils import get_object
 
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.encoders.official import unreadable
-from threeshnet.encoders.text.bert import BertTextEncoder
 from threeshnet.errors import CheckpointError, Problems
 from threeshnet.shards.manifest import file_sha256
 
@@ -29,20 +28,16 @@ def model_card(recipe: Mapping[str, Any], model: RetrievalModel, facts: Mapping[
     `facts` are plain values that go along: the class table's hash, the fields that are read.
     """
     built = dict(recipe)
-    text_encoder = model.text_encoder
-    if isinstance(text_encoder, BertTextEncoder):
-        architecture = text_encoder.bert.config.to_diff_dict()
-        built["text_encoder"] = {
-            **built["text_encoder"],
-            "bert": {"_target_": "threeshnet.encoders.text.bert.from_architecture", **_plain(architecture)},
-        }
+    self_contained = getattr(model.text_encoder, "self_contained", None)  # of text encoders that arrive trained
+    if self_contained is not None:
+        built["text_encoder"] = self_contained(built["text_encoder"])
     built["tokenizer"] = {
         "_target_": "threeshnet.batches.tokenizers.Wordpieces",
         "vocabulary": list(model.tokenizer.vocabulary),
         "max_wordpieces": model.tokenizer.max_wordpieces,
         "lowercase": model.tokenizer.lowercase,
     }
-    return {"format": CARD_FORMAT, "model": built, **facts}
+    return {"format": CARD_FORMAT, "model": _plain(built), **facts}
 
 
 def load_model(path: str | Path) -> RetrievalModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -42,6 +43,11 @@ class BertTextEncoder(nn.Module):
     def pretrained_part(self) -> nn.Module | None:
         """What learns at the lower rate, if anything does."""
         return self.bert if self.pretrained else None
+
+    def self_contained(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
+        """The recipe of this encoder with the BERT's architecture where its name was: what a checkpoint keeps."""
+        builder = "threeshnet.encoders.text.bert.from_architecture"
+        return {**recipe, "bert": {"_target_": builder, **self.bert.config.to_diff_dict()}}
 
     def _hidden(self, captions: TokenSet, rows: Tensor) -> Tensor:
         """BERT's last states of some sentences, cut to the longest of them and padded back to [b, N, width]."""
