@@ -113,5 +113,4 @@ def small() -> list[str]:
         *sizes,
         "trainer.accelerator=cpu",
         "trainer.enable_progress_bar=false",
-        "+trainer.enable_model_summary=false",
     ]

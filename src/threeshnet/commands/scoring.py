@@ -54,6 +54,7 @@ def facts_of_run(cfg: DictConfig, trainer: pl.Trainer) -> dict[str, Any]:
         "guidance": list(cfg.fusion),
         "parts": list(cfg.parts),
         "batch_size": cfg.batches.batch_size,
+        "parameters": sum(parameter.numel() for parameter in trainer.lightning_module.parameters()),
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "precision": str(cfg.trainer.precision),
