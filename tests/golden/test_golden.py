@@ -188,3 +188,13 @@ def test_names_cover_every_module_of_the_file():
     assert set(TEXT_MODULES) == {"bert", "linear", "gpool.gru", "gpool.linear"}
     with pytest.raises(threeshnet.errors.ConfigError, match="softmax"):
         load("softmaxx")
+
+
+@pytest.mark.parametrize("written_with", ["numpy._core.multiarray", "numpy.core.multiarray"])  # NumPy 2 and 1
+def test_a_best_score_may_be_a_numpy_number(written_with, tmp_path):
+    content = torch.load(HERE / "official_checkpoint.pth", weights_only=False)  # our own copy of the authors' layout
+    content["best_rsum"] = np.float64(471.1)
+    file = tmp_path / "published.pth.tar"
+    torch.save(content, file, _use_new_zipfile_serialization=False)
+    file.write_bytes(file.read_bytes().replace(b"numpy._core.multiarray", written_with.encode()))
+    assert threeshnet.load_official_checkpoint(file, HERE / "bert").encode_texts(["a"]).shape == (1, 32)

@@ -115,7 +115,9 @@ def unreadable(reason: Exception) -> str:
 def _harmless_types() -> list[Any]:
     """What the authors' files hold besides tensors: their options, and recalls as numpy numbers."""
     kinds = [np.dtype, *{type(np.dtype(code)) for code in ("f2", "f4", "f8", "i4", "i8", "?")}]
-    return [argparse.Namespace, np.float64(0).__reduce__()[0], *kinds]
+    scalar = np.float64(0).__reduce__()[0]
+    # NumPy 2 moved the function, and the published files were written with NumPy 1.
+    return [argparse.Namespace, scalar, (scalar, "numpy.core.multiarray.scalar"), *kinds]
 
 
 def _without_wrapper(state: dict[str, Tensor]) -> dict[str, Tensor]:
