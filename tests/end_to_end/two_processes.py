@@ -23,6 +23,7 @@ from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.pooling.mean import MeanPooling
 from threeshnet.records import ImageBatch, TokenSet
 from threeshnet.training.module import RetrievalModule
+from threeshnet.training.processes import leave_together
 
 WORDS = ("a", "the", "man", "dog", "cat", "red", "blue", "on", "in", "street", "snow")
 
@@ -104,6 +105,7 @@ def main(shards: Path, processes: int, out: Path) -> None:
     found = {"losses": witness.losses, "seen": witness.seen, "weights": weights, "dev": dev}
     found["test"] = module.embeddings.captions.tolist()
     (out / f"{trainer.global_rank}.json").write_text(json.dumps(found))
+    leave_together()
 
 
 if __name__ == "__main__":

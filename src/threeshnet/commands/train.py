@@ -20,6 +20,7 @@ from threeshnet.reports.table import print_results
 from threeshnet.shards.manifest import Manifest
 from threeshnet.training.checkpoint import checkpoint_hash, read_checkpoint
 from threeshnet.training.csv_log import carry_on
+from threeshnet.training.processes import leave_together
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
@@ -54,6 +55,7 @@ def main(cfg: DictConfig) -> None:
             "minutes": round((time.perf_counter() - started) / 60, 2),
         }
         finish(cfg, folder, module, split, metrics, time.perf_counter() - started)
+        leave_together()
 
 
 def finish(cfg: DictConfig, folder: Path, module: Any, split: Any, metrics: dict[str, Any], seconds: float) -> None:
