@@ -47,8 +47,8 @@ VARIANTS = {
     "hybrid-shuffled": "control: hybrid, another photo's segmentation",
     "hybrid-lite0": "control: hybrid, lite0's segmentation",
 }
-FLICKR8K = {"grid-full": "grid, full", "grid-proxy": "grid, proxy"}
-FLICKR8K |= {"region-proxy": "regions, proxy", "hybrid-proxy": "hybrid, proxy"}
+FLICKR8K = {"grid-full": "grid, full", "region-half": "regions, half", "hybrid-half": "hybrid, half"}
+FLICKR8K |= {"grid-proxy": "grid, proxy"}
 NOTHING = "*No results yet.*"
 
 Row = dict[str, str]
