@@ -80,6 +80,7 @@ class Photo(NamedTuple):
     captions: tuple[str, ...]
     tags: tuple[str, ...] = ()  # one a caption (the demo world: what, where, both, plain), or empty
     segmentation: Path | None = None  # 8-bit PNG of class numbers (255 void), where the source has one
+    size: tuple[int, int] | None = None  # width, height in pixels, where the source says it and the photo is not read
 
 
 class AnnotatedSet(NamedTuple):

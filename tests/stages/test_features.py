@@ -237,7 +237,7 @@ def test_sources_are_chosen_by_what_they_give(tmp_path: Path) -> None:
     without = AnnotatedSet("toy", (photo,))
 
     def chosen(segmentation: Extractor | None, annotated: AnnotatedSet, fields: list[str]) -> list[tuple]:
-        sources = choose_sources(Tiny(), segmentation, fields=fields, annotated=annotated)
+        sources = choose_sources(Tiny(), segmentation=segmentation, fields=fields, annotated=annotated)
         return [(source.name, source.fields) for source in sources]
 
     everything = ["region", "grid", "seg"]
@@ -252,4 +252,13 @@ def test_sources_are_chosen_by_what_they_give(tmp_path: Path) -> None:
         chosen(None, without, ["grids"])
     grid_only = Tiny(fields=["grid"])
     with pytest.raises(ConfigError, match="nothing gives region"):
-        choose_sources(grid_only, None, fields=["region", "grid"], annotated=without)
+        choose_sources(grid_only, fields=["region", "grid"], annotated=without)
+
+
+def test_another_extractor_may_give_the_grid(tmp_path: Path) -> None:
+    annotated = AnnotatedSet("x", (photo_of(tmp_path, 0), photo_of(tmp_path, 1)))
+    sources = choose_sources(Tiny(), grid=Tiny(width=9, seed=1), fields=["region", "grid"], annotated=annotated)
+    assert [source.fields for source in sources] == [("region",), ("grid",)]
+    assert [source.options["width"] for source in sources] == [16, 9]
+    alone = choose_sources(Tiny(), grid=Tiny(width=9), fields=["region"], annotated=annotated)
+    assert [source.fields for source in alone] == [("region",)]

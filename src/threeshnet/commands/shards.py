@@ -20,7 +20,8 @@ def main(cfg: DictConfig) -> None:
     raw = Path(cfg.raw)
     annotated = instantiate(cfg.data.reader).read(raw)
     extractor = instantiate(cfg.data.get("extractor") or cfg.extractor)
-    sources = choose_sources(extractor, instantiate(cfg.segmentation), fields=cfg.fields, annotated=annotated)
+    grid, segmentation = instantiate(cfg.get("grid")), instantiate(cfg.segmentation)
+    sources = choose_sources(extractor, grid=grid, segmentation=segmentation, fields=cfg.fields, annotated=annotated)
     made = make_shards(
         annotated,
         sources=sources,
@@ -33,6 +34,7 @@ def main(cfg: DictConfig) -> None:
         on_error=cfg.on_error,
         overwrite=cfg.overwrite,
         accelerator=cfg.accelerator,
+        precision=cfg.precision,
         progress=cfg.progress,
         config=OmegaConf.to_container(cfg, resolve=True),  # pyright: ignore
         commit=current_commit(),

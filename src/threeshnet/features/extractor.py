@@ -30,7 +30,7 @@ class Extractor(nn.Module):
 
     `name`, `version` (raised when the same weights give other arrays), `weights` (sha256 or a seed) and `options`
     identify what was made; `able` are the fields it can give, `fields` those it is asked for; `grid_size` is H, W of
-    its grid and `class_names` the table of its segmentation.
+    its grid and `class_names` the table of its segmentation (without names for published arrays that have no table).
     """
 
     name = "extractor"
@@ -65,8 +65,12 @@ class Extractor(nn.Module):
         """What `forward` needs of one photo; `image` is RGB and upright, None when no source needs pixels."""
         raise NotImplementedError
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> ImageArrays:
-        """Arrays of a batch, from the stacked results of `load` (uint8 pixels [B, H, W, 3] for most)."""
+    def collate(self, loaded: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
+        """What `load` gave for each photo of a batch, in the form that `forward` takes: here, stacked."""
+        return {key: torch.stack([item[key] for item in loaded]) for key in loaded[0]}
+
+    def forward(self, inputs: Mapping[str, Any]) -> ImageArrays:
+        """Arrays of a batch, from what `collate` made (uint8 pixels [B, H, W, 3] for most)."""
         raise NotImplementedError
 
 

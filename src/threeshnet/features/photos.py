@@ -5,9 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -23,7 +22,7 @@ class LoadedPhoto(NamedTuple):
     """One photo ready for the extractors, or the reason why it cannot be."""
 
     number: int  # in the list that is worked on
-    size: tuple[int, int]  # width, height in pixels; zeros without pixels
+    size: tuple[int, int]  # width, height in pixels; zeros where unknown
     inputs: list[dict[str, Tensor]]  # one a source
     reason: str = ""  # not empty when the photo is damaged
 
@@ -33,7 +32,7 @@ class LoadedBatch(NamedTuple):
 
     numbers: list[int]
     sizes: list[tuple[int, int]]
-    inputs: list[dict[str, Tensor]]  # one a source, each tensor [B, …]
+    inputs: list[dict[str, Any]]  # one a source, as its `collate` gives it
     damaged: list[tuple[int, str]]  # number, reason
 
 
@@ -67,7 +66,7 @@ class PhotoBatches(Dataset[LoadedBatch]):
         return len(self.batches)
 
     def __getitem__(self, item: int) -> LoadedBatch:
-        return collated([self._loaded(number) for number in self.batches[item]])
+        return collated([self._loaded(number) for number in self.batches[item]], self.sources)
 
     def _loaded(self, number: int) -> LoadedPhoto:
         photo = self.photos[number]
@@ -76,16 +75,16 @@ class PhotoBatches(Dataset[LoadedBatch]):
             inputs = [source.load(photo, image) for source in self.sources]
         except (DataError, OSError) as error:
             return LoadedPhoto(number, (0, 0), [], f"{photo.id}: {error}")
-        return LoadedPhoto(number, (0, 0) if image is None else image.size, inputs)
+        return LoadedPhoto(number, image.size if image else photo.size or (0, 0), inputs)
 
 
-def collated(loaded: Sequence[LoadedPhoto]) -> LoadedBatch:
-    """Stack the whole photos of a batch, list the damaged ones."""
+def collated(loaded: Sequence[LoadedPhoto], sources: Sequence[Extractor]) -> LoadedBatch:
+    """Put the whole photos of a batch together, list the damaged ones."""
     whole = [photo for photo in loaded if not photo.reason]
     by_source = zip(*(photo.inputs for photo in whole), strict=True)
     return LoadedBatch(
         numbers=[photo.number for photo in whole],
         sizes=[photo.size for photo in whole],
-        inputs=[{key: torch.stack([item[key] for item in items]) for key in items[0]} for items in by_source],
+        inputs=[source.collate(items) for source, items in zip(sources, by_source, strict=False)],  # none: no photo
         damaged=[(photo.number, photo.reason) for photo in loaded if photo.reason],
     )

@@ -11,7 +11,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from threeshnet.errors import ConfigError
-from threeshnet.features.extractor import Extractor, checked_fields, merged
+from threeshnet.features.extractor import FIELDS, Extractor, checked_fields, merged
 from threeshnet.features.photos import LoadedBatch
 from threeshnet.records import AnnotatedSet, ImageArrays
 
@@ -65,15 +65,26 @@ class PhotoProgress(TQDMProgressBar):
 
 
 def choose_sources(
-    extractor: Extractor, segmentation: Extractor | None, *, fields: Sequence[str], annotated: AnnotatedSet
+    extractor: Extractor,
+    *,
+    grid: Extractor | None = None,
+    segmentation: Extractor | None = None,
+    fields: Sequence[str],
+    annotated: AnnotatedSet,
 ) -> list[Extractor]:
-    """The extractors that together give `fields`, each asked for its own part; ConfigError when none gives one."""
-    wanted = checked_fields(fields, ("region", "grid", "seg"), "fields")
-    other = segmentation.prepare(annotated) if segmentation and "seg" in wanted else None
-    from_extractor = [field for field in wanted if not (other and field == "seg")]
-    prepared = extractor.prepare(annotated)
-    sources = [prepared.only(from_extractor)] if prepared else []
-    sources += [other.only(["seg"])] if other else []
+    """The extractors that together give `fields`, each asked for its own part; ConfigError when none gives one.
+
+    `grid` and `segmentation` take these fields over from `extractor`.
+    """
+    wanted = checked_fields(fields, FIELDS, "fields")
+    specialists = {
+        field: other for field, other in (("grid", grid), ("seg", segmentation)) if other and field in wanted
+    }
+    prepared = {field: other.prepare(annotated) for field, other in specialists.items()}
+    others = {field: one for field, one in prepared.items() if one}
+    first = extractor.prepare(annotated)
+    sources = [first.only([field for field in wanted if field not in others])] if first else []
+    sources += [one.only([field]) for field, one in others.items()]
     given = {field for source in sources for field in source.fields}
     if missing := [field for field in wanted if field not in given]:
         raise ConfigError(

@@ -55,6 +55,7 @@ def make_shards(
     on_error: Literal["skip", "stop"] = "skip",
     overwrite: bool = False,
     accelerator: str = "auto",
+    precision: Any = "32-true",
     progress: bool = True,
     config: Mapping[str, Any] | None = None,
     commit: str = "unknown",
@@ -76,7 +77,8 @@ def make_shards(
     filler = ShardFiller(folder=folder, pending=pending, raw=raw, grid_size=grid_size, on_error=on_error)
     if pending:
         (folder / MANIFEST).unlink(missing_ok=True)
-        extract(sources, filler, pending, batch_size=batch_size, workers=workers, accelerator=accelerator, bar=progress)
+        trainer = predictor(filler, accelerator=accelerator, precision=precision, bar=progress)
+        extract(trainer, sources, filler, pending, batch_size=batch_size, workers=workers)
     manifest = _manifest(annotated, folder, planned, raw, makers, tables, config or {}, commit)
     speed = {split: count / filler.seconds[split] for split, count in filler.done.items()}
     return MadeShards(folder, manifest, len(pending), len(planned) - len(pending), speed)
@@ -91,15 +93,28 @@ def check_sizes(*, images_per_shard: int, batch_size: int, on_error: str) -> Non
         raise ConfigError(one_of("on_error", on_error, ON_ERROR))
 
 
+def predictor(filler: ShardFiller, *, accelerator: str, precision: Any, bar: bool) -> pl.Trainer:
+    """A trainer that does nothing but predict, with `filler` to write."""
+    return pl.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=precision,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=bar,
+        callbacks=[filler, *([PhotoProgress(len(filler.photos))] if bar else [])],
+    )
+
+
 def extract(
+    trainer: pl.Trainer,
     sources: Sequence[Extractor],
     filler: ShardFiller,
     pending: Sequence[PlannedShard],
     *,
     batch_size: int,
     workers: int,
-    accelerator: str,
-    bar: bool,
 ) -> None:
     """Run the sources over the pending photos in Lightning's predict loop; `filler` writes."""
     loader = DataLoader(
@@ -107,15 +122,6 @@ def extract(
         batch_size=None,  # an item is a batch
         num_workers=workers,
         collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType]
-    )
-    trainer = pl.Trainer(
-        accelerator=accelerator,
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=bar,
-        callbacks=[filler, *([PhotoProgress(len(filler.photos))] if bar else [])],
     )
     trainer.predict(Extraction(sources), loader, return_predictions=False)
 
