@@ -1,0 +1,192 @@
+"""Regions from detectors of the DETR family: the surest queries, and the backbone's cells as a grid along the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import MODEL_FOR_OBJECT_DETECTION_MAPPING
+
+from threeshnet.errors import ConfigError, one_of
+from threeshnet.features.boxes import nms
+from threeshnet.features.extractor import half
+from threeshnet.features.huggingface import (
+    HubExtractor,
+    architecture,
+    as_cells,
+    checked_cells,
+    in_equal_sizes,
+    loaded,
+)
+from threeshnet.features.roi import roi_means
+from threeshnet.features.timm_names import TIMM_RESNET, without_timm
+from threeshnet.records import ImageArrays, Photo
+
+FEATURES = ("decoder", "backbone")
+LONGEST = 32  # ratio of a photo's sides; the short one of 1333 pixels to fewer is not much of a cell
+
+
+class Found(NamedTuple):
+    """What a detector makes of one photo."""
+
+    regions: Tensor  # [r, D]
+    boxes: Tensor  # [r, 4] xyxy in [0, 1]
+    scores: Tensor  # [r]
+    grid: Tensor | None  # [cells*cells, Dg]
+
+
+class Detector(HubExtractor):
+    """Base of the detectors, see the subclasses for how queries are scored.
+
+    The score of a query is that of its best class. Queries are taken in order of their scores; one that overlaps a
+    taken one, of whatever class, by an intersection over union above `overlap` is dropped, and so is one below
+    `threshold`, but the best query always stays. `regions`: at most so many. `features`: `decoder` for the query's last
+    hidden state, `backbone` for the mean of the backbone's last map inside its box (RoIAlign, 2048 wide for
+    ResNet-50). `cells`: a side of the grid pooled from that map.
+    """
+
+    able = ("region", "grid")
+    no_object: int  # columns of the class logits after the real classes
+
+    def __init__(
+        self,
+        *,
+        name: str | Path,
+        revision: str | None = None,
+        features: Literal["decoder", "backbone"] = "decoder",
+        regions: int = 36,
+        overlap: float = 0.7,
+        threshold: float = 0.05,
+        cells: int = 7,
+        fields: Sequence[str] | None = None,
+    ) -> None:
+        if features not in FEATURES:
+            raise ConfigError(one_of("features", features, FEATURES))
+        if checked_cells(cells) == "native":
+            raise ConfigError("cells=native: photos come to a detector in their own shapes; say a number, such as 14")
+        super().__init__(name=name, revision=revision, fields=fields)
+        self.network = self._build()
+        self.classes: int = self.network.config.num_labels
+        self.features, self.regions, self.cells = features, regions, cells
+        self.overlap, self.threshold = overlap, threshold
+        self.grid_size = (cells, cells)
+        self.options |= {
+            "features": features,
+            "regions": regions,
+            "overlap": overlap,
+            "threshold": threshold,
+            "cells": cells,
+        }
+        self._maps: list[Tensor] = []
+        self.network.model.backbone.register_forward_hook(self._keep_map)
+
+    def _build(self) -> Any:
+        config = architecture(self.folder)
+        if type(config) not in MODEL_FOR_OBJECT_DETECTION_MAPPING:
+            raise ConfigError(
+                f"{self.folder}: a {config.model_type} is no detector in transformers; try extractor=rtdetr"
+            )
+        kind, bare = MODEL_FOR_OBJECT_DETECTION_MAPPING[type(config)], without_timm(config)
+        network = loaded(kind, self.folder, config=bare, renamed=None if bare is config else TIMM_RESNET)
+        if not hasattr(getattr(network, "model", None), "backbone"):
+            raise ConfigError(
+                f"{self.folder}: a {config.model_type} has no backbone to take maps from; try extractor=rtdetr"
+            )
+        return network
+
+    def _keep_map(self, module: Any, inputs: Any, output: Sequence[tuple[Tensor, Tensor]]) -> None:
+        del module, inputs
+        self._maps = [output[-1][0]]  # transformers gives maps and masks of every stage
+
+    def class_probabilities(self, logits: Tensor) -> Tensor:
+        """Logits [b, Q, classes + no_object] to probabilities [b, Q, classes]."""
+        raise NotImplementedError
+
+    def load(self, photo: Photo, image: Image.Image | None) -> dict[str, Tensor]:
+        if image is None:
+            raise ValueError("an extractor that needs pixels was given none")
+        bare = {"do_pad": False, "do_rescale": False, "do_normalize": False}
+        made = self.processor(images=without_slivers(image), **bare, return_tensors="np")
+        return {"pixels": torch.from_numpy(np.ascontiguousarray(made["pixel_values"][0]))}
+
+    def forward(self, inputs: Mapping[str, Any]) -> ImageArrays:
+        found = in_equal_sizes(inputs["pixels"], self.detect)
+        arrays = ImageArrays()
+        if "region" in self.fields:
+            arrays = arrays._replace(
+                regions=[half(one.regions) for one in found],
+                boxes=[one.boxes.cpu().numpy() for one in found],
+                scores=[one.scores.cpu().numpy() for one in found],
+            )
+        if "grid" in self.fields:
+            arrays = arrays._replace(grid=np.stack([half(one.grid) for one in found if one.grid is not None]))
+        return arrays
+
+    def detect(self, pixels: Tensor) -> list[Found]:
+        """What is found on photos of one size, [b, 3, H, W] uint8."""
+        made = self.network(pixel_values=self.normalized(pixels))
+        feature_map = self._maps.pop()  # not kept: a backbone's map of a batch is large
+        logits, expected = made.logits.shape[-1], self.classes + self.no_object
+        if logits != expected:
+            raise ConfigError(
+                f"{self.folder}: {logits} logits a query for {self.classes} classes; {type(self).__name__} reads "
+                f"{expected}: take the other _target_ of threeshnet.features.detector"
+            )
+        scores = self.class_probabilities(made.logits.float()).amax(dim=-1)
+        boxes = corners(made.pred_boxes.float())
+        hidden = made.last_hidden_state
+        grid = as_cells(feature_map, self.cells) if "grid" in self.fields else [None] * len(pixels)
+        return [self._kept(*one) for one in zip(scores, boxes, hidden, feature_map, grid, strict=True)]
+
+    def _kept(self, scores: Tensor, boxes: Tensor, hidden: Tensor, feature_map: Tensor, grid: Tensor | None) -> Found:
+        numbers = self.chosen(scores, boxes)
+        kept = boxes[numbers]
+        regions = hidden[numbers] if self.features == "decoder" else roi_means(feature_map, kept)
+        return Found(regions, kept, scores[numbers], grid)
+
+    def chosen(self, scores: Tensor, boxes: Tensor) -> Tensor:
+        """The numbers of the queries that become regions, the surest first.  scores: [Q]; boxes: [Q, 4]."""
+        low = scores < self.threshold
+        low[scores.argmax()] = False
+        return nms(boxes, scores.masked_fill(low, -torch.inf), threshold=self.overlap, most=self.regions)
+
+
+class SigmoidDetector(Detector):
+    """RT-DETR (Zhao et al., 2024) and its second version, Deformable and Conditional DETR: each class for itself."""
+
+    name = "sigmoid detector"
+    no_object = 0
+
+    def class_probabilities(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
+
+
+class SoftmaxDetector(Detector):
+    """DETR (Carion et al., 2020) and the Table Transformer: classes and "no object" compete, the last is left out."""
+
+    name = "softmax detector"
+    no_object = 1
+
+    def class_probabilities(self, logits: Tensor) -> Tensor:
+        return logits.softmax(dim=-1)[..., :-1]
+
+
+def without_slivers(image: Image.Image) -> Image.Image:
+    """The photo, widened where its sides differ by more than LONGEST times: processors leave such ones no pixel."""
+    least = -(-max(image.size) // LONGEST)
+    return image if min(image.size) >= least else image.resize((max(image.width, least), max(image.height, least)))
+
+
+def corners(boxes: Tensor) -> Tensor:
+    """Boxes [..., 4] as centre, width and height to xyxy, clamped to [0, 1].
+
+    >>> corners(torch.tensor([0.5, 0.25, 0.5, 1.0])).tolist()
+    [0.25, 0.0, 0.75, 0.75]
+    """
+    centre, half_size = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([centre - half_size, centre + half_size], dim=-1).clamp(0, 1)

@@ -1,0 +1,234 @@
+"""What all extractors from `transformers` share: where a model comes from, loading it, pixels in, cells out."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+from transformers.utils import logging as transformers_logging
+
+from threeshnet.errors import ConfigError, DataError
+from threeshnet.features.extractor import Extractor
+
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+PROCESSORS = (PROCESSOR, "processor_config.json")  # transformers 5 may write the second
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # the first that is there is what transformers loads
+FOLDER = f"a folder with {CONFIG}, {PROCESSOR} and model.safetensors"
+Cells = int | Literal["native"]
+T = TypeVar("T")
+
+
+def located(name: str | Path, *, revision: str | None = None, instead: str = "extractor=lite0") -> Path:
+    """The local folder of the model `name`: a folder, or the name of a model on the hub, fetched once into HF_HOME.
+
+    `instead` is the setting that works offline. Raises DataError when the model is nowhere or its folder lacks a part.
+    """
+    group = instead.partition("=")[0]
+    folder = Path(name) if Path(name).is_dir() else _from_hub(str(name), revision, instead)
+    missing = [part for part, there in _parts(folder).items() if not there]
+    if missing:
+        raise DataError(
+            f"{folder}: {', '.join(missing)} missing; {group}.name takes {FOLDER}, or the name of such a model on the "
+            f"hub; {instead} needs neither"
+        )
+    return folder
+
+
+def _from_hub(name: str, revision: str | None, instead: str) -> Path:
+    settings = ["*.json", "*.txt"]  # tokenizers of models that read a task are among them
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*settings, WEIGHTS[0]]))
+        if not weight_files(folder):
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*settings, WEIGHTS[1]]))
+    except Exception as reason:  # the hub has a dozen kinds of errors, and the way out is the same
+        at = f" at revision {revision!r}" if revision else ""
+        raise DataError(
+            f"the model {name!r}{at} is neither a local folder nor to be had from the hub ({type(reason).__name__}). "
+            f"Give {FOLDER} ({instead.partition('=')[0]}.name=<folder>), set HF_HOME to a cache that holds it, or work "
+            f"offline with {instead}."
+        ) from reason
+    return folder
+
+
+def _parts(folder: Path) -> dict[str, bool]:
+    return {
+        CONFIG: (folder / CONFIG).is_file(),
+        PROCESSOR: any((folder / file).is_file() for file in PROCESSORS),
+        "model.safetensors": bool(weight_files(folder)),
+    }
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that a model is loaded from, sorted; safetensors before pickles, as transformers has it."""
+    found = (sorted(folder.glob(pattern)) for pattern in WEIGHTS)
+    return next((files for files in found if files), [])
+
+
+def weights_sha256(folder: Path) -> str:
+    """sha256 over the weight files of a folder, one after the other: of one file, the file's own."""
+    digest = hashlib.sha256()
+    for file in weight_files(folder):
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 24):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def settings_sha256(folder: Path) -> str:
+    """First digits of the sha256 over the architecture and the processor's settings, which shape the arrays too."""
+    files = [file for name in (CONFIG, *PROCESSORS) if (file := folder / name).is_file()]
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without progress bars and reports about heads that are not used."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def architecture(folder: Path) -> PreTrainedConfig:
+    """The configuration in a folder; DataError when transformers does not know it."""
+    try:
+        with quietly():
+            return AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as reason:
+        raise DataError(f"{folder / CONFIG}: not a model that transformers knows: {reason}") from reason
+
+
+def loaded(
+    kind: Any, folder: Path, *, config: PreTrainedConfig | None = None, renamed: Mapping[str, str] | None = None
+) -> Any:
+    """The model of class `kind` in a folder, in evaluation mode, frozen, float32.
+
+    `renamed`: regular expressions and what replaces them, one after the other, in the names of the weights.
+    Raises DataError when the folder holds another kind of model or leaves weights out, which transformers would draw
+    at random.
+    """
+    options: dict[str, Any] = {} if config is None else {"config": config}
+    if renamed:  # transformers' own key_mapping knows but one group a pattern
+        options["state_dict"] = {_renamed(key, renamed): weight for key, weight in _state(folder).items()}
+    try:
+        with quietly():
+            network, report = kind.from_pretrained(
+                None if renamed else folder, dtype=torch.float32, output_loading_info=True, **options
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as reason:
+        raise DataError(f"{folder}: not loaded as {kind.__name__}: {reason}") from reason
+    missing = sorted(key for key in report["missing_keys"] if not key.endswith("num_batches_tracked"))
+    if missing:
+        raise DataError(
+            f"{folder}: {len(missing)} weights of {type(network).__name__} are missing, such as {missing[0]}; "
+            "the folder is of another kind of model"
+        )
+    return network.requires_grad_(False).eval()
+
+
+def _state(folder: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        pickled = file.suffix == ".bin"
+        state |= torch.load(file, map_location="cpu", weights_only=True) if pickled else load_file(file)
+    return state
+
+
+def _renamed(key: str, patterns: Mapping[str, str]) -> str:
+    for pattern, replacement in patterns.items():
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def image_processor(folder: Path, config: PreTrainedConfig | None = None) -> Any:
+    """The image processor in a folder, in the form that needs Pillow alone."""
+    model_type = (config or architecture(folder)).model_type
+    # DINOv3's processor exists for torchvision only; its settings are those that ViT's has.
+    kind = ViTImageProcessorPil if model_type.startswith("dinov3") else AutoImageProcessor
+    backend: dict[str, Any] = {} if kind is ViTImageProcessorPil else {"backend": "pil"}
+    try:
+        with quietly():
+            return kind.from_pretrained(folder, **backend)
+    except (OSError, ValueError, ImportError) as reason:
+        raise DataError(f"{folder}: no image processor to be had from {PROCESSOR}: {reason}") from reason
+
+
+class Normalized(nn.Module):
+    """Pixels [B, 3, H, W] uint8 to the float32 that a processor would give; done on the device, bytes travel there."""
+
+    def __init__(self, processor: Any) -> None:
+        super().__init__()
+        scale = processor.rescale_factor if processor.do_rescale else 1.0
+        mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
+        self.scale: Tensor
+        self.shift: Tensor
+        std = torch.tensor(std, dtype=torch.float64).expand(3)
+        mean = torch.tensor(mean, dtype=torch.float64).expand(3)
+        self.register_buffer("scale", (scale / std).float().view(3, 1, 1), persistent=False)
+        self.register_buffer("shift", (-mean / std).float().view(3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return torch.addcmul(self.shift, pixels.float(), self.scale)
+
+
+class HubExtractor(Extractor):
+    """Base of the extractors whose model is a folder or a name on the hub.
+
+    Photos that come to different sizes are never padded together: `collate` keeps a list, and `in_equal_sizes` gives
+    `forward` one batch a size. So what a photo becomes does not depend on its neighbours.
+    """
+
+    def __init__(self, *, name: str | Path, revision: str | None, fields: Sequence[str] | None) -> None:
+        super().__init__(fields=fields)
+        self.folder = located(name, revision=revision)
+        self.weights = weights_sha256(self.folder)
+        self.options = {"settings": settings_sha256(self.folder)}
+        self.processor = image_processor(self.folder)
+        self.normalized = Normalized(self.processor)
+
+    def collate(self, loaded: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
+        return {"pixels": [item["pixels"] for item in loaded]}
+
+
+def in_equal_sizes(pixels: Sequence[Tensor], run: Callable[[Tensor], Sequence[T]]) -> list[T]:
+    """What `run` gives for each photo, in order; it is called once a size, with the photos of that size stacked.
+
+    pixels: each [3, H, W]; `run` takes [b, 3, H, W] and returns b results.
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number, photo in enumerate(pixels):
+        groups.setdefault(tuple(photo.shape), []).append(number)
+    found: dict[int, T] = {}
+    for numbers in groups.values():
+        made = run(torch.stack([pixels[number] for number in numbers]))
+        found |= dict(zip(numbers, made, strict=True))
+    return [found[number] for number in range(len(pixels))]
+
+
+def checked_cells(cells: Cells) -> Cells:
+    """The setting `cells`; ConfigError for one that cannot be."""
+    if cells == "native" or (isinstance(cells, int) and cells >= 1):
+        return cells
+    raise ConfigError(f"cells={cells!r}: the grid has so many cells a side (7, 14, …), or native for the map's own")
+
+
+def as_cells(feature_map: Tensor, cells: Cells) -> Tensor:
+    """A feature map [B, D, H, W] to row-major cells [B, cells*cells, D] float32: means over the area of each cell."""
+    pooled = feature_map.float()
+    if cells != "native":
+        pooled = functional.adaptive_avg_pool2d(pooled, cells)
+    return pooled.flatten(2).transpose(1, 2)
