@@ -8,6 +8,7 @@ from pathlib import Path
 
 from threeshnet.annotations.caption_files import Line, read_captions
 from threeshnet.annotations.common import PHOTO_SUFFIXES, finish, missing, require
+from threeshnet.annotations.semantic_masks import masks_of, read_classes
 from threeshnet.errors import ConfigError, DataError, Problems
 from threeshnet.records import AnnotatedSet, Photo
 
@@ -22,6 +23,9 @@ class FolderReader:
     images: where the photos lie below the raw folder. A caption names its photo by the path below `images` or, where
     that is unique, by the bare file name. Without a split of its own a photo is put in train, dev or test by a hash of
     its path (`dev_percent`, `test_percent`), so adding photos moves no other.
+    masks: a folder below the raw one with a semantic mask of each photo, under the photo's path with the ending .png:
+    8 bits, a class number a pixel, 255 void, upright as the photo is displayed, of any size. classes: the names of
+    classes 0, 1, 2 and so on, a text file with one a line, relative to the raw folder.
     """
 
     def __init__(
@@ -32,12 +36,20 @@ class FolderReader:
         images: str = ".",
         dev_percent: int = 10,
         test_percent: int = 10,
+        masks: str | None = None,
+        classes: str | None = None,
     ) -> None:
         if min(dev_percent, test_percent) < 0 or dev_percent + test_percent > 100:
             raise ConfigError(
                 f"dev_percent={dev_percent}, test_percent={test_percent}: 0 or more, 100 at most together"
             )
+        if (masks is None) != (classes is None):
+            raise ConfigError(
+                f"masks={masks!r}, classes={classes!r}: a folder of masks and a file with the names of their classes "
+                "(one a line, class 0 first) go together; give both, or null for both"
+            )
         self.name, self.captions, self.images = name, captions, images
+        self.masks, self.classes = masks, classes
         self.dev_percent, self.test_percent = dev_percent, test_percent
 
     def read(self, raw: Path) -> AnnotatedSet:
@@ -48,13 +60,23 @@ class FolderReader:
         raw = Path(raw)
         folder = require(raw / self.images, "the folder of photos", self.name)
         path = self._caption_file(raw)
-        files = photo_files(folder)
+        files = photo_files(folder, without=raw / self.masks if self.masks else None)
         problems: list[str] = []
         lines = matched(read_captions(path), files, path.name, problems)
         self._check_splits(path, lines)
         photos = [self._photo(key, file, lines[key]) for key, file in files.items() if key in lines]
         problems += [f"photo {key}: has no caption, left out" for key in files if key not in lines]
-        return finish(self.name, photos, problems, raw)
+        photos, classes = self._masked(raw, photos)
+        return finish(self.name, photos, problems, raw, classes)
+
+    def _masked(self, raw: Path, photos: list[Photo]) -> tuple[list[Photo], tuple[str, ...]]:
+        """The photos with their masks, and the names of the classes; as they are without a folder of masks."""
+        if self.masks is None or self.classes is None:
+            return photos, ()
+        classes = read_classes(require(raw / self.classes, "the file of class names", self.name))
+        folder = require(raw / self.masks, "the folder of masks", self.name)
+        masks = masks_of({photo.id: photo.file for photo in photos}, photo_files(folder), classes)
+        return [photo._replace(segmentation=masks[photo.id]) for photo in photos], classes
 
     def _caption_file(self, raw: Path) -> Path:
         names = (self.captions,) if self.captions else CAPTION_FILES
@@ -90,9 +112,11 @@ def normal(name: str) -> str:
     return unicodedata.normalize("NFC", name.replace("\\", "/").removeprefix("./"))
 
 
-def photo_files(folder: Path) -> dict[str, Path]:
-    """Every photo below a folder by its path there, sorted."""
+def photo_files(folder: Path, without: Path | None = None) -> dict[str, Path]:
+    """Every photo below a folder by its path there, sorted; none of those below `without`."""
     files = (file for file in folder.rglob("*") if file.suffix.lower() in PHOTO_SUFFIXES and file.is_file())
+    if without is not None:
+        files = (file for file in files if not file.is_relative_to(without))
     return dict(sorted((normal(file.relative_to(folder).as_posix()), file) for file in files))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -32,7 +32,9 @@ class AnnotatedSegmentation(Extractor):
         problems = Problems(f"segmentation of data set {annotated.name!r}")
         if not annotated.classes:
             problems.add("the data set has no table of classes")
-        problems.extend(f"photo {photo.id!r}: no mask" for photo in annotated.photos if photo.segmentation is None)
+        bare = [photo for photo in annotated.photos if photo.segmentation is None]
+        if bare:
+            problems.add(f"{len(bare)} of {len(annotated.photos)} photos have no mask, {shown_ids(bare)}")
         problems.raise_as(DataError, "choose segmentation=own (the extractor's) instead")
         self.class_names = annotated.classes
         return self
@@ -56,16 +58,29 @@ class AnnotatedSegmentation(Extractor):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> ImageArrays:
         mask = inputs["mask"]
-        shares = class_shares(mask, len(self.class_names), MAP_SIDE)
-        void = 1 - shares.sum(dim=1)
-        best, number = shares.max(dim=1)
-        number = number.byte().masked_fill_(void > best, VOID)
-        semantic = class_shares(mask, len(self.class_names), SCENE_SIDE)
-        return ImageArrays(
-            seg_semantic=half(semantic),
-            seg_map=number.cpu().numpy(),
-            seg_categories=(semantic.amax(dim=(2, 3)) > 0).byte().cpu().numpy(),
-        )
+        return arrays_of_classes(mask, class_shares(mask, len(self.class_names), SCENE_SIDE))
+
+
+def shown_ids(photos: Sequence[Photo], most: int = 5) -> str:
+    """The first ids of some photos, for a message."""
+    more = f" and {len(photos) - most} more" if len(photos) > most else ""
+    return ", ".join(repr(photo.id) for photo in photos[:most]) + more
+
+
+def arrays_of_classes(classes: Tensor, semantic: Tensor) -> ImageArrays:
+    """The `seg` field of photos whose every pixel has a class or is void.
+
+    classes: [B, S, S] uint8; semantic: [B, C, 7, 7]. A cell of the map has the class with the largest share of it, void
+    where no class has as much as void; a category is on where some pixel is of it.
+    """
+    shares = class_shares(classes, semantic.shape[1], MAP_SIDE)
+    void = 1 - shares.sum(dim=1)
+    best, number = shares.max(dim=1)
+    return ImageArrays(
+        seg_semantic=half(semantic),
+        seg_map=number.byte().masked_fill_(void > best, VOID).cpu().numpy(),
+        seg_categories=(shares.amax(dim=(2, 3)) > 0).byte().cpu().numpy(),
+    )
 
 
 def class_shares(mask: Tensor, classes: int, side: int) -> Tensor:

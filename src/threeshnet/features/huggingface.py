@@ -131,7 +131,9 @@ def loaded(
             )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as reason:
         raise DataError(f"{folder}: not loaded as {kind.__name__}: {reason}") from reason
-    missing = sorted(key for key in report["missing_keys"] if not key.endswith("num_batches_tracked"))
+    # A counter of training steps and a loss's buffers, which some published files lack, change no array.
+    needed = (key for key in report["missing_keys"] if not key.endswith("num_batches_tracked"))
+    missing = sorted(key for key in needed if not key.startswith("criterion."))
     if missing:
         raise DataError(
             f"{folder}: {len(missing)} weights of {type(network).__name__} are missing, such as {missing[0]}; "
