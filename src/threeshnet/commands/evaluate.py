@@ -13,10 +13,12 @@ from omegaconf import DictConfig, ListConfig
 from threeshnet.batches.datamodule import RetrievalDataModule
 from threeshnet.commands import CONF, current_commit, run
 from threeshnet.commands import run_directory as runs
+from threeshnet.commands.extending import check_extras, perturb_inputs
 from threeshnet.commands.scoring import metrics_of
 from threeshnet.encoders.official import is_official_checkpoint, load_official_checkpoint
 from threeshnet.errors import ConfigError
 from threeshnet.reports.table import print_results
+from threeshnet.shards.manifest import Manifest, open_shards
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training.checkpoint import checkpoint_hash, load_model, read_checkpoint
 from threeshnet.training.collect import Embeddings
@@ -29,49 +31,60 @@ OFFICIAL_FIELDS = ["region", "seg"]
 def main(cfg: DictConfig) -> None:
     started = time.perf_counter()
     files = [Path(file) for file in (cfg.checkpoint if isinstance(cfg.checkpoint, ListConfig) else [cfg.checkpoint])]
-    scored = [embed(cfg, file) for file in files]
-    embeddings, split = [sides for sides, _ in scored], scored[0][1]
-    metrics: dict[str, Any] = metrics_of(cfg.protocol, embeddings, split) | {
+    check_extras(cfg, len(files))
+    scored = [embed(cfg, file, cfg.split, cfg.perturb) for file in files]
+    split, trained_on = scored[0][1:]
+    bank = embed(cfg, files[0], cfg.bank)[0] if cfg.bank else None
+    extras: dict[str, Any] = {"trained_on": trained_on, "extended": cfg.extended, "bank": bank}
+    metrics = metrics_of(cfg.protocol, [sides for sides, *_ in scored], split, **extras) | {
         "seed": cfg.seed,
         "resumed_at_step": 0,
         "checkpoint": [checkpoint_hash(file) for file in files],
         "commit": current_commit(),
     }
+    metrics |= {name: cfg[name] for name in ("perturb", "bank") if cfg[name]}
     runs.write_json(Path(cfg.out or files[0].parent) / runs.METRICS, metrics)
     print_results(metrics, seconds=time.perf_counter() - started)
 
 
-def embed(cfg: DictConfig, file: Path) -> tuple[Embeddings, ShardedSplit]:
-    """Embeddings of the split by one checkpoint."""
-    model, fields, class_table = load(cfg, file)
+def embed(
+    cfg: DictConfig, file: Path, split: str, perturb: str | None = None
+) -> tuple[Embeddings, ShardedSplit, str | None]:
+    """Embeddings of a split by one checkpoint, and the data set that it was trained on, where it says so."""
+    model, card = load(cfg, file)
+    folder = open_shards(Path(cfg.shards))
     datamodule = RetrievalDataModule(
-        shards=cfg.shards,
-        dataset=Path(cfg.shards).name,
+        shards=folder,
+        dataset=Manifest.load(folder).dataset,
         tokenizer=model.tokenizer,
-        fields=fields,
+        fields=card["fields"],
         train_splits=[],
         dev_split=None,
-        test_split=cfg.split,
+        test_split=split,
         evaluation_batch_size=cfg.batch_size,
         workers=cfg.workers,
     )
-    check_classes(file, class_table, datamodule.manifest.class_table)
+    check_classes(file, card["class_table"], datamodule.manifest.class_table)
+    scored = datamodule.split(str(datamodule.test_split))
+    if perturb:
+        perturb_inputs(perturb, model, scored, cfg.perturb_seed)
     module = EncodingModule(model=model)
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
     trainer = pl.Trainer(accelerator=cfg.accelerator, devices=1, use_distributed_sampler=False, **quiet)
     trainer.test(module, datamodule=datamodule, verbose=False)
     assert module.embeddings is not None
-    return module.embeddings, datamodule.split(str(datamodule.test_split))
+    return module.embeddings, scored, card.get("data")
 
 
-def load(cfg: DictConfig, file: Path) -> tuple[Any, list[str], str | None]:
-    """The model, the shard fields that it reads, and its class table (None: the authors' files name none)."""
+def load(cfg: DictConfig, file: Path) -> tuple[Any, dict[str, Any]]:
+    """The model and its card: the shard fields that it reads, its class table (the authors' files name none)."""
     if is_official_checkpoint(file):
         if cfg.text_config is None:
             raise ConfigError(f"{file} is an authors' checkpoint: name its BERT's folder, TEXT=<folder> (text_config=)")
-        return load_official_checkpoint(file, cfg.text_config, cfg.activation), OFFICIAL_FIELDS, None
-    card = read_checkpoint(file)["threeshnet"]
-    return load_model(file), list(card["fields"]), card["class_table"]
+        official = load_official_checkpoint(file, cfg.text_config, cfg.activation)
+        return official, {"fields": OFFICIAL_FIELDS, "class_table": None}
+    card = dict(read_checkpoint(file)["threeshnet"])
+    return load_model(file), card | {"fields": list(card["fields"])}
 
 
 def check_classes(file: Path, trained: str | None, found: str | None) -> None:

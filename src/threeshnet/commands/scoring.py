@@ -10,7 +10,9 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from threeshnet.commands import current_commit
-from threeshnet.metrics.protocols import Scored, describe, score
+from threeshnet.commands.extending import extended_metrics
+from threeshnet.metrics.extended import Bank
+from threeshnet.metrics.protocols import Scored, describe, rank, recall_by
 from threeshnet.metrics.ranks import rank_similarity
 from threeshnet.metrics.recalls import recall_by_tag
 from threeshnet.metrics.similarity import EmbeddingSimilarity
@@ -21,14 +23,24 @@ from threeshnet.training.collect import Embeddings
 KIB_PER_GIB = 2**20  # Linux counts the peak in KiB
 
 
-def metrics_of(protocol: str, embeddings: Sequence[Embeddings], split: ShardedSplit) -> dict[str, Any]:
+def metrics_of(
+    protocol: str,
+    embeddings: Sequence[Embeddings],
+    split: ShardedSplit,
+    *,
+    trained_on: str | None = None,
+    extended: bool = False,
+    bank: Embeddings | None = None,
+) -> dict[str, Any]:
     """Recalls of one model (or of several, for `ensemble`) on a split, with what was scored beside them.
 
-    Where captions carry tags, `by_tag` holds the t2i recalls of each, and how often twin photos are told apart.
+    Where captions carry tags, `by_tag` holds the t2i recalls of each, and how often twin photos are told apart. With
+    `extended` the numbers beyond recall and the intervals are there too; `bank` holds training embeddings for them.
     """
     similarities = [EmbeddingSimilarity(*sides) for sides in embeddings]
-    scored = Scored(split.manifest.dataset, split.name, split.images, split.owners)
-    found: dict[str, Any] = dict(score(protocol, similarities, scored))
+    scored = Scored(split.manifest.dataset, split.name, split.images, split.owners, trained_on)
+    ranks = rank(protocol, similarities, scored)
+    found: dict[str, Any] = dict(recall_by(protocol, ranks, scored))
     facts = {
         "protocol": protocol,
         "described": describe(protocol, scored),
@@ -42,6 +54,9 @@ def metrics_of(protocol: str, embeddings: Sequence[Embeddings], split: ShardedSp
         answers = told_apart(similarities[0], split.owners, twins(split.image_ids))
         for tag, percent in pair_accuracy(answers, split.caption_tags).items():
             facts["by_tag"][tag]["pair_accuracy"] = percent
+    if extended:
+        known = None if bank is None else Bank(*bank)
+        facts |= extended_metrics(protocol, similarities, split, scored, ranks, known)
     return found | facts
 
 

@@ -15,7 +15,7 @@ class MeanSimilarity:
 
     >>> import torch
     >>> one, other = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 1.0]])
-    >>> MeanSimilarity([one, other]).rows(0, 1)
+    >>> MeanSimilarity([one, other]).block(slice(1), slice(2))
     tensor([[0.5000, 1.0000]])
     """
 
@@ -26,8 +26,8 @@ class MeanSimilarity:
             raise DataError(f"an ensemble needs models scored on the same data; (images, captions) are {sorted(sizes)}")
         self.images, self.captions = sizes.pop()
 
-    def rows(self, start: int, stop: int) -> Tensor:
-        return _mean([part.rows(start, stop) for part in self.parts])
+    def block(self, images: slice, captions: slice) -> Tensor:
+        return _mean([part.block(images, captions) for part in self.parts])
 
     def pairs(self, owner: Tensor) -> Tensor:
         return _mean([part.pairs(owner) for part in self.parts])

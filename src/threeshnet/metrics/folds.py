@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from threeshnet.errors import DataError
-from threeshnet.metrics.ranks import check_owner
-from threeshnet.metrics.recalls import DirectionRecall, Recall, recall, with_sum
+from threeshnet.metrics.ranks import Ranks, check_owner, rank_similarity
+from threeshnet.metrics.recalls import DirectionRecall, Recall, recall_of_ranks, with_sum
 from threeshnet.metrics.similarity import SimilarityLike, as_similarity
 
 
@@ -35,16 +35,34 @@ def consecutive_folds(images: int, owner: Tensor | np.ndarray, folds: int) -> li
     return result
 
 
+def fold_ranks(similarity: SimilarityLike, owner: Tensor | np.ndarray, *, folds: int = 5) -> Ranks:
+    """Ranks of every image and caption within its own fold, in the order of the split.
+
+    >>> fold_ranks(torch.tensor([[0.1, 0.9], [0.9, 0.1]]), torch.arange(2), folds=2)
+    Ranks(i2t=tensor([1, 1]), t2i=tensor([1, 1]))
+    """
+    source = as_similarity(similarity)
+    owners = check_owner(owner, source.images, source.captions)
+    found = Ranks(torch.zeros(source.images).long(), torch.zeros(source.captions).long())
+    for fold in consecutive_folds(source.images, owners, folds):
+        part = rank_similarity(source.part(fold.images, fold.captions), fold.owner)
+        found.i2t[fold.images], found.t2i[fold.captions] = part.i2t, part.t2i
+    return found
+
+
+def mean_of_folds(ranks: Ranks, owner: Tensor | np.ndarray, *, folds: int = 5) -> Recall:
+    """Mean of the recalls of consecutive folds, from the ranks within each."""
+    parts = consecutive_folds(len(ranks.i2t), owner, folds)
+    return mean_recall([recall_of_ranks(Ranks(ranks.i2t[fold.images], ranks.t2i[fold.captions])) for fold in parts])
+
+
 def fold_mean(similarity: SimilarityLike, owner: Tensor | np.ndarray, *, folds: int = 5) -> Recall:
     """Mean of the recalls (and of the median and mean ranks) of consecutive folds, each ranked by itself.
 
     >>> fold_mean(torch.eye(4), torch.arange(4), folds=2)["rsum"]
     600.0
     """
-    source = as_similarity(similarity)
-    owners = check_owner(owner, source.images, source.captions)
-    parts = consecutive_folds(source.images, owners, folds)
-    return mean_recall([recall(source.part(fold.images, fold.captions), fold.owner) for fold in parts])
+    return mean_of_folds(fold_ranks(similarity, owner, folds=folds), owner, folds=folds)
 
 
 def mean_recall(recalls: list[Recall]) -> Recall:

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from threeshnet.errors import ConfigError, one_of
 from threeshnet.metrics.ensemble import MeanSimilarity
-from threeshnet.metrics.folds import fold_mean
-from threeshnet.metrics.recalls import Recall, recall
+from threeshnet.metrics.folds import fold_ranks, mean_of_folds
+from threeshnet.metrics.ranks import Ranks, rank_similarity
+from threeshnet.metrics.recalls import Recall, recall_of_ranks
 from threeshnet.metrics.similarity import SimilarityLike
 
 COCO_TESTALL_IMAGES = 5_000
 COCO_TESTALL_CAPTIONS = 25_010  # 25,000 where the source keeps five an image
+FOLDS = 5  # of five_fold_1k
 FLICKR30K_TEST = 1_000, 5_000
 COCO_NAMES = ("coco", "mscoco")
 FLICKR30K_NAMES = ("f30k", "flickr30k")
@@ -29,6 +31,7 @@ class Scored(NamedTuple):
     split: str
     images: int
     owner: Tensor | np.ndarray  # [captions]
+    trained_on: str | None = None  # data set of the training, where the checkpoint says it
 
 
 def score(protocol: str, similarities: Sequence[SimilarityLike], scored: Scored) -> Recall:
@@ -36,39 +39,60 @@ def score(protocol: str, similarities: Sequence[SimilarityLike], scored: Scored)
 
     Raises ConfigError for a protocol that does not exist or is not meant for this data.
     """
+    return recall_by(protocol, rank(protocol, similarities, scored), scored)
+
+
+def rank(protocol: str, similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
+    """The ranks behind `score`; those of `five_fold_1k` are within folds.  Raises ConfigError as it does."""
     if protocol not in PROTOCOLS:
         raise ConfigError(one_of("protocol", protocol, PROTOCOLS))
     return PROTOCOLS[protocol](similarities, scored)
 
 
-def full(similarities: Sequence[SimilarityLike], scored: Scored) -> Recall:
+def recall_by(protocol: str, ranks: Ranks, scored: Scored) -> Recall:
+    """Recalls of ranks that a protocol gave."""
+    folds = folds_of(protocol)
+    return recall_of_ranks(ranks) if folds == 1 else mean_of_folds(ranks, scored.owner, folds=folds)
+
+
+def folds_of(protocol: str) -> int:
+    """Number of parts that are ranked by themselves and averaged."""
+    return FOLDS if protocol == "five_fold_1k" else 1
+
+
+def full(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
     """The whole split at once."""
-    return recall(_single("full", similarities), scored.owner)
+    return rank_similarity(_single("full", similarities), scored.owner)
 
 
-def transfer(similarities: Sequence[SimilarityLike], scored: Scored) -> Recall:
+def transfer(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
     """The whole split at once, of a model trained on another data set."""
-    return recall(_single("transfer", similarities), scored.owner)
+    if scored.trained_on == scored.data:
+        raise ConfigError(
+            f"protocol='transfer' is for a model trained on other data, and this one was trained on {scored.data!r}, "
+            "which is scored; take protocol=full"
+        )
+    return rank_similarity(_single("transfer", similarities), scored.owner)
 
 
-def five_fold_1k(similarities: Sequence[SimilarityLike], scored: Scored) -> Recall:
-    """Mean over five consecutive folds of 1,000 images of COCO testall."""
-    if not _is_coco_5k(scored):
+def five_fold_1k(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
+    """Each of five consecutive folds of 1,000 images of COCO testall by itself."""
+    if not is_coco_5k(scored):
         raise ConfigError(
             f"protocol='five_fold_1k' is for COCO's testall ({COCO_TESTALL_IMAGES} images in the source's order) "
             f"and not for {scored.data}, split {scored.split!r}, with {scored.images} images; take protocol=full"
         )
-    return fold_mean(_single("five_fold_1k", similarities), scored.owner, folds=5)
+    return fold_ranks(_single("five_fold_1k", similarities), scored.owner, folds=FOLDS)
 
 
-def ensemble(similarities: Sequence[SimilarityLike], scored: Scored) -> Recall:
+def ensemble(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
     """The whole split at once, by the mean similarity of several models."""
     if len(similarities) < 2:
         raise ConfigError("protocol='ensemble' averages models and got one; give more: CKPT=\"a.ckpt b.ckpt\"")
-    return recall(MeanSimilarity(similarities), scored.owner)
+    return rank_similarity(MeanSimilarity(similarities), scored.owner)
 
 
-PROTOCOLS: dict[str, Callable[[Sequence[SimilarityLike], Scored], Recall]] = {
+PROTOCOLS: dict[str, Callable[[Sequence[SimilarityLike], Scored], Ranks]] = {
     "full": full,
     "five_fold_1k": five_fold_1k,
     "transfer": transfer,
@@ -83,13 +107,14 @@ def describe(protocol: str, scored: Scored) -> str:
     'full: demo, split test, 2 images, 3 captions'
     """
     counts = f"{scored.data}, split {scored.split}, {scored.images:,} images, {len(scored.owner):,} captions"
-    known = "COCO 5K" if _is_coco_5k(scored) else "Flickr30K 1K" if _is_flickr30k_1k(scored) else ""
+    known = "COCO 5K" if is_coco_5k(scored) else "Flickr30K 1K" if _is_flickr30k_1k(scored) else ""
     if protocol == "five_fold_1k":
         known = "COCO 1K, mean of 5 folds" if known else ""
     return f"{protocol}: {counts}" + (f" ({known})" if known else "")
 
 
-def _is_coco_5k(scored: Scored) -> bool:
+def is_coco_5k(scored: Scored) -> bool:
+    """Whether these are COCO's 5,000 held-out images, whole and in the source's order."""
     counted = scored.images == COCO_TESTALL_IMAGES and len(scored.owner) in (25_000, COCO_TESTALL_CAPTIONS)
     return scored.data in COCO_NAMES and scored.split == "testall" and counted and _in_order(scored.owner)
 

@@ -5,7 +5,8 @@ All of them give blocks on request, so that G x Q numbers need not be held at on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from math import isqrt
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from threeshnet.errors import DataError
 
+PAIRS = 1 << 14  # pairs multiplied at once: 34 MB at D 256
+
 
 class Similarity(Protocol):
     """Similarities of G images and Q captions."""
@@ -21,12 +24,12 @@ class Similarity(Protocol):
     images: int
     captions: int
 
-    def rows(self, start: int, stop: int) -> Tensor:
-        """Those of some images with all captions, [stop - start, Q]."""
+    def block(self, images: slice, captions: slice) -> Tensor:
+        """Those of some images with some captions, [images, captions]; not to be written to: it may be the matrix."""
         ...
 
     def pairs(self, owner: Tensor) -> Tensor:
-        """That of each caption with its image, [Q]; bit by bit what `rows` has at its place."""
+        """That of each caption with its image, [Q]."""
         ...
 
     def part(self, images: Tensor, captions: Tensor) -> Similarity:
@@ -43,8 +46,8 @@ class MatrixSimilarity:
             raise DataError(f"similarity has shape {list(self.matrix.shape)}; expected [images, captions]")
         self.images, self.captions = self.matrix.shape
 
-    def rows(self, start: int, stop: int) -> Tensor:
-        return self.matrix[start:stop]
+    def block(self, images: slice, captions: slice) -> Tensor:
+        return self.matrix[images, captions]
 
     def pairs(self, owner: Tensor) -> Tensor:
         owner = owner.to(self.matrix.device)
@@ -69,18 +72,37 @@ class EmbeddingSimilarity:
             raise DataError(f"embeddings have shapes {found}; expected [images, D] and [captions, D]")
         self.images, self.captions = shapes[0][0], shapes[1][0]
 
-    def rows(self, start: int, stop: int) -> Tensor:
-        return (self.image_embeddings[start:stop] @ self.caption_embeddings.T).float()
+    def block(self, images: slice, captions: slice) -> Tensor:
+        return (self.image_embeddings[images] @ self.caption_embeddings[captions].T).float()
 
     def pairs(self, owner: Tensor) -> Tensor:
-        owners = self.image_embeddings[owner.to(self.image_embeddings.device)]
-        return (owners * self.caption_embeddings).sum(dim=1).float()
+        owners = owner.to(self.image_embeddings.device)
+        parts = [
+            (self.image_embeddings[numbers] * captions).sum(dim=1).float()
+            for numbers, captions in zip(owners.split(PAIRS), self.caption_embeddings.split(PAIRS), strict=True)
+        ]
+        return torch.cat(parts)
 
     def part(self, images: Tensor, captions: Tensor) -> EmbeddingSimilarity:
         return EmbeddingSimilarity(self.image_embeddings[images], self.caption_embeddings[captions])
 
 
 SimilarityLike = Similarity | Tensor | np.ndarray
+
+
+def tiles(images: int, captions: int, cells: int) -> Iterator[tuple[slice, slice]]:
+    """Parts of a [images, captions] matrix of about `cells` each, as square as they can be; images outside.
+
+    Square, because a product of [g, D] and [q, D] reads (g + q) D numbers for g q results.
+
+    >>> [(rows.stop, columns.stop) for rows, columns in tiles(3, 5, 6)]
+    [(2, 3), (2, 5), (3, 3), (3, 5)]
+    """
+    rows = min(images, max(isqrt(cells), 1))
+    columns = min(captions, max(cells // rows, 1)) if rows else 1
+    for start in range(0, images, max(rows, 1)):
+        for first in range(0, captions, columns):
+            yield slice(start, min(start + rows, images)), slice(first, min(first + columns, captions))
 
 
 def as_similarity(similarity: SimilarityLike | Sequence[Sequence[float]]) -> Similarity:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -25,7 +25,7 @@ def results_table(metrics: Mapping[str, Any], *, seconds: float | None = None) -
     for side, label in DIRECTIONS.items():
         found = metrics[side]
         ranks = f"{found['median_rank']:.1f}", f"{found['mean_rank']:.1f}"
-        table.add_row(label, *(f"{found[name]:.1f}" for name in RECALLS), *ranks)
+        table.add_row(label, *(_recall(metrics, side, name) for name in RECALLS), *ranks)
     return table
 
 
@@ -46,8 +46,23 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def _recall(metrics: Mapping[str, Any], side: str, name: str) -> str:
+    """The recall, with half the width of its interval where there is one; metrics.json has the ends."""
+    value = f"{metrics[side][name]:.1f}"
+    return value + (_half(metrics["intervals"][side][name]) if "intervals" in metrics else "")
+
+
+def _half(interval: Sequence[float]) -> str:
+    low, high = interval
+    return f" ±{(high - low) / 2:.1f}"
+
+
 def _caption(metrics: Mapping[str, Any], seconds: float | None) -> str:
     parts = [f"rsum {metrics['rsum']:.1f}"]
+    if intervals := metrics.get("intervals"):
+        parts[0] += f"{_half(intervals['rsum'])} (± half the {intervals['level']:.0%} interval over images)"
+    if metrics.get("perturb"):
+        parts.append(f"perturbed: {metrics['perturb']}")
     if metrics.get("seed") is not None:
         parts.append(f"seed {metrics['seed']}")
     if metrics.get("resumed_at_step"):

@@ -1,0 +1,174 @@
+"""Is one model better than another? A difference is called one only when its interval excludes zero.
+
+Two questions, two kinds of chance: would other photos turn the difference round (paired bootstrap and permutation of
+two models on the same items), and would other seeds (t-intervals over seeds)?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+from torch import Tensor
+
+from threeshnet.errors import ConfigError, DataError
+from threeshnet.metrics.intervals import (
+    DRAWS,
+    LEVEL,
+    NAMES,
+    Hits,
+    Interval,
+    drawn_recalls,
+    hits_by_fold,
+    percentiles,
+    with_rsum,
+)
+from threeshnet.metrics.ranks import Ranks
+
+SIGN_CELLS = 1 << 24
+
+
+class Difference(NamedTuple):
+    """One minus the other, and how sure it is."""
+
+    value: float
+    interval: Interval
+    level: float
+    p: float | None = None  # of the permutation test, two-sided, where there was one
+
+    @property
+    def verdict(self) -> str:
+        """`difference` where the interval excludes zero, else `no difference shown`."""
+        return "difference" if self.interval.excludes(0.0) else "no difference shown"
+
+
+class Spread(NamedTuple):
+    """A number over seeds."""
+
+    mean: float
+    deviation: float | None  # of the sample (n - 1); None of one seed
+    interval: Interval | None  # of the mean, by Student's t; None of one seed
+    seeds: int
+
+    def __str__(self) -> str:
+        """
+        >>> str(over_seeds([1.0, 2.0, 3.0])), str(over_seeds([1.0]))
+        ('2.0 ± 1.0 (3 seeds)', '1.0 (1 seed)')
+        """
+        spread = "" if self.deviation is None else f" ± {self.deviation:.1f}"
+        return f"{self.mean:.1f}{spread} ({self.seeds} seed{'s' if self.seeds > 1 else ''})"
+
+
+def over_seeds(values: Sequence[float], *, level: float = LEVEL) -> Spread:
+    """Mean, standard deviation of the sample and t-interval of the mean.
+
+    >>> spread = over_seeds([1.0, 2.0, 3.0])
+    >>> spread.mean, spread.deviation, [round(end, 2) for end in spread.interval]
+    (2.0, 1.0, [-0.48, 4.48])
+    """
+    array = _numbers(values)
+    mean, count = float(array.mean()), len(array)
+    if count == 1:
+        return Spread(mean, None, None, 1)
+    deviation = float(array.std(ddof=1))
+    return Spread(mean, deviation, _t_interval(mean, deviation / np.sqrt(count), count - 1, level), count)
+
+
+def difference(
+    one: Sequence[float], other: Sequence[float], *, paired: bool = False, level: float = LEVEL
+) -> Difference:
+    """Of the means over seeds, one minus the other, with a t-interval.
+
+    Runs are independent (Welch: the spreads may differ) unless `paired`, where the n-th of both share what varies.
+    Raises DataError with fewer than two runs a side: nothing can be said of chance then.
+
+    >>> difference([9.0, 9.1, 9.2], [5.0, 5.2, 5.1]).verdict
+    'difference'
+    >>> difference([9.0, 5.0], [5.0, 9.5]).verdict
+    'no difference shown'
+    """
+    first, second = _numbers(one), _numbers(other)
+    if min(len(first), len(second)) < 2:
+        raise DataError(f"{len(first)} and {len(second)} runs: an interval needs two a side or more; run more seeds")
+    if paired:
+        if len(first) != len(second):
+            raise DataError(f"paired runs need as many on both sides; there are {len(first)} and {len(second)}")
+        apart = over_seeds((first - second).tolist(), level=level)
+        assert apart.interval is not None
+        return Difference(apart.mean, apart.interval, level)
+    value = float(first.mean() - second.mean())
+    parts = [side.var(ddof=1) / len(side) for side in (first, second)]
+    variance = float(sum(parts))
+    if variance == 0.0:
+        return Difference(value, Interval(value, value), level)
+    # Welch and Satterthwaite's number of degrees of freedom.
+    freedom = variance**2 / sum(part**2 / (len(side) - 1) for part, side in zip(parts, (first, second), strict=True))
+    return Difference(value, _t_interval(value, np.sqrt(variance), float(freedom), level), level)
+
+
+def compare(
+    one: Ranks,
+    other: Ranks,
+    owner: Tensor | np.ndarray,
+    *,
+    folds: int = 1,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> dict[str, Difference]:
+    """Two models on the same images and captions: of each recall (`i2t R@1`, …) and `rsum`, one minus the other.
+
+    The interval draws the same images for both; `p` is of a permutation test that exchanges the two models' answers
+    to an image and its captions at random.  Raises DataError when the ranks are of other items.
+    """
+    if (len(one.i2t), len(one.t2i)) != (len(other.i2t), len(other.t2i)):
+        sizes = [(len(ranks.i2t), len(ranks.t2i)) for ranks in (one, other)]
+        raise DataError(f"models are compared on the same items; (images, captions) are {sizes[0]} and {sizes[1]}")
+    drawn = [drawn_recalls(ranks, owner, folds=folds, draws=draws, seed=seed) for ranks in (one, other)]
+    intervals = percentiles(drawn[0] - drawn[1], level)
+    pairs = list(zip(hits_by_fold(one, owner, folds), hits_by_fold(other, owner, folds), strict=True))
+    values = np.mean([_shift(np.ones((1, len(first.captions))), first, second) for first, second in pairs], axis=0)[0]
+    chances = _permutation(pairs, values, draws=draws, seed=seed)
+    return {
+        name: Difference(float(value), interval, level, float(chance))
+        for name, value, interval, chance in zip((*NAMES, "rsum"), values, intervals, chances, strict=True)
+    }
+
+
+def _permutation(pairs: list[tuple[Hits, Hits]], values: np.ndarray, *, draws: int, seed: int) -> np.ndarray:
+    """Share of exchanges that give a difference as large, counting what was found as one of them, [7]."""
+    generator = np.random.default_rng(seed)
+    size = max(SIGN_CELLS // max(len(first.captions) for first, _ in pairs), 1)
+    reached = np.zeros(len(values))
+    for start in range(0, draws, size):
+        count = min(size, draws - start)
+        parts = [
+            _shift(generator.choice([-1.0, 1.0], size=(count, len(first.captions))), first, second)
+            for first, second in pairs
+        ]
+        # Sums of the same numbers in another order differ in the last digits.
+        reached += (np.abs(np.mean(parts, axis=0)) >= np.abs(values) - 1e-9).sum(axis=0)
+    return (reached + 1) / (draws + 1)
+
+
+def _shift(signs: np.ndarray, first: Hits, second: Hits) -> np.ndarray:
+    """Differences of the recalls [draws, 7] when the models' answers are exchanged where a sign is -1."""
+    found, half = signs @ (first.found - second.found), len(NAMES) // 2
+    counts = np.array([len(first.captions)] * half + [first.captions.sum()] * half)
+    return with_rsum(100.0 * found / counts)
+
+
+def _t_interval(mean: float, error: float, freedom: float, level: float) -> Interval:
+    if not 0 < level < 1:
+        raise ConfigError(f"level={level}: a share between 0 and 1, as 0.95")
+    half = float(stats.t.ppf((1 + level) / 2, freedom)) * float(error)
+    return Interval(mean - half, mean + half)
+
+
+def _numbers(values: Sequence[float]) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
+        raise DataError(f"{values}: expected one finite number a run, and one run at least")
+    return array

@@ -1,0 +1,69 @@
+"""Everything beyond recall that one model's similarities say of a split, as it stands in metrics.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from threeshnet.metrics.corrections import CORRECTIONS, corrected_ranks
+from threeshnet.metrics.groups import Groups, recall_by_group
+from threeshnet.metrics.hubness import hubness
+from threeshnet.metrics.modality_gap import modality_gap
+from threeshnet.metrics.precision import percent_of, positions_of_owners
+from threeshnet.metrics.ranks import Ranks
+from threeshnet.metrics.recalls import recall_of_ranks
+from threeshnet.metrics.similarity import EmbeddingSimilarity, Similarity
+
+PRECISIONS = ("map_at_r", "r_precision")
+
+
+class Bank(NamedTuple):
+    """Embeddings that are known before testing: those of training images and captions."""
+
+    images: Tensor  # [n, D]
+    captions: Tensor  # [m, D]
+
+
+def beyond_recall(
+    similarity: Similarity,
+    ranks: Ranks,
+    owner: Tensor | np.ndarray,
+    *,
+    image_groups: Mapping[str, Groups] | None = None,
+    caption_groups: Mapping[str, Groups] | None = None,
+    bank: Bank | None = None,
+) -> dict[str, Any]:
+    """mAP@R and R-Precision in percent, hubness, and where there are embeddings the modality gap, groups, corrections.
+
+    `ranks` are those of the whole split. Images are asked by `image_groups` (i2t), captions by `caption_groups` (t2i):
+    kind -> groups. `bank` gives the corrections of hubs their queries; without it there are none.
+    """
+    sides = zip(("i2t", "t2i"), positions_of_owners(similarity, owner), strict=True)
+    found: dict[str, Any] = {}
+    for side, places in sides:
+        percents = percent_of(places)
+        found[side] = {name: percents[name] for name in PRECISIONS}
+    found["hubness"] = hubness(similarity)
+    if isinstance(similarity, EmbeddingSimilarity):
+        found["modality_gap"] = modality_gap(similarity.image_embeddings, similarity.caption_embeddings)
+        if bank is not None:
+            found["corrections"] = _corrections(similarity, owner, bank)
+    asked = {"i2t": (ranks.i2t, image_groups), "t2i": (ranks.t2i, caption_groups)}
+    found["groups"] = {
+        side: {kind: recall_by_group(numbers, groups) for kind, groups in (kinds or {}).items()}
+        for side, (numbers, kinds) in asked.items()
+    }
+    return found
+
+
+def _corrections(similarity: EmbeddingSimilarity, owner: Tensor | np.ndarray, bank: Bank) -> dict[str, Any]:
+    """Recalls under each correction: images by training captions, captions by training images."""
+    found: dict[str, Any] = {}
+    for name, correct in CORRECTIONS.items():
+        images = correct(similarity.image_embeddings, bank.captions)
+        captions = correct(similarity.caption_embeddings, bank.images)
+        found[name] = recall_of_ranks(corrected_ranks(similarity, owner, images=images, captions=captions))
+    return found

@@ -1,0 +1,78 @@
+"""Hubs: items that stand among the nearest of far too many queries, and items that never do.
+
+After Radovanovic, Nanopoulos and Ivanovic, "Hubs in Space", JMLR 11, 2010: N_k(x) counts in how many of the queries'
+lists of k nearest x stands, and the skewness of N_k says how uneven that is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from threeshnet.errors import ConfigError
+from threeshnet.metrics.precision import BLOCK_CELLS, Rows, caption_rows, image_rows
+from threeshnet.metrics.similarity import SimilarityLike, as_similarity
+
+NEAREST = 10
+
+
+def k_occurrence(rows: Rows, queries: int, items: int, *, k: int = NEAREST) -> Tensor:
+    """In how many of the queries' k nearest each item stands, [items] int64; they sum to k times the queries.
+
+    Among exact ties at the k-th place it is open which is taken.
+
+    >>> k_occurrence(lambda start, stop: torch.tensor([[0.9, 0.1], [0.8, 0.2]])[start:stop], 2, 2, k=1)
+    tensor([2, 0])
+    """
+    if not 1 <= k <= items:
+        raise ConfigError(f"k={k}: a number of nearest items, 1 to {items}")
+    size = max(BLOCK_CELLS // items, 1)
+    counts = torch.zeros(items, dtype=torch.int64)
+    for start in range(0, queries, size):
+        nearest = rows(start, min(start + size, queries)).topk(k, dim=1).indices
+        counts += torch.bincount(nearest.flatten().cpu(), minlength=items)
+    return counts
+
+
+def skewness(counts: Tensor | np.ndarray) -> float:
+    """Third central moment over the cube of the standard deviation; 0 where all are equal.
+
+    >>> skewness(torch.tensor([0, 0, 0, 4])), skewness(torch.tensor([1, 1]))
+    (1.1547..., 0.0)
+    """
+    values = np.asarray(counts, dtype=np.float64)
+    apart = values - values.mean()
+    spread = np.sqrt((apart**2).mean())
+    return float((apart**3).mean() / spread**3) if spread else 0.0
+
+
+def never_retrieved(counts: Tensor | np.ndarray) -> float:
+    """Percent of the items that stand in no query's list.
+
+    >>> never_retrieved(torch.tensor([0, 0, 3, 1]))
+    50.0
+    """
+    return 100.0 * float((np.asarray(counts) == 0).mean())
+
+
+def hubness(similarity: SimilarityLike, *, k: int = NEAREST) -> dict[str, dict[str, float]]:
+    """Skewness of the k-occurrence and the percent never retrieved: captions under i2t, images under t2i.
+
+    `k` is cut to the number of items, `largest` is the count of the greatest hub.
+    """
+    source = as_similarity(similarity)
+    sides = {
+        "i2t": (image_rows(source), source.images, source.captions),
+        "t2i": (caption_rows(source), source.captions, source.images),
+    }
+    found = {}
+    for side, (rows, queries, items) in sides.items():
+        counts = k_occurrence(rows, queries, items, k=min(k, items))
+        found[side] = {
+            "k": min(k, items),
+            "skewness": skewness(counts),
+            "never_retrieved": never_retrieved(counts),
+            "largest": int(counts.max()),
+        }
+    return found

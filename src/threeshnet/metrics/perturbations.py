@@ -1,0 +1,203 @@
+"""What a model should feel, or should not: inputs changed on purpose, to see how much the score falls.
+
+A model that uses its guidance loses by a wrong or a noisy segmentation; one that uses places loses by a shuffled map;
+one that reads sentences, and not bags of words, loses by words that change places. Each is a pure function of its input
+and of a generator, and nothing is changed in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from threeshnet.errors import ConfigError, DataError, one_of
+from threeshnet.records import VOID, ImageBatch, TokenSet
+
+SHARE = 0.5  # of the tokens, cells or classes that are changed
+Perturb = Callable[[ImageBatch, torch.Generator], ImageBatch]
+
+
+def drop_regions(images: ImageBatch, generator: torch.Generator, *, share: float = SHARE) -> ImageBatch:
+    """Each region and grid cell is left out with probability `share`; one of each at least stays.
+
+    >>> regions = TokenSet(torch.ones(1, 4, 2), torch.ones(1, 4, dtype=torch.bool))
+    >>> batch = ImageBatch(regions, None, None, None, None)
+    >>> drop_regions(batch, torch.Generator(), share=1.0).regions.lengths
+    tensor([1])
+    """
+    return images._replace(
+        regions=None if images.regions is None else _dropped(images.regions, generator, share),
+        grid=None if images.grid is None else _dropped(images.grid, generator, share),
+    )
+
+
+def swap_segmentation(images: ImageBatch, generator: torch.Generator) -> ImageBatch:
+    """Each image gets the segmentation of another one in the batch, no two the same.
+
+    Raises DataError for a batch of one image: nobody is there to change with.
+    """
+    count = _size(images)
+    if count < 2:
+        raise DataError(
+            "perturb='swap_segmentation' needs two images in every batch, and one stands alone; "
+            "take another batch_size, one that leaves no single image at the end"
+        )
+    # A random cycle through all images: everybody's next one is somebody else.
+    order = torch.randperm(count, generator=generator)
+    other = torch.empty_like(order)
+    other[order] = order.roll(1)
+    return _with_segmentation(images, lambda field: field[other.to(field.device)])
+
+
+def noisy_segmentation(images: ImageBatch, generator: torch.Generator, *, share: float = SHARE) -> ImageBatch:
+    """Every kind of segmentation, wrong in a `share` of its places.
+
+    Cells of the map take a random class; of the scene, the probabilities of a random class mixture are mixed in; each
+    class of the category vector is, with probability `share`, replaced by that of a random image of the batch.
+    """
+    classes = _classes(images)
+    return images._replace(
+        seg_map=None if images.seg_map is None else _noisy_map(images.seg_map, classes, generator, share),
+        seg_semantic=None if images.seg_semantic is None else _noisy_scene(images.seg_semantic, generator, share),
+        seg_categories=None if images.seg_categories is None else _mixed(images.seg_categories, generator, share),
+    )
+
+
+def shuffle_map(images: ImageBatch, generator: torch.Generator) -> ImageBatch:
+    """The cells of each image's map change places: the same classes and areas, nowhere where they were."""
+    if images.seg_map is None:
+        return images
+    flat = images.seg_map.flatten(1)
+    order = torch.rand(flat.shape, generator=generator).argsort(dim=1).to(flat.device)
+    return images._replace(seg_map=flat.gather(1, order).view_as(images.seg_map))
+
+
+def blank_segmentation(images: ImageBatch, _: torch.Generator) -> ImageBatch:
+    """A segmentation that says nothing: every class as likely everywhere, a map of void, no category."""
+    scene, cells, categories = images.seg_semantic, images.seg_map, images.seg_categories
+    return images._replace(
+        seg_semantic=None if scene is None else torch.full_like(scene, 1 / scene.shape[1]),
+        seg_map=None if cells is None else torch.full_like(cells, VOID),
+        seg_categories=None if categories is None else torch.zeros_like(categories),
+    )
+
+
+IMAGE_PERTURBATIONS: dict[str, Perturb] = {
+    "drop_regions": drop_regions,
+    "swap_segmentation": swap_segmentation,
+    "noisy_segmentation": noisy_segmentation,
+    "shuffle_map": shuffle_map,
+    "blank_segmentation": blank_segmentation,
+}
+
+
+def swap_words(caption: str, generator: np.random.Generator) -> str:
+    """Two words change places, never two that are the same; a caption of one kind of word stays.
+
+    >>> swap_words("dog bites", np.random.default_rng(0))
+    'bites dog'
+    """
+    words = caption.split()
+    if len(set(words)) < 2:
+        return caption
+    while True:
+        one, other = generator.choice(len(words), size=2, replace=False)
+        if words[one] != words[other]:
+            words[one], words[other] = words[other], words[one]
+            return " ".join(words)
+
+
+def shuffle_words(caption: str, generator: np.random.Generator) -> str:
+    """All words in random order: the bag of words alone.
+
+    >>> sorted(shuffle_words("a dog bites a man", np.random.default_rng(0)).split())
+    ['a', 'a', 'bites', 'dog', 'man']
+    """
+    words = caption.split()
+    return " ".join(words[place] for place in generator.permutation(len(words)))
+
+
+CAPTION_PERTURBATIONS: dict[str, Callable[[str, np.random.Generator], str]] = {
+    "swap_words": swap_words,
+    "shuffle_words": shuffle_words,
+}
+
+
+def check_perturbation(name: str) -> None:
+    """Raises ConfigError for a name that is neither of images nor of captions."""
+    known = (*IMAGE_PERTURBATIONS, *CAPTION_PERTURBATIONS)
+    if name not in known:
+        raise ConfigError(one_of("perturb", name, known))
+
+
+class Perturbed(nn.Module):
+    """An image encoder behind a perturbation, drawn anew from `seed` for every batch in its turn."""
+
+    def __init__(self, *, encoder: nn.Module, perturb: Perturb, seed: int = 0) -> None:
+        super().__init__()
+        self.encoder, self.perturb = encoder, perturb
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def forward(self, images: ImageBatch) -> Tensor:
+        return self.encoder(self.perturb(images, self.generator))
+
+
+def _dropped(tokens: TokenSet, generator: torch.Generator, share: float) -> TokenSet:
+    """The kept tokens in their order, then zeros, as collation would have it."""
+    mask = tokens.mask.cpu()
+    drawn = torch.rand(mask.shape, generator=generator).masked_fill(~mask, -1.0)
+    kept = (drawn >= share) | ((drawn == drawn.amax(dim=1, keepdim=True)) & mask)
+    order = (~kept).to(torch.uint8).argsort(dim=1, stable=True)
+    kept = kept.gather(1, order)[:, : max(int(kept.sum(dim=1).max()), 1)]
+    order = order[:, : kept.shape[1]].to(tokens.values.device)
+    kept = kept.to(tokens.values.device)
+    values = tokens.values.gather(1, order.unsqueeze(2).expand(-1, -1, tokens.values.shape[2]))
+    return TokenSet(values * kept.unsqueeze(2), kept)
+
+
+def _noisy_map(cells: Tensor, classes: int, generator: torch.Generator, share: float) -> Tensor:
+    chosen = torch.rand(cells.shape, generator=generator) < share
+    drawn = torch.randint(classes, cells.shape, generator=generator)
+    return torch.where(chosen.to(cells.device), drawn.to(cells.device, cells.dtype), cells)
+
+
+def _noisy_scene(scene: Tensor, generator: torch.Generator, share: float) -> Tensor:
+    """Exponential draws over their sum: any mixture of the classes is as likely as any other."""
+    drawn = -torch.log(torch.rand(scene.shape, generator=generator).clamp(min=1e-7))
+    mixture = (drawn / drawn.sum(dim=1, keepdim=True)).to(scene.device, scene.dtype)
+    return (1 - share) * scene + share * mixture
+
+
+def _mixed(categories: Tensor, generator: torch.Generator, share: float) -> Tensor:
+    chosen = torch.rand(categories.shape, generator=generator) < share
+    donors = torch.randint(len(categories), categories.shape, generator=generator)
+    return torch.where(chosen.to(categories.device), categories.gather(0, donors.to(categories.device)), categories)
+
+
+def _with_segmentation(images: ImageBatch, change: Callable[[Tensor], Tensor]) -> ImageBatch:
+    fields = ("seg_semantic", "seg_map", "seg_categories")
+    found = {name: getattr(images, name) for name in fields}
+    return images._replace(**{name: None if field is None else change(field) for name, field in found.items()})
+
+
+def _size(images: ImageBatch) -> int:
+    tokens = images.regions or images.grid
+    if tokens is not None:
+        return len(tokens.mask)
+    return next(
+        len(field) for field in (images.seg_semantic, images.seg_map, images.seg_categories) if field is not None
+    )
+
+
+def _classes(images: ImageBatch) -> int:
+    """C, from the fields that have it; of a map alone, the classes that occur."""
+    for field in (images.seg_semantic, images.seg_categories):
+        if field is not None:
+            return field.shape[1]
+    if images.seg_map is None:
+        return 1
+    real = images.seg_map[images.seg_map != VOID]
+    return int(real.max()) + 1 if len(real) else 1

@@ -1,0 +1,91 @@
+"""`make evaluate` with what goes beyond recall: what stands in metrics.json and in the table, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from threeshnet.metrics import recall
+from threeshnet.reports.table import print_results
+
+EXTRA = {"extended", "intervals"}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, demo_shards: Path, command, small: list[str]) -> str:
+    out = tmp_path_factory.mktemp("metrics") / "run"
+    settings = [*small, f"shards={demo_shards}", "trainer.max_epochs=1", "highlights=0", f"out={out}"]
+    ended = command("train", "experiment=hybrid_demo", *settings)
+    assert ended.code == 0, ended.err
+    return f"checkpoint={out / 'checkpoints' / 'last.ckpt'}"
+
+
+@pytest.fixture
+def evaluate(command, checkpoint: str, demo_shards: Path, tmp_path: Path):
+    def call(*overrides: str) -> tuple[Any, str]:
+        folder = tmp_path / "-".join(overrides or ["plain"]).replace("=", "-")  # Hydra splits at the sign
+        ended = command(
+            "evaluate", checkpoint, f"shards={demo_shards}", "workers=0", "accelerator=cpu", f"out={folder}", *overrides
+        )
+        assert ended.code == 0, ended.err
+        return json.loads((folder / "metrics.json").read_text()), ended.out
+
+    return call
+
+
+def test_extended_adds_and_changes_nothing(evaluate) -> None:
+    plain, table = evaluate()
+    found, with_intervals = evaluate("extended=true", "bank=train")
+    assert EXTRA.isdisjoint(plain)
+    assert {name: found[name] for name in plain} == plain
+    assert set(found) - set(plain) == EXTRA | {"bank"}
+    low, high = found["intervals"]["t2i"]["R@10"]
+    assert low <= found["t2i"]["R@10"] <= high
+    assert f"±{(high - low) / 2:.1f}" in with_intervals
+    assert "±" not in table
+    extended = found["extended"]
+    assert extended["t2i"]["map_at_r"] == pytest.approx(found["t2i"]["R@1"])  # one right image a caption
+    assert extended["groups"]["t2i"]["tag"]["what"]["R@1"] == found["by_tag"]["what"]["R@1"]
+    assert sum(group["queries"] for group in extended["groups"]["t2i"]["length"].values()) == found["captions"]
+    assert sum(group["queries"] for group in extended["groups"]["i2t"]["object_size"].values()) <= found["images"]
+    assert set(extended["corrections"]) == {"inverted_softmax", "dynamic_inverted_softmax", "csls"}
+
+
+@pytest.mark.parametrize("name", ["drop_regions", "shuffle_words"])
+def test_a_model_is_scored_under_a_perturbation(evaluate, name: str) -> None:
+    plain, _ = evaluate()
+    found, table = evaluate(f"perturb={name}")
+    assert found["perturb"] == name
+    assert f"perturbed: {name}" in " ".join(table.split())
+    assert {side: found[side] for side in ("i2t", "t2i")} != {side: plain[side] for side in ("i2t", "t2i")}
+
+
+def test_what_cannot_be_asked_is_said_before_anything_runs(command, checkpoint: str, demo_shards: Path) -> None:
+    for overrides, said in {
+        ("perturb=shuffle_map",): "would replace the unperturbed one",
+        ("perturb=shufle_map", "out=x"): "perturb='shufle_map' does not exist; there are: drop_regions",
+        ("bank=test", "extended=true"): "test queries must not correct each other",
+        ("bank=train",): "add extended=true",
+    }.items():
+        ended = command("evaluate", checkpoint, f"shards={demo_shards}", *overrides)
+        assert ended.code == 1
+        assert said in ended.err.replace("\n", " ")
+        assert "Traceback" not in ended.err
+
+
+def test_the_table_has_room_for_intervals() -> None:
+    found = recall(torch.eye(4), torch.arange(4)) | {"protocol": "full", "data": "demo", "split": "test"}
+    intervals = {"i2t": {}, "t2i": {}, "rsum": [560.0, 600.0], "level": 0.95}
+    for side in ("i2t", "t2i"):
+        intervals[side] = {"R@1": [90.0, 100.0], "R@5": [99.0, 100.0], "R@10": [100.0, 100.0]}
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_results(found | {"images": 4, "captions": 4, "intervals": intervals}, console=console)
+    text = console.export_text()
+    for part in ("100.0 ±5.0", "100.0 ±0.5", "600.0 ±20.0 (± half the 95% interval over images)"):
+        assert part in text

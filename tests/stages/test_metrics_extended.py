@@ -1,0 +1,326 @@
+"""Numbers beyond recall against slow twins, torchmetrics, and cases whose answer is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor
+from torchmetrics.functional.retrieval import (
+    retrieval_average_precision,
+    retrieval_hit_rate,
+    retrieval_r_precision,
+)
+
+from threeshnet.errors import ConfigError, DataError
+from threeshnet.metrics import recall
+from threeshnet.metrics.corrections import (
+    CORRECTIONS,
+    Corrected,
+    Correction,
+    corrected_ranks,
+    csls,
+    dynamic_inverted_softmax,
+    inverted_softmax,
+)
+from threeshnet.metrics.extended import Bank, beyond_recall
+from threeshnet.metrics.groups import by_class, by_label, by_length, by_size, of_captions, recall_by_group, typical_size
+from threeshnet.metrics.hubness import hubness, k_occurrence, never_retrieved, skewness
+from threeshnet.metrics.modality_gap import modality_gap
+from threeshnet.metrics.precision import map_at_r, percent_of, positions, positions_of_owners, r_precision
+from threeshnet.metrics.ranks import rank_similarity
+from threeshnet.metrics.recalls import recall_by_tag, summarise
+from threeshnet.metrics.similarity import EmbeddingSimilarity
+
+
+def unit(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(*shape, generator=generator), dim=-1)
+
+
+# --- mAP@R and R-Precision
+
+
+def naive_precisions(row: list[float], right: set[int]) -> tuple[float, float, int]:
+    """(MAP@R, R-Precision, first right place) of one query, from its list in order, wrong before right among ties."""
+    order = sorted(range(len(row)), key=lambda item: (-row[item], item in right))
+    wanted, hits, total = len(right), 0, 0.0
+    for place, item in enumerate(order[:wanted], start=1):
+        if item in right:
+            hits += 1
+            total += hits / place
+    return total / wanted, hits / wanted, 1 + min(order.index(item) for item in right)
+
+
+@st.composite
+def judged_rows(draw: st.DrawFn) -> tuple[Tensor, list[list[int]]]:
+    queries, items = draw(st.integers(1, 6)), draw(st.integers(1, 9))
+    generator = np.random.default_rng(draw(st.integers(0, 9_999)))
+    levels = draw(st.sampled_from([1, 2, 5, 1_000]))
+    right = [generator.permutation(items)[: generator.integers(1, items + 1)].tolist() for _ in range(queries)]
+    return torch.from_numpy(generator.integers(levels, size=(queries, items)) / levels).float(), right
+
+
+@settings(max_examples=120)
+@given(case=judged_rows())
+def test_precisions_equal_the_definition(case: tuple[Tensor, list[list[int]]]) -> None:
+    similarity, right = case
+    found = positions(similarity, right)
+    slow = [naive_precisions(row, set(items)) for row, items in zip(similarity.tolist(), right, strict=True)]
+    torch.testing.assert_close(map_at_r(found), torch.tensor([one for one, _, _ in slow]).double())
+    torch.testing.assert_close(r_precision(found), torch.tensor([one for _, one, _ in slow]).double())
+    assert found.places[:, 0].tolist() == [first for _, _, first in slow]
+
+
+def test_minus_infinity_is_a_similarity_like_another() -> None:
+    found = positions(torch.full((1, 4), -torch.inf), [[0, 1]])
+    assert found.places.tolist() == [[3, 4]]
+
+
+@pytest.mark.parametrize("right", [[[]], [[0, 0]], [[3]], [[-1]], []])
+def test_right_answers_that_cannot_be_are_refused(right: list[list[int]]) -> None:
+    with pytest.raises(DataError, match="right answers of"):
+        positions(torch.zeros(len(right), 3), right)
+
+
+def test_positions_refuse_what_is_no_number() -> None:
+    with pytest.raises(DataError, match="NaN"):
+        positions(torch.tensor([[torch.nan, 1.0]]), [[1]])
+
+
+def test_torchmetrics_agrees() -> None:
+    images, captions = unit(23, 6), unit(71, 6, seed=1)
+    owner = torch.arange(71) % 23
+    similarity = (images.double() @ captions.double().T).float()
+    i2t, t2i = positions_of_owners(EmbeddingSimilarity(images, captions), owner)
+    ours = recall(similarity, owner)
+    for side, found, rows, right in (
+        ("i2t", i2t, similarity, owner == torch.arange(23)[:, None]),
+        ("t2i", t2i, similarity.T, torch.arange(23) == owner[:, None]),
+    ):
+        pairs = list(zip(rows, right, strict=True))
+        precision = torch.stack([retrieval_r_precision(row, target) for row, target in pairs]).double()
+        torch.testing.assert_close(r_precision(found), precision)
+        # Theirs is over the right ones found within the R nearest, Musgrave's over R.
+        average = [retrieval_average_precision(row, target, top_k=int(target.sum())) for row, target in pairs]
+        torch.testing.assert_close(map_at_r(found), torch.stack(average).double() * precision)
+        for cutoff in (1, 5, 10):
+            hits = torch.stack([retrieval_hit_rate(row, target, top_k=cutoff) for row, target in pairs]).double()
+            assert ours[side][f"R@{cutoff}"] == pytest.approx(100 * float(hits.mean()))
+            assert percent_of(found)[f"R@{cutoff}"] == pytest.approx(100 * float(hits.mean()))
+
+
+def test_of_one_right_answer_all_precisions_are_the_first_recall() -> None:
+    similarity, owner = torch.rand(9, 30, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 9
+    _, t2i = positions_of_owners(similarity, owner)
+    found = percent_of(t2i)
+    assert found["map_at_r"] == found["r_precision"] == found["R@1"] == recall(similarity, owner)["t2i"]["R@1"]
+
+
+# --- hubs
+
+
+def test_occurrences_equal_a_count_by_hand() -> None:
+    images, captions = unit(13, 4), unit(37, 4, seed=1)
+    found = EmbeddingSimilarity(images, captions)
+    matrix = found.block(slice(13), slice(37))
+    counts = np.zeros(13, dtype=int)
+    for caption in range(37):
+        counts[np.argsort(-matrix[:, caption].numpy())[:3]] += 1
+    assert k_occurrence(lambda a, b: matrix.T[a:b], 37, 13, k=3).tolist() == counts.tolist()
+    side = hubness(found, k=3)["t2i"]
+    assert side["skewness"] == pytest.approx(stats.skew(counts))
+    assert side["never_retrieved"] == 100 * (counts == 0).mean()
+    assert side["largest"] == counts.max()
+    with pytest.raises(ConfigError, match="k=14"):
+        k_occurrence(lambda a, b: matrix.T[a:b], 37, 13, k=14)
+
+
+def test_blocks_do_not_change_occurrences(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = EmbeddingSimilarity(unit(13, 4), unit(37, 4, seed=1))
+    whole = hubness(found, k=3)
+    monkeypatch.setattr("threeshnet.metrics.hubness.BLOCK_CELLS", 50)
+    monkeypatch.setattr("threeshnet.metrics.precision.BLOCK_CELLS", 50)
+    assert hubness(found, k=3) == whole
+
+
+def test_even_occurrences_have_no_skew() -> None:
+    assert skewness(np.full(5, 3)) == 0.0
+    assert never_retrieved(np.array([0, 1, 2, 0])) == 50.0
+
+
+def naive_correction(name: str, items: Tensor, queries: Tensor, bank: Tensor) -> np.ndarray:
+    """The published formulas on whole matrices of probabilities and sums, [queries, items]."""
+    asked = (queries.double() @ items.double().T).float().double().numpy()
+    known = (bank.double() @ items.double().T).float().double().numpy()
+    if name == "csls":
+        near_item = np.sort(known, axis=0)[-10:].mean(axis=0)
+        near_query = np.sort(asked, axis=1)[:, -10:].mean(axis=1)
+        return 2 * asked - near_query[:, None] - near_item
+    normal = np.exp(20 * asked) / np.exp(20 * known).sum(axis=0)
+    if name == "inverted_softmax":
+        return normal
+    hubs = set(known.argmax(axis=1).tolist())
+    return np.stack([normal[q] if asked[q].argmax() in hubs else asked[q] for q in range(len(asked))])
+
+
+@pytest.mark.parametrize("name", CORRECTIONS)
+@pytest.mark.parametrize("bank_size", [11, 45])
+def test_corrections_rank_as_their_papers_formulas(name: str, bank_size: int) -> None:
+    images, captions = unit(29, 5), unit(61, 5, seed=1)
+    owner = torch.arange(61) % 29
+    texts, photos = unit(bank_size, 5, seed=2), unit(bank_size, 5, seed=3)
+    correct = CORRECTIONS[name]
+    found = corrected_ranks(
+        EmbeddingSimilarity(images, captions),
+        owner,
+        images=correct(images, texts),
+        captions=correct(captions, photos),
+    )
+    t2i = naive_correction(name, images, captions, texts)
+    i2t = naive_correction(name, captions, images, photos)
+    assert found.t2i.tolist() == rank_similarity(t2i.T, owner).t2i.tolist()
+    assert found.i2t.tolist() == rank_similarity(i2t, owner).i2t.tolist()
+    plain = rank_similarity(images @ captions.T, owner)
+    assert not found.t2i.equal(plain.t2i)
+    assert not found.i2t.equal(plain.i2t)
+
+
+def test_blocks_do_not_change_corrections(monkeypatch: pytest.MonkeyPatch) -> None:
+    items, bank = unit(29, 5), unit(45, 5, seed=2)
+    whole = {name: correct(items, bank) for name, correct in CORRECTIONS.items()}
+    monkeypatch.setattr("threeshnet.metrics.corrections.BLOCK_CELLS", 100)
+    for name, correct in CORRECTIONS.items():
+        found = correct(items, bank)
+        torch.testing.assert_close(found.bias, whole[name].bias)
+        assert (found.hubs is None) == (whole[name].hubs is None)
+        assert found.hubs is None or found.hubs.equal(whole[name].hubs)  # pyright: ignore
+
+
+def test_a_hub_is_cured_by_training_captions_alone() -> None:
+    """All captions lean to one direction; the image that lies there is everybody's nearest until it is corrected."""
+    places, lean = unit(40, 16), torch.zeros(16)
+    lean[0] = 1.0
+    images = torch.nn.functional.normalize(places + 0.05 * unit(40, 16, seed=3), dim=1)
+    images[0] = lean
+    owner = torch.arange(1, 40).repeat_interleave(3)
+    owner = torch.cat([torch.tensor([0]), owner])
+    captions = torch.nn.functional.normalize(places[owner] + 1.2 * lean + 0.1 * unit(len(owner), 16, seed=4), dim=1)
+    bank = torch.nn.functional.normalize(unit(400, 16, seed=5) + 1.2 * lean, dim=1)
+    source = EmbeddingSimilarity(images, captions)
+    before = summarise(rank_similarity(source, owner).t2i)["R@1"]
+    for correct in (inverted_softmax, csls):
+        after = summarise(corrected_ranks(source, owner, images=correct(images, bank)).t2i)["R@1"]
+        assert after > before + 20
+    hub = dynamic_inverted_softmax(images, bank).hubs
+    assert hub is not None
+    assert hub[0]
+
+
+def test_a_corrected_part_is_the_part_of_its_items() -> None:
+    source, bias = EmbeddingSimilarity(unit(6, 3), unit(8, 3, seed=1)), torch.arange(6).double()
+    corrected = Corrected(source, Correction(bias), items="images")
+    images, captions = torch.tensor([4, 1]), torch.tensor([0, 7, 3])
+    part = corrected.part(images, captions)
+    torch.testing.assert_close(part.block(slice(2), slice(3)), corrected.block(slice(6), slice(8))[images][:, captions])
+    assert corrected.pairs(torch.arange(8) % 6)[7] == corrected.block(slice(6), slice(8))[1, 7]
+
+
+def test_corrections_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(DataError, match="bank of a correction is empty"):
+        inverted_softmax(unit(3, 2), torch.zeros(0, 2))
+    with pytest.raises(ConfigError, match="k=11"):
+        csls(unit(3, 2), unit(10, 2), k=11)
+    with pytest.raises(ConfigError, match="beta=0"):
+        inverted_softmax(unit(3, 2), unit(3, 2), beta=0)
+    source = EmbeddingSimilarity(unit(3, 2), unit(4, 2))
+    with pytest.raises(DataError, match="2 items for 3 images"):
+        Corrected(source, Correction(torch.zeros(2)), items="images")
+    with pytest.raises(ConfigError, match="items='texts' does not exist"):
+        Corrected(source, Correction(torch.zeros(2)), items="texts")
+
+
+# --- the gap
+
+
+def test_the_gap_of_known_clouds() -> None:
+    axes = torch.eye(3)
+    found = modality_gap(5 * axes[:2], axes[2:])
+    assert found["distance"] == pytest.approx(math.sqrt(1.5))
+    assert found["angle"] == pytest.approx(90)
+    same = modality_gap(unit(9, 4), unit(9, 4))
+    assert same == {"distance": 0.0, "angle": 0.0}
+    with pytest.raises(DataError, match="no direction"):
+        modality_gap(torch.tensor([[1.0, 0], [-1, 0]]), axes[:, :2])
+
+
+# --- groups
+
+
+def test_groups_are_the_recalls_of_their_queries() -> None:
+    ranks = torch.randint(1, 15, (50,), generator=torch.Generator().manual_seed(0))
+    chosen = {"even": torch.arange(50) % 2 == 0, "late": torch.arange(50) >= 40, "none": torch.zeros(50).bool()}
+    found = recall_by_group(ranks, chosen)
+    assert set(found) == {"even", "late"}
+    for name in found:
+        slow = [rank for rank, inside in zip(ranks.tolist(), chosen[name].tolist(), strict=True) if inside]
+        assert found[name]["queries"] == len(slow)
+        assert found[name]["R@5"] == pytest.approx(100 * sum(rank <= 5 for rank in slow) / len(slow))
+    with pytest.raises(DataError, match="other: 49 queries"):
+        recall_by_group(ranks, chosen | {"other": torch.ones(49).bool()})
+
+
+def test_labels_group_as_tags_do() -> None:
+    ranks, tags = torch.tensor([1, 4, 11, 2]), ["what", "where", "where", ""]
+    assert recall_by_group(ranks, by_label(tags)) == recall_by_tag(ranks, tags)
+
+
+def test_every_caption_has_one_length() -> None:
+    captions = [" ".join(["word"] * count) for count in range(1, 40)]
+    members = torch.stack(list(by_length(captions).values()))
+    assert members.sum(dim=0).tolist() == [1] * 39
+    assert members.sum(dim=1).tolist() == [7, 4, 4, 24]
+
+
+def test_classes_and_sizes() -> None:
+    categories = torch.tensor([[1, 0, 1], [1, 0, 0], [0, 0, 0]])
+    assert list(by_class(categories, ["dog", "cat", "sky"])) == ["dog", "sky"]
+    assert list(by_class(categories, ["dog", "cat", "sky"], least=2)) == ["dog"]
+    with pytest.raises(DataError, match="3 classes with 2 names"):
+        by_class(categories, ["dog", "cat"])
+    maps = torch.full((3, 64, 64), 255, dtype=torch.uint8)
+    maps[0, 0, :8], maps[0, 1, :] = 3, 5  # 8 and 64 cells of 4096: the lower is small
+    maps[1] = 9
+    sizes = typical_size(maps)
+    assert sizes[:2].tolist() == [8 / 4096, 1.0]
+    groups = by_size(sizes)
+    assert {name: chosen.tolist() for name, chosen in groups.items()} == {
+        "small": [True, False, False],
+        "medium": [False, False, False],
+        "large": [False, True, False],
+    }
+    assert of_captions(groups, torch.tensor([1, 0, 0]))["small"].tolist() == [False, True, True]
+
+
+# --- all together
+
+
+def test_everything_together_is_plain_numbers() -> None:
+    images, captions, owner = unit(12, 4), unit(36, 4, seed=1), torch.arange(36) % 12
+    source = EmbeddingSimilarity(images, captions)
+    ranks = rank_similarity(source, owner)
+    bank = Bank(unit(20, 4, seed=2), unit(30, 4, seed=3))
+    tags = {"tag": by_label(["what", "where"] * 18)}
+    found = beyond_recall(source, ranks, owner, caption_groups=tags, bank=bank)
+    assert set(found) == {"i2t", "t2i", "hubness", "modality_gap", "corrections", "groups"}
+    assert set(found["corrections"]) == set(CORRECTIONS)
+    assert found["t2i"]["r_precision"] == pytest.approx(summarise(ranks.t2i)["R@1"])
+    assert found["groups"]["t2i"]["tag"]["what"]["queries"] == 18
+    matrix = beyond_recall(source.part(torch.arange(12), torch.arange(36)), ranks, owner)
+    assert "corrections" not in matrix
+    assert matrix["hubness"] == found["hubness"]

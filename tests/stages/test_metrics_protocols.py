@@ -1,0 +1,202 @@
+"""Every protocol against its slow twin, what each refuses, and that large galleries are ranked within bounds."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from threeshnet.errors import ConfigError, DataError
+from threeshnet.metrics.folds import fold_ranks
+from threeshnet.metrics.protocols import PROTOCOLS, Scored, rank, score
+from threeshnet.metrics.ranks import rank_similarity
+from threeshnet.metrics.similarity import EmbeddingSimilarity, tiles
+
+CUTOFFS = (1, 5, 10)
+
+
+def slow_ranks(similarity: np.ndarray, owner: np.ndarray) -> tuple[list[int], list[int]]:
+    """By sorting the gallery of every query and looking where the right answers stand. No ties."""
+    i2t, t2i = [], []
+    for image, row in enumerate(similarity):
+        order = owner[np.argsort(-row)]
+        i2t.append(1 + int(np.flatnonzero(order == image)[0]))
+    for caption, column in enumerate(similarity.T):
+        t2i.append(1 + int(np.flatnonzero(np.argsort(-column) == owner[caption])[0]))
+    return i2t, t2i
+
+
+def slow_recall(ranks: tuple[list[int], list[int]]) -> dict[str, dict[str, float]]:
+    return {
+        side: {f"R@{cutoff}": 100 * sum(one <= cutoff for one in found) / len(found) for cutoff in CUTOFFS}
+        for side, found in zip(("i2t", "t2i"), ranks, strict=True)
+    }
+
+
+def agree(found: Any, slow: dict[str, dict[str, float]]) -> None:
+    for side, numbers in slow.items():
+        for name, value in numbers.items():
+            assert found[side][name] == pytest.approx(value)
+    assert found["rsum"] == pytest.approx(sum(value for numbers in slow.values() for value in numbers.values()))
+
+
+def noisy(images: int, captions: int, seed: int, noise: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    owner = torch.arange(captions) % images
+    sides = torch.randn(images, 8, generator=draw)
+    return sides, sides[owner] + noise * torch.randn(captions, 8, generator=draw), owner
+
+
+@pytest.mark.parametrize("protocol", ["full", "transfer"])
+def test_a_whole_split(protocol: str) -> None:
+    images, captions, owner = noisy(53, 177, seed=0)
+    case = Scored("demo", "test", 53, owner, trained_on="flickr8k")
+    found = score(protocol, [EmbeddingSimilarity(images, captions)], case)
+    agree(found, slow_recall(slow_ranks((images @ captions.T).numpy(), owner.numpy())))
+    assert 1 < found["t2i"]["R@1"] < 99
+
+
+def test_an_ensemble() -> None:
+    images, captions, owner = noisy(53, 177, seed=0)
+    others, sentences, _ = noisy(53, 177, seed=1)
+    parts = [EmbeddingSimilarity(images, captions), EmbeddingSimilarity(others, sentences)]
+    mean = (images @ captions.T + others @ sentences.T) / 2
+    case = Scored("demo", "test", 53, owner)
+    agree(score("ensemble", parts, case), slow_recall(slow_ranks(mean.numpy(), owner.numpy())))
+
+
+def test_five_folds_of_coco() -> None:
+    images, captions, _ = noisy(5_000, 25_000, seed=0, noise=0.5)
+    owner = torch.arange(5_000).repeat_interleave(5)
+    captions = captions[torch.argsort(torch.arange(25_000) % 5_000, stable=True)]
+    found = score("five_fold_1k", [EmbeddingSimilarity(images, captions)], Scored("coco", "testall", 5_000, owner))
+    parts = []
+    for start in range(0, 5_000, 1_000):
+        part = captions[5 * start : 5 * (start + 1_000)]
+        of_part = owner[5 * start : 5 * (start + 1_000)].numpy() - start
+        similarity = (images[start : start + 1_000].double() @ part.double().T).float().numpy()
+        parts.append(slow_recall(slow_ranks(similarity, of_part)))
+    mean = {
+        side: {name: float(np.mean([part[side][name] for part in parts])) for name in parts[0][side]}
+        for side in parts[0]
+    }
+    agree(found, mean)
+    assert 5 < found["t2i"]["R@1"] < 99
+
+
+def test_ranks_are_within_their_fold() -> None:
+    images, captions, owner = noisy(12, 31, seed=2)
+    source = EmbeddingSimilarity(images, captions)
+    found = fold_ranks(source, owner, folds=3)
+    matrix = source.block(slice(12), slice(31)).numpy()
+    for start in (0, 4, 8):
+        inside = np.flatnonzero((owner.numpy() >= start) & (owner.numpy() < start + 4))
+        slow = slow_ranks(matrix[start : start + 4][:, inside], owner.numpy()[inside] - start)
+        assert (found.i2t[start : start + 4].tolist(), found.t2i[inside].tolist()) == slow
+
+
+def test_every_protocol_has_a_twin_here() -> None:
+    assert set(PROTOCOLS) == {"full", "transfer", "ensemble", "five_fold_1k"}
+
+
+def test_transfer_is_between_data_sets() -> None:
+    case = Scored("demo", "test", 3, torch.arange(3))
+    with pytest.raises(ConfigError, match="trained on 'demo', which is scored; take protocol=full"):
+        score("transfer", [torch.eye(3)], case._replace(trained_on="demo"))
+    for known in ("coco", None):  # the authors' files do not say
+        assert rank("transfer", [torch.eye(3)], case._replace(trained_on=known)).i2t.tolist() == [1, 1, 1]
+
+
+# --- large galleries
+
+
+@pytest.mark.parametrize(
+    ("images", "captions", "cells"), [(1, 1, 1), (3, 7, 1), (7, 3, 10), (40, 90, 100), (5, 5, 999)]
+)
+def test_tiles_hold_every_cell_once_and_no_more_than_asked(images: int, captions: int, cells: int) -> None:
+    seen = np.zeros((images, captions), dtype=int)
+    for rows, columns in tiles(images, captions, cells):
+        seen[rows, columns] += 1
+        assert seen[rows, columns].size <= cells
+    assert (seen == 1).all()
+
+
+class Watched(EmbeddingSimilarity):
+    """Remembers the largest block that was asked for."""
+
+    largest = 0
+
+    def block(self, images: slice, captions: slice) -> Tensor:
+        found = super().block(images, captions)
+        self.largest = max(self.largest, found.numel())
+        return found
+
+
+def test_no_more_than_a_block_is_held_however_many_there_are() -> None:
+    images, captions, owner = noisy(700, 2_100, seed=3)
+    source = Watched(images, captions)
+    found = rank_similarity(source, owner, block_cells=5_000)
+    assert 0 < source.largest <= 5_000
+    whole = rank_similarity(source.block(slice(700), slice(2_100)), owner)
+    assert found.i2t.equal(whole.i2t)
+    assert found.t2i.equal(whole.t2i)
+
+
+def test_infinite_similarities_have_ranks_and_mixed_ones_too() -> None:
+    matrix = torch.tensor([[torch.inf, -torch.inf, 0.0], [0.0, -torch.inf, torch.inf]])
+    found = rank_similarity(matrix, torch.tensor([0, 0, 1]))
+    assert found.i2t.tolist() == [1, 1]
+    assert found.t2i.tolist() == [1, 2, 1]
+    with pytest.raises(DataError, match="NaN"):
+        rank_similarity(matrix.where(matrix != 0.0, torch.nan), torch.tensor([0, 0, 1]))
+
+
+# --- experiments/protocols
+
+
+def script(root: Path, name: str) -> ModuleType:
+    found = importlib.util.spec_from_file_location(
+        f"protocols_{name}", root / "experiments" / "protocols" / f"{name}.py"
+    )
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def test_the_large_gallery_script_checks_itself(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large, file = script(root, "large"), tmp_path / "large.json"
+    threads = f"--threads={torch.get_num_threads()}"
+    small = ["--images=90", "--captions=400", "--dim=8", "--block-cells=1000", "--check=400", threads]
+    found = large.main([*small, f"--out={file}"])
+    assert found["checked"] == 400
+    assert json.loads(file.read_text())["recall"]["rsum"] == found["recall"]["rsum"]
+    assert '"captions": 400' in capsys.readouterr().out
+    real = large.rank_similarity
+    off_by_one = lambda *given, **named: real(*given, **named)._replace(t2i=torch.full((400,), 91))  # noqa: E731
+    monkeypatch.setattr(large, "rank_similarity", off_by_one)
+    with pytest.raises(AssertionError, match="by the definition"):
+        large.main(small)
+
+
+def test_both_ways_to_evaluate_agree(root: Path, synthetic_shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    coco_size, rsums = script(root, "coco_size"), {}
+    threads = f"--threads={torch.get_num_threads()}"
+    for way in coco_size.WAYS:
+        found = coco_size.main(
+            [f"--shards={synthetic_shards}", "--split=testall", "--dim=32", "--batch=7", f"--only={way}", threads]
+        )
+        assert found["captions"] > found["images"] > 5
+        rsums[way] = found["recall"]["rsum"]
+        assert json.loads(capsys.readouterr().out)["recall"]["rsum"] == rsums[way]
+    assert rsums["ours"] == pytest.approx(rsums["plain"])
