@@ -44,7 +44,7 @@ except ImportError as missing:
              "(Debian and Ubuntu: apt-get install python3-venv), %s" % (sys.executable, missing, other))
 endef
 
-.PHONY: help setup setup-locked data train evaluate test lint format typecheck notebook
+.PHONY: help setup setup-locked data import verify train evaluate test lint format typecheck notebook
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -92,11 +92,21 @@ more = $(if $(ARGS), $(ARGS))
 # An ensemble has several checkpoints; the path of one alone may hold spaces.
 checkpoint = $(call $(if $(filter ensemble,$(PROTOCOL)),list,text),checkpoint,$(CKPT))
 data_options = $(call name,data,$(DATA))$(call text,raw,$(RAW))$(call text,out,$(OUT))
+# Several folders are joined by image id. A name may hold spaces: words are several folders when each of them exists.
+folders = $(call $(if $(and $(word 2,$(RAW)),$(filter $(words $(RAW)),$(words $(wildcard $(RAW))))),list,text),raw,$(RAW))
+import_options = $(folders)$(call text,out,$(OUT))
+verify_options = $(call text,shards,$(SHARDS))
 train_options = $(call name,experiment,$(EXP))$(call text,shards,$(SHARDS))$(call text,out,$(OUT))$(call flag,resume,$(RESUME))
 evaluate_options = $(checkpoint)$(call text,shards,$(SHARDS))$(call name,split,$(SPLIT))$(call name,protocol,$(PROTOCOL))$(call text,text_config,$(TEXT))$(call text,out,$(OUT))
 
 data: $(READY) ## Photos to shards: DATA=demo|flickr8k|… [RAW=folder] [OUT=shards] [ARGS="extractor=…"]
 	$(call run,shards)$(data_options)$(more)
+
+import: $(READY) ## Published feature arrays to shards: RAW="folder [folder …]" [OUT=shards] [ARGS="captions=file"]
+	$(call run,imports)$(import_options)$(more)
+
+verify: $(READY) ## Read every shard, name every fault, write the data card: SHARDS=folder
+	$(call run,verify)$(verify_options)$(more)
 
 train: $(READY) ## Train, select, score: EXP=hybrid_demo [SHARDS=folder] [OUT=run folder] [RESUME=1] [ARGS="overrides"]
 	$(call run,train)$(train_options)$(more)

@@ -102,3 +102,4 @@ class ImageArrays(NamedTuple):
     seg_semantic: np.ndarray | None = None  # [n, C, 7, 7]
     seg_map: np.ndarray | None = None  # [n, 64, 64] uint8
     seg_categories: np.ndarray | None = None  # [n, C] uint8
+    labels: list[np.ndarray] | None = None  # each [r] int16, class of each region in the table of its detector

@@ -20,6 +20,7 @@ from threeshnet.batches.tokenizers import Wordpieces
 from threeshnet.commands.building import fields_read
 from threeshnet.encoders.text.sources import bert_folder
 from threeshnet.errors import DataError
+from threeshnet.features.extractor import Extractor
 from threeshnet.records import ImageBatch, TokenSet
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -27,6 +28,7 @@ SIZES = ["sizes.region_width=6", "sizes.grid_width=5", "sizes.classes=4", "dim=8
 LISTS = ("fusion", "parts")  # groups of which several options are taken together
 INSIDE = ("branch", "hydra/help")  # options that other yamls take in
 OF_SHARDS = ("extractor", "segmentation")
+PRIMARY = dict.fromkeys(OF_SHARDS, "shards") | {"layout": "imports"}  # of groups that `train` does not have
 
 
 def options(group: str) -> list[str]:
@@ -89,7 +91,7 @@ def test_a_yaml_begins_by_saying_what_it_is(file: Path) -> None:
 def test_every_option_composes_and_resolves(group: str, option: str) -> None:
     if group in INSIDE:
         pytest.skip("taken in by others")
-    primary = "shards" if group in OF_SHARDS or (group, option) == ("data", "synthetic") else "train"
+    primary = "shards" if (group, option) == ("data", "synthetic") else PRIMARY.get(group, "train")
     name = f"[{option}]" if group in LISTS else option
     data = ["data=demo"] if primary == "shards" and group != "data" else []
     cfg = composed(f"{group}={name}", *data, primary=primary)
@@ -110,10 +112,22 @@ def test_parts_are_built(group: str) -> None:
         assert instantiate(composed(f"{group}={option}")[group]) is not None
 
 
-@pytest.mark.parametrize("group", OF_SHARDS)
-def test_extractors_and_segmentations_are_built(group: str) -> None:
-    for option in options(group):
-        assert isinstance(instantiate(composed(f"{group}={option}", "data=demo", primary="shards")[group]), object)
+@pytest.mark.parametrize(("group", "option"), [(group, option) for group in OF_SHARDS for option in options(group)])
+def test_extractors_and_segmentations_are_built(group: str, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # models of hundreds of megabytes are not fetched for this; those in the cache are built
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    cfg = composed(f"{group}={option}", "data=demo", primary="shards")[group]
+    try:
+        built = instantiate(cfg)
+    except InstantiationException as error:
+        offline = error.__cause__
+    else:
+        assert isinstance(built, Extractor)
+        assert built.fields
+        return
+    assert isinstance(offline, DataError), offline
+    for way_out in (cfg.name, f"{group}.name=<folder>", "HF_HOME", f"{group}=lite0"):
+        assert way_out in str(offline)
 
 
 @pytest.mark.parametrize("option", options("data"))

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGETS = ("help", "setup", "data", "train", "evaluate", "test", "lint", "format", "typecheck", "notebook")
+TARGETS = ("help", "setup", "data", "import", "verify", "train", "evaluate")
+TARGETS += ("test", "lint", "format", "typecheck", "notebook")
 
 # Not what `make test` left in the environment: its own variables (ARGS=…) would reach the make that is tested.
 BARE = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ} | {"LC_ALL": "C.UTF-8"}
@@ -53,6 +54,10 @@ def overrides(words: list[str]) -> dict[str, object]:
         ),
         ("train EXP=grid_coco RESUME=0 SHARDS= OUT=", "train experiment=grid_coco"),
         ("data DATA=demo", "shards data=demo"),
+        ("import RAW=/r OUT=s ARGS=dtype=float16", """imports 'raw="/r"' 'out="s"' dtype=float16"""),
+        ("import 'RAW=src tests'", """imports 'raw=["src","tests"]'"""),
+        ("import 'RAW=my arrays'", """imports 'raw="my arrays"'"""),
+        ("verify SHARDS=s", """verify 'shards="s"'"""),
         (
             "data DATA=flickr8k RAW=/r OUT=s ARGS=extractor=tiny",
             """shards data=flickr8k 'raw="/r"' 'out="s"' extractor=tiny""",

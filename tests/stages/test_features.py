@@ -67,7 +67,7 @@ def test_damaged_photos_have_a_reason(tmp_path: Path, monkeypatch: pytest.Monkey
     assert loaded.sizes == [(40, 30)]
     assert [number for number, _ in loaded.damaged] == [1, 2, 3]
     assert "missing" in loaded.damaged[1][1]
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr("threeshnet.features.photos.MOST_PIXELS", 1000)
     with pytest.raises(DataError, match="bomb"):
         decoded(photos[0].file)
 

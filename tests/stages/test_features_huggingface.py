@@ -201,6 +201,8 @@ def test_planted_boxes_come_out_in_order_with_their_features(family: str, folder
         np.testing.assert_allclose(arrays.scores[number], [0.9, 0.6, 0.3], atol=1e-3)
         expected = torch.stack([boxes[7], torch.tensor([0.6, 0.7, 1, 1]), boxes[5]])
         np.testing.assert_allclose(arrays.boxes[number], expected, atol=1e-6)
+        assert arrays.labels is not None
+        assert arrays.labels[number].tolist() == [1, 0, 4]
         hidden = seen["hidden"][number]
         np.testing.assert_array_equal(arrays.regions[number], hidden[[7, 11, 5]].half())
         assert (hidden[7] - hidden[11]).abs().max() > 0.01  # else the order would not show

@@ -22,6 +22,7 @@ from threeshnet.shards.writer import ShardWriter, write_shard
 
 RAW = Path("raw")
 CLASSES = 5
+LABELS = 300  # more than 8 bits count
 
 
 def photos_of(count: int, start: int = 0) -> list[Photo]:
@@ -45,6 +46,7 @@ def arrays_of(count: int, seed: int = 0, lengths: list[int] | None = None) -> Im
         seg_semantic=rng.random((count, CLASSES, 7, 7)).astype(np.float16),
         seg_map=rng.integers(0, CLASSES, (count, 64, 64), np.uint8),
         seg_categories=rng.integers(0, 2, (count, CLASSES), np.uint8),
+        labels=[rng.integers(0, LABELS, length).astype(np.int16) for length in lengths],
     )
 
 
@@ -64,7 +66,9 @@ def make_folder(folder: Path, counts: tuple[int, ...] = (5, 1, 4), name: str = "
     with h5py.File(folder / "train-00000.h5") as opened:
         layout = layout_of_file(opened)
     names = tuple(f"class {number}" for number in range(CLASSES))
-    Manifest(name, layout, {"train": SplitEntry(start, 2 * start, tuple(entries))}, class_names=names).save(folder)
+    labels = tuple(f"thing {number}" for number in range(LABELS))
+    splits = {"train": SplitEntry(start, 2 * start, tuple(entries))}
+    Manifest(name, layout, splits, class_names=names, label_names=labels).save(folder)
     return arrays
 
 
@@ -179,6 +183,7 @@ def test_a_shard_appears_only_when_it_is_whole(tmp_path: Path) -> None:
         ({"regions": [np.full((2, 6), np.inf, np.float16)] * 2}, "not finite"),
         ({"boxes": [np.array([[0, 0, 2, 1]] * 2, np.float32)] * 2}, r"in \[0, 1\]"),
         ({"scores": None}, "come together"),
+        ({"labels": [np.zeros(9, np.int16)] * 2}, r"labels \(9,\) for"),
         ({"seg_map": None}, "come together"),
         ({"seg_map": np.full((2, 64, 64), CLASSES, np.uint8)}, "class 5 in seg/map; there are 0 to 4, and 255"),
         ({"grid": np.zeros((2, 5, 8), np.float16)}, "grid of 5 cells; H=2 and W=3 make 6"),

@@ -8,11 +8,13 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.table import Table
 
 from threeshnet.commands import CONF, current_commit, run
+from threeshnet.commands.made_shards import show, show_leakage, show_share
 from threeshnet.features.predict import choose_sources
-from threeshnet.shards.make import MadeShards, make_shards
+from threeshnet.shards.make import make_shards
+
+OF_THE_PROCESS = ("part", "of", "device")  # which of several processes this is: the manifest is the same from all
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="shards")
@@ -22,6 +24,7 @@ def main(cfg: DictConfig) -> None:
     extractor = instantiate(cfg.data.get("extractor") or cfg.extractor)
     grid, segmentation = instantiate(cfg.get("grid")), instantiate(cfg.segmentation)
     sources = choose_sources(extractor, grid=grid, segmentation=segmentation, fields=cfg.fields, annotated=annotated)
+    settings: dict = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore
     made = make_shards(
         annotated,
         sources=sources,
@@ -29,37 +32,26 @@ def main(cfg: DictConfig) -> None:
         raw=raw,
         images_per_shard=cfg.images_per_shard,
         limit=cfg.limit,
+        part=cfg.part,
+        parts=cfg.of,
         batch_size=cfg.batch_size,
         workers=cfg.workers,
         on_error=cfg.on_error,
         overwrite=cfg.overwrite,
         accelerator=cfg.accelerator,
+        device=cfg.device,
         precision=cfg.precision,
-        progress=cfg.progress,
-        config=OmegaConf.to_container(cfg, resolve=True),  # pyright: ignore
+        progress=cfg.progress and cfg.device == 0,  # the bars of several processes would overwrite each other
+        config={key: value for key, value in settings.items() if key not in OF_THE_PROCESS},
         commit=current_commit(),
     )
-    show(made, Console())
-
-
-def show(made: MadeShards, console: Console, shown: int = 20) -> None:
-    """A row a split, the photos that were left out, and where the shards lie."""
-    manifest = made.manifest
-    table = Table(title=f"{manifest.dataset}: {', '.join(manifest.fields)}")
-    for name in ("split", "images", "captions", "shards", "left out", "photos/s"):
-        table.add_column(name, justify="left" if name == "split" else "right")
-    for name, split in manifest.splits.items():
-        left_out = sum(line.startswith(f"{name}: ") for line in manifest.left_out)
-        speed = f"{made.speed[name]:.0f}" if name in made.speed else "made before"
-        cells = (split.images, split.captions, len(split.shards), left_out)
-        table.add_row(name, *map(str, cells), speed)
-    console.print(table)
-    for line in manifest.left_out[:shown]:
-        console.print(f"left out: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    if len(manifest.left_out) > shown:
-        console.print(f"and {len(manifest.left_out) - shown} more: see {made.folder / 'manifest.json'}")
-    before = f", {made.kept} were there already" if made.kept else ""
-    console.print(f"{made.made} shard files made{before}: {made.folder}", highlight=False, soft_wrap=True)
+    console = Console()
+    if made.finished is None:
+        show_share(made, console, part=cfg.part, parts=cfg.of)
+        return
+    show(made, console)
+    if cfg.leakage_distance is not None:
+        show_leakage(made.folder, console, cfg.leakage_distance)
 
 
 if __name__ == "__main__":

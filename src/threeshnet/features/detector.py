@@ -37,6 +37,7 @@ class Found(NamedTuple):
     regions: Tensor  # [r, D]
     boxes: Tensor  # [r, 4] xyxy in [0, 1]
     scores: Tensor  # [r]
+    labels: Tensor  # [r] int64, best class
     grid: Tensor | None  # [cells*cells, Dg]
 
 
@@ -75,6 +76,8 @@ class Detector(HubExtractor):
         self.features, self.regions, self.cells = features, regions, cells
         self.overlap, self.threshold = overlap, threshold
         self.grid_size = (cells, cells)
+        names: Any = self.network.config.id2label
+        self.label_names = tuple(str(names.get(number, number)) for number in range(self.classes))
         self.options |= {
             "features": features,
             "regions": regions,
@@ -110,7 +113,9 @@ class Detector(HubExtractor):
     def load(self, photo: Photo, image: Image.Image | None) -> dict[str, Tensor]:
         if image is None:
             raise ValueError("an extractor that needs pixels was given none")
-        bare = {"do_pad": False, "do_rescale": False, "do_normalize": False}
+        bare: dict[str, Any] = {"do_pad": False, "do_rescale": False, "do_normalize": False}
+        # else a photo of 1 or 3 pixels height passes for channels-first
+        bare["input_data_format"] = "channels_last"
         made = self.processor(images=without_slivers(image), **bare, return_tensors="np")
         return {"pixels": torch.from_numpy(np.ascontiguousarray(made["pixel_values"][0]))}
 
@@ -122,6 +127,7 @@ class Detector(HubExtractor):
                 regions=[half(one.regions) for one in found],
                 boxes=[one.boxes.cpu().numpy() for one in found],
                 scores=[one.scores.cpu().numpy() for one in found],
+                labels=[one.labels.cpu().numpy().astype(np.int16) for one in found],
             )
         if "grid" in self.fields:
             arrays = arrays._replace(grid=np.stack([half(one.grid) for one in found if one.grid is not None]))
@@ -137,17 +143,19 @@ class Detector(HubExtractor):
                 f"{self.folder}: {logits} logits a query for {self.classes} classes; {type(self).__name__} reads "
                 f"{expected}: take the other _target_ of threeshnet.features.detector"
             )
-        scores = self.class_probabilities(made.logits.float()).amax(dim=-1)
+        scores, labels = self.class_probabilities(made.logits.float()).max(dim=-1)
         boxes = corners(made.pred_boxes.float())
         hidden = made.last_hidden_state
         grid = as_cells(feature_map, self.cells) if "grid" in self.fields else [None] * len(pixels)
-        return [self._kept(*one) for one in zip(scores, boxes, hidden, feature_map, grid, strict=True)]
+        return [self._kept(*one) for one in zip(scores, labels, boxes, hidden, feature_map, grid, strict=True)]
 
-    def _kept(self, scores: Tensor, boxes: Tensor, hidden: Tensor, feature_map: Tensor, grid: Tensor | None) -> Found:
+    def _kept(
+        self, scores: Tensor, labels: Tensor, boxes: Tensor, hidden: Tensor, feature_map: Tensor, grid: Tensor | None
+    ) -> Found:
         numbers = self.chosen(scores, boxes)
         kept = boxes[numbers]
         regions = hidden[numbers] if self.features == "decoder" else roi_means(feature_map, kept)
-        return Found(regions, kept, scores[numbers], grid)
+        return Found(regions, kept, scores[numbers], labels[numbers], grid)
 
     def chosen(self, scores: Tensor, boxes: Tensor) -> Tensor:
         """The numbers of the queries that become regions, the surest first.  scores: [Q]; boxes: [Q, 4]."""

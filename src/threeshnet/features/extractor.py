@@ -19,7 +19,7 @@ from threeshnet.records import AnnotatedSet, ImageArrays, Photo
 
 FIELDS = ("region", "grid", "seg")
 PARTS = {  # arrays of ImageArrays that make up a field
-    "region": ("regions", "boxes", "scores"),
+    "region": ("regions", "boxes", "scores", "labels"),
     "grid": ("grid",),
     "seg": ("seg_semantic", "seg_map", "seg_categories"),
 }
@@ -31,6 +31,7 @@ class Extractor(nn.Module):
     `name`, `version` (raised when the same weights give other arrays), `weights` (sha256 or a seed) and `options`
     identify what was made; `able` are the fields it can give, `fields` those it is asked for; `grid_size` is H, W of
     its grid and `class_names` the table of its segmentation (without names for published arrays that have no table).
+    `label_names` is the table of its regions' labels, for a detector.
     """
 
     name = "extractor"
@@ -43,6 +44,7 @@ class Extractor(nn.Module):
         self.fields: tuple[str, ...] = self.able if fields is None else checked_fields(fields, self.able, self.name)
         self.grid_size: tuple[int, int] | None = None
         self.class_names: tuple[str, ...] = ()
+        self.label_names: tuple[str, ...] = ()
         self.weights = ""
         self.options: dict[str, Any] = {}
 
@@ -50,6 +52,11 @@ class Extractor(nn.Module):
         """What the manifest says of the maker of a field; equal identities give equal arrays."""
         options = " ".join(f"{key}={value}" for key, value in sorted(self.options.items()))
         return {"name": self.name, "version": str(self.version), "weights": self.weights, "options": options}
+
+    def tables(self) -> dict[str, tuple[str, ...]]:
+        """The names behind the numbers of the fields it is asked for: classes of `seg`, labels of `region`."""
+        named = {"seg": self.class_names, "region": self.label_names}
+        return {field: table for field, table in named.items() if field in self.fields}
 
     def prepare(self, annotated: AnnotatedSet) -> Extractor | None:
         """Told the photos before the first is loaded; returns what is to be used, None for nothing."""

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from threeshnet.errors import ConfigError
 from threeshnet.features.extractor import FIELDS, Extractor, checked_fields, merged
+from threeshnet.features.fingerprints import Fingerprints
 from threeshnet.features.photos import LoadedBatch
 from threeshnet.records import AnnotatedSet, ImageArrays
 
@@ -23,6 +24,7 @@ class Extracted(NamedTuple):
     sizes: list[tuple[int, int]]
     arrays: ImageArrays
     damaged: list[tuple[int, str]]  # number, reason
+    fingerprints: Fingerprints | None = None  # of the photos that have arrays, where they were decoded
 
 
 class Extraction(pl.LightningModule):
@@ -36,7 +38,8 @@ class Extraction(pl.LightningModule):
         if not batch.numbers:
             return Extracted([], [], ImageArrays(), batch.damaged)
         made = [(source, source(inputs)) for source, inputs in zip(self.sources, batch.inputs, strict=True)]
-        return Extracted(batch.numbers, batch.sizes, merged(made), batch.damaged)  # pyright: ignore
+        joined = merged(made)  # pyright: ignore
+        return Extracted(batch.numbers, batch.sizes, joined, batch.damaged, batch.fingerprints)
 
 
 class PhotoProgress(TQDMProgressBar):

@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 
 from threeshnet.errors import DataError
 from threeshnet.features.predict import Extracted
+from threeshnet.shards.left_out import printable
 from threeshnet.shards.plan import PlannedShard
 from threeshnet.shards.writer import ShardWriter
 
@@ -72,7 +73,7 @@ class ShardFiller(BasePredictionWriter):
             self._open(self.waiting[0])
         assert self.writer is not None
         photos = [self.photos[number] for number in prediction.numbers]
-        self.writer.append(photos, prediction.arrays, prediction.sizes)
+        self.writer.append(photos, prediction.arrays, prediction.sizes, prediction.fingerprints)
         self._leave_out([reason for _, reason in prediction.damaged])
         self._count(len(prediction.numbers) + len(prediction.damaged))
 
@@ -92,7 +93,7 @@ class ShardFiller(BasePredictionWriter):
         if reasons and self.on_error == "stop":
             raise DataError(f"{reasons[0]}; put the photo right, or leave damaged photos out with on_error=skip")
         assert self.writer is not None
-        self.writer.left_out += reasons
+        self.writer.left_out += [printable(reason) for reason in reasons]
 
     def _count(self, photos: int) -> None:
         shard = self.waiting[0]

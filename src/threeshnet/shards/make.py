@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import h5py
 import pytorch_lightning as pl
+from pytorch_lightning.accelerators import CUDAAccelerator
+from pytorch_lightning.plugins.environments import LightningEnvironment  # pyright: ignore[reportPrivateImportUsage]
 from torch.utils.data import DataLoader
 
 from threeshnet.errors import ConfigError, one_of
 from threeshnet.features.extractor import Extractor
-from threeshnet.features.photos import LoadedBatch, PhotoBatches
+from threeshnet.features.photos import DECODER, LoadedBatch, PhotoBatches
 from threeshnet.features.predict import Extraction, PhotoProgress
 from threeshnet.records import AnnotatedSet
 from threeshnet.shards.fill import ShardFiller, batches_within_shards
+from threeshnet.shards.left_out import printable, write_left_out
 from threeshnet.shards.manifest import MANIFEST, Manifest, ShardEntry, SplitEntry, file_sha256
 from threeshnet.shards.plan import (
     PlannedShard,
     folder_fingerprint,
     plan_shards,
     remove_shards,
+    share_of,
     stored_left_out,
     unfinished,
 )
 from threeshnet.shards.schema import layout_of_file
 
 ON_ERROR = ("skip", "stop")
+ASIDE = ".unfinished-"  # a folder in the shard folder, of one process
 
 
 @dataclass(frozen=True)
@@ -36,10 +43,16 @@ class MadeShards:
     """What a run did. `speed`: photos a second of each split that was worked on."""
 
     folder: Path
-    manifest: Manifest
     made: int  # shard files made now
     kept: int  # shard files that were there
+    missing: int  # shard files of the set that other parts have still to make
     speed: Mapping[str, float]
+    finished: Manifest | None  # None while any is missing
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest; DataError while shards are missing."""
+        return self.finished or Manifest.load(self.folder)
 
 
 def make_shards(
@@ -50,11 +63,14 @@ def make_shards(
     raw: Path,
     images_per_shard: int = 1000,
     limit: int | None = None,
+    part: int = 0,
+    parts: int = 1,
     batch_size: int = 32,
     workers: int = 1,
     on_error: Literal["skip", "stop"] = "skip",
     overwrite: bool = False,
     accelerator: str = "auto",
+    device: int = 0,
     precision: Any = "32-true",
     progress: bool = True,
     config: Mapping[str, Any] | None = None,
@@ -62,29 +78,40 @@ def make_shards(
 ) -> MadeShards:
     """Make the shards of a data set in `folder`, but for those that are there already.
 
-    Raises DataError when the folder holds shards made otherwise and `overwrite` is off, and for damaged photos with
+    Process `part` of `parts` makes its share; whoever then finds all shards there writes the manifest. Raises
+    DataError when the folder holds shards made otherwise and `overwrite` is off, and for damaged photos with
     on_error="stop".
     """
-    check_sizes(images_per_shard=images_per_shard, batch_size=batch_size, on_error=on_error)
+    check_settings(images_per_shard=images_per_shard, batch_size=batch_size, on_error=on_error)
     makers = {field: source.identity() for source in sources for field in source.fields}
-    tables = [source.class_names for source in sources if "seg" in source.fields]
-    planned = plan_shards(annotated, raw=raw, makers=[makers, tables], images_per_shard=images_per_shard, limit=limit)
+    tables = {field: table for source in sources for field, table in source.tables().items()}
+    made_by = [makers, tables, DECODER, str(precision)]
+    planned = plan_shards(annotated, raw=raw, makers=made_by, images_per_shard=images_per_shard, limit=limit)
+    share = {shard.file for shard in share_of(planned, part=part, parts=parts)}
     if overwrite:
+        refuse_parts(parts)
         remove_shards(folder)
-    pending = unfinished(folder, planned)
+    absent = unfinished(folder, planned)
+    pending = [shard for shard in absent if shard.file in share]
     folder.mkdir(parents=True, exist_ok=True)
     grid_size = next((source.grid_size for source in sources if "grid" in source.fields), None)
     filler = ShardFiller(folder=folder, pending=pending, raw=raw, grid_size=grid_size, on_error=on_error)
-    if pending:
+    if absent:
         (folder / MANIFEST).unlink(missing_ok=True)
-        trainer = predictor(filler, accelerator=accelerator, precision=precision, bar=progress)
+    if pending:
+        trainer = predictor(filler, accelerator=accelerator, device=device, precision=precision, bar=progress)
         extract(trainer, sources, filler, pending, batch_size=batch_size, workers=workers)
-    manifest = _manifest(annotated, folder, planned, raw, makers, tables, config or {}, commit)
+    if parts == 1:
+        remove_aside(folder)
+    missing = unfinished(folder, planned)
+    finished = None
+    if not missing:
+        finished = finish(annotated, folder, planned, raw, makers, tables, config or {}, commit)
     speed = {split: count / filler.seconds[split] for split, count in filler.done.items()}
-    return MadeShards(folder, manifest, len(pending), len(planned) - len(pending), speed)
+    return MadeShards(folder, len(pending), len(share) - len(pending), len(missing), speed, finished)
 
 
-def check_sizes(*, images_per_shard: int, batch_size: int, on_error: str) -> None:
+def check_settings(*, images_per_shard: int, batch_size: int, on_error: str) -> None:
     """ConfigError for settings that cannot be."""
     for name, value in (("images_per_shard", images_per_shard), ("batch_size", batch_size)):
         if value < 1:
@@ -93,11 +120,32 @@ def check_sizes(*, images_per_shard: int, batch_size: int, on_error: str) -> Non
         raise ConfigError(one_of("on_error", on_error, ON_ERROR))
 
 
-def predictor(filler: ShardFiller, *, accelerator: str, precision: Any, bar: bool) -> pl.Trainer:
-    """A trainer that does nothing but predict, with `filler` to write."""
+def refuse_parts(parts: int) -> None:
+    """ConfigError for overwrite=true with several parts: each would remove what the others have made."""
+    if parts > 1:
+        raise ConfigError(
+            f"overwrite=true with of={parts}: the parts would remove each other's shards; remove the folder first, "
+            "or choose another one (out=…, or make data OUT=…)"
+        )
+
+
+def remove_aside(folder: Path) -> None:
+    """Remove what processes left that were killed while they wrote a manifest; for one that works there alone."""
+    for left in folder.glob(f"{ASIDE}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def predictor(filler: ShardFiller, *, accelerator: str, device: int, precision: Any, bar: bool) -> pl.Trainer:
+    """A trainer that does nothing but predict, alone in its process, with `filler` to write.
+
+    `device` counts this machine's processes, so that each takes a GPU of its own; the parts of torchrun or SLURM know
+    nothing of each other, and without a plugin Lightning would take them for one run over several devices.
+    """
+    on_gpu = accelerator in ("auto", "gpu", "cuda") and CUDAAccelerator.is_available()
     return pl.Trainer(
         accelerator=accelerator,
-        devices=1,
+        devices=[device % CUDAAccelerator.auto_device_count()] if on_gpu else 1,
+        plugins=[LightningEnvironment()],
         precision=precision,
         logger=False,
         enable_checkpointing=False,
@@ -130,21 +178,24 @@ def _as_it_is(batch: LoadedBatch) -> LoadedBatch:
     return batch
 
 
-def _manifest(
+def finish(
     annotated: AnnotatedSet,
     folder: Path,
     planned: Sequence[PlannedShard],
     raw: Path,
     makers: Mapping[str, Mapping[str, str]],
-    tables: Sequence[tuple[str, ...]],
+    tables: Mapping[str, tuple[str, ...]],
     config: Mapping[str, Any],
     commit: str,
 ) -> Manifest:
-    """The manifest of finished files: loaded when it is there, else written."""
+    """The manifest of a whole set: loaded when it is there, else written, and the list of what was left out before it.
+
+    Several parts may do so at once: each writes the same in a folder of its own and renames it.
+    """
     if (folder / MANIFEST).is_file():
         return Manifest.load(folder)
     splits: dict[str, list[ShardEntry]] = {}
-    left_out = list(annotated.problems)
+    left_out = [printable(problem) for problem in annotated.problems]
     for shard in planned:
         file = folder / shard.file
         with h5py.File(file, "r") as opened:
@@ -159,7 +210,8 @@ def _manifest(
             name: SplitEntry(sum(item.images for item in items), sum(item.captions for item in items), tuple(items))
             for name, items in splits.items()
         },
-        class_names=tables[0] if tables else (),
+        class_names=tables.get("seg", ()),
+        label_names=tables.get("region", ()),
         extractors=makers,
         raw=str(raw),
         left_out=tuple(left_out),
@@ -167,5 +219,7 @@ def _manifest(
         commit=commit,
         fingerprint=folder_fingerprint(planned),
     )
-    manifest.save(folder)
+    with TemporaryDirectory(dir=folder, prefix=ASIDE) as aside:
+        write_left_out(folder, manifest.left_out, aside=Path(aside))
+        manifest.save(Path(aside)).replace(folder / MANIFEST)
     return manifest

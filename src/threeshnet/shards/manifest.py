@@ -16,6 +16,7 @@ from threeshnet.shards.schema import FORMAT, Layout
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+CARD = "card.html"  # a page for people, beside the manifest; `reports` writes it
 STAND_IN = "synthetic"  # data set of random arrays in COCO's layout, for smoke tests of any experiment
 MAKE_DATA = "make it with: make data DATA=<name> [RAW=<folder>] [OUT=<shards>]"
 
@@ -47,6 +48,7 @@ class Manifest:
     layout: Layout
     splits: Mapping[str, SplitEntry]
     class_names: tuple[str, ...] = ()  # empty for published arrays without a table
+    label_names: tuple[str, ...] = ()  # of the regions' labels, where a detector gave them
     extractors: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # field -> name, weights (sha256), …
     raw: str = ""  # folder of the photos that `image/file` is relative to, as it was given
     left_out: tuple[str, ...] = ()  # photos and entries without a row, each with its reason
@@ -115,6 +117,7 @@ class Manifest:
             "layout": Layout(**layout | {"grid_size": None if size is None else (size[0], size[1])}),
             "splits": splits,
             "class_names": tuple(content["class_names"]),
+            "label_names": tuple(content.get("label_names", ())),
             "left_out": tuple(content["left_out"]),
         }
         manifest = cls(**{key: value for key, value in content.items() if key in cls.__dataclass_fields__} | derived)

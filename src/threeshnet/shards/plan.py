@@ -13,9 +13,10 @@ from typing import Any
 
 import h5py
 
-from threeshnet.errors import DataError, Problems
+from threeshnet.errors import ConfigError, DataError, Problems
 from threeshnet.records import AnnotatedSet, Photo
-from threeshnet.shards.manifest import MANIFEST, Manifest
+from threeshnet.shards.left_out import LEFT_OUT_LIST
+from threeshnet.shards.manifest import CARD, MANIFEST, Manifest
 from threeshnet.shards.schema import FORMAT
 from threeshnet.shards.writer import FINGERPRINT, LEFT_OUT
 
@@ -54,6 +55,18 @@ def plan_shards(
     return planned
 
 
+def share_of(planned: Sequence[PlannedShard], *, part: int, parts: int) -> list[PlannedShard]:
+    """The shards that are made by process `part` (0, 1, …) of `parts`: every parts-th, so that splits are shared too.
+
+    Raises ConfigError for a part that cannot be.
+    """
+    if not isinstance(part, int) or not isinstance(parts, int) or parts < 1:
+        raise ConfigError(f"part={part} of={parts}: whole numbers are needed, such as part=0 of=1")
+    if not 0 <= part < parts:
+        raise ConfigError(f"part={part} of={parts}: the parts of {parts} are 0 to {parts - 1}")
+    return list(planned[part::parts])
+
+
 def folder_fingerprint(planned: Sequence[PlannedShard]) -> str:
     """One fingerprint over all shards of a folder."""
     content = [[shard.file, shard.fingerprint] for shard in planned]
@@ -77,8 +90,8 @@ def unfinished(folder: Path, planned: Sequence[PlannedShard]) -> list[PlannedSha
 
 
 def remove_shards(folder: Path) -> None:
-    """Remove the manifest and every shard of a folder, and nothing else; the manifest goes first."""
-    for pattern in (MANIFEST, "*.h5", "*.h5.partial"):
+    """Remove the manifest, what belongs to it and every shard, and nothing else; the manifest goes first."""
+    for pattern in (MANIFEST, CARD, LEFT_OUT_LIST, "*.h5", "*.h5.partial"):
         for file in folder.glob(pattern):
             file.unlink()
 

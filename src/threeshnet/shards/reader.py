@@ -173,7 +173,8 @@ class ShardedSplit:
         return np.empty((0, *dataset.shape[1:]), dataset.dtype)
 
     def _read_regions(self, unique: np.ndarray, places: np.ndarray) -> dict[str, list[np.ndarray]]:
-        names = ("features", "boxes", "scores") if self.manifest.layout.boxes else ("features",)
+        layout = self.manifest.layout
+        names = ["features", *(("boxes", "scores") if layout.boxes else ()), *(("labels",) if layout.labels else ())]
         found: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for shard, first, end, _ in self._runs(unique):
             offsets: Any = self._offsets[shard]

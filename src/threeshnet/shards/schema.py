@@ -1,7 +1,8 @@
 """What a shard holds: names, shapes and types of its HDF5 fields, and what makes arrays fit to be written.
 
-`image/{id,file,size}`, `caption/{text,owner,tag}`, `region/{features,offsets,boxes,scores}`, `grid/features`,
-`seg/{semantic,map,categories}`. All arrays of a folder share one `Layout`.
+`image/{id,file,size,sha256,perceptual_hash}`, `caption/{text,owner,tag}`,
+`region/{features,offsets,boxes,scores,labels}`, `grid/features`, `seg/{semantic,map,categories}`. All arrays of a
+folder share one `Layout`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ FIELDS = ("region", "grid", "seg")
 MAX_REGIONS = 36
 FEATURE_TYPES = ("float16", "float32")
 IMAGE_KEYS = ("image/id", "image/file", "image/size")
+FINGERPRINT_KEYS = ("image/sha256", "image/perceptual_hash")  # [n, 32] u8, [n] u64: where photos were decoded
 CAPTION_KEYS = ("caption/text", "caption/owner", "caption/tag")
 REQUIRED = {
     "region": ("region/features", "region/offsets"),
@@ -38,6 +40,7 @@ class Layout:
     grid_size: tuple[int, int] | None = None  # H, W
     classes: int | None = None  # C
     boxes: bool = False  # whether regions have boxes and scores
+    labels: bool = False  # whether regions have the class that their detector saw
     dtypes: dict[str, str] = field(default_factory=dict)  # float16 or float32 of each field there is
 
     @property
@@ -66,6 +69,7 @@ def layout_of_arrays(arrays: ImageArrays, grid_size: tuple[int, int] | None) -> 
         grid_size=None if arrays.grid is None else grid_size,
         classes=None if arrays.seg_semantic is None else arrays.seg_semantic.shape[1],
         boxes=arrays.boxes is not None,
+        labels=arrays.labels is not None,
         dtypes=dtypes,
     )
 
@@ -80,7 +84,7 @@ def layout_of_file(shard: h5py.File) -> Layout:
         known["grid_size"] = (int(grid.attrs["H"]), int(grid.attrs["W"]))
     if (semantic := _dataset(shard, "seg/semantic")) is not None:
         dtypes["seg"], known["classes"] = str(semantic.dtype), int(semantic.shape[1])
-    return Layout(boxes="region/boxes" in shard, dtypes=dtypes, **known)
+    return Layout(boxes="region/boxes" in shard, labels="region/labels" in shard, dtypes=dtypes, **known)
 
 
 def _dataset(shard: h5py.File, key: str) -> Any:
@@ -132,6 +136,8 @@ def _region_faults(arrays: ImageArrays, layout: Layout, names: list[str]) -> Ite
             yield f"image {names[row]!r}: region features that are not finite (float16 ends at 65504)"
         elif arrays.boxes is not None and arrays.scores is not None:
             yield from _box_faults(arrays.boxes[row], arrays.scores[row], count, names[row])
+        if arrays.labels is not None and arrays.labels[row].shape != (count,):
+            yield f"image {names[row]!r}: labels {arrays.labels[row].shape} for {count} regions"
 
 
 def _box_faults(boxes: np.ndarray, scores: np.ndarray, count: int, name: str) -> Iterator[str]:

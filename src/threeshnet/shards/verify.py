@@ -1,116 +1,117 @@
-"""Every fault of a shard folder in one report."""
+"""Every fault of a shard folder in one report: which shard, which row, which image."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import h5py
-import numpy as np
 
 from threeshnet.errors import DataError, Problems
-from threeshnet.records import VOID
-from threeshnet.shards.manifest import MANIFEST, Manifest, ShardEntry, file_sha256
-from threeshnet.shards.schema import CAPTION_KEYS, IMAGE_KEYS, MAX_REGIONS, REQUIRED, layout_of_file
+from threeshnet.shards.manifest import MANIFEST, Manifest
+from threeshnet.shards.row_checks import Advance
+from threeshnet.shards.shard_checks import ShardLook, look_at_shard
 
-ROWS = 256  # images looked at together, to bound memory
-OPTIONAL = ("caption/tag", "image/size")
+SHOWN = 100_000  # faults that the report lists: all that there will ever be
+WAY_OUT = (
+    f"Remove the shards named here (only {MANIFEST}, if it was edited by hand) and give the command that made them "
+    "again: whole shards are kept."
+)
+
+
+@dataclass
+class Counted:
+    """What was found in the shards of one split."""
+
+    images: int = 0
+    captions: int = 0
+    regions: int = 0
+    shards: int = 0
+    bytes: int = 0  # on disk
+    sound_checksums: int = 0
+
+    def add(self, look: ShardLook, size: int) -> None:
+        """Take in one more shard, of `size` bytes on disk."""
+        self.images += len(look.ids)
+        self.captions += look.captions
+        self.regions += look.regions
+        self.shards += 1
+        self.bytes += size
+        self.sound_checksums += look.sound_checksum
+
+
+@dataclass
+class Findings:
+    """What `look_through` found: faults make the folder unfit for training, remarks do not."""
+
+    folder: Path
+    manifest: Manifest
+    faults: list[str]
+    remarks: list[str]
+    splits: dict[str, Counted]
+
+    def raise_faults(self) -> None:
+        """DataError with every fault, or nothing when there is none."""
+        problems = Problems(str(self.folder), shown=SHOWN)
+        problems.extend(self.faults)
+        problems.raise_as(DataError, WAY_OUT)
 
 
 def verify(folder: Path) -> Manifest:
     """Look through every shard; returns the manifest, or raises DataError with all that is wrong."""
+    findings = look_through(folder)
+    findings.raise_faults()
+    return findings.manifest
+
+
+def look_through(folder: Path, advance: Advance = lambda _: None) -> Findings:
+    """Read all there is in a shard folder and gather what is wrong with it, shard by shard and row by row.
+
+    `advance` is told of bytes as they are looked at; `bytes_to_look_at` says how many there will be. Raises DataError
+    only when there is no manifest that can be read.
+    """
     folder = Path(folder)
     manifest = Manifest.load(folder)
-    problems = Problems(str(folder), shown=100)
+    found = Findings(folder, manifest, list(_manifest_faults(folder, manifest)), _leftovers(folder), {})
     seen: dict[str, str] = {}
-    listed = {shard.file for split in manifest.splits.values() for shard in split.shards}
+    for name, split in manifest.splits.items():
+        counted = found.splits[name] = Counted()
+        for shard in split.shards:
+            look = look_at_shard(folder, manifest, shard, advance)
+            look.notes.faults += _id_faults(look.ids, shard.file, seen)
+            counted.add(look, file.stat().st_size if (file := folder / shard.file).is_file() else 0)
+            found.faults += [f"{shard.file}: {fault}" for fault in look.notes.faults]
+            found.remarks += [f"{shard.file}: {remark}" for remark in look.notes.remarks]
+    return found
+
+
+def bytes_to_look_at(folder: Path) -> int:
+    """How much `look_through` will read, about: every file twice, for its checksum and for its values."""
+    return 2 * sum(file.stat().st_size for file in Path(folder).glob("*.h5"))
+
+
+def _manifest_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
+    listed = Counter(shard.file for split in manifest.splits.values() for shard in split.shards)
     for name, split in manifest.splits.items():
         for count in ("images", "captions"):
             total = sum(getattr(shard, count) for shard in split.shards)
             if total != getattr(split, count):
-                problems.add(f"{MANIFEST}: split {name!r} has {getattr(split, count)} {count}, its shards {total}")
-        for shard in split.shards:
-            problems.extend(f"{shard.file}: {fault}" for fault in _shard_faults(folder, manifest, shard, seen))
-    problems.extend(f"{file.name}: not in the manifest" for file in folder.glob("*.h5") if file.name not in listed)
-    problems.raise_as(DataError, "remove the files named and make the data again: finished shards are kept")
-    return manifest
+                yield f"{MANIFEST}: split {name!r} has {getattr(split, count)} {count}, its shards {total}"
+    yield from (f"{MANIFEST}: {file} is listed {count} times" for file, count in listed.items() if count > 1)
+    yield from (f"{MANIFEST}: {file!r} is not the name of a file here" for file in listed if Path(file).name != file)
+    yield from (f"{file.name}: not in the manifest" for file in sorted(folder.glob("*.h5")) if file.name not in listed)
 
 
-def _shard_faults(folder: Path, manifest: Manifest, shard: ShardEntry, seen: dict[str, str]) -> Iterator[str]:
-    file = folder / shard.file
-    if not file.is_file():
-        yield "missing"
-        return
-    if (found := file_sha256(file)) != shard.sha256:
-        yield f"sha256 {found[:12]}…; the manifest says {shard.sha256[:12]}…"
-    try:
-        with h5py.File(file, "r", locking=False) as opened:
-            keys = (*IMAGE_KEYS, *CAPTION_KEYS, *(key for field in manifest.fields for key in REQUIRED[field]))
-            missing = [key for key in keys if key not in opened and key not in OPTIONAL]
-            if missing:
-                yield f"no {', '.join(missing)}"
-                return
-            yield from manifest.layout.differences(layout_of_file(opened))
-            yield from _image_faults(opened, shard, seen)
-            yield from _caption_faults(opened, shard)
-            yield from _region_faults(opened, shard)
-            yield from _value_faults(opened, manifest)
-    except (OSError, RuntimeError) as error:
-        yield f"cannot be read ({error})"
+def _leftovers(folder: Path) -> list[str]:
+    files = sorted(folder.glob("*.partial"))
+    return [f"{file.name}: left behind by a run that was stopped; it is never read" for file in files]
 
 
-def _image_faults(opened: h5py.File, shard: ShardEntry, seen: dict[str, str]) -> Iterator[str]:
-    for key in ("image/id", "image/file", "image/size", "grid/features", "seg/semantic", "seg/map", "seg/categories"):
-        if key in opened and len(_data(opened, key)) != shard.images:
-            yield f"{key} has {len(_data(opened, key))} rows; the manifest says {shard.images}"
-    for name in _data(opened, "image/id").asstr()[:]:
-        if name in seen:
-            yield f"image id {name!r} is in {seen[name]} too"
-        seen[name] = shard.file
-
-
-def _caption_faults(opened: h5py.File, shard: ShardEntry) -> Iterator[str]:
-    owners = _data(opened, "caption/owner")[:]
-    texts = _data(opened, "caption/text").asstr()[:]
-    if not len(owners) == len(texts) == shard.captions:
-        yield f"{len(texts)} captions, {len(owners)} owners; the manifest says {shard.captions}"
-    if len(owners) and (owners.min() < 0 or owners.max() >= shard.images):
-        yield f"caption/owner from {owners.min()} to {owners.max()}; there are images 0 to {shard.images - 1}"
-    empty = sum(not text.strip() for text in texts)
-    if empty:
-        yield f"{empty} empty captions"
-
-
-def _region_faults(opened: h5py.File, shard: ShardEntry) -> Iterator[str]:
-    if "region/offsets" not in opened:
-        return
-    offsets, rows = _data(opened, "region/offsets")[:], len(_data(opened, "region/features"))
-    counts = np.diff(offsets)
-    if len(offsets) != shard.images + 1 or offsets[0] != 0 or offsets[-1] != rows:
-        found = f"{len(offsets)} from {offsets[0]} to {offsets[-1]}"
-        yield f"region/offsets: {found}; expected {shard.images + 1} from 0 to {rows}"
-    elif counts.min() < 1 or counts.max() > MAX_REGIONS:
-        yield f"an image with {counts.min()} and one with {counts.max()} regions; 1 to {MAX_REGIONS} are allowed"
-    for key in ("region/boxes", "region/scores"):
-        if key in opened and len(_data(opened, key)) != rows:
-            yield f"{key} has {len(_data(opened, key))} rows for {rows} regions"
-
-
-def _value_faults(opened: h5py.File, manifest: Manifest) -> Iterator[str]:
-    for key in ("region/features", "grid/features", "seg/semantic"):
-        if key in opened and not all(np.isfinite(part).all() for part in _parts(_data(opened, key))):
-            yield f"{key} has numbers that are not finite"
-    if "seg/map" in opened and manifest.classes is not None:
-        found = {int(number) for part in _parts(_data(opened, "seg/map")) for number in np.unique(part)} - {VOID}
-        if found and max(found) >= manifest.classes:
-            yield f"seg/map has class {max(found)}; there are 0 to {manifest.classes - 1}, and {VOID} for void"
-
-
-def _parts(dataset: Any) -> Iterator[np.ndarray]:
-    for start in range(0, len(dataset), ROWS):
-        yield dataset[start : start + ROWS]
-
-
-def _data(opened: h5py.File, key: str) -> Any:
-    return opened[key]
+def _id_faults(ids: list[str], shard: str, seen: dict[str, str]) -> Iterator[str]:
+    """Ids that are empty or came before; `seen` is the shard of each that came before."""
+    for row, name in enumerate(ids):
+        if not name.strip():
+            yield f"image/id is empty: row {row}"
+        elif name in seen:
+            yield f"image id {name!r} is in {seen[name]} too: row {row}"
+        seen.setdefault(name, shard)

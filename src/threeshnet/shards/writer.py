@@ -7,7 +7,7 @@ same bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,8 +16,10 @@ import h5py
 import numpy as np
 
 from threeshnet.errors import DataError
+from threeshnet.features.fingerprints import Fingerprints
 from threeshnet.records import ImageArrays, Photo
-from threeshnet.shards.schema import FORMAT, Layout, faults, layout_of_arrays
+from threeshnet.shards.claim import claim
+from threeshnet.shards.schema import FINGERPRINT_KEYS, FORMAT, Layout, faults, layout_of_arrays
 
 TEXT = h5py.string_dtype("utf-8")
 REGION_CHUNK_ROWS = 36  # about one image, so that a random read touches one or two chunks
@@ -30,7 +32,8 @@ class ShardWriter:
     """Fills one shard file; a context manager that leaves a finished file or none.
 
     `append` takes any number of images at a time, so memory is bounded by a batch. `left_out` lists the photos that
-    have no row, each with its reason.
+    have no row, each with its reason. What a killed process left aside is written over; DataError when another
+    process is writing there.
     """
 
     def __init__(
@@ -42,12 +45,22 @@ class ShardWriter:
         self.images, self.captions, self.regions = 0, 0, 0
         self.left_out: list[str] = []
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = h5py.File(self.partial, "w", libver="earliest")
+        self._claim = claim(self.partial)
+        self._file = h5py.File(self.partial, "w", libver="earliest", locking=False)  # ours is held already
         self._file.attrs["format"] = FORMAT
         self._file.attrs[FINGERPRINT] = fingerprint
 
-    def append(self, photos: Sequence[Photo], arrays: ImageArrays, sizes: Sequence[tuple[int, int]]) -> None:
-        """Add images: their photos, arrays and (width, height) in pixels. DataError when the arrays do not fit."""
+    def append(
+        self,
+        photos: Sequence[Photo],
+        arrays: ImageArrays,
+        sizes: Sequence[tuple[int, int]],
+        fingerprints: Fingerprints | None = None,
+    ) -> None:
+        """Add images: their photos, arrays and (width, height) in pixels, and what the photos are recognised by.
+
+        Raises DataError when the arrays do not fit.
+        """
         if not photos:
             return
         self.layout = self.layout or layout_of_arrays(arrays, self.grid_size)
@@ -55,6 +68,8 @@ class ShardWriter:
             DataError, f"nothing was written to {self.path}; the extractor (or the import) has to be put right"
         )
         self._append_photos(photos, sizes)
+        for key, values in zip(FINGERPRINT_KEYS, fingerprints or (), strict=False):  # none where no photo was decoded
+            self._extend(key, values)
         self._append_regions(arrays)
         grid_attributes = dict(zip("HW", self.grid_size or (), strict=False))
         self._extend("grid/features", arrays.grid, 1, grid_attributes)
@@ -68,10 +83,10 @@ class ShardWriter:
             empty = next(photo.id for photo in photos if not all(caption.strip() for caption in photo.captions))
             raise DataError(f"image {empty!r}: an empty caption; the reader has to leave it out and say so")
         owners = [self.images + row for row, photo in enumerate(photos) for _ in photo.captions]
-        self._extend("image/id", np.array([photo.id for photo in photos], object))
-        self._extend("image/file", np.array([self._relative(photo.file) for photo in photos], object))
+        self._extend("image/id", _texts(photo.id for photo in photos))
+        self._extend("image/file", _texts(self._relative(photo.file) for photo in photos))
         self._extend("image/size", np.array(sizes, np.int32).reshape(-1, 2))
-        self._extend("caption/text", np.array([text for photo in photos for text in photo.captions], object))
+        self._extend("caption/text", _texts(text for photo in photos for text in photo.captions))
         self._extend("caption/owner", np.array(owners, np.int32))
         tags = [tag for photo in photos for tag in (photo.tags or [""] * len(photo.captions))]
         self._extend("caption/tag", np.array(tags, object))
@@ -86,6 +101,8 @@ class ShardWriter:
         if arrays.boxes is not None and arrays.scores is not None:
             self._extend("region/boxes", np.concatenate(arrays.boxes).astype(np.float32))
             self._extend("region/scores", np.concatenate(arrays.scores).astype(np.float32))
+        if arrays.labels is not None:
+            self._extend("region/labels", np.concatenate(arrays.labels).astype(np.int16))
         self.regions = int(ends[-1])
 
     def _extend(
@@ -122,11 +139,13 @@ class ShardWriter:
             self._file.create_dataset(LEFT_OUT, data=json.dumps(self.left_out, ensure_ascii=False), dtype=TEXT)
         self._file.close()
         self.partial.replace(self.path)
+        self._claim.close()
 
     def abandon(self) -> None:
         """Remove what was written aside."""
         self._file.close()
         self.partial.unlink(missing_ok=True)
+        self._claim.close()
 
     def __enter__(self) -> Self:
         return self
@@ -135,6 +154,11 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.abandon() if kind else self.close()
+
+
+def _texts(values: Iterable[str]) -> np.ndarray:
+    """[n] objects that HDF5 can store as UTF-8: names of files may hold bytes that are no text, which are escaped."""
+    return np.array([value.encode("utf-8", "backslashreplace").decode("utf-8") for value in values], object)
 
 
 def write_shard(

@@ -1,0 +1,121 @@
+"""Captions without the photos: ids, splits and sentences for arrays that were published elsewhere.
+
+The other readers leave out photos that are not on disk; here no photo is looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from threeshnet.annotations.caption_files import read_captions
+from threeshnet.annotations.coco import check
+from threeshnet.annotations.common import load_json, tidy
+from threeshnet.annotations.folder import SPLITS, normal
+from threeshnet.annotations.karpathy import entry_faults, own_sentences
+from threeshnet.errors import ConfigError, DataError, Problems, one_of
+from threeshnet.records import AnnotatedSet, Photo
+
+OURS = ("train", "dev", "test", "testall")
+LISTS = ("captions.txt", "captions.tsv", "captions.csv", "captions.jsonl")
+
+
+def read_caption_lists(files: Sequence[Path], *, name: str, split: str | None = None) -> AnnotatedSet:
+    """Photos of one or several caption files: `dataset_*.json`, COCO's `captions_*.json`, .txt, .tsv, .csv, .jsonl.
+
+    split: puts every photo there. Without it the files' own hold: `val` is dev and COCO's 5,000 test images are
+    testall in a `dataset_*.json`; of COCO's own files, train* is train and val* is test, since COCO keeps the captions
+    of its test photos to itself. Raises DataError for files of another form or without splits.
+    """
+    if split is not None and split not in OURS:
+        raise ConfigError(one_of("split", split, OURS))
+    photos: list[Photo] = []
+    problems: list[str] = []
+    for file in files:
+        if not file.is_file():
+            raise DataError(f"captions={file}: there is no such file")
+        photos += _json(file, split, problems) if file.suffix.lower() == ".json" else _lines(file, split, problems)
+    return AnnotatedSet(name, tuple(photos), problems=tuple(problems))
+
+
+def caption_files_beside(folders: Sequence[Path]) -> list[Path]:
+    """Caption files in these folders: one `dataset_*.json`, or all of COCO's `captions_*.json`, or one list.
+
+    Raises DataError when the choice is not clear.
+    """
+    for patterns, several in ((("dataset*.json",), False), (("captions_*.json",), True), (LISTS, False)):
+        files = sorted(file for folder in folders if folder.is_dir() for one in patterns for file in folder.glob(one))
+        if len(files) > 1 and not several:
+            raise DataError(f"captions: which of {', '.join(map(str, files))}? Name it with captions=<file>.")
+        if files:
+            return files
+    return []
+
+
+def _json(file: Path, split: str | None, problems: list[str]) -> Iterable[Photo]:
+    content = load_json(file, "the captions", file.stem)
+    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(images, list):
+        raise DataError(f"{file}: no list `images`; expected a dataset_*.json or COCO's captions_*.json")
+    return _coco(file, content, split) if "annotations" in content else _karpathy(file, images, split, problems)
+
+
+def _karpathy(file: Path, images: list[Any], split: str | None, left_out: list[str]) -> list[Photo]:
+    problems = Problems(str(file))
+    for number, entry in enumerate(images):
+        problems.extend(f"images[{number}]: {fault}" for fault in entry_faults(entry))
+    problems.raise_as(DataError, "Correct these entries, or take the file from its source again.")
+    test = "testall" if any("cocoid" in entry for entry in images) else "test"
+    has_test = any(entry["split"] == "test" for entry in images)
+    ours = {"train": "train", "restval": "train", "val": "dev" if has_test else test, "test": test}
+    photos = []
+    for entry in images:
+        file_name = Path(entry.get("filepath") or "") / entry["filename"]
+        captions = tuple(tidy(sentence["raw"]) for sentence in entry["sentences"])
+        photo = Photo(
+            str(entry.get("cocoid", file_name.as_posix())), file_name, split or ours[entry["split"]], captions
+        )
+        photos.append(photo._replace(captions=own_sentences(photo, entry, left_out)))
+    return photos
+
+
+def _coco(file: Path, content: Mapping[str, Any], split: str | None) -> list[Photo]:
+    check(file, content)
+    own = "train" if "train" in file.stem else "test" if "val" in file.stem else None
+    chosen = split or own
+    if chosen is None:
+        raise DataError(f"{file}: neither train nor val in its name; say where its photos belong: split=test")
+    captions: dict[Any, list[str]] = {}
+    for note in content["annotations"]:
+        captions.setdefault(note["image_id"], []).append(tidy(note["caption"]))
+    return [
+        Photo(
+            str(image["id"]),
+            Path(image["file_name"]),
+            chosen,
+            tuple(captions.get(image["id"], ())),
+            size=(image["width"], image["height"]) if {"width", "height"} <= set(image) else None,
+        )
+        for image in content["images"]
+    ]
+
+
+def _lines(file: Path, split: str | None, left_out: list[str]) -> list[Photo]:
+    captions: dict[str, list[str]] = {}
+    splits: dict[str, set[str]] = {}
+    for line in read_captions(file):
+        name = normal(line.file)
+        if not line.caption:
+            left_out.append(f"{file.name} line {line.number}: empty caption of {line.file}, left out")
+            continue
+        captions.setdefault(name, []).append(line.caption)
+        splits.setdefault(name, set()).add(split or line.split or "")
+    problems = Problems(str(file))
+    for name, found in splits.items():
+        if len(found) > 1:
+            problems.add(f"photo {name}: its captions name several splits: {', '.join(sorted(found))}")
+        elif not found <= set(SPLITS):
+            problems.add(f"photo {name}: {one_of('split', next(iter(found)), SPLITS)}")
+    problems.raise_as(DataError, "Add a column `split` (CSV, JSON lines), or put all photos in one: split=test")
+    return [Photo(name, Path(name), SPLITS[next(iter(splits[name]))], tuple(own)) for name, own in captions.items()]

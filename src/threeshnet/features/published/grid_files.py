@@ -1,0 +1,115 @@
+"""Grid features, one `.npy` or `.pth` an image as [C, H, W] or [1, C, H, W] (Jiang et al., CVPR 2020, grid-feats-vqa).
+
+A `.pth` is opened for weights only: what else a pickle may hold is refused.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from threeshnet.errors import ConfigError, DataError, Problems, one_of
+from threeshnet.features.published.layout import FLOATS, Asked, Entry, Found, PublishedLayout, repeated
+from threeshnet.features.published.npy import NpyRows
+from threeshnet.features.published.region_files import image_files
+
+SUFFIXES = (".npy", ".pth", ".pt")
+CHANNELS = ("first", "last")
+
+
+class GridFiles:
+    """Reads one image's file: cells row by row, [H*W, Dg].
+
+    size: H, W that all must have; pooled: averaged to them (adaptively) instead.
+    """
+
+    def __init__(self, *, size: tuple[int, int], pooled: bool, channels: str) -> None:
+        self.size, self.pooled, self.channels = size, pooled, channels
+
+    def read(self, key: Path) -> dict[str, np.ndarray]:
+        grid = grid_of(key, self.channels)
+        if self.pooled:
+            pooled = nn.functional.adaptive_avg_pool2d(torch.from_numpy(grid).float(), self.size)
+            grid = pooled.numpy().astype(grid.dtype)
+        elif grid.shape[1:] != self.size:
+            raise ConfigError(
+                f"{key}: a grid of {grid.shape[1]}x{grid.shape[2]} cells where {self.size[0]}x{self.size[1]} were "
+                "before, and one set has one size; average all to one with cells=7"
+            )
+        return {"grid": np.ascontiguousarray(grid.reshape(len(grid), -1).T)}
+
+    def where(self, key: Path) -> str:
+        return key.name
+
+
+class GridFilesLayout(PublishedLayout):
+    """`<id>.npy`, `<id>.pth` or `<id>.pt`, anywhere below the folder.
+
+    cells: the side of the grid that all are averaged to, None to keep theirs. channels: "first" for [C, H, W], "last"
+    for [H, W, C].
+    """
+
+    name = "grid_files"
+    holds = "<id>.npy or <id>.pth an image, its grid as [C, H, W] or [1, C, H, W]"
+
+    def __init__(self, *, cells: int | None = None, channels: Literal["first", "last"] = "first") -> None:
+        if cells is not None and cells < 1:
+            raise ConfigError(f"cells={cells}: 1 is the least, null keeps the source's")
+        if channels not in CHANNELS:
+            raise ConfigError(one_of("channels", channels, CHANNELS))
+        self.cells, self.channels = cells, channels
+
+    def missed(self, raw: Path) -> str:
+        files = image_files(raw, SUFFIXES)
+        if not files:
+            return "no .npy or .pth file an image"
+        try:
+            grid_of(files[0], self.channels)
+        except DataError as error:
+            return f"{files[0].name}: {error}"
+        return ""
+
+    def open(self, raw: Path, asked: Asked, problems: Problems) -> Found:
+        files = image_files(raw, SUFFIXES)
+        problems.extend(f"{raw}: the id {name} is there twice" for name in repeated([file.stem for file in files]))
+        grid = grid_of(files[0], self.channels)
+        width, *size = grid.shape
+        if self.channels == "first" and max(size) > 4 * width:
+            problems.add(f"{files[0]}: shape {grid.shape} looks like [H, W, C]; if it is, say channels=last")
+        height, wide = (self.cells, self.cells) if self.cells else size
+        return Found(
+            layout=self.name,
+            raw=raw,
+            entries=tuple(Entry(file.stem, file, file) for file in files),
+            fields=("grid",),
+            reader=GridFiles(size=(height, wide), pooled=self.cells is not None, channels=self.channels),
+            files=tuple(files),
+            dtypes={"grid": frozenset([str(grid.dtype)])},
+            grid_size=(height, wide),
+        )
+
+
+def grid_of(file: Path, channels: str) -> np.ndarray:
+    """The grid of a file as [C, H, W]; DataError when it is none."""
+    values = NpyRows(file).whole() if file.suffix.lower() == ".npy" else _tensor(file)
+    shape = values.shape
+    if values.ndim == 4 and len(values) == 1:
+        values = values[0]
+    if values.ndim != 3 or str(values.dtype) not in FLOATS:
+        raise DataError(f"shape {shape} of {values.dtype}; expected floats [C, H, W] or [1, C, H, W]")
+    return values.transpose(2, 0, 1) if channels == "last" else values
+
+
+def _tensor(file: Path) -> np.ndarray:
+    try:
+        values = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise DataError(f"cannot be opened for weights alone ({str(error).splitlines()[0]})") from error
+    if not isinstance(values, torch.Tensor):
+        raise DataError(f"holds a {type(values).__name__}; expected one tensor")
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()

@@ -1,0 +1,219 @@
+"""Several published sources, and captions, joined by image id into one data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from threeshnet.errors import DataError, Problems
+from threeshnet.features.extractor import FIELDS
+from threeshnet.features.published.arrays import PublishedArrays, too_many
+from threeshnet.features.published.ids import matched_ids
+from threeshnet.features.published.layout import Asked, Entry, Found, some
+from threeshnet.records import AnnotatedSet, Photo
+
+NO_CAPTIONS = (
+    "no captions: name them with captions=<dataset_*.json, captions_*.json of COCO, or captions.txt, .csv, .jsonl>, or "
+    "import from a folder with <split>_caps.txt and <split>_ids.txt as well: raw=[<that folder>,<this one>]"
+)
+
+
+Giver = tuple[Found, tuple[str, ...]]  # a source and the fields that it gives
+
+
+class Joined(NamedTuple):
+    """A data set of published arrays, with what was remarked on the way."""
+
+    annotated: AnnotatedSet
+    extractors: tuple[PublishedArrays, ...]
+    remarks: tuple[str, ...]
+
+
+def joined(
+    sources: Sequence[Found],
+    *,
+    name: str,
+    captions: AnnotatedSet | None,
+    asked: Asked,
+    most: int,
+    options: Mapping[str, Any],
+    problems: Problems,
+) -> Joined:
+    """Photos with a caption that every source has, and an extractor a source for the fields that it gives.
+
+    The first source of a field gives it. `most` and `options` are of `PublishedArrays`. Raises DataError once for all
+    that is wrong.
+    """
+    remarks = [remark for source in sources for remark in source.remarks]
+    base = captions.photos if captions else _photos(sources)
+    if not base and not problems:
+        problems.add(NO_CAPTIONS)
+    left_out = list(captions.problems if captions else ())
+    photos = _of_splits(base, asked, left_out, problems)
+    photos = _with_captions(_without_test_in_testall(photos, left_out), left_out)
+    givers = _givers(sources, asked, remarks, problems)
+    problems.raise_as(DataError, "nothing was written")
+    keys = []
+    for source, _ in givers:
+        photos, found = _joined_to(photos, source, remarks, left_out)
+        keys.append(found)
+    if not photos:
+        raise DataError("no image is in all sources:\n" + "\n".join(f"  - {line}" for line in left_out[-len(givers) :]))
+    entries = [{photo.id: by_id[photo.id] for photo in photos} for by_id in keys]
+    photos = _with_facts(photos, [source for source, _ in givers], entries)
+    _check_twice(photos, problems)
+    _check_counts(givers, entries, most, options, problems)
+    problems.raise_as(DataError, "nothing was written")
+    extractors = tuple(
+        PublishedArrays(
+            found=source,
+            fields=fields,
+            keys={photo: entry.key for photo, entry in found.items()},
+            most=most,
+            with_boxes=_boxes_usable(source, photos, remarks),
+            **options,
+        )
+        for (source, fields), found in zip(givers, entries, strict=True)
+    )
+    return Joined(AnnotatedSet(name, tuple(photos), problems=tuple(left_out)), extractors, tuple(remarks))
+
+
+def _photos(sources: Sequence[Found]) -> tuple[Photo, ...]:
+    """The images of the first source that has captions."""
+    for source in sources:
+        if any(entry.captions for entry in source.entries):
+            return tuple(
+                Photo(entry.id, entry.file, entry.split or "train", entry.captions, size=entry.size)
+                for entry in source.entries
+            )
+    return ()
+
+
+def _of_splits(photos: Sequence[Photo], asked: Asked, left_out: list[str], problems: Problems) -> list[Photo]:
+    there = dict.fromkeys(photo.split for photo in photos)
+    if asked.splits is None:
+        return list(photos)
+    absent = [split for split in asked.splits if split not in there]
+    if absent and photos:
+        problems.add(f"splits={list(asked.splits)}: there is no {', '.join(absent)}; there are: {', '.join(there)}")
+    if gone := [split for split in there if split not in asked.splits]:
+        left_out.append(f"splits not asked for: {', '.join(gone)}")
+    return [photo for photo in photos if photo.split in asked.splits]
+
+
+def _without_test_in_testall(photos: list[Photo], left_out: list[str]) -> list[Photo]:
+    """COCO's 1,000 `test` images are among the 5,000 of `testall`, and an id has one place in a data set."""
+    whole = {photo.id for photo in photos if photo.split == "testall"}
+    test = [photo for photo in photos if photo.split == "test"]
+    both = sum(photo.id in whole for photo in test)
+    if not both:
+        return photos
+    keep = "to import it instead: splits=[…,test] without testall"
+    left_out.append(f"split test: {both} of its {len(test)} images are in testall too; test was left out ({keep})")
+    return [photo for photo in photos if photo.split != "test"]
+
+
+def _with_captions(photos: list[Photo], left_out: list[str]) -> list[Photo]:
+    kept = []
+    for photo in photos:
+        captions = tuple(caption for caption in photo.captions if caption.strip())
+        if empty := len(photo.captions) - len(captions):
+            left_out.append(f"{photo.split}: photo {photo.id}: {empty} empty captions left out")
+        if captions:
+            kept.append(photo._replace(captions=captions))
+        else:
+            left_out.append(f"{photo.split}: photo {photo.id}: left without a caption, so left out")
+    return kept
+
+
+def _givers(sources: Sequence[Found], asked: Asked, remarks: list[str], problems: Problems) -> list[Giver]:
+    """Which source gives which fields."""
+    giver: dict[str, int] = {}
+    for number, source in enumerate(sources):
+        for field in source.fields:
+            if asked.wants(field) and giver.setdefault(field, number) != number:
+                first = sources[giver[field]]
+                remarks.append(f"{field} is in {first.raw} and in {source.raw}; the first gives it")
+    wanted = asked.fields or ()
+    absent = [field for field in wanted if field not in giver]
+    there = ", ".join(dict.fromkeys(field for source in sources for field in source.fields))
+    if absent:
+        problems.add(f"fields={list(wanted)}: no source has {', '.join(absent)}; there are: {there or 'none'}")
+    elif not giver and not problems:
+        problems.add("there are captions and no arrays; add the folder of the arrays: raw=[<this one>,<the other>]")
+    fields = {number: tuple(field for field in FIELDS if giver.get(field) == number) for number in giver.values()}
+    return [(sources[number], fields[number]) for number in sorted(fields)]
+
+
+def _joined_to(
+    photos: list[Photo], source: Found, remarks: list[str], left_out: list[str]
+) -> tuple[list[Photo], dict[str, Entry]]:
+    """The photos that the source has, and its entry of each; the others of both sides are reported."""
+    by_id: dict[str, Entry] = {}
+    for entry in source.entries:
+        by_id.setdefault(entry.id, entry)
+    same, normalised = matched_ids([photo.id for photo in photos], list(by_id))
+    kept = [photo for photo in photos if photo.id in same]
+    if normalised and kept:
+        ours, theirs = kept[0].id, same[kept[0].id]
+        remarks.append(f"{source.raw}: joined by ids without folders, endings and leading zeros: {theirs} is {ours}")
+    if len(kept) < len(photos):
+        lost = [photo.id for photo in photos if photo.id not in same]
+        left_out.append(f"{len(lost)} of {len(photos)} images have no arrays in {source.raw}: {some(lost)}")
+    if unused := len(by_id) - len(kept):
+        used = set(same.values())
+        names = [name for name in by_id if name not in used]
+        left_out.append(f"{unused} of {len(by_id)} images of {source.raw} were not asked for: {some(names)}")
+    return kept, {photo.id: by_id[same[photo.id]] for photo in kept}
+
+
+def _with_facts(photos: list[Photo], sources: Sequence[Found], entries: Sequence[Mapping[str, Entry]]) -> list[Photo]:
+    """Sizes from the source that knows them: boxes count in its pixels."""
+    measured = [by_id for source, by_id in zip(sources, entries, strict=True) if source.boxes == "pixels"]
+    for by_id in [*measured, *entries]:
+        photos = [photo if photo.size else photo._replace(size=by_id[photo.id].size) for photo in photos]
+    return photos
+
+
+def _check_twice(photos: Sequence[Photo], problems: Problems) -> None:
+    first: dict[str, str] = {}
+    twice: dict[tuple[str, str], list[str]] = {}
+    for photo in photos:
+        if photo.id in first:
+            twice.setdefault((first[photo.id], photo.split), []).append(photo.id)
+        first.setdefault(photo.id, photo.split)
+    for (one, other), names in twice.items():
+        where = f"twice in {one}" if one == other else f"in {one} and in {other}"
+        problems.add(f"{len(names)} images are {where}: {some(names)}; choose with splits=[…]")
+
+
+def _check_counts(
+    givers: Sequence[Giver],
+    entries: Sequence[Mapping[str, Entry]],
+    most: int,
+    options: Mapping[str, Any],
+    problems: Problems,
+) -> None:
+    for (source, fields), by_id in zip(givers, entries, strict=True):
+        crowded = [(name, entry.regions) for name, entry in by_id.items() if (entry.regions or 0) > most]
+        if "region" in fields and crowded and not source.scores and options.get("surplus") is None:
+            problems.add(f"{source.raw}: {len(crowded)} images; {too_many(crowded[0][0], crowded[0][1] or 0, most)}")
+        for field in fields:
+            kinds = {"float32" if kind == "float64" else kind for kind in source.dtypes[field]}
+            if len(kinds) > 1 and options.get("dtype") is None:
+                problems.add(f"{source.raw}: {field} of types {', '.join(sorted(kinds))}; choose one: dtype=float32")
+
+
+def _boxes_usable(source: Found, photos: Sequence[Photo], remarks: list[str]) -> bool:
+    """Boxes in pixels need every photo's size."""
+    if "float64" in {kind for kinds in source.dtypes.values() for kind in kinds}:
+        remarks.append(f"{source.raw}: float64 becomes float32")
+    if source.boxes == "none":
+        return False
+    unsized = [photo.id for photo in photos if photo.size is None]
+    if source.boxes == "pixels" and unsized:
+        remarks.append(f"{source.raw}: boxes in pixels left out, {len(unsized)} photos have no size: {some(unsized)}")
+        return False
+    if not source.scores:
+        remarks.append(f"{source.raw}: boxes without scores; every region's score is written as 1")
+    return True

@@ -1,0 +1,106 @@
+"""What a layout of published arrays is: it says whether a folder has it, and which images it holds and where.
+
+To add one: a subclass of `PublishedLayout` in a file of its own and `conf/layout/<name>.yaml` with its `_target_`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from threeshnet.errors import Problems
+
+FLOATS = ("float16", "float32", "float64")
+
+
+class RowReader(Protocol):
+    """Reads the arrays of one image, by the names of `ImageArrays`. It travels to the loading processes."""
+
+    def read(self, key: Any) -> Mapping[str, np.ndarray]:
+        """Arrays of one image without a batch axis; DataError (or OSError) when they cannot be read."""
+        ...
+
+    def where(self, key: Any) -> str:
+        """File and row, for messages."""
+        ...
+
+
+class Entry(NamedTuple):
+    """One image of a published set."""
+
+    id: str
+    key: Any  # where the reader finds it: a row, a place in a file, a file
+    file: Path
+    split: str | None = None
+    captions: tuple[str, ...] = ()
+    size: tuple[int, int] | None = None  # width, height in pixels
+    regions: int | None = None  # their number, where it is known before they are read
+
+
+class Asked(NamedTuple):
+    """What of a published set is wanted; None is all."""
+
+    splits: tuple[str, ...] | None = None
+    fields: tuple[str, ...] | None = None
+
+    def wants(self, field: str) -> bool:
+        return self.fields is None or field in self.fields
+
+
+class Found(NamedTuple):
+    """What a layout found: the images and how each is read."""
+
+    layout: str
+    raw: Path
+    entries: tuple[Entry, ...]
+    fields: tuple[str, ...]  # of region, grid, seg; none for captions alone
+    reader: RowReader
+    files: tuple[Path, ...]  # all that the arrays come from
+    dtypes: Mapping[str, frozenset[str]]  # field -> types that its arrays have in the source
+    boxes: Literal["none", "pixels", "shares"] = "none"
+    scores: bool = False
+    grid_size: tuple[int, int] | None = None  # H, W
+    remarks: tuple[str, ...] = ()  # what was decided on the way and is worth a line
+
+
+class PublishedLayout:
+    """Base of the layouts."""
+
+    name = "layout"
+    holds = "nothing"  # what a folder of this layout holds, for messages
+
+    def missed(self, raw: Path) -> str:
+        """What `raw` (a folder, or a file) lacks to be of this layout; empty when it is."""
+        raise NotImplementedError
+
+    def open(self, raw: Path, asked: Asked, problems: Problems) -> Found:
+        """The images in `raw`. What is wrong goes to `problems`; the result counts when there are none."""
+        raise NotImplementedError
+
+
+def files_below(raw: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Files with these endings, anywhere below a folder, sorted; or the file itself."""
+    if raw.is_file():
+        return [raw] if raw.suffix.lower() in suffixes else []
+    return sorted(file for file in raw.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+
+
+def repeated(ids: list[str]) -> Iterator[str]:
+    """Ids that occur a second time."""
+    seen: set[str] = set()
+    for name in ids:
+        if name in seen:
+            yield name
+        seen.add(name)
+
+
+def some(names: list[str] | tuple[str, ...], shown: int = 3) -> str:
+    """The first few of many names.
+
+    >>> some(["a", "b", "c", "d"])
+    'a, b, c, … (4)'
+    """
+    return ", ".join(names[:shown]) + (f", … ({len(names)})" if len(names) > shown else "")

@@ -1,0 +1,125 @@
+"""One `.npz` an image with its regions and boxes, as bottom-up-attention.pytorch and its relatives write them.
+
+Names in use: `x`, `features` or `feat`; `bbox` or `boxes`; `num_bbox`; `image_w`, `image_h`. Older ones hold `x` as
+[Dr, regions] (OpenVQA reads it so). `info` is a pickle there and is not opened.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from threeshnet.errors import DataError, Problems
+from threeshnet.features.published.layout import Asked, Entry, Found, PublishedLayout, files_below, repeated, some
+
+FEATURES = ("x", "features", "feat", "image_features")
+BOXES = ("bbox", "boxes", "bboxes")
+COUNTS = ("num_bbox", "num_boxes")
+SCORES = ("scores", "objects_conf", "conf")
+SIZE = ("image_w", "image_h")
+
+
+class NpzRows:
+    """Reads one image's file."""
+
+    def __init__(self, names: Mapping[str, str], turned: bool) -> None:
+        self.names, self.turned = dict(names), turned  # ours -> the file's; whether regions are columns
+
+    def read(self, key: Path) -> dict[str, np.ndarray]:
+        arrays = _loaded(key, list(self.names.values()))
+        read = {ours: arrays[theirs] for ours, theirs in self.names.items()}
+        if self.turned:
+            read["regions"] = np.ascontiguousarray(read["regions"].T)
+        if "count" in read:
+            count = int(read.pop("count"))
+            read = {name: values[:count] for name, values in read.items()}
+        wrong = {name: len(values) for name, values in read.items() if len(values) != len(read["regions"])}
+        if wrong:
+            raise DataError(f"{len(read['regions'])} regions and {wrong}")
+        return read
+
+    def where(self, key: Path) -> str:
+        return key.name
+
+
+class NpzLayout(PublishedLayout):
+    """A folder of `<id>.npz`."""
+
+    name = "npz_files"
+    holds = f"<id>.npz with {' or '.join(FEATURES)}, and {' or '.join(BOXES)} where there are boxes"
+
+    def missed(self, raw: Path) -> str:
+        files = files_below(raw, (".npz",))
+        if not files:
+            return "no .npz file"
+        try:
+            names = _members(files[0])
+        except DataError as error:
+            return str(error)
+        return "" if _known(names, FEATURES) else f"{files[0].name} holds {some(names, 9)}, none of {some(FEATURES, 9)}"
+
+    def open(self, raw: Path, asked: Asked, problems: Problems) -> Found:
+        files = files_below(raw, (".npz",))
+        problems.extend(f"{raw}: {name}.npz is there twice" for name in repeated([file.stem for file in files]))
+        held = _members(files[0])
+        kinds = {"regions": FEATURES, "boxes": BOXES, "count": COUNTS, "scores": SCORES}
+        names = {ours: theirs for ours, known in kinds.items() if (theirs := _known(held, known))}
+        sizes = partial(_size, problems=problems) if all(name in held for name in SIZE) else lambda _: None
+        first = _loaded(files[0], list(names.values()))
+        regions = first[names["regions"]]
+        turned = "count" in names and regions.ndim == 2 and len(regions) != int(first[names["count"]])
+        turned = turned and regions.shape[1] == int(first[names["count"]])
+        inside = "boxes" in names and first[names["boxes"]].size and float(first[names["boxes"]].max()) <= 1
+        remarks = [f"read from each .npz: {', '.join(names.values())}; not read: {some(_rest(held, names), 9)}"]
+        if turned:
+            remarks.append(f"{names['regions']} holds a region a column; it was turned")
+        return Found(
+            layout=self.name,
+            raw=raw,
+            entries=tuple(Entry(file.stem, file, file, size=sizes(file)) for file in files),
+            fields=("region",),
+            reader=NpzRows(names, bool(turned)),
+            files=tuple(files),
+            dtypes={"region": frozenset([str(regions.dtype)])},
+            boxes="none" if "boxes" not in names else "shares" if inside else "pixels",
+            scores="scores" in names,
+            remarks=tuple(remarks),
+        )
+
+
+def _known(held: Sequence[str], known: Sequence[str]) -> str:
+    return next((name for name in known if name in held), "")
+
+
+def _rest(held: Sequence[str], names: Mapping[str, str]) -> list[str]:
+    return [name for name in held if name not in {*names.values(), *SIZE}] or ["nothing"]
+
+
+def _members(file: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{file.name}: not a whole .npz file ({error})") from error
+
+
+def _size(file: Path, problems: Problems) -> tuple[int, int] | None:
+    try:
+        values = _loaded(file, SIZE)
+        return int(values["image_w"]), int(values["image_h"])
+    except (DataError, TypeError) as error:
+        problems.add(f"{file}: {error}")
+        return None
+
+
+def _loaded(file: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The members by name; DataError when one is absent, torn or a pickle."""
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in names}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"cannot be read ({error})") from error

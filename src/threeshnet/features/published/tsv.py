@@ -1,0 +1,163 @@
+"""Bottom-up attention as tab-separated lines with base64 arrays (Anderson et al., CVPR 2018; LXMERT's ten columns).
+
+One pass finds where each line's arrays lie; an image is then read from its place. Lines are up to a megabyte long.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from threeshnet.errors import DataError, Problems
+from threeshnet.features.published.layout import Asked, Entry, Found, PublishedLayout, files_below, some
+
+BOTTOM_UP = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
+LXMERT = (
+    *("img_id", "img_h", "img_w", "objects_id", "objects_conf", "attrs_id", "attrs_conf"),
+    *("num_boxes", "boxes", "features"),
+)
+COLUMNS = {len(columns): columns for columns in (BOTTOM_UP, LXMERT)}
+SAME = {"img_id": "image_id", "img_h": "image_h", "img_w": "image_w", "objects_conf": "scores"}
+NUMBER = np.dtype("<f4")  # of the arrays inside
+FIRST_BYTES = 1 << 21  # enough for one line
+
+
+class Place(NamedTuple):
+    """Where one image's arrays are: (first byte, length) of each column in base64."""
+
+    file: int
+    line: int
+    regions: int
+    columns: dict[str, tuple[int, int]]
+
+
+class TsvRows:
+    """Decodes the arrays of one line."""
+
+    def __init__(self, files: tuple[Path, ...]) -> None:
+        self.files = files
+
+    def read(self, key: Place) -> dict[str, np.ndarray]:
+        arrays = {}
+        with self.files[key.file].open("rb") as stream:
+            for name, (start, length) in key.columns.items():
+                stream.seek(start)
+                arrays[name] = _decoded(stream.read(length), name)
+        shapes = {"features": (key.regions, -1), "boxes": (key.regions, 4), "scores": (key.regions,)}
+        try:
+            shaped = {name: values.reshape(shapes[name]) for name, values in arrays.items()}
+        except ValueError as error:
+            raise DataError(f"{error} for num_boxes={key.regions}") from error
+        return {"regions" if name == "features" else name: values for name, values in shaped.items()}
+
+    def where(self, key: Place) -> str:
+        return f"{self.files[key.file].name} line {key.line}"
+
+
+class TsvLayout(PublishedLayout):
+    """One or several `.tsv` files, with or without a line of column names."""
+
+    name = "tsv"
+    holds = f"*.tsv with columns {', '.join(BOTTOM_UP)} (or LXMERT's ten), arrays in base64"
+
+    def missed(self, raw: Path) -> str:
+        files = files_below(raw, (".tsv",))
+        if not files:
+            return "no .tsv file"
+        with files[0].open("rb") as stream:
+            columns = len(stream.readline(FIRST_BYTES).rstrip(b"\r\n").split(b"\t"))
+        return "" if columns in COLUMNS else f"{files[0].name} has {columns} columns; {_known()}"
+
+    def open(self, raw: Path, asked: Asked, problems: Problems) -> Found:
+        files = tuple(files_below(raw, (".tsv",)))
+        entries: dict[str, Entry] = {}
+        twice, widths = [], {}
+        for number, file in enumerate(files):
+            for entry, width in _lines(number, file, problems):
+                if entry.id in entries:
+                    twice.append(entry.id)
+                else:
+                    entries[entry.id] = entry
+                    widths.setdefault(width, f"{file.name} line {entry.key.line}")
+        if len(widths) > 1:
+            shown = ", ".join(f"{width} ({where})" for width, where in widths.items())
+            problems.add(f"{raw}: regions of different widths: {shown}")
+        # Published parts overlap in a few images; they hold the same arrays.
+        remarks = [f"{len(twice)} image ids occur again; the first line of each was taken: {some(twice)}"]
+        return Found(
+            layout=self.name,
+            raw=raw,
+            entries=tuple(entries.values()),
+            fields=("region",),
+            reader=TsvRows(files),
+            files=files,
+            dtypes={"region": frozenset(["float32"])},
+            boxes="pixels",
+            scores=all("scores" in entry.key.columns for entry in entries.values()),
+            remarks=tuple(remarks) if twice else (),
+        )
+
+
+def _known() -> str:
+    return " or ".join(f"{count} ({', '.join(columns[:4])}, …)" for count, columns in COLUMNS.items())
+
+
+def _lines(number: int, file: Path, problems: Problems) -> Iterator[tuple[Entry, int]]:
+    """Each line's entry and the width of its regions; nothing is decoded yet."""
+    names: tuple[str, ...] = ()
+    place = 0
+    with file.open("rb") as stream:
+        for line, text in enumerate(stream, start=1):
+            start, place = place, place + len(text)
+            cells = text.rstrip(b"\r\n").split(b"\t")
+            if line == 1 and cells[0] in (b"image_id", b"img_id"):
+                names = tuple(cell.decode() for cell in cells)
+                continue
+            columns = names or COLUMNS.get(len(cells), ())
+            if len(cells) != len(columns):
+                torn = "" if text.endswith(b"\n") else "; the file ends in it, so it may be truncated"
+                problems.add(f"{file} line {line}: {len(cells)} columns; expected {len(columns) or _known()}{torn}")
+                continue
+            try:
+                yield _entry(Place(number, line, 0, {}), file, start, dict(zip(columns, cells, strict=True)))
+            except ValueError as error:
+                problems.add(f"{file} line {line}: {error}")
+
+
+def _entry(place: Place, file: Path, start: int, cells: dict[str, bytes]) -> tuple[Entry, int]:
+    spans = {}
+    for name, cell in cells.items():
+        if name in ("boxes", "features", "objects_conf"):
+            spans[SAME.get(name, name)] = (start, len(cell))
+        start += len(cell) + 1
+    plain = {SAME.get(name, name): cell for name, cell in cells.items() if len(cell) < 100}
+    regions, width, height = (_whole(plain, name) for name in ("num_boxes", "image_w", "image_h"))
+    numbers = (len(cells["features"]) * 3 // 4 - cells["features"][-2:].count(b"=")) / NUMBER.itemsize
+    if regions < 1 or numbers % regions:
+        raise ValueError(f"features of {numbers:g} numbers for num_boxes={regions}; is the line truncated?")
+    key = place._replace(regions=regions, columns=spans)
+    name = plain["image_id"].decode().strip()
+    return Entry(name, key, file, size=(width, height), regions=regions), int(numbers // regions)
+
+
+def _whole(plain: dict[str, bytes], name: str) -> int:
+    """A column that must be a whole number; some writers gave `640.0`."""
+    try:
+        value = float(plain[name])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"no number in {name} ({error})") from error
+    if not value.is_integer():
+        raise ValueError(f"{name}={value}; expected a whole number")
+    return int(value)
+
+
+def _decoded(text: bytes, name: str) -> np.ndarray:
+    try:
+        return np.frombuffer(bytearray(base64.b64decode(text, validate=True)), NUMBER).astype(np.float32, copy=False)
+    except (binascii.Error, ValueError) as error:
+        raise DataError(f"{name}: not whole base64 of float32 ({error})") from error

@@ -1,0 +1,147 @@
+"""The figures of a data card, each drawn twice: for a light page and for a dark one."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from threeshnet.reports.card_numbers import Numbers
+from threeshnet.reports.panels import class_label
+
+DPI = 160  # twice what a page shows, for sharp screens
+WIDE = 4.4  # inches
+BINS = 40
+FEW = 60  # different whole numbers that get a bar each
+LONGEST_BARS = 16
+JPEG_QUALITY = 82
+
+
+class Theme(NamedTuple):
+    """Colours that go with a page."""
+
+    ink: str
+    bar: str
+
+
+LIGHT, DARK = Theme("#333333", "#3b6ea5"), Theme("#c9d1d9", "#6ea8dc")
+
+
+class Frame(NamedTuple):
+    """Size of a figure and the room left and below its axes, in inches: a layout that measures takes twice as long."""
+
+    wide: float
+    high: float
+    left: float
+    below: float
+
+
+HISTOGRAM = Frame(WIDE, 2.4, left=0.6, below=0.45)
+
+
+class CardFigure(NamedTuple):
+    """A figure in both themes, as data URIs (empty where words say it all), with what to say below it."""
+
+    title: str
+    light: str
+    dark: str
+    says: str
+
+
+def figures_of(numbers: Numbers, class_names: Sequence[str]) -> Iterator[CardFigure]:
+    """A figure for everything that these shards have."""
+    yield histogram("captions an image", numbers.captions_an_image, "captions")
+    yield histogram("length of captions", numbers.words, "words")
+    if len(numbers.regions_an_image):
+        yield histogram("regions an image", numbers.regions_an_image, "regions")
+    if len(numbers.scores):
+        yield histogram("scores of regions", numbers.scores, "score")
+    if len(numbers.sizes):
+        yield histogram("longer side of photos", numbers.sizes.max(axis=1), "pixels")
+        yield histogram("shape of photos", numbers.sizes[:, 0] / numbers.sizes[:, 1], "width / height")
+    for name, norms in numbers.norms.items():
+        yield histogram(f"length of {name} vectors", norms, "Euclidean norm")
+    if numbers.class_cells.sum():
+        shares = numbers.class_cells / numbers.class_cells.sum()
+        yield bars("classes by area", [*class_names, "(void)"], shares, "share of all cells of seg/map")
+    if numbers.class_images.sum():
+        yield bars("classes by images", class_names, numbers.class_images, "images with the class in seg/categories")
+
+
+def histogram(title: str, values: np.ndarray, unit: str) -> CardFigure:
+    """How often each value occurs, in words alone where all are the same; whole numbers that are few get a bar each."""
+    numbers = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    if not len(numbers):
+        return CardFigure(title, "", "", "none")
+    low, high, middle = float(numbers.min()), float(numbers.max()), float(np.median(numbers))
+    whole = numbers.dtype.kind in "iu"
+    shown = [f"{number:,.{0 if whole else 2}f}" for number in (low, high)]
+    if low == high:
+        return CardFigure(title, "", "", f"{shown[0]} everywhere")
+    few = whole and high - low < FEW
+    edges = np.arange(low - 0.5, high + 1) if few else np.histogram_bin_edges(numbers.astype(np.float64), BINS)
+    counts, edges = np.histogram(numbers, edges)
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        axes.stairs(counts, edges, fill=True, color=theme.bar)
+        axes.set_xlabel(unit)
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+
+    says = f"median {middle:,.{0 if middle.is_integer() and whole else 2}f}, from {shown[0]} to {shown[1]}"
+    return _drawn(title, draw, HISTOGRAM, says)
+
+
+def bars(title: str, names: Sequence[str], values: np.ndarray, unit: str) -> CardFigure:
+    """The largest values with their names."""
+    order = np.argsort(-values, kind="stable")
+    order = order[values[order] > 0]
+    shown = order[:LONGEST_BARS]
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        axes.barh(range(len(shown)), values[shown], color=theme.bar, height=0.8)
+        axes.set_yticks(range(len(shown)), [class_label(names[int(number)], 26) for number in shown], fontsize=7)
+        axes.invert_yaxis()
+        axes.set_xlabel(unit)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        for label in axes.get_yticklabels():
+            label.set_parse_math(False)  # a dollar sign in a name is a dollar sign
+
+    says = f"the first {len(shown)} of {len(order)} that occur" if len(shown) < len(order) else "all that occur"
+    return _drawn(title, draw, Frame(WIDE, 0.55 + 0.19 * len(shown), left=1.7, below=0.45), says)
+
+
+def data_uri(image: Image.Image, kind: str = "JPEG") -> str:
+    """A picture as a text that a page can hold."""
+    stream = io.BytesIO()
+    image.save(stream, kind, quality=JPEG_QUALITY)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def _drawn(title: str, draw: Callable[[Axes, Theme], None], frame: Frame, says: str) -> CardFigure:
+    return CardFigure(title, _in_theme(draw, LIGHT, frame), _in_theme(draw, DARK, frame), says)
+
+
+def _in_theme(draw: Callable[[Axes, Theme], None], theme: Theme, frame: Frame) -> str:
+    figure = Figure(figsize=(frame.wide, frame.high), dpi=DPI)
+    FigureCanvasAgg(figure)
+    right, top = frame.wide - frame.left - 0.15, frame.high - frame.below - 0.1
+    place = frame.left / frame.wide, frame.below / frame.high, right / frame.wide, top / frame.high
+    axes = figure.add_axes(place)
+    draw(axes, theme)
+    axes.tick_params(colors=theme.ink, labelsize=7, length=2)
+    axes.xaxis.label.set(color=theme.ink, fontsize=8)
+    for name, spine in axes.spines.items():
+        spine.set(visible=name in ("left", "bottom"), color=theme.ink, linewidth=0.6)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", transparent=True, metadata={"Software": None})  # no version in the bytes
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"

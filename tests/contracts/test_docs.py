@@ -1,0 +1,262 @@
+"""What README.md, CONTRIBUTING.md and docs/ show is there: targets, settings, choices, files and headings."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+ROOT = Path(__file__).resolve().parents[2]
+CONF = ROOT / "conf"
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+TARGETS = set(re.findall(r"^([a-z]+):", MAKEFILE, flags=re.MULTILINE))
+VARIABLES = set(re.findall(r"\$\(([A-Z][A-Z_]+)\)", MAKEFILE)) | set(re.findall(r"\[([A-Z]+)=", MAKEFILE))
+STAND_IN = "anything"  # for what a reader is to put in: <folder>, …, $VARIABLE
+FENCE = re.compile(r"^( *)```([^\n`]*)\n(.*?)^\1```$", flags=re.MULTILINE | re.DOTALL)
+SHELL = ("sh", "bash", "shell")
+MODULE = "threeshnet.commands."
+BARE = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ} | {"LC_ALL": "C.UTF-8"}
+
+
+class Fence(NamedTuple):
+    """A fenced block: the words after the back-ticks and what is in it."""
+
+    words: list[str]
+    text: str
+
+
+def fences(text: str) -> list[Fence]:
+    found = FENCE.findall(text)
+    return [Fence(words.split(), re.sub(f"^{indent}", "", body, flags=re.MULTILINE)) for indent, words, body in found]
+
+
+def spans(text: str) -> list[str]:
+    """Code between single back-ticks, outside of blocks, on one line."""
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", FENCE.sub("", text))]
+
+
+def filled(code: str) -> str:
+    return re.sub(r"<[^<>]+>|…|\$\{?[A-Z_]+\}?", STAND_IN, code)
+
+
+def commands(text: str) -> list[str]:
+    """Every line that calls make or a command of this package, with stand-ins filled in."""
+    blocks = [
+        fence.text.replace("\\\n", " ") for fence in fences(text) if fence.words[:1] in [[name] for name in SHELL]
+    ]
+    blocks += re.findall(r"(?:^ {4}\S.*\n)+", FENCE.sub("", text), flags=re.MULTILINE)
+    lines = [line.strip() for block in blocks for line in block.splitlines()] + spans(text)
+    return [filled(line) for line in lines if re.match(r"make\b(?! \d)", line) or f"-m {MODULE}" in line]
+
+
+# ---- commands
+
+
+def command_faults(code: str) -> Iterator[str]:
+    """What is wrong with a line that calls make or a command."""
+    words = shlex.split(code, comments=True)
+    if words[0] != "make":
+        yield from module_faults(words)
+        return
+    named = [word for word in words[1:] if "=" not in word and not word.startswith("-")]
+    given = dict(word.split("=", 1) for word in words[1:] if "=" in word)
+    wrong = [f"no target {name!r} in the Makefile" for name in named if name not in TARGETS | {STAND_IN}]
+    wrong += [f"no variable {name} in the Makefile" for name in given if name not in VARIABLES]
+    yield from wrong
+    if not wrong and given and named[0] in TARGETS:  # the name of a target alone is a word of the text
+        yield from module_faults(shlex.split(made(tuple(words[1:]))))
+
+
+@cache
+def made(arguments: tuple[str, ...]) -> str:
+    """The line that a target stands for."""
+    command = ["make", "--no-print-directory", "-C", str(ROOT), "ENV_PYTHON=python", "-n", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, encoding="utf-8", env=BARE).stdout
+
+
+def module_faults(words: list[str]) -> Iterator[str]:
+    """What is wrong with `… -m threeshnet.commands.<name> <overrides>`; nothing for other programs."""
+    module = next((word for word in words if word.startswith(MODULE)), None)
+    if module is None:
+        return
+    name = module.removeprefix(MODULE)
+    if not (CONF / f"{name}.yaml").is_file():
+        yield f"no command {name!r}: there is no conf/{name}.yaml"
+        return
+    given = [word for word in words[words.index(module) + 1 :] if not word.startswith("-") and word != STAND_IN]
+    try:
+        for overrides in alternatives(given):
+            composed(name, tuple(overrides))
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a number for a group
+        yield f"{name} {' '.join(given)}: {str(error).splitlines()[0]}"
+
+
+def alternatives(words: list[str]) -> Iterator[tuple[str, ...]]:
+    """The overrides of each job of a sweep; a stand-in for a choice becomes the first choice there is."""
+    parsed = OverridesParser.create().parse_overrides(words)
+    yield from itertools.product(*(list(values(override)) for override in parsed))
+
+
+def values(override: Override) -> Iterator[str]:
+    key, line = override.get_key_element(), override.input_line or ""
+    group = override.key_or_group
+    if override.is_sweep_override():
+        yield from (f"{key}={value}" for value in override.sweep_string_iterator())
+    elif STAND_IN in line.partition("=")[2] and (CONF / group).is_dir():
+        yield f"{key}={choices(group)[0]}"
+    else:
+        yield line
+
+
+@cache
+def composed(name: str, overrides: tuple[str, ...]) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, list(overrides))
+
+
+# ---- settings and choices that are named in the text
+
+
+def choices(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+@cache
+def settings() -> frozenset[str]:
+    """Every dotted key of a command, or that some choice of a group brings."""
+    keys: set[str] = set()
+    for file in CONF.glob("*.yaml"):
+        keys.update(flat(composed(file.stem, ("data=demo",) if file.stem == "shards" else ())))
+    for file in CONF.glob("*/*.yaml"):
+        brought = list(flat(OmegaConf.load(file)))
+        places = [file.parent.name, *(["grid"] if file.parent.name == "extractor" else [])]  # extractor@grid
+        keys.update(f"{place}.{key}" for place in places for key in brought)
+    return frozenset(keys)
+
+
+def flat(node: Any, prefix: str = "") -> Iterator[str]:
+    for key in node:
+        yield f"{prefix}{key}"
+        below = node._get_node(key)
+        if isinstance(below, DictConfig) and not below._is_none() and not below._is_missing():
+            yield from flat(below, f"{prefix}{key}.")
+
+
+def setting_faults(span: str) -> Iterator[str]:
+    """What is wrong with `key=value key=value` in the text; nothing for other code."""
+    words = filled(span).split()
+    if not all(re.fullmatch(r"[a-z_]+[a-z_.@]*=[^=]*", word) for word in words):
+        return
+    for word in words:
+        key, _, value = word.partition("=")
+        group = key.partition("@")[0]
+        if (CONF / group).is_dir():
+            asked = [one for one in value.strip("[]").split(",") if one and STAND_IN not in one and one != "null"]
+            yield from (
+                f"no choice {one!r} of {group}; there are {choices(group)}"
+                for one in asked
+                if one not in choices(group)
+            )
+        elif key not in settings():
+            yield f"no setting {key!r} in any command"
+
+
+def table_faults(text: str) -> Iterator[str]:
+    """Rows whose first cell is the name of a group, and whose second has its choices."""
+    for group, cell in re.findall(r"^\| `([a-z]+)` \| ([^|]*)\|", FENCE.sub("", text), flags=re.MULTILINE):
+        if (CONF / group).is_dir():
+            for span in re.findall(r"`([^`]+)`", cell):
+                yield from setting_faults(f"{group}={span}")
+
+
+# ---- links
+
+
+def link_faults(text: str, folder: Path) -> Iterator[str]:
+    """Relative links to files that are not there, and to headings that the text has not."""
+    prose = FENCE.sub("", text)
+    for target in re.findall(r"\]\(([^()\s]+)\)", prose):
+        file, _, heading = target.partition("#")
+        if re.match(r"[a-z]+:", target):
+            continue
+        if file and not (folder / file).exists():
+            yield f"link to {file}, which does not exist"
+        elif heading and heading not in anchors((folder / file).read_text(encoding="utf-8") if file else text):
+            yield f"link to #{heading}, which is no heading"
+
+
+def anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", text), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def faults(text: str, folder: Path) -> list[str]:
+    found = [f"`{code}`: {fault}" for code in dict.fromkeys(commands(text)) for fault in command_faults(code)]
+    found += [f"`{span}`: {fault}" for span in dict.fromkeys(spans(text)) for fault in setting_faults(span)]
+    return [*found, *table_faults(text), *link_faults(text, folder)]
+
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
+
+
+@needs_make
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)
+def test_what_a_document_shows_is_there(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    assert commands(text), "no command was found: is the pattern right?"
+    assert faults(text, document.parent) == []
+
+
+@needs_make
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("```sh\nmake dta DATA=demo\n```\n", "no target 'dta'"),
+        ("Say `make data\nDATUM=demo`.", "no variable DATUM"),
+        ("- a list:\n\n  ```sh\n  make data DATA=demmo\n  ```\n", "demmo"),
+        ('`make data DATA=demo ARGS="extractr=tiny"`', "extractr"),
+        ("    make train EXP=hybrid_nowhere\n", "hybrid_nowhere"),
+        ('```sh\nmake data DATA=demo \\\n  ARGS="workers=0 on_errors=stop"\n```\n', "on_errors"),
+        ("`python -m threeshnet.commands.trian`", "no command 'trian'"),
+        ("`torchrun --nproc-per-node 2 -m threeshnet.commands.shards data=demo extractor=lite9`", "lite9"),
+        ("`python -m threeshnet.commands.train -m experiment=region_demo activation=sigmoid,softmin`", "softmin"),
+        ("with `on_errors=skip`", "no setting 'on_errors'"),
+        ("with `data.reader.devphotos=500`", "no setting 'data.reader.devphotos'"),
+        ("with `fusion=[semantic,spacial]`", "no choice 'spacial' of fusion"),
+        ("| key | choices |\n|---|---|\n| `pooling` | `generalized`, `medium` |\n", "no choice 'medium' of pooling"),
+        ("see [this](docs/nowhere.md)", "link to docs/nowhere.md"),
+        ("see ![this](nowhere.png)", "link to nowhere.png"),
+        ("# A title\nsee [below](#a-titel)", "link to #a-titel"),
+    ],
+)
+def test_the_check_finds_what_is_wrong(text: str, said: str) -> None:
+    (found,) = faults(text, ROOT)
+    assert said in found
+
+
+@needs_make
+def test_the_check_lets_stand_ins_and_other_programs_pass() -> None:
+    text = (
+        "# The title\n[up](#the-title) [it](https://example.org/x.md)\n```sh\nmake data DATA=<name> RAW=<your folder> "
+        'ARGS="extractor=… limit=3"  # a remark\ncurl -LO http://example.org\n```\n`make`, '
+        "`make train EXP=<kind>_<data>`, "
+        "`text.name=<folder>`, `HF_HOME=x`, `use: false`, `a == b`\n```python\nmake = nonsense\n```\n"
+    )
+    assert faults(text, ROOT) == []
+    assert len(commands(text)) == 3

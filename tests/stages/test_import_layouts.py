@@ -1,0 +1,372 @@
+"""Each published layout but the precomputed arrays: written here as its publishers write it, imported, compared."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from threeshnet.annotations.caption_lists import read_caption_lists
+from threeshnet.errors import DataError
+from threeshnet.shards.manifest import Manifest
+from threeshnet.shards.reader import ShardedSplit
+from threeshnet.shards.verify import verify
+
+SIZES = {"391895": (640, 480), "22": (200, 100), "7": (50, 80)}
+COUNTS = {"391895": 5, "22": 2, "7": 3}
+WIDTH = 6
+
+
+def regions_of(name: str) -> np.ndarray:
+    return np.random.default_rng(int(name)).random((COUNTS[name], WIDTH), np.float32)
+
+
+def shares_of(name: str) -> np.ndarray:
+    return np.sort(np.random.default_rng(int(name)).random((COUNTS[name], 2, 2), np.float32), axis=1).reshape(-1, 4)
+
+
+def pixels_of(name: str) -> np.ndarray:
+    return shares_of(name) * np.array(SIZES[name] * 2, np.float32)
+
+
+@pytest.fixture
+def captions(tmp_path: Path) -> Path:
+    """COCO's split in the common JSON: one photo in restval, one in val, one in test."""
+    file = tmp_path / "dataset_coco.json"
+    entries = [
+        {
+            "cocoid": int(name),
+            "filepath": "val2014",
+            "filename": f"COCO_val2014_{int(name):012d}.jpg",
+            "split": split,
+            "sentences": [{"raw": f"photo {name} sentence {number}"} for number in range(2)],
+        }
+        for name, split in zip(SIZES, ("restval", "val", "test"), strict=True)
+    ]
+    file.write_text(json.dumps({"images": entries, "dataset": "coco"}))
+    return file
+
+
+@pytest.fixture
+def imported(command, captions: Path, tmp_path: Path):
+    """Imports `raw` with the captions and gives how it ended and the folder of the shards."""
+
+    def call(raw: Path, code: int = 0, **settings: Any) -> tuple[Any, Path]:
+        words = [f"{key}={value}" for key, value in ({"captions": captions} | settings).items()]
+        ended = command("imports", f"raw={raw}", f"out={tmp_path / 'out'}", "name=set", "progress=false", *words)
+        assert ended.code == code, ended.err + ended.out
+        assert "Traceback" not in ended.err
+        return ended, tmp_path / "out" / "set"
+
+    return call
+
+
+def check_regions(folder: Path, *, boxes: bool, scores: Mapping[str, np.ndarray] | None = None) -> None:
+    """Every image is in its split with its own regions and boxes."""
+    verify(folder)
+    for name, split in zip(SIZES, ("train", "dev", "testall"), strict=True):
+        rows = ShardedSplit(folder, split)
+        assert rows.image_ids == [name]
+        assert rows.caption_texts == [f"photo {name} sentence {number}" for number in range(2)]
+        arrays = rows.read([0])
+        np.testing.assert_array_equal((arrays.regions or [])[0], regions_of(name))
+        assert (arrays.boxes is not None) == boxes
+        if arrays.boxes is not None and arrays.scores is not None:
+            np.testing.assert_allclose(arrays.boxes[0], shares_of(name), atol=1e-6)
+            expected = np.ones(COUNTS[name]) if scores is None else scores[name]
+            np.testing.assert_array_equal(arrays.scores[0], expected)
+
+
+# ---- tab-separated lines
+
+
+def encoded(values: np.ndarray) -> str:
+    return base64.b64encode(values.astype(np.float32).tobytes()).decode()
+
+
+def bottom_up_line(name: str) -> str:
+    width, height = SIZES[name]
+    cells = (name, width, height, COUNTS[name], encoded(pixels_of(name)), encoded(regions_of(name)))
+    return "\t".join(map(str, cells)) + "\n"
+
+
+def test_bottom_up_lines_in_several_parts(imported, tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "part.tsv.0.tsv").write_text(bottom_up_line("391895") + bottom_up_line("22"))
+    (raw / "part.tsv.1.tsv").write_text(bottom_up_line("22") + bottom_up_line("7"))
+    ended, folder = imported(raw)
+    check_regions(folder, boxes=True)
+    assert "1 image ids occur again" in ended.out
+    assert "every region's score is written as 1" in ended.out
+    assert ShardedSplit(folder, "dev").sizes().tolist() == [list(SIZES["22"])]
+
+
+def test_lxmert_lines_have_scores_and_the_height_first(imported, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    scores = {name: random.random(count).astype(np.float32) for name, count in COUNTS.items()}
+    lines = []
+    for name, (width, height) in SIZES.items():
+        number = encoded(np.zeros(COUNTS[name]))
+        cells = (f"COCO_val2014_{int(name):012d}", height, width, number, encoded(scores[name]), number, number)
+        lines.append("\t".join(map(str, (*cells, COUNTS[name], encoded(pixels_of(name)), encoded(regions_of(name))))))
+    file = tmp_path / "val.tsv"
+    file.write_text("\n".join(lines) + "\n")
+    ended, folder = imported(file)
+    check_regions(folder, boxes=True, scores=scores)
+    assert "000000391895 is 391895" in ended.out
+
+
+def test_of_many_regions_the_best_are_kept(imported, tmp_path: Path) -> None:
+    random = np.random.default_rng(4)
+    values, scores = random.random((50, WIDTH), np.float32), random.random(50).astype(np.float32)
+    boxes = np.tile(np.array([0, 0, 10, 10], np.float32), (50, 1))
+    nothing = encoded(np.zeros(50))
+    cells = ("22", 100, 200, nothing, encoded(scores), nothing, nothing, 50, encoded(boxes), encoded(values))
+    (tmp_path / "a.tsv").write_text("\t".join(map(str, cells)))
+    _, folder = imported(tmp_path / "a.tsv")
+    arrays = ShardedSplit(folder, "dev").read([0])
+    best = sorted(range(50), key=lambda number: -scores[number])[:36]
+    np.testing.assert_array_equal((arrays.regions or [])[0], values[best])
+    np.testing.assert_array_equal((arrays.scores or [])[0], scores[best])
+
+
+def test_torn_lines_name_file_and_line(imported, tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    torn = bottom_up_line("22").rstrip("\n")[:-40]
+    (raw / "a.tsv").write_text(bottom_up_line("391895") + "7\t1\t2\n" + bottom_up_line("7").replace("\t50\t", "\tx\t"))
+    (raw / "b.tsv").write_text(bottom_up_line("7") + torn)
+    ended, folder = imported(raw, code=1)
+    for said in (
+        f"{raw / 'a.tsv'} line 2: 3 columns",
+        f"{raw / 'a.tsv'} line 3: no number in image_w",
+        f"{raw / 'b.tsv'} line 2: features of",
+    ):
+        assert said in ended.err, ended.err
+    assert not folder.exists()
+
+
+def test_boxes_of_another_size_leave_the_image_out(imported, tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("".join(bottom_up_line(name) for name in SIZES).replace("22\t200\t", "22\t20\t"))
+    ended, _ = imported(tmp_path / "a.tsv", on_error="stop", code=1)
+    assert "a.tsv line 2: a box that ends at" in ended.err
+
+
+# ---- a file an image
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_npz_files_with_boxes(imported, tmp_path: Path, turned: bool) -> None:
+    raw = tmp_path / "raw" / "val2014"
+    raw.mkdir(parents=True)
+    for name, (width, height) in SIZES.items():
+        own = regions_of(name).T if turned else regions_of(name)
+        sizes = {"image_w": width, "image_h": height, "num_bbox": COUNTS[name]}
+        info = {"info": np.array({"objects_id": [1]}, object)} if name == "22" else {"info": np.zeros(1)}
+        np.savez_compressed(
+            raw / f"COCO_val2014_{int(name):012d}.jpg.npz", x=own, bbox=pixels_of(name), **sizes, **info
+        )
+    ended, folder = imported(tmp_path / "raw")
+    check_regions(folder, boxes=True)
+    assert "read from each .npz: x, bbox, num_bbox; not read: info" in ended.out
+    assert ("it was turned" in ended.out) == turned
+
+
+def test_npz_files_without_sizes_lose_boxes_in_pixels(imported, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    for name in SIZES:
+        np.savez(tmp_path / "raw" / f"{name}.npz", features=regions_of(name), boxes=pixels_of(name))
+    ended, folder = imported(tmp_path / "raw")
+    check_regions(folder, boxes=False)
+    assert "boxes in pixels left out, 3 photos have no size" in ended.out
+
+
+def test_a_damaged_npz_is_listed(imported, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    for name in SIZES:
+        np.savez(tmp_path / "raw" / f"{name}.npz", features=regions_of(name))
+    for split in ("7", "22"):
+        file = tmp_path / "raw" / f"{split}.npz"
+        np.savez(file, features=np.array([{"a": 1}], object) if split == "7" else regions_of("22")[:, :5])
+    ended, _ = imported(tmp_path / "raw", on_error="stop", code=1)
+    assert "22.npz" in ended.err
+    assert "regions of width 5; the others have 6" in ended.err
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".pth"])
+def test_grids_become_cells_row_by_row(imported, tmp_path: Path, suffix: str) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    grids = {name: np.random.default_rng(int(name)).random((1, 9, 2, 3), np.float32) for name in SIZES}
+    for name, grid in grids.items():
+        if suffix == ".npy":
+            np.save(raw / f"{name}.npy", grid if name != "22" else grid[0])
+        else:
+            torch.save(torch.from_numpy(grid), raw / f"{name}.pth")
+    _, folder = imported(raw)
+    assert Manifest.load(folder).grid_size == (2, 3)
+    cells = ShardedSplit(folder, "dev").read([0]).grid
+    assert cells is not None
+    for row in range(2):
+        for column in range(3):
+            np.testing.assert_array_equal(cells[0, row * 3 + column], grids["22"][0, :, row, column])
+
+
+def test_grids_of_several_sizes_need_a_size(imported, tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    grids = {"391895": np.ones((9, 4, 6)), "22": np.arange(36.0).reshape(1, 4, 9).repeat(9, 0), "7": np.ones((9, 2, 2))}
+    for name, grid in grids.items():
+        np.save(raw / f"{name}.npy", grid.astype(np.float32))
+    ended, _ = imported(raw, code=1)
+    assert "cells=7" in ended.err
+    _, folder = imported(raw, cells=2)
+    cells = ShardedSplit(folder, "dev").read([0]).grid
+    assert cells is not None
+    pooled = [
+        grids["22"][:, rows, columns].mean() for rows in (slice(2), slice(2, 4)) for columns in (slice(5), slice(4, 9))
+    ]
+    np.testing.assert_allclose(cells[0, :, 0], pooled, rtol=1e-6)
+
+
+def test_a_grid_with_its_channels_last_is_noticed(imported, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    for name in SIZES:
+        np.save(tmp_path / "raw" / f"{name}.npy", np.ones((2, 2, 32), np.float32))
+    ended, _ = imported(tmp_path / "raw", code=1)
+    assert "say channels=last" in ended.err
+    _, folder = imported(tmp_path / "raw", channels="last")
+    assert Manifest.load(folder).grid_width == 32
+
+
+def test_a_pickle_in_a_pth_is_refused(imported, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    for name in SIZES:
+        torch.save(Path("anything"), tmp_path / "raw" / f"{name}.pth")
+    ended, _ = imported(tmp_path / "raw", code=1)
+    assert "cannot be opened for weights alone" in ended.err
+
+
+# ---- HDF5
+
+
+def stacked(values: Sequence[np.ndarray]) -> np.ndarray:
+    padded = np.zeros((len(values), max(map(len, values)), *values[0].shape[1:]), np.float32)
+    for row, own in enumerate(values):
+        padded[row, : len(own)] = own
+    return padded
+
+
+def write_hdf5(file: Path, form: str) -> None:
+    regions, shares = ([of(name) for name in SIZES] for of in (regions_of, shares_of))
+    ends = np.cumsum(list(COUNTS.values()))
+    with h5py.File(file, "w") as out:
+        if form == "one an image":
+            for name in SIZES:
+                out[f"{name}_features"], out[f"{name}_boxes"] = regions_of(name), shares_of(name)
+            return
+        if form == "a group an image":
+            for name in SIZES:
+                out[f"{name}/features"], out[f"{name}/boxes"] = regions_of(name), shares_of(name)
+            return
+        out["image_ids"] = [f"{int(name):012d}" for name in SIZES] if form == "padded" else np.array([391895, 22, 7])
+        if form == "padded":
+            out["features"], out["boxes"] = stacked(regions), stacked(shares)
+            out["num_boxes"] = list(COUNTS.values())
+        elif form == "back to back":
+            out["image_features"] = np.concatenate(regions)
+            out["image_bb"] = np.concatenate([pixels_of(name) for name in SIZES])
+            out["spatial_features"] = np.concatenate([np.pad(own, ((0, 0), (0, 2))) for own in shares])
+            out["pos_boxes"] = np.stack([ends - list(COUNTS.values()), ends], axis=1)
+        else:
+            out["features"], out["num_boxes"] = np.concatenate(regions), list(COUNTS.values())
+            out["boxes"] = np.concatenate([pixels_of(name) for name in SIZES])
+            out["image_w"], out["image_h"] = np.array(list(SIZES.values())).T
+
+
+@pytest.mark.parametrize("form", ["one an image", "a group an image", "padded", "back to back", "counted"])
+def test_hdf5_forms(imported, tmp_path: Path, form: str) -> None:
+    write_hdf5(tmp_path / "features.hdf5", form)
+    _, folder = imported(tmp_path / "features.hdf5")
+    check_regions(folder, boxes=True)
+
+
+def test_an_hdf5_grid(imported, tmp_path: Path) -> None:
+    grids = np.random.default_rng(0).random((3, 9, 2, 3), np.float32)
+    with h5py.File(tmp_path / "a.h5", "w") as out:
+        out["features"], out["ids"] = grids, list(SIZES)
+    _, folder = imported(tmp_path / "a.h5")
+    cells = ShardedSplit(folder, "testall").read([0]).grid
+    assert cells is not None
+    np.testing.assert_array_equal(cells[0], grids[2].reshape(9, 6).T)
+
+
+def test_an_hdf5_without_ids_says_how_to_add_them(imported, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as out:
+        out["features"] = np.ones((3, 2, WIDTH), np.float32)
+    ended, _ = imported(tmp_path / "a.h5", code=1)
+    assert "add the image ids in the order of its rows as image_ids or ids" in ended.err
+    with h5py.File(tmp_path / "a.h5", "a") as out:
+        out["ids"] = ["1", "2"]
+    ended, _ = imported(tmp_path / "a.h5", code=1)
+    assert "3 rows of features and 2 ids" in ended.err
+
+
+# ---- captions without photos
+
+
+def test_captions_are_asked_for(imported, tmp_path: Path) -> None:
+    write_hdf5(tmp_path / "a.h5", "padded")
+    ended, _ = imported(tmp_path / "a.h5", code=1, captions="null")
+    assert "captions=<dataset_*.json" in ended.err
+    ended, _ = imported(tmp_path / "a.h5", code=1, captions=tmp_path / "nowhere.json")
+    assert "there is no such file" in ended.err
+
+
+def test_captions_of_cocos_own_site_and_lists(tmp_path: Path) -> None:
+    content = {
+        "images": [
+            {"id": 9, "file_name": "000000000009.jpg", "width": 4, "height": 3},
+            {"id": 8, "file_name": "8.jpg"},
+        ],
+        "annotations": [{"image_id": 9, "caption": " a \n dog "}],
+    }
+    file = tmp_path / "captions_val2017.json"
+    file.write_text(json.dumps(content))
+    photos = read_caption_lists([file], name="x").photos
+    assert [(photo.id, photo.split, photo.captions, photo.size) for photo in photos] == [
+        ("9", "test", ("a dog",), (4, 3)),
+        ("8", "test", (), None),
+    ]
+    table = tmp_path / "captions.csv"
+    table.write_text("file,caption,split\na.jpg,one,val\na.jpg,two,val\nb.jpg,three,train\n")
+    photos = read_caption_lists([table], name="x").photos
+    assert [(photo.id, photo.split, photo.captions) for photo in photos] == [
+        ("a.jpg", "dev", ("one", "two")),
+        ("b.jpg", "train", ("three",)),
+    ]
+    (tmp_path / "captions.txt").write_text("a.jpg\tone\n")
+    with pytest.raises(DataError, match="split=test"):
+        read_caption_lists([tmp_path / "captions.txt"], name="x")
+    assert read_caption_lists([tmp_path / "captions.txt"], name="x", split="test").photos[0].split == "test"
+
+
+def test_captions_beside_the_arrays_are_found(imported, captions: Path, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    write_hdf5(tmp_path / "raw" / "a.h5", "padded")
+    captions.rename(tmp_path / "raw" / captions.name)
+    (tmp_path / "raw" / "captions.txt").write_text("not\tlooked at\n")
+    ended, folder = imported(tmp_path / "raw", captions="null")
+    check_regions(folder, boxes=True)
+    assert f"captions: {tmp_path / 'raw' / captions.name}" in ended.out
+    (tmp_path / "raw" / "dataset_flickr30k.json").write_text("{}")
+    ended, _ = imported(tmp_path / "raw", captions="null", code=1)
+    assert "Name it with captions=<file>" in ended.err
