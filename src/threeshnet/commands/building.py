@@ -101,20 +101,23 @@ def check_selection(cfg: DictConfig) -> None:
 
 def build_module(cfg: DictConfig, model: RetrievalModel, manifest: Manifest) -> RetrievalModule:
     recipe: Any = OmegaConf.to_container(cfg.model, resolve=True)
-    facts = {"fields": fields_read(cfg), "class_table": manifest.class_table, "experiment": cfg.experiment_name}
+    facts = {"fields": fields_read(cfg), "class_table": manifest.class_table, "data": manifest.dataset}
+    facts |= {"experiment": cfg.experiment_name}
     return RetrievalModule(
         model=model,
         objective=instantiate(cfg.objective),
         optimizer=instantiate(cfg.optimizer),
         schedule=instantiate(cfg.schedule),
         card=model_card(recipe, model, facts),
+        sync_batchnorm=cfg.trainer.sync_batchnorm,
         **cfg.optimization,
     )
 
 
 def build_trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
     loggers = [instantiate(settings, save_dir=str(folder)) for settings in cfg.logger.values()]
-    return instantiate(cfg.trainer, logger=loggers, callbacks=callbacks(cfg, folder), default_root_dir=str(folder))
+    settings = {key: value for key, value in cfg.trainer.items() if key != "sync_batchnorm"}  # ours, on CPUs too
+    return instantiate(settings, logger=loggers, callbacks=callbacks(cfg, folder), default_root_dir=str(folder))
 
 
 def callbacks(cfg: DictConfig, folder: Path) -> list[pl.Callback]:

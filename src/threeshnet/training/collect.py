@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from threeshnet.errors import DataError
+from threeshnet.nn import collectives
 
 
 class Embeddings(NamedTuple):
@@ -31,29 +33,56 @@ class Collector:
         self.numbers.append(numbers.cpu())
 
     def gather(self, items: int) -> Tensor:
-        """Embeddings [items, D] of all processes.  Raises DataError when an item is missing, named by its number."""
-        parts = [self._mine()]
-        if dist.is_available() and dist.is_initialized():
-            parts = [None] * dist.get_world_size()  # pyright: ignore[reportAssignmentType]
-            dist.all_gather_object(parts, self._mine())
-        return place([part for part in parts if part is not None], items)
+        """Embeddings [items, D] of all processes.  Raises DataError when an item is missing, named by its number.
 
-    def _mine(self) -> tuple[Tensor, Tensor] | None:
-        return (torch.cat(self.embeddings), torch.cat(self.numbers)) if self.numbers else None
+        Who encoded what is known before an embedding moves, so each travels once, and a process holds the split once.
+        """
+        embeddings, numbers = self._mine()
+        rank, processes = collectives.place()
+        if processes == 1:
+            return place([(embeddings, numbers)], items)
+        shares: list[Any] = [None] * processes
+        dist.all_gather_object(shares, (numbers, embeddings.shape[1]))
+        parts = [(torch.zeros(len(others), 0), others) for others, _ in shares]
+        parts[rank] = (embeddings, numbers)
+        return collectives.add_up(place(parts, items, width=max(width for _, width in shares)))
+
+    def _mine(self) -> tuple[Tensor, Tensor]:
+        if not self.numbers:
+            return torch.zeros(0, 0), torch.zeros(0, dtype=torch.long)
+        return torch.cat(self.embeddings), torch.cat(self.numbers)
 
 
-def place(parts: list[tuple[Tensor, Tensor]], items: int) -> Tensor:
+def place(parts: Sequence[tuple[Tensor, Tensor]], items: int, width: int | None = None) -> Tensor:
     """Rows [items, D] from (embeddings, numbers) pairs; an item that was encoded twice counts once.
+
+    With `width` D, parts whose embeddings are [b, 0] lie elsewhere: their rows are 0 here.
 
     >>> place([(torch.tensor([[2.0]]), torch.tensor([1])), (torch.tensor([[1.0]]), torch.tensor([0]))], 2)
     tensor([[1.],
             [2.]])
     """
-    numbers = torch.cat([part[1] for part in parts]) if parts else torch.zeros(0, dtype=torch.long)
+    kept = first_encoded([numbers for _, numbers in parts], items)
+    result = torch.zeros(items, parts[0][0].shape[1] if width is None else width)
+    for (embeddings, numbers), first in zip(parts, kept, strict=True):
+        if embeddings.shape[1]:
+            result[numbers[first]] = embeddings[first]
+    return result
+
+
+def first_encoded(shares: Sequence[Tensor], items: int) -> list[Tensor]:
+    """Which entries of each process's numbers [b] count, [b] bool: an item that was encoded twice counts once.
+
+    Raises DataError when one of `items` was not encoded.
+
+    >>> first_encoded([torch.tensor([0, 2]), torch.tensor([1, 2])], 3)
+    [tensor([True, True]), tensor([ True, False])]
+    """
+    numbers = torch.cat(list(shares))
     missing = sorted(set(range(items)) - set(numbers.tolist()))
     if missing:
         raise DataError(f"{len(missing)} of {items} items were not encoded, the first of them number {missing[0]}")
-    embeddings = torch.cat([part[0] for part in parts])
-    result = embeddings.new_empty(items, embeddings.shape[1])
-    result[numbers] = embeddings
-    return result
+    first = torch.full((items,), len(numbers)).scatter_reduce(0, numbers, torch.arange(len(numbers)), "amin")
+    kept = torch.zeros(len(numbers), dtype=torch.bool)
+    kept[first] = True
+    return list(kept.split([len(share) for share in shares]))

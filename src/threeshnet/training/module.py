@@ -9,20 +9,26 @@ import torch
 from torch import Tensor, nn
 
 from threeshnet.encoders.model import RetrievalModel
-from threeshnet.errors import DataError
+from threeshnet.errors import ConfigError, DataError
 from threeshnet.metrics.recalls import recall
 from threeshnet.metrics.similarity import EmbeddingSimilarity
+from threeshnet.nn.collectives import exchange_counts, place
+from threeshnet.objectives.gather import gather_pairs
 from threeshnet.records import Batch, ImageBatch, TokenSet
+from threeshnet.training.chunks import ChunkedEncoder
 from threeshnet.training.collect import Collector
 from threeshnet.training.encoding import EncodingModule
 from threeshnet.training.parameter_groups import parameter_groups
+from threeshnet.training.synchronize import synchronize, widen, widths
 
 
 class RetrievalModule(EncodingModule):
     """Both encoders, the objective on their embeddings, and the recalls on the dev split after each epoch.
 
-    `optimizer` takes parameter groups, `schedule` takes the optimizer and steps once an epoch. `card` is what a
-    checkpoint needs to say about the model so that `load_model` can build it again.
+    `optimizer` takes parameter groups, `schedule` takes the optimizer and steps once an epoch. `chunk` pairs of each
+    process are encoded at a time, null all at once: the same step, slower, in less memory. With `sync_batchnorm`
+    BatchNorm takes its statistics from the batch of all processes, so that a run does not depend on how many they are.
+    `card` is what a checkpoint needs to say about the model so that `load_model` can build it again.
     """
 
     def __init__(
@@ -34,18 +40,63 @@ class RetrievalModule(EncodingModule):
         schedule: Callable[..., Any],
         learning_rate: float,
         pretrained_factor: float,
+        chunk: int | None = None,
+        sync_batchnorm: bool = True,
         card: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(model=model)
+        if chunk is not None and chunk < 1:
+            raise ConfigError(f"optimization.chunk={chunk} must be at least 1; null encodes the whole batch at once")
+        self.chunk, self.sync_batchnorm = chunk, sync_batchnorm
+        self.chunked: tuple[ChunkedEncoder, ChunkedEncoder] | None = None
+        self.synchronized = False
         self.objective = objective
         self.make_optimizer, self.make_schedule = optimizer, schedule
         self.learning_rate, self.pretrained_factor = learning_rate, pretrained_factor
         self.card = dict(card or {})
 
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self.share_statistics()
+
+    def share_statistics(self) -> None:
+        """Lets BatchNorm look at the whole batch where that does not lie in one place.  Raises ConfigError."""
+        _, processes = place()
+        shared = self.sync_batchnorm and processes > 1
+        if self.synchronized or not (shared or self.chunk):
+            return
+        if not shared and processes > 1:
+            raise ConfigError(
+                f"optimization.chunk={self.chunk} shares BatchNorm's statistics: with {processes} processes set "
+                "trainer.sync_batchnorm=true, or optimization.chunk=null"
+            )
+        synchronize(self.model)
+        self.synchronized = True
+        if self.chunk:
+            sides = (self.model.image_encoder, self.model.text_encoder)
+            self.chunked = (ChunkedEncoder(sides[0], rows=self.chunk), ChunkedEncoder(sides[1], rows=self.chunk))
+
+    def on_fit_start(self) -> None:
+        if self.global_rank:  # all processes were seeded alike, and would drop the same neurons of different pairs
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
+
+    def loss(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        """The objective's named numbers of the batch of all processes, of which `batch` is this one's share."""
+        shares = exchange_counts([len(batch.rows), *widths(batch)], batch.rows.device)
+        if self.synchronized:
+            batch = widen(batch, [max(column) for column in zip(*shares, strict=True)][1:])
+        elif len(shares) > 1 and min(shares)[0] == 1:  # all processes know, so none waits for one that failed
+            raise ConfigError(
+                "a process has a single pair, of which BatchNorm makes no statistics: set trainer.sync_batchnorm=true, "
+                "batches.drop_last=true or a larger batches.batch_size"
+            )
+        encode_images, encode_captions = self.chunked or (self.model.image_encoder, self.model.text_encoder)
+        sides = encode_images(batch.images), encode_captions(batch.captions)
+        images, captions, owners = gather_pairs(*sides, batch.owners, [share[0] for share in shares])
+        return self.objective(images, captions, owners, epoch)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        images = self.everywhere(self.model.image_encoder(batch.images))
-        captions = self.everywhere(self.model.text_encoder(batch.captions))
-        numbers = self.objective(images, captions, self.everywhere(batch.owners), self.current_epoch)
+        numbers = self.loss(batch, self.current_epoch)
         if not torch.isfinite(numbers["loss"]):
             rows = batch.rows.tolist()
             raise DataError(
@@ -55,18 +106,6 @@ class RetrievalModule(EncodingModule):
             )
         self.log_dict({f"train/{name}": value.detach() for name, value in numbers.items()}, prog_bar=True)
         return numbers["loss"]
-
-    def everywhere(self, rows: Tensor) -> Tensor:
-        """Rows of all processes, in rank order and with gradient: negatives come from the global batch.
-
-        The gradient of the gathered rows is summed over the processes on the way back and then averaged by DDP, so that
-        it is that of one process with the whole batch.
-        """
-        if self.trainer.world_size == 1:
-            return rows
-        gathered = self.all_gather(rows, sync_grads=rows.is_floating_point())
-        assert isinstance(gathered, Tensor)
-        return gathered.flatten(0, 1)
 
     def on_validation_epoch_start(self) -> None:
         self._collectors = (Collector(), Collector())

@@ -1,0 +1,74 @@
+"""The tables of README.md from what equality.py measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+BEGIN, END = "<!-- written by equality.py: begin -->", "<!-- end -->"
+
+
+def write_tables(found: dict[str, Any], file: Path) -> None:
+    """Puts the tables between the two marks of `file`, where it is there."""
+    if not file.is_file():
+        return
+    before, _, rest = file.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    text = "\n\n".join([BEGIN, of_steps(found), otherwise(found), trainings(found), END])
+    file.write_text(before + text + after, encoding="utf-8")
+
+
+def of_steps(found: dict[str, Any]) -> str:
+    rows = []
+    for places in zip(*(found[count]["steps"] for count in counts(found)), strict=True):
+        first = places[0]
+        whole = "whole" if first["chunk"] is None else f"chunks of {first['chunk']}"
+        case = [first["objective"], "yes" if first["masked"] else "no", first["batch"], first["dtype"], whole]
+        rows.append([*case, *(f"{row['loss']:.0e} / {row['gradient']:.0e}" for row in places)])
+    head = ["objective", "same image masked", "batch", "precision", "encoded", *counts(found)]
+    title = (
+        "**One step**: largest relative difference of the loss / of any gradient from one process with the whole batch."
+    )
+    return f"{title}\n\n{table(head, rows)}"
+
+
+def otherwise(found: dict[str, Any]) -> str:
+    rows = []
+    for count in counts(found)[1:]:
+        for row in found[count]["otherwise"]:
+            numbers = [f"{row[key]:.{digits}}" for key, digits in (("loss", "1e"), ("gradient", "1e"))]
+            rows.append([row["objective"], count, row["way"], *numbers, f"{row['length']:.3f}", f"{row['cosine']:.4f}"])
+    head = [
+        "objective",
+        "processes",
+        "way",
+        "loss",
+        "worst gradient",
+        "length of the gradient",
+        "cosine with the true one",
+    ]
+    title = "**Otherwise**, float64, 8 pairs, same image masked: relative differences; 1.000 and 1.0000 are right."
+    return f"{title}\n\n{table(head, rows)}"
+
+
+def trainings(found: dict[str, Any]) -> str:
+    rows = []
+    for count in counts(found)[1:]:
+        for row in found[count]["trainings"]:
+            numbers = [f"{row[key]:.0e}" for key in ("loss", "parameters", "buffers")]
+            same = "the same" if row["same_recalls"] else "differ"
+            rsum = " / ".join(f"{value:.1f}" for value in row["rsum"])
+            rows.append([row["training"], count, str(row["steps"]), *numbers, f"{same} ({rsum})"])
+    head = ["training", "processes", "batches", "losses", "parameters", "buffers", "recalls (rsum / of one process)"]
+    title = "**Training** through Lightning (float64 unless it says otherwise): largest relative differences."
+    return f"{title}\n\n{table(head, rows)}"
+
+
+def counts(found: dict[str, Any]) -> list[str]:
+    return [key for key in found if key.startswith("N=")]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
