@@ -18,6 +18,7 @@ from pytorch_lightning.accelerators import CUDAAccelerator
 
 from threeshnet.commands import CONF
 from threeshnet.errors import ConfigError, DataError
+from threeshnet.features.photos import DECODER
 from threeshnet.features.tiny import Tiny
 from threeshnet.records import AnnotatedSet, Photo
 from threeshnet.shards.claim import claim
@@ -125,8 +126,10 @@ def test_two_that_finish_at_once_write_the_same(tmp_path: Path) -> None:
     annotated = photos_in(tmp_path / "raw")
     source = Tiny()
     makers = {field: source.identity() for field in source.fields}
-    tables = [source.class_names]
-    planned = plan_shards(annotated, raw=tmp_path / "raw", makers=[makers, tables], images_per_shard=2)
+    tables = source.tables()
+    planned = plan_shards(
+        annotated, raw=tmp_path / "raw", makers=[makers, tables, DECODER, "32-true"], images_per_shard=2
+    )
     manifest = made.folder / "manifest.json"
 
     def ends(nested: bool) -> None:
@@ -138,17 +141,17 @@ def test_two_that_finish_at_once_write_the_same(tmp_path: Path) -> None:
     assert contents(made.folder) == before
 
 
-class _Interrupted(list):
-    """A list that lets something happen when it is first looked into."""
+class _Interrupted(dict):
+    """A dictionary that lets something happen when it is first looked into."""
 
-    def __init__(self, items: list, happens: Any) -> None:
+    def __init__(self, items: dict, happens: Any) -> None:
         super().__init__(items)
         self.happens = happens
 
-    def __getitem__(self, place: Any) -> Any:
+    def get(self, key: Any, default: Any = None) -> Any:
         happens, self.happens = self.happens, lambda: None
         happens()
-        return super().__getitem__(place)
+        return super().get(key, default)
 
 
 def test_each_process_of_a_machine_takes_its_own_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
