@@ -354,6 +354,20 @@ def test_the_stage_norm_is_the_models_final_norm(family: str, folder_of: Any) ->
     assert norm.weight.std() > 0
 
 
+@pytest.mark.parametrize("family", ["swin", "convnext"])
+def test_a_model_without_a_head_gives_the_same_cells(
+    family: str, folder_of: Any, photos: list[Photo], tmp_path: Path
+) -> None:
+    """Its weights have no prefix, and ConvNeXt's embeddings have a norm that is named like the final one."""
+    whole = folder_of(family)
+    shutil.copytree(whole, tmp_path / "bare")
+    weights = load_file(whole / "model.safetensors")
+    kept = {key.removeprefix(f"{family}."): weight for key, weight in weights.items() if key.startswith(f"{family}.")}
+    save_file(kept, tmp_path / "bare" / "model.safetensors", metadata={"format": "pt"})
+    cells = [extract(build(family, folder), photos[:2]).grid for folder in (whole, tmp_path / "bare")]
+    np.testing.assert_array_equal(*cells)
+
+
 def test_clip_tokens_have_the_final_norm(folder_of: Any) -> None:
     extractor = build("clip", folder_of("clip"), cells="native")
     pixels = torch.randn(1, 3, *extractor.input_size)

@@ -102,7 +102,7 @@ class BackboneGrid(SquareGrid):
         config.out_features = [last]
         # Swin and ConvNeXt as backbones have a norm a stage, which published weights lack; for the last stage it is
         # the model's final norm, and would else be an untrained one.
-        renamed = {r"^(\w+\.)?layernorm\.": f"hidden_states_norms.{last}."}
+        renamed = {r"^((?!embeddings)\w+\.)?layernorm\.": f"hidden_states_norms.{last}."}
         stage_norms = config.model_type in ("swin", "swinv2", "convnext", "convnextv2")
         # not AutoBackbone.from_pretrained: that asks the hub about the folder's path
         kind = MODEL_FOR_BACKBONE_MAPPING[type(config)]
