@@ -21,8 +21,9 @@ from threeshnet.annotations.coco_segmentation import numbered
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.features.annotated import WORK_SIDE
 from threeshnet.features.eomt import EomtSegmentation
+from threeshnet.features.huggingface import without_slivers
 from threeshnet.features.oneformer import OneFormerSegmentation
-from threeshnet.features.panoptic import PanopticSegmentation, bounded, class_names, real_share
+from threeshnet.features.panoptic import PanopticSegmentation, class_names, real_share
 from threeshnet.features.panoptic_merge import (
     Candidates,
     Panoptic,
@@ -322,7 +323,7 @@ def test_photos_of_any_shape(family: str, folder_of: Callable[..., Path], tmp_pa
     odd = [picture(tmp_path, number, size) for number, size in enumerate([(1, 1), (3000, 1), (3, 3), (2, 400)])]
     semantic, *_ = whole(extract(build(family, folder_of(family)), odd))
     assert np.isfinite(semantic).all()
-    assert bounded(Image.new("RGB", (3000, 1))).size == (3000, 94)
+    assert without_slivers(Image.new("RGB", (3000, 1))).size == (3000, 94)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -22,13 +22,13 @@ from threeshnet.features.huggingface import (
     checked_cells,
     in_equal_sizes,
     loaded,
+    without_slivers,
 )
 from threeshnet.features.roi import roi_means
 from threeshnet.features.timm_names import TIMM_RESNET, without_timm
 from threeshnet.records import ImageArrays, Photo
 
 FEATURES = ("decoder", "backbone")
-LONGEST = 32  # ratio of a photo's sides; the short one of 1333 pixels to fewer is not much of a cell
 
 
 class Found(NamedTuple):
@@ -182,12 +182,6 @@ class SoftmaxDetector(Detector):
 
     def class_probabilities(self, logits: Tensor) -> Tensor:
         return logits.softmax(dim=-1)[..., :-1]
-
-
-def without_slivers(image: Image.Image) -> Image.Image:
-    """The photo, widened where its sides differ by more than LONGEST times: processors leave such ones no pixel."""
-    least = -(-max(image.size) // LONGEST)
-    return image if min(image.size) >= least else image.resize((max(image.width, least), max(image.height, least)))
 
 
 def corners(boxes: Tensor) -> Tensor:

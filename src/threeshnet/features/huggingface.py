@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -25,6 +27,7 @@ CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 PROCESSORS = (PROCESSOR, "processor_config.json")  # transformers 5 may write the second
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # the first that is there is what transformers loads
 FOLDER = f"a folder with {CONFIG}, {PROCESSOR} and model.safetensors"
+LONGEST = 32  # ratio of a photo's sides
 Cells = int | Literal["native"]
 T = TypeVar("T")
 
@@ -167,6 +170,17 @@ def image_processor(folder: Path, config: PreTrainedConfig | None = None) -> Any
             return kind.from_pretrained(folder, **backend)
     except (OSError, ValueError, ImportError) as reason:
         raise DataError(f"{folder}: no image processor to be had from {PROCESSOR}: {reason}") from reason
+
+
+def without_slivers(image: Image.Image) -> Image.Image:
+    """The photo, stretched where one side is more than LONGEST times the other: processors would leave it no pixel.
+
+    They keep the aspect and bound the longer side (at 1333 px for most, 640 for EoMT). Boxes and cells are shares of
+    the photo, so that they stay the same.
+    """
+    least = math.ceil(max(image.size) / LONGEST)
+    size = max(image.width, least), max(image.height, least)
+    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
 
 class Normalized(nn.Module):

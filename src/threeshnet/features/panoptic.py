@@ -28,14 +28,12 @@ from threeshnet.features.huggingface import (
     located,
     settings_sha256,
     weights_sha256,
+    without_slivers,
 )
 from threeshnet.features.panoptic_merge import Panoptic, candidates, mask_probabilities, merged_segments, query_shares
 from threeshnet.records import VOID, ImageArrays, Photo
 
 OFFLINE = "segmentation=lite0"  # what segments without a model from the hub
-# Processors keep the aspect and bound the longer side (1333 px for most, 640 for EoMT): a shorter side must stay of
-# 20 px, and above zero. What is narrower is stretched to this, and the cells, a share of the photo each, stay the same.
-MOST_ASPECT = 32
 UNNAMED = "LABEL_"  # what transformers calls the classes of a configuration without names
 
 
@@ -113,7 +111,7 @@ class PanopticSegmentation(Extractor):
     def resized(self, image: Image.Image) -> Tensor:
         """The photo in the size that the processor gives it, [3, H, W] uint8; not normalized, not padded."""
         made = self.processor(
-            images=bounded(image),
+            images=without_slivers(image),
             do_rescale=False,
             do_normalize=False,
             input_data_format="channels_last",  # else a photo of 1 or 3 px height passes for channels-first
@@ -202,13 +200,6 @@ def stuff_of(names: Sequence[str]) -> frozenset[int]:
     if tuple(names) != COCO_PANOPTIC:
         return frozenset()
     return frozenset(range(len(COCO_PANOPTIC) - len(COCO_STUFF), len(COCO_PANOPTIC)))
-
-
-def bounded(image: Image.Image) -> Image.Image:
-    """The photo, stretched where it is so narrow that a processor would leave nothing of its shorter side."""
-    width, height = image.size
-    size = max(width, math.ceil(height / MOST_ASPECT)), max(height, math.ceil(width / MOST_ASPECT))
-    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
 
 def real_share(pixels: Tensor, masks: Tensor, photo: Sequence[int]) -> tuple[float, float]:
