@@ -24,6 +24,7 @@ ORDER = (
     ("objectives", "metrics"),
     ("training",),
     ("reports",),
+    ("studies",),
     ("index",),
     ("app",),
     ("commands",),

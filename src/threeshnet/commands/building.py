@@ -23,6 +23,7 @@ from threeshnet.shards.manifest import Manifest, open_shards
 from threeshnet.training.callbacks import RandomStates, StepClock
 from threeshnet.training.checkpoint import model_card
 from threeshnet.training.module import RetrievalModule
+from threeshnet.training.progress import Progress
 
 MINUTES_BETWEEN_CHECKPOINTS = 5  # what an interruption costs at most
 log = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
 def callbacks(cfg: DictConfig, folder: Path) -> list[pl.Callback]:
     """Best and last checkpoint, random states, the step clock and a progress bar."""
     common: dict[str, Any] = {"dirpath": folder / CHECKPOINTS, "enable_version_counter": False}
-    found: list[pl.Callback] = [RandomStates(), StepClock()]
+    found: list[pl.Callback] = [RandomStates(), StepClock(), Progress(folder=folder)]
     if cfg.data.dev_split is not None:
         found.append(ModelCheckpoint(filename="best", monitor="dev/rsum", mode="max", **common))
     found.append(

@@ -15,9 +15,11 @@ from rich.console import Console
 from threeshnet.commands import CONF, building, run
 from threeshnet.commands import run_directory as runs
 from threeshnet.commands.highlighting import draw_highlights
+from threeshnet.commands.job_record import write_job
 from threeshnet.commands.scoring import facts_of_run, metrics_of
 from threeshnet.reports.table import print_results
 from threeshnet.shards.manifest import Manifest
+from threeshnet.training import progress
 from threeshnet.training.checkpoint import checkpoint_hash, read_checkpoint
 from threeshnet.training.csv_log import carry_on
 from threeshnet.training.processes import leave_together
@@ -39,6 +41,7 @@ def main(cfg: DictConfig) -> None:
         module = building.build_module(cfg, model, manifest)
         trainer = building.build_trainer(cfg, folder)
         runs.write_config(cfg, folder)
+        write_job(cfg, folder, manifest)
         step = read_checkpoint(resumed)["global_step"] if resumed else 0
         carry_on(trainer.loggers, step)
         trainer.fit(module, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
@@ -63,6 +66,7 @@ def finish(cfg: DictConfig, folder: Path, module: Any, split: Any, metrics: dict
     if module.trainer.global_rank != 0:
         return
     runs.write_json(folder / runs.METRICS, metrics)
+    progress.mark(folder, progress.FINISHED)
     if cfg.highlights:
         fields, pictures = building.fields_read(cfg), folder / runs.HIGHLIGHTS
         draw_highlights(

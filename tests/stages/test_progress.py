@@ -1,0 +1,139 @@
+"""progress.json and job.json: what a run says of itself while it trains, and which run it is."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from threeshnet.studies.identity import differing, flat, identity
+from threeshnet.training import progress
+
+QUIET: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+
+
+class Module(pl.LightningModule):
+    """Two steps an epoch, and a dev rsum that falls after the second epoch."""
+
+    def __init__(self, stop: BaseException | None = None) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.stop = stop
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        if self.stop and self.global_step == 3:
+            raise self.stop
+        return self.weight * 1.0
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("dev/rsum", float([10, 30, 20][self.current_epoch]))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class Seen(pl.Callback):
+    """Every state that was written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.states = folder, []
+
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        self.states.append(progress.read(self.folder))
+
+    on_train_epoch_end = on_train_batch_end
+
+
+def fit(folder: Path, *, seconds: float = 0.0, stop: BaseException | None = None, epochs: int = 3) -> list[dict]:
+    seen = Seen(folder)
+    callbacks: list[pl.Callback] = [progress.Progress(folder=folder, seconds=seconds), seen]
+    steps: dict[str, Any] = {"max_epochs": epochs, "num_sanity_val_steps": 0, "accelerator": "cpu"}
+    trainer = pl.Trainer(callbacks=callbacks, default_root_dir=folder, **steps, **QUIET)
+    data = DataLoader(torch.zeros(2, 1))
+    trainer.fit(Module(stop), data, DataLoader(torch.zeros(1, 1)))
+    return seen.states
+
+
+def test_progress_follows_the_run(tmp_path: Path) -> None:
+    states = fit(tmp_path)
+    assert [state["step"] for state in states] == [1, 2, 2, 3, 4, 4, 5, 6, 6]
+    assert [state["epoch"] for state in states] == [0, 0, 1, 1, 1, 2, 2, 2, 3]
+    assert [state["dev_rsum"] for state in states[2::3]] == [10, 30, 20]
+    assert [state["best_dev_rsum"] for state in states[2::3]] == [10, 30, 30]
+    assert {(state["state"], state["epochs"], state["steps"]) for state in states} == {("running", 3, 6)}
+    assert states[0]["seconds_left"] is None
+    assert all(state["seconds_left"] >= 0 for state in states[1:])
+    assert all(one["updated"] <= other["updated"] for one, other in pairwise(states))
+    progress.mark(tmp_path, progress.FINISHED)
+    assert progress.read(tmp_path)["state"] == "finished"
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_between_epochs_it_writes_seldom(tmp_path: Path) -> None:
+    states = fit(tmp_path, seconds=math.inf)
+    assert [state["step"] for state in states] == [0, 0, 2, 2, 2, 4, 4, 4, 6]
+
+
+@pytest.mark.parametrize(("stop", "state"), [(SystemExit(75), "interrupted"), (ValueError("no"), "failed")])
+def test_a_run_that_ends_early_says_how(tmp_path: Path, stop: BaseException, state: str) -> None:
+    with pytest.raises(type(stop)):
+        fit(tmp_path, stop=stop)
+    assert (progress.read(tmp_path)["state"], progress.read(tmp_path)["step"]) == (state, 3)
+
+
+def test_nothing_there_is_nothing_read(tmp_path: Path) -> None:
+    assert progress.read(tmp_path) == {}
+    progress.mark(tmp_path, progress.FAILED)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- which run
+
+
+plain = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.lists(st.integers(), max_size=3)
+settings = st.dictionaries(st.text("abcdef", min_size=1), plain | st.dictionaries(st.text("xyz", min_size=1), plain))
+
+
+@given(settings=settings, more=plain)
+def test_names_folders_and_logging_do_not_count(settings: dict[str, Any], more: Any) -> None:
+    named = settings | {"study": more, "out": more, "shards": more, "logger": {"csv": more}, "wandb": more}
+    assert identity(settings, "x") == identity(dict(reversed(named.items())), "x")
+    assert differing(settings, named) == []
+
+
+@given(one=settings, other=settings)
+def test_other_settings_are_another_run(one: dict[str, Any], other: dict[str, Any]) -> None:
+    same = json.dumps(flat(one), sort_keys=True) == json.dumps(flat(other), sort_keys=True)
+    assert (identity(one, "x") == identity(other, "x")) == same
+
+
+def test_other_data_are_another_run() -> None:
+    assert identity({"seed": 0}, "x") != identity({"seed": 0}, "y")
+
+
+def test_a_run_directory_says_which_run_it_is(
+    command, synthetic_shards: Path, small: list[str], tmp_path: Path
+) -> None:
+    """Two folders and another name: the same run. Another seed: another one."""
+    records = []
+    for out, *more in (("a",), ("b", "highlights=0", "study=one", "factors={seed:0}"), ("c", "seed=1")):
+        steps = ["trainer.max_steps=2", f"shards={synthetic_shards}", f"out={tmp_path / out}", "highlights=0"]
+        ended = command("train", "experiment=region_coco", *small, *steps, *more)
+        assert ended.code == 0, ended.err
+        records.append(json.loads((tmp_path / out / "job.json").read_text()))
+        assert progress.read(tmp_path / out)["state"] == "finished"
+    assert records[0]["identity"] == records[1]["identity"] != records[2]["identity"]
+    assert (records[1]["study"], records[1]["factors"], records[0]["factors"]) == ("one", {"seed": 0}, {})
+    for record in records:
+        assert (record["experiment"], record["setting"]) == ("region_coco", "coco")
+        assert len(record["fingerprint"]) > 10
+        assert "CPU cores" in record["machine"]
