@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import Callback
 
 from threeshnet.batches.augment import AlterWords, DropTokens
 from threeshnet.batches.datamodule import RetrievalDataModule
+from threeshnet.batches.loader import TrainingLoader
 from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.records import Batch, ImageArrays, Photo
@@ -200,15 +201,18 @@ def fit(module: RetrievalDataModule, *callbacks: Callback, resume: Path | None =
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("step", "workers"), [(1, 0), (7, 0), (7, 1), (10, 0)])
+@pytest.mark.parametrize(
+    ("step", "workers", "order"), [(1, 0, "shuffle"), (7, 0, "blocks"), (7, 1, "blocks"), (10, 0, "shuffle")]
+)
 def test_a_run_goes_on_in_the_middle_of_an_epoch(
-    shards: Path, tokenizer: Wordpieces, tmp_path: Path, step: int, workers: int
+    shards: Path, tokenizer: Wordpieces, tmp_path: Path, step: int, workers: int, order: str
 ) -> None:
-    whole = fit(module_of(shards, tokenizer, workers=workers), Save(tmp_path / "at.ckpt", step)).seen
+    options = {"workers": workers, "order": order, "block_images": 2, "window_captions": 8}
+    whole = fit(module_of(shards, tokenizer, **options), Save(tmp_path / "at.ckpt", step)).seen
     assert len(whole) == 15
     assert [epoch for epoch, _ in whole] == [0] * 5 + [1] * 5 + [2] * 5
     assert whole[0][1] != whole[5][1]
-    rest = fit(module_of(shards, tokenizer, workers=workers), resume=tmp_path / "at.ckpt").seen
+    rest = fit(module_of(shards, tokenizer, **options), resume=tmp_path / "at.ckpt").seen
     assert rest == whole[step:]
 
 
@@ -229,3 +233,20 @@ def test_other_settings_are_not_resumed_in_the_middle(shards: Path, tokenizer: W
     state = loader.state_dict() | {"batches": 2}
     with pytest.raises(ConfigError, match="batch_size=2, but the run began with 4"):
         module_of(shards, tokenizer, batch_size=2).train_dataloader().load_state_dict(state)
+
+
+def test_another_order_is_not_resumed_in_the_middle(shards: Path, tokenizer: Wordpieces) -> None:
+    def loader(**order: object) -> TrainingLoader:
+        return module_of(shards, tokenizer, **order).train_dataloader()
+
+    blocks = {"order": "blocks", "block_images": 2, "window_captions": 4}
+    state = loader(**blocks).state_dict() | {"batches": 2}
+    loader(**blocks).load_state_dict(state)
+    with pytest.raises(ConfigError, match="window_captions=6, but the run began with 4"):
+        loader(**blocks | {"window_captions": 6}).load_state_dict(state)
+    with pytest.raises(ConfigError, match="order=shuffle, but the run began with blocks"):
+        loader().load_state_dict(state)
+    before = {"epoch": 0, "batches": 2, "captions": 20, "batch_size": 4, "seed": 0}  # as states were without orders
+    loader().load_state_dict(before)
+    with pytest.raises(ConfigError, match="order=blocks, but the run began with shuffle"):
+        loader(**blocks).load_state_dict(before)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from threeshnet.batches.augment import AlterWords, DropTokens
 from threeshnet.batches.dataset import CaptionDataset, ImageDataset, TextDataset
 from threeshnet.batches.loader import TrainingLoader
+from threeshnet.batches.order import make_order
 from threeshnet.batches.sampler import CaptionBatches, EveryItemOnce
 from threeshnet.batches.tokenizers import Wordpieces
 from threeshnet.errors import ConfigError, Problems
@@ -49,11 +50,15 @@ class RetrievalDataModule(pl.LightningDataModule):
         drop_tokens: DropTokens | None = None,
         alter_words: AlterWords | None = None,
         limit_train_images: int | None = None,
+        order: str = "shuffle",
+        block_images: int = 32,
+        window_captions: int = 4096,
     ) -> None:
         """`shards`: the folder of the data set or of several; `fields` among region, grid, seg.
 
         `batch_size` counts the captions of all processes together, `evaluation_batch_size` the images or captions of
-        one; `workers` are processes for each loader. Opens the manifest at once: raises DataError when it is missing
+        one; `workers` are processes for each loader; `order` is shuffle or blocks (of `block_images` neighbours, mixed
+        in windows of `window_captions`). Opens the manifest at once: raises DataError when it is missing
         and ConfigError for splits or fields that it does not have.
         """
         super().__init__()
@@ -67,6 +72,7 @@ class RetrievalDataModule(pl.LightningDataModule):
         self.workers, self.seed, self.drop_last = workers, seed, drop_last
         self.drop_tokens, self.alter_words = drop_tokens, alter_words
         self.limit_train_images = limit_train_images
+        self.order = make_order(order, block_images=block_images, window_captions=window_captions)
         self._check()
         self._splits: dict[str, ShardedSplit] = {}
 
@@ -92,12 +98,13 @@ class RetrievalDataModule(pl.LightningDataModule):
         )
         rank, world_size = self._place()
         batches = CaptionBatches(
-            len(dataset),
+            dataset.owners[dataset.rows],
             batch_size=self.batch_size,
             seed=self.seed,
             drop_last=self.drop_last,
             rank=rank,
             world_size=world_size,
+            order=self.order,
         )
         return TrainingLoader(dataset, batches=batches, **self._options())
 

@@ -28,16 +28,20 @@ class TrainingLoader(DataLoader[Batch]):
             self.done += 1  # before the yield: Lightning does not come back after the last batch
             yield batch
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """Where training stands, and what that position depends on."""
-        return {"epoch": self.batches.epoch, "batches": self.done, **self._identity()}
+        return {"epoch": self.batches.epoch, "batches": self.done, **self.batches.identity()}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`; raises ConfigError when the batches are not those that it counted."""
-        now = self._identity()
+        now = self.batches.identity()
+        began = {name: value for name, value in state.items() if name not in ("epoch", "batches")}
+        began.setdefault("order", "shuffle")  # the only one there was when states did not name it
         problems = Problems("resume in the middle of an epoch")
         problems.extend(
-            f"{name}={now[name]}, but the run began with {state[name]}" for name in now if now[name] != state[name]
+            f"{name}={now.get(name)}, but the run began with {began.get(name)}"
+            for name in sorted(now.keys() | began.keys())
+            if now.get(name) != began.get(name)
         )
         finished = state["batches"] >= len(self.batches)
         if not finished:  # the next epoch may have other batches, this one may not
@@ -45,10 +49,3 @@ class TrainingLoader(DataLoader[Batch]):
         self.batches.set_epoch(state["epoch"] + int(finished))
         self.batches.start_at(0 if finished else state["batches"])
         self.done = self.batches.first_batch
-
-    def _identity(self) -> dict[str, int]:
-        return {
-            "captions": self.batches.captions,
-            "batch_size": self.batches.batch_size,
-            "seed": self.batches.seed,
-        }

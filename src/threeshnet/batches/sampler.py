@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
+from threeshnet.batches.order import Order, Shuffle
 from threeshnet.errors import ConfigError, Problems
 
 
@@ -17,26 +18,32 @@ class CaptionBatches(Sampler[list[tuple[int, int]]]):
     depends on it. What does not fill the last batch is left out with `drop_last`, else shared out among the processes
     (or left out for all of them when it is less than one caption a process, so that none waits for another).
 
-    >>> batches = CaptionBatches(5, batch_size=2, shuffle=False, drop_last=False)
-    >>> list(batches)
-    [[(0, 0), (0, 1)], [(0, 2), (0, 3)], [(0, 4)]]
+    >>> batches = CaptionBatches(np.array([0, 0, 1, 1, 1]), batch_size=2, drop_last=False)
+    >>> [[row for _, row in batch] for batch in batches]
+    [[2, 4], [3, 0], [1]]
     """
 
     def __init__(
         self,
-        captions: int,
+        owners: np.ndarray | int,
         *,
         batch_size: int,
         seed: int = 0,
         drop_last: bool = True,
         rank: int = 0,
         world_size: int = 1,
-        shuffle: bool = True,
+        order: Order | None = None,
     ) -> None:
-        """`batch_size` counts all processes' captions together. Raises ConfigError for what cannot be dealt out."""
-        _check(captions, batch_size, drop_last, seed, rank, world_size)
-        self.captions, self.batch_size, self.seed = captions, batch_size, seed
-        self.drop_last, self.shuffle = drop_last, shuffle
+        """`owners` [captions]: the image of each caption; a number of captions stands for as many images.
+
+        `batch_size` counts all processes' captions together; `order` is a perfect shuffle without one. Raises
+        ConfigError for what cannot be dealt out.
+        """
+        self.owners = np.arange(owners, dtype=np.int32) if isinstance(owners, int) else owners
+        self.captions = len(self.owners)
+        _check(self.captions, batch_size, drop_last, seed, rank, world_size)
+        self.batch_size, self.seed = batch_size, seed
+        self.drop_last, self.order = drop_last, order or Shuffle()
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self.first_batch = 0
@@ -63,15 +70,20 @@ class CaptionBatches(Sampler[list[tuple[int, int]]]):
         return whole + int(not self.drop_last and rest >= self.world_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, order = self.epoch, self._order()
+        epoch = self.epoch
+        yield from ([(epoch, row) for row in rows.tolist()] for rows in self.shares())
+
+    def shares(self) -> Iterator[np.ndarray]:
+        """Caption rows of this process batch by batch, from the first batch that is to be done."""
+        order = self.order(self.owners, seed=self.seed, epoch=self.epoch)
         for batch in range(self.first_batch, len(self)):
             rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(epoch, row) for row in np.array_split(rows, self.world_size)[self.rank].tolist()]
+            yield np.array_split(rows, self.world_size)[self.rank]
 
-    def _order(self) -> np.ndarray:
-        if not self.shuffle:
-            return np.arange(self.captions)
-        return np.random.default_rng([self.seed, self.epoch]).permutation(self.captions)
+    def identity(self) -> dict[str, int | str]:
+        """What the batches of an epoch depend on, whichever process asks."""
+        sizes = {"captions": self.captions, "batch_size": self.batch_size, "seed": self.seed}
+        return sizes | self.order.identity()
 
 
 class EveryItemOnce(Sampler[list[int]]):
