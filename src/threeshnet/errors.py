@@ -12,6 +12,8 @@ from collections.abc import Iterable
 class ThreeSHNetError(Exception):
     """Base of every error that the suite raises on purpose; commands print it as one message, without a traceback."""
 
+    exit_code = 1
+
 
 class ConfigError(ThreeSHNetError):
     """A setting, or settings that do not go together."""
@@ -23,6 +25,12 @@ class DataError(ThreeSHNetError):
 
 class CheckpointError(ThreeSHNetError):
     """A checkpoint that is missing, torn, or does not fit."""
+
+
+class Interrupted(ThreeSHNetError):
+    """A signal asked to stop, all is saved, and the same command with `resume=true` goes on."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
 class Problems:

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from threeshnet.commands import building
 from threeshnet.errors import DataError
 from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.training.collect import Collector, place
@@ -107,6 +106,7 @@ def train(command, synthetic_shards: Path, small: list[str]):
 
     def call(out: Path, *overrides: str) -> dict[str, Any]:
         settings = ["trainer.max_epochs=2", "schedule.milestones=[1]", "highlights=0", "trainer.log_every_n_steps=1"]
+        settings.append("checkpoints.steps=1")
         where = [f"shards={synthetic_shards}", f"out={out}"]
         ended = command("train", "experiment=region_coco", *small, *settings, *where, *overrides)
         assert ended.code == 0, ended.err
@@ -152,7 +152,7 @@ def best_score(out: Path) -> float:
     return float(state["best_model_score"])
 
 
-class Killed(Exception):
+class Killed(BaseException):
     """What stands for a process that is gone."""
 
 
@@ -168,7 +168,6 @@ def killed(monkeypatch: pytest.MonkeyPatch):
                 raise Killed
             return original(self, *arguments)
 
-        monkeypatch.setattr(building, "MINUTES_BETWEEN_CHECKPOINTS", 1e-5)
         monkeypatch.setattr(RetrievalModule, f"{where}_step", dying)
 
     yield at
@@ -243,12 +242,16 @@ def test_the_best_score_outlives_a_resume(train, tmp_path: Path) -> None:
     assert best_score(out) >= first
 
 
-def test_resuming_a_finished_run_scores_it_again(train, tmp_path: Path) -> None:
+def test_a_finished_run_says_so_and_one_that_was_not_scored_is_scored(train, tmp_path: Path) -> None:
     out = tmp_path / "run"
     first = train(out)
     again = train(out, "resume=true")
-    assert (again["rsum"], again["checkpoint"]) == (first["rsum"], first["checkpoint"])
-    assert again["resumed_at_step"] == 2 * STEPS
+    assert "finished already" in again.pop("printed")
+    assert again == {name: value for name, value in first.items() if name != "printed"}
+    (out / "metrics.json").unlink()  # as it is between the last checkpoint and the scores
+    scored = train(out, "resume=true")
+    assert (scored["rsum"], scored["checkpoint"]) == (first["rsum"], first["checkpoint"])
+    assert scored["resumed_at_step"] == 2 * STEPS
 
 
 def test_nothing_to_resume_starts_afresh_and_says_so(train, tmp_path: Path) -> None:

@@ -6,14 +6,13 @@ import logging
 import os
 import subprocess
 import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
 
 from threeshnet.batches.datamodule import RetrievalDataModule
 from threeshnet.commands.run_directory import CHECKPOINTS
@@ -22,10 +21,13 @@ from threeshnet.errors import ConfigError, DataError, Problems
 from threeshnet.shards.manifest import Manifest, open_shards
 from threeshnet.training.callbacks import RandomStates, StepClock
 from threeshnet.training.checkpoint import model_card
+from threeshnet.training.checkpoint_files import WholeFiles
+from threeshnet.training.keeping import BestModelCheckpoint, LastCheckpoint
 from threeshnet.training.module import RetrievalModule
+from threeshnet.training.processes import Agreement
 from threeshnet.training.progress import Progress
+from threeshnet.training.signals import Signals
 
-MINUTES_BETWEEN_CHECKPOINTS = 5  # what an interruption costs at most
 log = logging.getLogger(__name__)
 GUIDING_PARTS = {"scene", "category"}  # parts that read the segmentation
 
@@ -115,25 +117,28 @@ def build_module(cfg: DictConfig, model: RetrievalModel, manifest: Manifest) -> 
     )
 
 
-def build_trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
+def build_trainer(cfg: DictConfig, folder: Path, signals: Signals) -> pl.Trainer:
     loggers = [instantiate(settings, save_dir=str(folder)) for settings in cfg.logger.values()]
     settings = {key: value for key, value in cfg.trainer.items() if key != "sync_batchnorm"}  # ours, on CPUs too
-    return instantiate(settings, logger=loggers, callbacks=callbacks(cfg, folder), default_root_dir=str(folder))
+    files = WholeFiles()
+    found = callbacks(cfg, folder) + keepers(cfg, folder, files, signals)
+    return instantiate(settings, logger=loggers, callbacks=found, plugins=[files], default_root_dir=str(folder))
 
 
 def callbacks(cfg: DictConfig, folder: Path) -> list[pl.Callback]:
-    """Best and last checkpoint, random states, the step clock and a progress bar."""
-    common: dict[str, Any] = {"dirpath": folder / CHECKPOINTS, "enable_version_counter": False}
-    found: list[pl.Callback] = [RandomStates(), StepClock(), Progress(folder=folder)]
-    if cfg.data.dev_split is not None:
-        found.append(ModelCheckpoint(filename="best", monitor="dev/rsum", mode="max", **common))
-    found.append(
-        ModelCheckpoint(filename="last", train_time_interval=timedelta(minutes=MINUTES_BETWEEN_CHECKPOINTS), **common)
-    )
-    found.append(ModelCheckpoint(filename="last", **common))
+    """The step clock, progress.json and a progress bar."""
+    found: list[pl.Callback] = [StepClock(), Progress(folder=folder)]
     if cfg.trainer.get("enable_progress_bar", True):
         found.append(RichProgressBar() if sys.stderr.isatty() else TQDMProgressBar(refresh_rate=50))
     return found
+
+
+def keepers(cfg: DictConfig, folder: Path, files: WholeFiles, signals: Signals) -> list[pl.Callback]:
+    """Random states, then the best checkpoint and the last one, which holds the best score."""
+    shared: dict[str, Any] = {"folder": folder / CHECKPOINTS, "files": files, "agreement": Agreement()}
+    states = RandomStates()
+    best = [BestModelCheckpoint(**shared)] if cfg.data.dev_split is not None else []
+    return [states, *best, LastCheckpoint(**shared, signals=signals, random_states=states, **cfg.checkpoints)]
 
 
 def quiet_wandb_without_account(cfg: DictConfig) -> None:

@@ -19,10 +19,19 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from threeshnet.errors import ThreeSHNetError, one_of
+from threeshnet.errors import Interrupted, ThreeSHNetError, one_of
+from threeshnet.training.signals import worker_death
 
 NO_SUCH_KEY = re.compile(r"Could not override '([^']+)'")
 NO_SUCH_CHOICE = re.compile(r"Could not (?:find|load) '([^']+)/([^'/]+)'")  # `load` is all that is said of a list's
+
+SHARED_OUT = "THREESHNET_RUN_DIRECTORY"  # tells the processes that Lightning starts where rank 0 works
+LOST_PEER = "Connection closed by peer"  # gloo
+OUT_OF_MEMORY = (
+    "A process that reads batches has ended, or was killed, which a system short of memory does. Less is needed with "
+    "fewer batches.workers (0 reads in the main process), or a smaller batches.batch_size or "
+    "batches.evaluation_batch_size"
+)
 
 NOT_ABOUT_THE_WORK = (
     "treespec, LeafSpec",
@@ -44,7 +53,13 @@ def run(main: Callable[[], Any]) -> None:
     try:
         main()
     except ThreeSHNetError as error:
-        _end(str(error))
+        _end(str(error), error.exit_code)
+    except RuntimeError as error:
+        if worker_death(error):
+            _end(OUT_OF_MEMORY)
+        if LOST_PEER not in str(error):
+            raise
+        _end("another process of this run has ended; what it said stands above")
     except InstantiationException as error:
         if not isinstance(error.__cause__, ThreeSHNetError):
             raise
@@ -61,9 +76,12 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", f".*{message}.*")
 
 
-def _end(message: str) -> None:
+def _end(message: str, code: int = 1) -> None:
+    """Processes that Lightning has started leave the last word to the first one, and kill it by any code but 0."""
+    if code == Interrupted.exit_code and SHARED_OUT in os.environ:
+        sys.exit(0)
     sys.stderr.write(f"{message}\n")
-    sys.exit(1)
+    sys.exit(code)
 
 
 def _explained(error: Exception, config_name: str) -> str:

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import shlex
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
-from threeshnet.errors import ConfigError
+from threeshnet.commands.errors import SHARED_OUT
+from threeshnet.errors import ConfigError, Interrupted
+from threeshnet.training.checkpoint_files import BEST, LAST, newest_whole
+from threeshnet.training.keeping import EPOCHS
+from threeshnet.training.processes import leave_together
 
 log = logging.getLogger(__name__)
-CHECKPOINTS, LAST, BEST, METRICS, CONFIG = "checkpoints", "last.ckpt", "best.ckpt", "metrics.json", "config.yaml"
-HIGHLIGHTS = "highlights"
-SHARED_OUT = "THREESHNET_RUN_DIRECTORY"  # tells the processes that Lightning starts where rank 0 works
+CHECKPOINTS, METRICS, CONFIG, HIGHLIGHTS = "checkpoints", "metrics.json", "config.yaml", "highlights"
+LOCK, OWNER = ".lock", ".lock.owner"
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)  # what file systems without flock say, beside ENOSYS
 
 
 def run_directory(cfg: DictConfig) -> Path:
@@ -43,7 +49,7 @@ def run_directory(cfg: DictConfig) -> Path:
 
 
 def checkpoint_to_resume(cfg: DictConfig, folder: Path) -> Path | None:
-    """The last checkpoint when `resume` is set.  Raises ConfigError for a folder that holds another run."""
+    """The newest whole checkpoint when `resume` is set.  Raises ConfigError for a folder that holds another run."""
     last = folder / CHECKPOINTS / LAST
     if not cfg.resume:
         if last.exists() and rank_zero_only.rank == 0:
@@ -52,41 +58,100 @@ def checkpoint_to_resume(cfg: DictConfig, folder: Path) -> Path | None:
                 "(resume=true), or give another OUT (out=<folder>)"
             )
         return None
-    if not last.exists():
+    newest = newest_whole(folder / CHECKPOINTS)
+    if newest is None:
         log.warning("resume=true, but %s is not there: starting afresh", last)
+    return newest
+
+
+def finished(cfg: DictConfig, folder: Path, checkpoint: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The metrics of a run that has nothing left to do under this config; else None.
+
+    What was scored before a run went on (with more epochs, or another selection) keeps its place under another name.
+    """
+    file = folder / METRICS
+    if checkpoint is None or not file.is_file():
         return None
-    return last
+    metrics = json.loads(file.read_text(encoding="utf-8"))
+    epochs, steps = checkpoint[EPOCHS], checkpoint["global_step"]
+    ended = epochs >= cfg.trainer.max_epochs >= 0 or steps >= cfg.trainer.max_steps >= 0
+    selection = selected(cfg.selection, folder)[0]
+    if ended and (metrics["steps"], metrics["selection"]) == (steps, selection):
+        return metrics
+    if rank_zero_only.rank == 0:
+        file.replace(file.with_name(f"metrics_of_step_{metrics['steps']}_{metrics['selection']}.json"))
+    return None
 
 
-def selected(selection: str, folder: Path, trainer: pl.Trainer) -> tuple[str, Path]:
+def selected(selection: str, folder: Path) -> tuple[str, Path]:
     """The checkpoint to score. Without a finished epoch there is no best one; then it is the last weights."""
     best, last = folder / CHECKPOINTS / BEST, folder / CHECKPOINTS / LAST
-    if selection == "best" and best.exists():
-        return "best", best
-    if selection == "best":
-        log.warning("no epoch was finished, so no checkpoint was compared on dev: scoring the last weights")
-    trainer.save_checkpoint(last)
-    return "last", last
+    return ("best", best) if selection == "best" and best.exists() else ("last", last)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the folder; the system frees a dead process's lock.  Raises ConfigError when it is taken."""
+    """Holds the folder; the system frees a dead process's lock.  Raises ConfigError when it is taken.
+
+    Where a file system has no locks, a file with the owner's name does: it is taken over when that process of this
+    machine is gone. Of another machine nobody can tell, so its file stays.
+    """
     if rank_zero_only.rank != 0:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as taken:
-        raise ConfigError(f"out={folder}: another process is working there; wait for it or give another OUT") from taken
+    with _writable(folder):
+        lock = _acquired(folder)
     os.environ[SHARED_OUT] = str(folder)
     try:
         yield
     finally:
         os.environ.pop(SHARED_OUT, None)
+        (folder / OWNER).unlink(missing_ok=True)
         lock.release()
+
+
+def _acquired(folder: Path) -> BaseFileLock:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock: BaseFileLock = FileLock(folder / LOCK, timeout=0)
+    owner = folder / OWNER
+    try:
+        try:
+            lock.acquire()
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            lock = SoftFileLock(folder / f"{LOCK}.soft", timeout=0)
+            lock.acquire()
+    except Timeout as taken:
+        by = owner.read_text(encoding="utf-8").strip() if owner.is_file() else "another process"
+        raise ConfigError(f"out={folder}: {by} is working there; wait for it or give another OUT") from taken
+    owner.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+    return lock
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"out={folder} cannot be written: {error.strerror}; give another OUT (out=<folder>)"
+        ) from error
+
+
+@contextmanager
+def going_on(folder: Path) -> Iterator[None]:
+    """An interrupted run says how to go on with it, and its processes end together."""
+    try:
+        yield
+    except Interrupted as interrupted:
+        leave_together()
+        given = HydraConfig.get().overrides.task
+        words = [word for word in given if word.split("=")[0] not in ("out", "resume")]
+        quoted = "'" if "=" in str(folder) or " " in str(folder) else ""
+        words += [f"out={quoted}{folder}{quoted}", "resume=true"]
+        command = shlex.join(["python", "-m", "threeshnet.commands.train", *words])
+        raise Interrupted(f"{interrupted}. To go on: {command}") from interrupted
 
 
 @rank_zero_only

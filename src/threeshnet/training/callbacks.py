@@ -9,48 +9,79 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
+
+from threeshnet.nn.collectives import place
 
 
 class RandomStates(Callback):
     """Keeps Python's, NumPy's and torch's random states in checkpoints, so that a resumed run draws the same numbers.
 
-    A state belongs to a process; a checkpoint holds those of rank 0, and other ranks keep their own seed on resume.
+    A checkpoint holds those of every process; one that it does not know, because there are more now, keeps its own
+    seed. Loader workers have none worth keeping: what they draw is a function of (seed, epoch, caption).
     """
 
     def __init__(self) -> None:
-        self.restored: dict[str, Any] | None = None
+        self.pending: dict[str, Any] | None = None  # of a checkpoint, until the first step
+        self.before_step: dict[str, Any] | None = None
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        kind, keys, *rest = np.random.get_state()  # noqa: NPY002  (the state of the global generator, used by libraries)
-        checkpoint["random_states"] = {
-            "python": list(random.getstate()[1]),
-            "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *map(float, rest)],
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        }
+        checkpoint["random_states"] = _of_all(self.pending or random_states())
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self.restored = checkpoint.get("random_states")
+        known = checkpoint["random_states"]
+        self.pending = known[trainer.global_rank] if trainer.global_rank < len(known) else None
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """After everything else that draws numbers at the start of a run; in mid-epoch too, where no epoch starts."""
-        states, self.restored = self.restored, None
-        if states is None or trainer.global_rank != 0:
-            return
-        version, _, gauss = random.getstate()
-        random.setstate((version, tuple(states["python"]), gauss))
-        kind, keys, position, has_gauss, cached = states["numpy"]
-        np.random.set_state((kind, keys.numpy().astype(np.uint32), int(position), int(has_gauss), cached))  # noqa: NPY002
-        torch.set_rng_state(states["torch"])
-        if states["cuda"]:
-            torch.cuda.set_rng_state_all(states["cuda"])
+        states, self.pending = self.pending, None
+        if states is not None:
+            set_random_states(states)
+        self.before_step = states or random_states()
+
+    def undo_step(self) -> None:
+        """Puts the states back that were there before the step that has begun."""
+        if self.before_step is not None:
+            set_random_states(self.before_step)
+
+
+def random_states() -> dict[str, Any]:
+    """The states of this process as weights-only loading takes them."""
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002  (the state of the global generator, used by libraries)
+    version, words, gauss = random.getstate()
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *map(float, rest)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,  # of this process's GPU
+    }
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """The opposite of `random_states`."""
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), int(position), int(has_gauss), cached))  # noqa: NPY002
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+
+
+def _of_all(states: dict[str, Any]) -> list[dict[str, Any]]:
+    """The states of all processes, by rank."""
+    _, processes = place()
+    shares: list[Any] = [states] * processes
+    if processes > 1:
+        dist.all_gather_object(shares, states)
+    return shares
 
 
 class StepClock(Callback):

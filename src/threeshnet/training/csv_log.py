@@ -1,31 +1,95 @@
-"""The CSV log of a run that goes on."""
+"""metrics.csv of a run that is interrupted and goes on."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+import logging
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+
+log = logging.getLogger(__name__)
+EVALUATION_PENDING = "evaluation_pending"  # key of a checkpoint: the dev split was not scored after its last step
+EVALUATED = "dev/"  # what the names of the dev split's numbers begin with
 
 
-def carry_on(loggers: Iterable[Any], step: int) -> None:
-    """Writes the rows of the steps before `step` again: Lightning's CSV logger begins its file anew.
+class RunLog(CSVLogger):
+    """Lightning's CSV logger with a file that is whole at every moment.
 
-    Rows from there on are of steps that the run did not keep and takes once more.
+    Lightning appends, and writes all anew in place when there is a new column: a process killed there leaves half a
+    line, or nothing.
     """
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> RowsAside:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The writer of the file, made when first asked for."""
+        if self._experiment is None:
+            self._experiment = RowsAside(log_dir=self.log_dir)
+        return self._experiment  # pyright: ignore[reportReturnType]
+
+
+class RowsAside(ExperimentWriter):
+    """Keeps the rows (some thousand a run) and writes the file aside whenever Lightning flushes."""
+
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        self._saved = 0
+
+    def save(self) -> None:
+        """The whole file, written aside and renamed; nothing where no row is new.
+
+        A log that cannot be written is no reason to end a run: the rows stay here until it can.
+        """
+        if len(self.metrics) == self._saved:
+            return
+        try:
+            self._write(Path(self.metrics_file_path))
+            self._saved = len(self.metrics)
+        except OSError as error:
+            log.warning("%s cannot be written yet: %s", self.metrics_file_path, error.strerror)
+
+    def _write(self, file: Path) -> None:
+        partial = file.with_name(file.name + ".partial")
+        with partial.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, fieldnames=sorted(set().union(*self.metrics)))
+            writer.writeheader()
+            writer.writerows(self.metrics)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(file)
+
+    def _check_log_dir_exists(self) -> None:
+        """An earlier file stays until the first row of this run is written: `carry_on` reads it."""
+
+
+def carry_on(loggers: Iterable[Any], checkpoint: Mapping[str, Any] | None) -> int:
+    """Takes over the rows of the steps that a checkpoint holds, and returns their number; 0 for a run that begins.
+
+    Rows after them are of steps that the run did not keep and takes once more; so are the numbers of the dev split
+    that belong to the last of the steps, when the checkpoint was written before they were known.
+    """
+    step, again = (checkpoint["global_step"], checkpoint[EVALUATION_PENDING]) if checkpoint else (0, False)
     for logger in loggers:
         if isinstance(logger, CSVLogger):
-            for row in _rows(Path(logger.log_dir) / "metrics.csv"):
-                numbers: dict[str, Any] = {name: value for name, value in row.items() if value and name != "step"}
-                if int(row["step"]) < step:
-                    logger.log_metrics(numbers, int(row["step"]))
+            for row in rows_of(Path(logger.log_dir) / ExperimentWriter.NAME_METRICS_FILE):
+                at, evaluation = int(row["step"]), any(name.startswith(EVALUATED) for name in row)
+                if at < step - int(again and evaluation):
+                    numbers: dict[str, Any] = {name: value for name, value in row.items() if name != "step"}
+                    logger.log_metrics(numbers, at)
             logger.save()
+    return step
 
 
-def _rows(file: Path) -> list[dict[str, str]]:
+def rows_of(file: Path) -> list[dict[str, str]]:
+    """The rows of a log, without empty cells; a line that was cut is left out."""
     if not file.is_file():
         return []
     with file.open(newline="", encoding="utf-8") as opened:
-        return list(csv.DictReader(opened))
+        rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(opened)]
+    return [row for row in rows if row.get("step", "").isdigit()]

@@ -1,8 +1,42 @@
-"""The end of a run in several processes."""
+"""What the processes of a run decide together, and the end of a run in several processes."""
 
 from __future__ import annotations
 
+import torch
 import torch.distributed as dist
+
+from threeshnet.nn.collectives import place
+
+
+class Agreement:
+    """Decisions that all processes must take alike, taken in main memory, whatever the gradients travel by.
+
+    Over NCCL a decision would have to wait for the GPU. Every process asks at the same places in the same order.
+    """
+
+    def __init__(self) -> None:
+        self._group: dist.ProcessGroup | None = None
+
+    def any(self, *wishes: bool) -> list[bool]:
+        """Which of the wishes at least one process has.
+
+        >>> Agreement().any(True, False)
+        [True, False]
+        """
+        return [bool(wish) for wish in self._reduced([int(wish) for wish in wishes], dist.ReduceOp.MAX)]
+
+    def fewest(self, counts: list[int]) -> list[int]:
+        """The smallest of each of `counts` in any process."""
+        return self._reduced(counts, dist.ReduceOp.MIN)
+
+    def _reduced(self, numbers: list[int], how: dist.ReduceOp.RedOpType) -> list[int]:
+        if place()[1] == 1 or not numbers:
+            return numbers
+        if self._group is None:
+            self._group = dist.new_group(backend="gloo")
+        tensor = torch.tensor(numbers, dtype=torch.int64)
+        dist.all_reduce(tensor, how, group=self._group)
+        return tensor.tolist()
 
 
 def leave_together() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from pathlib import Path
@@ -12,10 +13,13 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from threeshnet.errors import Interrupted
+
+log = logging.getLogger(__name__)
 PROGRESS = "progress.json"
 RUNNING, FINISHED, FAILED, INTERRUPTED = "running", "finished", "failed", "interrupted"
 SECONDS_BETWEEN_WRITES = 5.0
-STOPPED_FROM_OUTSIDE = (KeyboardInterrupt, SystemExit, SIGTERMException)
+STOPPED_FROM_OUTSIDE = (KeyboardInterrupt, SystemExit, SIGTERMException, Interrupted)
 
 
 class Progress(Callback):
@@ -82,7 +86,10 @@ class Progress(Callback):
             "seconds_left": self._seconds_left(trainer.global_step, steps),
         }
         self.written = time.monotonic()
-        _replace(self.folder / PROGRESS, content)
+        try:
+            _replace(self.folder / PROGRESS, content)
+        except OSError as error:  # those who look from outside see less; the run has its own way with a full disk
+            log.warning("%s cannot be written: %s", self.folder / PROGRESS, error.strerror)
 
     def _seconds_left(self, step: int, steps: float) -> float | None:
         if self.first_step is None or step <= self.first_step or not math.isfinite(steps):

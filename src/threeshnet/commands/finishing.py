@@ -1,0 +1,36 @@
+"""What a run leaves behind when all is done: metrics.json, pictures, and a table on the screen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from pytorch_lightning.utilities import rank_zero_only
+from rich.console import Console
+
+from threeshnet.commands import building
+from threeshnet.commands import run_directory as runs
+from threeshnet.commands.highlighting import draw_highlights
+from threeshnet.reports.table import print_results
+from threeshnet.training import progress
+
+
+def finish(cfg: DictConfig, folder: Path, module: Any, split: Any, metrics: dict[str, Any], seconds: float) -> None:
+    """metrics.json, pictures, and the table."""
+    if module.trainer.global_rank != 0:
+        return
+    runs.write_json(folder / runs.METRICS, metrics)
+    progress.mark(folder, progress.FINISHED)
+    if cfg.highlights:
+        fields, pictures = building.fields_read(cfg), folder / runs.HIGHLIGHTS
+        draw_highlights(
+            module.model.eval(), split, module.embeddings, fields=fields, folder=pictures, count=cfg.highlights
+        )
+    show(metrics, folder, seconds)
+
+
+@rank_zero_only
+def show(metrics: dict[str, Any], folder: Path, seconds: float, remark: str = "") -> None:
+    print_results(metrics, seconds=seconds)
+    Console().print(f"{remark}metrics.json, checkpoints, log and pictures: {folder}", highlight=False, soft_wrap=True)

@@ -1,0 +1,168 @@
+"""Checkpoints as files: written aside, flushed, renamed; the one before is kept, and a torn one is recognised."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch import Tensor
+
+from threeshnet.errors import CheckpointError
+
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+PARTIAL = ".partial"
+GIGABYTE = 1e9
+log = logging.getLogger(__name__)
+
+
+class WholeFiles(TorchCheckpointIO):
+    """How Lightning writes checkpoints here.
+
+    What goes wrong is kept in `failure` instead of being raised: one process writes and the others wait for it, so all
+    of them have to hear of it first.
+    """
+
+    def __init__(self) -> None:
+        self.failure: str | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        self.failure = None
+        try:
+            write_checkpoint(checkpoint, Path(path))
+        except OSError as error:
+            self.failure = explained(error, Path(path), size_of(checkpoint))
+
+
+def write_checkpoint(content: Mapping[str, Any], file: Path) -> None:
+    """Puts `file` in its place whole, or leaves everything as it was.  Raises OSError, also for a full disk.
+
+    What is on the disk under a checkpoint's name survives a loss of power: the file is flushed before it is renamed,
+    and the folder after. The last checkpoint but one keeps the name PREVIOUS.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + PARTIAL)
+    try:
+        with partial.open("wb") as stream:
+            _save(content, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if file.name == LAST and file.exists():
+            _keep(file, file.with_name(PREVIOUS))
+        partial.replace(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    _flush_folder(file.parent)
+
+
+def fault_of(file: Path) -> str | None:
+    """What is wrong with the bytes of a checkpoint; None when they are those that were written.
+
+    A checkpoint is a zip archive: its directory stands at the end, so that a file that was cut has none, and each of
+    its records has a checksum, which torch writes and does not look at.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            broken = archive.testzip()
+    except Exception as reason:  # whatever a random byte leads to
+        return f"it is cut short or no checkpoint ({reason})"
+    return f"the bytes of {broken} are not those that were written" if broken else None
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The last checkpoint, or the one before when that is torn; None where there is none.  Raises CheckpointError."""
+    torn = []
+    for file in (folder / LAST, folder / PREVIOUS):
+        if not file.exists():
+            continue
+        fault = fault_of(file)
+        if fault is None:
+            if torn:
+                log.warning("%s; going on from %s, the one before", "; ".join(torn), file.name)
+            return file
+        torn.append(f"{file} is torn: {fault}")
+    if torn:
+        raise CheckpointError(
+            f"{'; '.join(torn)}. No checkpoint of this run can be read: remove {folder} to start afresh"
+        )
+    return None
+
+
+def size_of(content: Any) -> int:
+    """Bytes of the tensors in `content`, those that share memory counted once."""
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _tensors(content)}
+    return sum(storages.values())
+
+
+def explained(error: OSError, file: Path, needed: int) -> str:
+    """What went wrong in writing `file`, of about `needed` bytes, and the way out."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        free = shutil.disk_usage(file.parent).free
+        of = f"it needs {in_units(needed)}, {in_units(free)} are free"
+        return f"{file} cannot be written: {error.strerror} ({of}). Make room there, or give another OUT"
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{file} cannot be written: {error.strerror}. Make {file.parent} writable, or give another OUT"
+    return f"{file} cannot be written: {error.strerror or error}"
+
+
+def in_units(count: int) -> str:
+    """Bytes for people.
+
+    >>> in_units(3_200_000), in_units(1_900_000_000)
+    ('3.2 MB', '1.90 GB')
+    """
+    return f"{count / GIGABYTE:.2f} GB" if count >= GIGABYTE else f"{count / 1e6:.1f} MB"
+
+
+def _save(content: Mapping[str, Any], stream: Any) -> None:
+    """torch.save, with the reason of a failed write in place of what torch's archive says of it."""
+    try:
+        torch.save(content, stream)
+    except RuntimeError as error:
+        reason: BaseException | None = error
+        while reason is not None and not isinstance(reason, OSError):
+            reason = reason.__cause__ or reason.__context__
+        if reason is None:
+            raise
+        raise reason from error
+
+
+def _keep(file: Path, under: Path) -> None:
+    """`file` under another name too, so that there is a whole one at every moment."""
+    link = under.with_name(under.name + PARTIAL)
+    link.unlink(missing_ok=True)
+    try:
+        link.hardlink_to(file)
+    except OSError:  # a file system without links: for a moment there is only the one before
+        file.replace(under)
+        return
+    link.replace(under)
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _tensors(node: Any) -> Iterator[Tensor]:
+    if isinstance(node, Tensor):
+        yield node
+    elif isinstance(node, Mapping):
+        for value in node.values():
+            yield from _tensors(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from _tensors(value)

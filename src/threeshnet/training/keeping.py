@@ -1,0 +1,280 @@
+"""When checkpoints are written, and how a run is left so that it can go on as if nothing had happened."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
+from torch import Tensor
+
+from threeshnet.errors import CheckpointError, Interrupted
+from threeshnet.nn.collectives import place
+from threeshnet.training.callbacks import RandomStates
+from threeshnet.training.checkpoint_files import LAST, WholeFiles
+from threeshnet.training.csv_log import EVALUATION_PENDING
+from threeshnet.training.processes import Agreement
+from threeshnet.training.signals import Signals
+
+log = logging.getLogger(__name__)
+EPOCHS = "epochs"  # key of a checkpoint: those that are finished, with their evaluation
+OF_AN_EVALUATION = "epoch_loop.val_loop."
+NO_LIMIT = -1  # of steps, in Lightning
+
+
+class BestModelCheckpoint(ModelCheckpoint):
+    """The best by dev rsum. Its score outlives a resume in a run directory that was moved, and a full disk is an error.
+
+    A run that went on without its best weights would end with a checkpoint and a score that do not belong together.
+    """
+
+    def __init__(self, *, folder: Path, files: WholeFiles, agreement: Agreement) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename="best",
+            monitor="dev/rsum",
+            mode="max",
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,  # after the evaluation: before the last one, which holds its score
+        )
+        self.files, self.agreement = files, agreement
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        if self.agreement.any(self.files.failure is not None)[0]:
+            raise CheckpointError(self.files.failure or "the first process cannot write its checkpoint")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        here = {path: str(Path(str(self.dirpath)) / Path(path).name) for path in state_dict["best_k_models"]}
+        moved = {"dirpath": self.dirpath, "best_k_models": {}}
+        moved["best_k_models"] = {here[path]: score for path, score in state_dict["best_k_models"].items()}
+        for name in ("best_model_path", "kth_best_model_path"):
+            moved[name] = here.get(state_dict[name], state_dict[name])
+        super().load_state_dict(state_dict | moved)
+
+
+class LastCheckpoint(Checkpoint):
+    """`last.ckpt`: at intervals, after each evaluation, at the end, when a signal comes and when something fails.
+
+    Between steps a checkpoint is the state after the last one. Within an evaluation it is that too, with a mark that
+    the evaluation is to be begun again; and when a step fails before it changed a weight, what it did change (running
+    statistics, random states, the count of batches) is put back first.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        files: WholeFiles,
+        agreement: Agreement,
+        signals: Signals,
+        random_states: RandomStates,
+        minutes: float | None = 5,
+        steps: int | None = None,
+    ) -> None:
+        """`minutes` and `steps` between checkpoints within an epoch, null for none."""
+        self.file, self.files, self.agreement = folder / LAST, files, agreement
+        self.signals, self.random_states = signals, random_states
+        self.minutes, self.steps = minutes, steps
+        self.written = 0.0  # when, by a clock that does not jump
+        self.saved: tuple[int, bool] | None = None  # step and whether an evaluation is pending, of the file
+        self.place = "outside"  # | between | in a step | changing weights | evaluating
+        self.buffers: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self.shared: list[int] = []  # evaluation batches that every process has, of each loader
+        self.max_steps = NO_LIMIT
+
+    # ---- steps
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.signals.take_over()
+        self.written, self.place = time.monotonic(), "between"
+        of_model = [each for each in pl_module.buffers() if each.numel()]
+        self.buffers = of_model, [each.clone() for each in of_model]
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.place = "in a step"
+        _copy(*self.buffers)
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+        self.place = "changing weights"
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loop = trainer.fit_loop.epoch_loop
+        if loop._should_accumulate():  # gradients wait for the batches that belong to them
+            return
+        self.place = "between"
+        stop, due = self.agreement.any(self.signals.received is not None, self._due(trainer))
+        last, evaluated = loop._num_ready_batches_reached(), evaluates(trainer)
+        if last and not evaluated:
+            return  # the epoch ends at once
+        limit = not last and trainer.max_steps != NO_LIMIT and trainer.global_step >= trainer.max_steps
+        if stop or due or limit:
+            self._save(trainer, pending=last, must=limit)  # at the end of `fit` an epoch that was cut counts as done
+        if stop:
+            raise self._interrupted(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.fit_loop.epoch_loop._num_ready_batches_reached() and not evaluates(trainer):
+            self._save(trainer)
+            if self.agreement.any(self.signals.received is not None)[0]:
+                raise self._interrupted(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.place = "outside"
+        if self.saved != (trainer.global_step, False):
+            self._save(trainer, must=True)
+
+    # ---- evaluation
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.place = "evaluating"
+        self.shared = self.agreement.fewest([int(count) for count in trainer.num_val_batches])
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if self._asked(batch_idx, dataloader_idx):
+            self._save(trainer, pending=True)
+            raise self._interrupted(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.place = "between"
+        if self.max_steps != NO_LIMIT:
+            trainer.fit_loop.epoch_loop.max_steps, self.max_steps = self.max_steps, NO_LIMIT
+        self._save(trainer)
+        if self.agreement.any(self.signals.received is not None)[0]:
+            raise self._interrupted(trainer)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.signals.take_over()
+        self.shared = self.agreement.fewest([int(count) for count in trainer.num_test_batches])
+
+    def on_test_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if self._asked(batch_idx, dataloader_idx):
+            raise self._interrupted(trainer)
+
+    # ---- what goes wrong
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Saves the state after the last whole step. Of several processes one may have failed alone: then it cannot."""
+        whole = self.place in ("between", "in a step", "evaluating")
+        everywhere = place()[1] == 1 or getattr(exception, "everywhere", False)
+        expected = isinstance(exception, Exception) and not isinstance(exception, Interrupted | CheckpointError)
+        if whole and everywhere and expected and self.saved != (trainer.global_step, self.place == "evaluating"):
+            if self.place == "in a step":
+                _copy(*reversed(self.buffers))
+                self.random_states.undo_step()
+            self._save(trainer, pending=self.place == "evaluating", undo=True)
+        if isinstance(exception, Exception) and self.saved is not None:
+            log.warning("saved: %s, of step %d", self.file, self.saved[0])
+
+    # ---- what is written
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[EVALUATION_PENDING], checkpoint[EPOCHS] = self.pending, self._epochs(trainer)
+        loops = checkpoint["loops"]["fit_loop"]
+        if self.undo:
+            done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+            for state in loops["state_dict"].get("combined_loader", []):
+                state["batches"] = done
+            for progress in _counters(loops, but=OF_AN_EVALUATION):
+                progress.update(dict.fromkeys(progress, progress["completed"]))
+        if self.pending:
+            _before_evaluation(loops)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.saved = checkpoint["global_step"], checkpoint[EVALUATION_PENDING]
+        if checkpoint[EVALUATION_PENDING]:  # Lightning leaves a run at its last step before it evaluates
+            loop = trainer.fit_loop.epoch_loop
+            self.max_steps, loop.max_steps = loop.max_steps, NO_LIMIT
+
+    pending = undo = False  # how the checkpoint that is being written differs from what Lightning makes of the moment
+
+    def _save(self, trainer: pl.Trainer, *, pending: bool = False, undo: bool = False, must: bool = False) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLogger):
+                logger.save()  # first, so that no step that is kept lacks its row
+        self.pending, self.undo = pending, undo
+        try:
+            trainer.save_checkpoint(self.file)
+        finally:
+            self.pending = self.undo = False
+        self.written = time.monotonic()
+        if not self.agreement.any(self.files.failure is not None)[0]:
+            self.saved = trainer.global_step, pending
+        elif must:
+            raise CheckpointError(self.files.failure or "the first process cannot write its checkpoint")
+        elif self.files.failure:
+            log.warning("%s. The run goes on and will try again", self.files.failure)
+
+    def _epochs(self, trainer: pl.Trainer) -> int:
+        progress = trainer.fit_loop.epoch_progress.current
+        at_its_end = trainer.fit_loop.epoch_loop._num_ready_batches_reached() and not (self.pending or self.undo)
+        return progress.processed + int(progress.ready > progress.processed and at_its_end)
+
+    def _due(self, trainer: pl.Trainer) -> bool:
+        by_steps = self.steps is not None and trainer.global_step % self.steps == 0
+        return by_steps or (self.minutes is not None and time.monotonic() - self.written >= 60 * self.minutes)
+
+    def _asked(self, batch: int, loader: int) -> bool:
+        """Whether to leave an evaluation; asked only at batches that all processes have."""
+        return batch < self.shared[loader] and self.agreement.any(self.signals.received is not None)[0]
+
+    def _interrupted(self, trainer: pl.Trainer) -> Interrupted:
+        step, asked = trainer.global_step, self.signals.received or "another process"
+        if self.saved is None:
+            return Interrupted(f"{asked}: left at step {step}, and nothing could be saved")
+        kept = "" if self.saved[0] == step else f" at step {step}, of which could be kept"
+        return Interrupted(f"{asked}: left{kept} step {self.saved[0]}")
+
+
+def evaluates(trainer: pl.Trainer) -> bool:
+    """Whether the dev split is scored at the end of this epoch."""
+    return trainer.fit_loop.epoch_loop._should_check_val_epoch()
+
+
+def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:
+    if sources:
+        with torch.no_grad():
+            torch._foreach_copy_(targets, sources)
+
+
+def _counters(loops: dict[str, Any], *, but: str) -> Iterator[dict[str, int]]:
+    """The counters of a fit loop's batches and optimizer steps."""
+    for name, state in loops.items():
+        if name.startswith("epoch_loop.") and not name.startswith(but):
+            yield from _trackers(state)
+
+
+def _trackers(state: Any) -> Iterator[dict[str, int]]:
+    if isinstance(state, dict):
+        if "completed" in state:
+            yield state
+        else:
+            for value in state.values():
+                yield from _trackers(value)
+
+
+def _before_evaluation(loops: dict[str, Any]) -> None:
+    """Lets Lightning take an evaluation for begun, so that it begins it again, and the step before it for finished."""
+    for progress in _counters(loops, but=OF_AN_EVALUATION):
+        progress.update(dict.fromkeys(progress, progress["ready"]))
+    evaluation = loops[OF_AN_EVALUATION + "batch_progress"]
+    evaluation["total"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+    evaluation["current"] = dict.fromkeys(evaluation["current"], 0)
