@@ -1,0 +1,275 @@
+"""Kills training at random moments, in chains of ten, and compares what comes of it with a run that was left alone.
+
+    make kills                                  # 100 kills; goes on where it was cut, from the rows of the CSV file
+    python experiments/interruptions/kills.py --kills 4 --chain 2 --csv <file>
+
+Each start runs `threeshnet.commands.train … resume=true` in a process of its own with all that it starts; SIGKILL
+leaves it no moment to put anything in order. The processes are forks of this one, which has imported the libraries and
+computed nothing. Half of the kills come while a checkpoint is being written, which is seen by the file beside it; the
+others some moments after one, or on the way to the first step. Chains take turns with 0 and 2 loader workers, and all
+are compared with one undisturbed run without workers. Exit code 1 when a run differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from threeshnet.commands import run
+from threeshnet.commands.shards import main as make_data
+from threeshnet.commands.train import main as train
+from threeshnet.training.checkpoint_files import BEST, LAST, PARTIAL, newest_whole
+
+BEGIN, END = "<!-- written by kills.py: begin -->", "<!-- end -->"
+SIZES = ("data.extractor.region_width=16", "data.extractor.grid_width=24", "data.extractor.classes=7")
+SHARDS = ("data=synthetic", "images=40", "+data.extractor.regions=5", *SIZES, "progress=false", "workers=0")
+# Six epochs of seven steps, a checkpoint every second one.
+RUN = ("experiment=region_coco", "text=tiny", "dim=32", "batches.batch_size=16", "trainer.max_epochs=6")
+RUN += ("schedule.milestones=[2]", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "highlights=0")
+RUN += ("trainer.log_every_n_steps=1", "checkpoints.steps=2")
+KINDS = ("in a save", "after a save", "in a save", "after the start")
+MOST_WAITING = 300  # seconds for a checkpoint: longer means that the run hangs
+
+
+class Kill(NamedTuple):
+    """A row of the CSV file."""
+
+    chain: int
+    workers: int
+    kill: int
+    kind: str
+    after_s: str  # since the start of the process; empty for the run to the end
+    resumed_at_step: int
+    kept_step: int  # of the newest whole checkpoint afterwards
+    unfinished_file: bool
+    equal: str  # of the whole chain, in the row of its last start
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parsed(arguments)
+    rows = read(options.csv, options.chain)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        if finish(start(folder / "shards", make_data, "shards", [*SHARDS, "out=shards"])):
+            raise SystemExit((folder / "shards" / "log.txt").read_text())
+        where = f"shards={folder / 'shards' / 'shards' / 'synthetic'}"
+        begun = time.perf_counter()
+        undisturbed = start(folder / "undisturbed", train, "train", [*RUN, where, "batches.workers=0", "out=run"])
+        wait_for_save(folder / "undisturbed", undisturbed)
+        to_first = time.perf_counter() - begun
+        if finish(undisturbed):
+            raise SystemExit((folder / "undisturbed" / "log.txt").read_text())
+        expected = digest(folder / "undisturbed" / "run")
+        seconds = to_first, time.perf_counter() - begun - to_first
+        for chain in range(len({row.chain for row in rows}), options.kills // options.chain):
+            rows += killed(folder, chain, [*RUN, where], seconds, expected, options)
+            write(rows, options.csv)
+    write_table(rows, options.csv.with_name("README.md"), sum(seconds))
+    return int(any(row.equal == "False" for row in rows))
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--chain", type=int, default=10, help="kills of one run")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--csv", type=Path, required=True, help="a row a start; the table goes to README.md beside it")
+    return parser.parse_args(arguments)
+
+
+def start(folder: Path, command: Any, name: str, words: Sequence[str]) -> int:
+    """Begin a command in `folder`, in a process group of its own; returns its id."""
+    folder.mkdir(exist_ok=True)
+    if process := os.fork():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.setpgid(process, process)  # here too: a kill may come before the child has done so
+        return process
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        os.chdir(folder)
+        log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        sys.argv = [f"threeshnet.commands.{name}", *words]
+        run(command)
+        code = 0
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    finally:
+        sys.stdout.flush()
+        os._exit(code)  # nothing of the parent is to be closed twice
+
+
+def finish(process: int) -> int:
+    """Wait for a process; its exit code, or minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def killed(
+    scratch: Path, chain: int, settings: Sequence[str], seconds: tuple[float, float], expected: str, options: Any
+) -> list[Kill]:
+    """One run, killed again and again until the chain is long enough, then left to come to its end."""
+    folder, workers = scratch / f"chain-{chain}", 2 * (chain % 2)
+    shutil.rmtree(folder, ignore_errors=True)
+    generator = np.random.default_rng([options.seed, chain])
+    words = [*settings, f"batches.workers={workers}", "out=run", "resume=true"]
+    rows: list[Kill] = []
+    while len(rows) < options.chain:
+        kind = KINDS[len(rows) % len(KINDS)]
+        before, begun = step_of(folder), time.perf_counter()
+        process = start(folder, train, "train", words)
+        if kind == "after the start":
+            time.sleep(float(generator.uniform(0, 1.5 * seconds[0])))
+        else:
+            for _ in range(int(generator.integers(1, 3))):
+                wait_for_save(folder, process)
+            longest = 0.02 if kind == "in a save" else 0.1 * seconds[1]
+            time.sleep(float(generator.uniform(0, longest)))
+        unfinished = partial_of(folder).exists()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process, signal.SIGKILL)
+        if finish(process) != -signal.SIGKILL:
+            raise SystemExit(f"chain {chain} ended after {len(rows)} kills: {(folder / 'log.txt').read_text()[-2000:]}")
+        after = f"{time.perf_counter() - begun:.2f}"
+        rows.append(Kill(chain, workers, len(rows) + 1, kind, after, before, step_of(folder), unfinished, ""))
+    before = step_of(folder)
+    if finish(start(folder, train, "train", words)):
+        raise SystemExit((folder / "log.txt").read_text())
+    equal = digest(folder / "run") == expected
+    metrics = json.loads((folder / "run" / "metrics.json").read_text())
+    if metrics["resumed_at_step"] != before:
+        raise SystemExit(
+            f"metrics.json says resumed_at_step={metrics['resumed_at_step']}; the checkpoint was of {before}"
+        )
+    if equal:
+        shutil.rmtree(folder)
+    return [*rows, Kill(chain, workers, 0, "to the end", "", before, metrics["steps"], False, str(equal))]
+
+
+def wait_for_save(folder: Path, process: int) -> None:
+    """Wait until a checkpoint is being written, or the process has ended."""
+    until, file = time.monotonic() + MOST_WAITING, partial_of(folder)
+    stale = modified(file)  # left by the kill before
+    while modified(file) in (None, stale):
+        if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) or time.monotonic() > until:
+            return
+        time.sleep(0.0005)
+
+
+def modified(file: Path) -> int | None:
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def partial_of(folder: Path) -> Path:
+    return folder / "run" / "checkpoints" / (LAST + PARTIAL)
+
+
+def step_of(folder: Path) -> int:
+    """Of the newest whole checkpoint; 0 where there is none."""
+    newest = newest_whole(folder / "run" / "checkpoints")
+    return torch.load(newest, weights_only=True)["global_step"] if newest else 0
+
+
+def digest(out: Path) -> str:
+    """sha256 of the last and the best weights, the optimizer, the random states and the recalls of a run."""
+    made = hashlib.sha256()
+    for name in (LAST, BEST):
+        content = torch.load(out / "checkpoints" / name, weights_only=True)
+        for part in ("state_dict", "optimizer_states", "lr_schedulers", "random_states", "global_step"):
+            add(made, content[part])
+    metrics = json.loads((out / "metrics.json").read_text())
+    add(made, {name: metrics[name] for name in ("i2t", "t2i", "rsum", "steps", "epochs")})
+    with (out / "log" / "metrics.csv").open(newline="") as opened:
+        rows = [(row["step"], row["train/loss"], row["dev/rsum"]) for row in csv.DictReader(opened)]
+    add(made, sorted(row for row in rows if any(row[1:])))
+    return made.hexdigest()
+
+
+def add(made: Any, node: Any) -> None:
+    if isinstance(node, torch.Tensor):
+        made.update(node.contiguous().numpy().tobytes())
+    elif isinstance(node, dict):
+        for key in sorted(node, key=str):
+            made.update(str(key).encode())
+            add(made, node[key])
+    elif isinstance(node, list | tuple):
+        for value in node:
+            add(made, value)
+    else:
+        made.update(repr(node).encode())
+
+
+def read(file: Path, chain: int) -> list[Kill]:
+    """The rows of the chains that are whole."""
+    if not file.is_file():
+        return []
+    with file.open(newline="", encoding="utf-8") as stream:
+        read = [dict(row) for row in csv.DictReader(stream)]
+    rows = [
+        Kill(
+            chain=int(row["chain"]),
+            workers=int(row["workers"]),
+            kill=int(row["kill"]),
+            kind=row["kind"],
+            after_s=row["after_s"],
+            resumed_at_step=int(row["resumed_at_step"]),
+            kept_step=int(row["kept_step"]),
+            unfinished_file=row["unfinished_file"] == "True",
+            equal=row["equal"],
+        )
+        for row in read
+    ]
+    whole = {row.chain for row in rows if row.equal} & {row.chain for row in rows if row.kill == chain}
+    return [row for row in rows if row.chain in whole]
+
+
+def write(rows: Sequence[Kill], file: Path) -> None:
+    partial = file.with_name(file.name + PARTIAL)
+    with partial.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([Kill._fields, *rows])
+    partial.replace(file)
+
+
+def write_table(rows: Sequence[Kill], file: Path, seconds: float) -> None:
+    """A row for 0 and for 2 workers, between the two marks of `file`, where it is there."""
+    if not file.is_file():
+        return
+    lines = ["| workers | runs | kills | while a checkpoint was written | resumed at a later step | final runs equal |"]
+    lines += ["| ---: | ---: | ---: | ---: | ---: | ---: |"]
+    for workers in sorted({row.workers for row in rows}):
+        mine = [row for row in rows if row.workers == workers]
+        kills, ends = [row for row in mine if row.kill], [row for row in mine if row.equal]
+        later = sum(row.kept_step > row.resumed_at_step for row in kills)
+        backwards = sum(row.kept_step < row.resumed_at_step for row in kills)
+        if backwards:
+            raise SystemExit(f"{backwards} kills left an older checkpoint than they began with")
+        equal = sum(row.equal == "True" for row in ends)
+        saves = sum(row.unfinished_file for row in kills)
+        lines.append(f"| {workers} | {len(ends)} | {len(kills)} | {saves} | {later} | {equal} of {len(ends)} |")
+    told = f"The undisturbed run takes {seconds:.0f} s beside six other jobs on two cores."
+    before, _, rest = file.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    file.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n\n{told}\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
