@@ -29,6 +29,11 @@ class Split(Protocol):
     @property
     def caption_texts(self) -> Sequence[str]: ...
 
+    @property
+    def image_ids(self) -> Sequence[str]: ...
+
+    def home(self, number: int) -> tuple[str, int]: ...  # shard file of an image, and its row there
+
     def read(self, numbers: Sequence[int], fields: Collection[str] | None = None) -> ImageArrays: ...
 
 
@@ -79,6 +84,14 @@ class CaptionDataset(Dataset[Batch]):
         captions = self._captions(rows, generators)
         images = self._images(owners, generators)
         return Batch(images, captions, torch.from_numpy(owners), torch.from_numpy(rows))
+
+    def image(self, owner: int) -> str:
+        """Where an image lies, for a message: its id, its shard and its row there."""
+        home = int(np.searchsorted(self.starts, owner, side="right")) - 1
+        number = owner - int(self.starts[home])
+        split = self.splits[home]
+        file, row = split.home(number)
+        return f"image {split.image_ids[number]} ({file}, row {row})"
 
     def _captions(self, rows: np.ndarray, generators: Sequence[np.random.Generator]) -> TokenSet:
         sentences = self.tokenizer.encode([self.texts[row] for row in rows])

@@ -27,6 +27,7 @@ NO_SUCH_CHOICE = re.compile(r"Could not (?:find|load) '([^']+)/([^'/]+)'")  # `l
 
 SHARED_OUT = "THREESHNET_RUN_DIRECTORY"  # tells the processes that Lightning starts where rank 0 works
 LOST_PEER = "Connection closed by peer"  # gloo
+IN_A_WORKER = "DataLoader worker process"
 OUT_OF_MEMORY = (
     "A process that reads batches has ended, or was killed, which a system short of memory does. Less is needed with "
     "fewer batches.workers (0 reads in the main process), or a smaller batches.batch_size or "
@@ -80,6 +81,8 @@ def _end(message: str, code: int = 1) -> None:
     """Processes that Lightning has started leave the last word to the first one, and kill it by any code but 0."""
     if code == Interrupted.exit_code and SHARED_OUT in os.environ:
         sys.exit(0)
+    if IN_A_WORKER in message:  # torch puts the worker's whole traceback before what was said
+        message = re.split(r"^threeshnet\.errors\.\w+: ", message, flags=re.MULTILINE)[-1].strip()
     sys.stderr.write(f"{message}\n")
     sys.exit(code)
 

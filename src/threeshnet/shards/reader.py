@@ -79,6 +79,11 @@ class ShardedSplit:
         """Where the photo of an image lay when the shards were made."""
         return Path(self.manifest.raw) / self.image_files[number]
 
+    def home(self, number: int) -> tuple[str, int]:
+        """The shard file of an image, and its row there."""
+        shard = int(np.searchsorted(self._starts, number, side="right")) - 1
+        return self._entry.shards[shard].file, number - int(self._starts[shard])
+
     def close(self) -> None:
         """Close the files; reading opens them again."""
         for handle in self._handles.values():

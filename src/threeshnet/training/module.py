@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from threeshnet.encoders.model import RetrievalModel
-from threeshnet.errors import ConfigError, DataError
+from threeshnet.errors import ConfigError
 from threeshnet.metrics.recalls import recall
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.nn.collectives import exchange_counts, place
 from threeshnet.objectives.gather import gather_pairs
 from threeshnet.records import Batch, ImageBatch, TokenSet
+from threeshnet.training.blame import loss_is_no_number
 from threeshnet.training.chunks import ChunkedEncoder
 from threeshnet.training.collect import Collector
 from threeshnet.training.encoding import EncodingModule
@@ -98,12 +99,9 @@ class RetrievalModule(EncodingModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         numbers = self.loss(batch, self.current_epoch)
         if not torch.isfinite(numbers["loss"]):
-            rows = batch.rows.tolist()
-            raise DataError(
-                f"the loss is {numbers['loss'].item()} at step {self.global_step} (epoch {self.current_epoch}); "
-                f"captions of the batch: {rows[:8]}… A NaN in the shards or too high a learning rate does this; "
-                "checkpoints before it are whole."
-            )
+            where = f"step {self.global_step} (epoch {self.current_epoch})"
+            dataset = getattr(self.trainer.train_dataloader, "dataset", None)
+            raise loss_is_no_number(numbers["loss"].item(), where, batch, dataset)
         self.log_dict({f"train/{name}": value.detach() for name, value in numbers.items()}, prog_bar=True)
         return numbers["loss"]
 

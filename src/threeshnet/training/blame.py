@@ -1,0 +1,74 @@
+"""Which rows of which shards a loss that is no number came from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from threeshnet.batches.dataset import CaptionDataset
+from threeshnet.errors import DataError
+from threeshnet.nn.collectives import place
+from threeshnet.records import Batch, TokenSet
+
+SHOWN = 8  # of each list
+
+
+class LossIsNoNumber(DataError):
+    """Raised in all processes at the same step, as all of them compute the same loss."""
+
+    everywhere = True
+
+
+def loss_is_no_number(loss: float, where: str, batch: Batch, dataset: Any) -> LossIsNoNumber:
+    """The error that names the captions of the batch and the images in it whose features are no numbers.
+
+    `batch` is this process's share; the text is of all shares, and the same in all processes.
+    """
+    rows, damaged = _of_all(batch.rows.tolist()), _of_all(_damaged(batch, dataset))
+    text = f"the loss is {loss} at {where}; captions of the batch: {_some(rows)}. "
+    if damaged:
+        return LossIsNoNumber(
+            f"{text}Features that are no finite numbers: {_some(damaged)}. `make verify` finds every such row; make "
+            "those shards again and go on with RESUME=1"
+        )
+    return LossIsNoNumber(
+        f"{text}Their features are finite numbers, so the weights ran away: go on with RESUME=1 and a smaller "
+        "optimization.learning_rate or trainer.gradient_clip_val, or another trainer.precision"
+    )
+
+
+def _damaged(batch: Batch, dataset: Any) -> list[str]:
+    """`field of image id, row of its shard` of every image with a feature that is not finite."""
+    if not isinstance(dataset, CaptionDataset):
+        return []
+    found = []
+    for field, values in _features(batch).items():
+        whole = values.reshape(len(values), -1).isfinite().all(dim=1)
+        owners = batch.owners[~whole.to(batch.owners.device)]
+        found += [f"{field} of {dataset.image(owner)}" for owner in torch.unique(owners).tolist()]
+    return found
+
+
+def _features(batch: Batch) -> dict[str, Tensor]:
+    images = batch.images
+    sets = {"region": images.regions, "grid": images.grid, "seg": images.seg_semantic}
+    tensors = {name: each.values if isinstance(each, TokenSet) else each for name, each in sets.items()}
+    return {name: each for name, each in tensors.items() if each is not None}
+
+
+def _some(items: list[Any]) -> str:
+    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return ", ".join(str(item) for item in items[:SHOWN]) + more
+
+
+def _of_all(items: list[Any]) -> list[Any]:
+    """The items of all processes, by rank."""
+    _, processes = place()
+    if processes == 1:
+        return items
+    shares: list[Any] = [None] * processes
+    dist.all_gather_object(shares, items)
+    return [item for share in shares for item in share]
