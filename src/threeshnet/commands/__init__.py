@@ -6,9 +6,9 @@ import os
 import subprocess
 from pathlib import Path
 
-from threeshnet.commands.errors import run
+from threeshnet.commands.errors import kept, run
 
-__all__ = ["CONF", "current_commit", "run"]
+__all__ = ["CONF", "current_commit", "kept", "run"]
 
 CONF = Path(os.environ.get("THREESHNET_CONF", Path(__file__).parents[3] / "conf")).resolve()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import logging
 import os
@@ -27,6 +28,7 @@ NO_SUCH_CHOICE = re.compile(r"Could not (?:find|load) '([^']+)/([^'/]+)'")  # `l
 
 SHARED_OUT = "THREESHNET_RUN_DIRECTORY"  # tells the processes that Lightning starts where rank 0 works
 LOST_PEER = "Connection closed by peer"  # gloo
+FAILED: list[ThreeSHNetError] = []  # in the jobs of this command, in their order
 IN_A_WORKER = "DataLoader worker process"
 OUT_OF_MEMORY = (
     "A process that reads batches has ended, or was killed, which a system short of memory does. Less is needed with "
@@ -51,8 +53,13 @@ def run(main: Callable[[], Any]) -> None:
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra else prints its own shortened traceback
     _quiet()
+    FAILED.clear()
     try:
         main()
+        if FAILED:
+            raise FAILED[0]
+    except _Left as left:
+        _end(str(left.reason), left.reason.exit_code)
     except ThreeSHNetError as error:
         _end(str(error), error.exit_code)
     except RuntimeError as error:
@@ -67,6 +74,34 @@ def run(main: Callable[[], Any]) -> None:
         _end(str(error.__cause__))
     except (HydraException, OmegaConfBaseException) as error:
         _end(_explained(error, Path(inspect.unwrap(main).__code__.co_filename).stem))
+
+
+def kept(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """Keeps an error made for people from Hydra, which would print the job's whole command line before it.
+
+    So a multirun goes on with its next job and ends with the first error, while an interruption ends it at once.
+    """
+
+    @functools.wraps(task)
+    def quietly(cfg: DictConfig) -> Any:
+        try:
+            return task(cfg)
+        except Interrupted as interrupted:
+            raise _Left(interrupted) from interrupted
+        except ThreeSHNetError as error:
+            if FAILED:  # the last word is of the first error
+                sys.stderr.write(f"{error}\n")
+            FAILED.append(error)
+
+    return quietly
+
+
+class _Left(BaseException):
+    """Carries an interruption past Hydra, which takes every Exception for the end of one job."""
+
+    def __init__(self, reason: ThreeSHNetError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
 
 
 def _quiet() -> None:

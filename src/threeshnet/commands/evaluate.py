@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, ListConfig
 
 from threeshnet.batches.datamodule import RetrievalDataModule
-from threeshnet.commands import CONF, current_commit, run
+from threeshnet.commands import CONF, current_commit, kept, run
 from threeshnet.commands import run_directory as runs
 from threeshnet.commands.extending import check_extras, perturb_inputs
 from threeshnet.commands.scoring import metrics_of
@@ -28,6 +28,7 @@ OFFICIAL_FIELDS = ["region", "seg"]
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
+@kept
 def main(cfg: DictConfig) -> None:
     started = time.perf_counter()
     files = [Path(file) for file in (cfg.checkpoint if isinstance(cfg.checkpoint, ListConfig) else [cfg.checkpoint])]

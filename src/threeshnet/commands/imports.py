@@ -11,7 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from threeshnet.annotations.caption_lists import caption_files_beside, read_caption_lists
-from threeshnet.commands import CONF, current_commit, run
+from threeshnet.commands import CONF, current_commit, kept, run
 from threeshnet.commands.made_shards import show
 from threeshnet.errors import ConfigError, Problems, one_of
 from threeshnet.features.extractor import FIELDS
@@ -25,6 +25,7 @@ SPLITS = ("train", "dev", "test", "testall")
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="imports")
+@kept
 def main(cfg: DictConfig) -> None:
     console = Console()
     folders = paths(cfg.raw)

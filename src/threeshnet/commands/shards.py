@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from threeshnet.commands import CONF, current_commit, run
+from threeshnet.commands import CONF, current_commit, kept, run
 from threeshnet.commands.made_shards import show, show_leakage, show_share
 from threeshnet.features.predict import choose_sources
 from threeshnet.shards.make import make_shards
@@ -18,6 +18,7 @@ OF_THE_PROCESS = ("part", "of", "device")  # which of several processes this is:
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="shards")
+@kept
 def main(cfg: DictConfig) -> None:
     raw = Path(cfg.raw)
     annotated = instantiate(cfg.data.reader).read(raw)

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from threeshnet.commands import CONF, building, run
+from threeshnet.commands import CONF, building, kept, run
 from threeshnet.commands import run_directory as runs
 from threeshnet.commands.finishing import finish, show
 from threeshnet.commands.job_record import write_job
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
+@kept
 def main(cfg: DictConfig) -> None:
     started = time.perf_counter()
     shards = building.shards_folder(cfg)

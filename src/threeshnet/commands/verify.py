@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from threeshnet.commands import CONF, run
+from threeshnet.commands import CONF, kept, run
 from threeshnet.reports.data_card import write_card
 from threeshnet.shards.manifest import open_shards
 from threeshnet.shards.row_checks import Advance
@@ -21,6 +21,7 @@ from threeshnet.shards.verify import Findings, bytes_to_look_at, look_through
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="verify")
+@kept
 def main(cfg: DictConfig) -> None:
     folder = open_shards(Path(cfg.shards))
     started = time.perf_counter()

@@ -177,7 +177,7 @@ class LastCheckpoint(Checkpoint):
                 _copy(*reversed(self.buffers))
                 self.random_states.undo_step()
             self._save(trainer, pending=self.place == "evaluating", undo=True)
-        if isinstance(exception, Exception) and self.saved is not None:
+        if expected and self.place != "outside" and self.saved is not None:
             log.warning("saved: %s, of step %d", self.file, self.saved[0])
 
     # ---- what is written
@@ -240,8 +240,8 @@ class LastCheckpoint(Checkpoint):
         step, asked = trainer.global_step, self.signals.received or "another process"
         if self.saved is None:
             return Interrupted(f"{asked}: left at step {step}, and nothing could be saved")
-        kept = "" if self.saved[0] == step else f" at step {step}, of which could be kept"
-        return Interrupted(f"{asked}: left{kept} step {self.saved[0]}")
+        kept = "all saved" if self.saved[0] == step else f"saved up to step {self.saved[0]}"
+        return Interrupted(f"{asked}: left after step {step}, {kept}")
 
 
 def evaluates(trainer: pl.Trainer) -> bool:
