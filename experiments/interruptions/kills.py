@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
-import hashlib
 import json
 import os
 import shutil
@@ -28,22 +27,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
+from runs import RUN, SHARDS, digest, finish, partial_of, start, step_of, wait_for_save
 
-from threeshnet.commands import run
 from threeshnet.commands.shards import main as make_data
 from threeshnet.commands.train import main as train
-from threeshnet.training.checkpoint_files import BEST, LAST, PARTIAL, newest_whole
+from threeshnet.training.checkpoint_files import PARTIAL
 
 BEGIN, END = "<!-- written by kills.py: begin -->", "<!-- end -->"
-SIZES = ("data.extractor.region_width=16", "data.extractor.grid_width=24", "data.extractor.classes=7")
-SHARDS = ("data=synthetic", "images=40", "+data.extractor.regions=5", *SIZES, "progress=false", "workers=0")
-# Six epochs of seven steps, a checkpoint every second one.
-RUN = ("experiment=region_coco", "text=tiny", "dim=32", "batches.batch_size=16", "trainer.max_epochs=6")
-RUN += ("schedule.milestones=[2]", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "highlights=0")
-RUN += ("trainer.log_every_n_steps=1", "checkpoints.steps=2")
 KINDS = ("in a save", "after a save", "in a save", "after the start")
-MOST_WAITING = 300  # seconds for a checkpoint: longer means that the run hangs
 
 
 class Kill(NamedTuple):
@@ -92,35 +83,6 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def start(folder: Path, command: Any, name: str, words: Sequence[str]) -> int:
-    """Begin a command in `folder`, in a process group of its own; returns its id."""
-    folder.mkdir(exist_ok=True)
-    if process := os.fork():
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.setpgid(process, process)  # here too: a kill may come before the child has done so
-        return process
-    code = 1
-    try:
-        os.setpgid(0, 0)
-        os.chdir(folder)
-        log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        sys.argv = [f"threeshnet.commands.{name}", *words]
-        run(command)
-        code = 0
-    except SystemExit as ended:
-        code = int(ended.code or 0)
-    finally:
-        sys.stdout.flush()
-        os._exit(code)  # nothing of the parent is to be closed twice
-
-
-def finish(process: int) -> int:
-    """Wait for a process; its exit code, or minus the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-
-
 def killed(
     scratch: Path, chain: int, settings: Sequence[str], seconds: tuple[float, float], expected: str, options: Any
 ) -> list[Kill]:
@@ -160,62 +122,6 @@ def killed(
     if equal:
         shutil.rmtree(folder)
     return [*rows, Kill(chain, workers, 0, "to the end", "", before, metrics["steps"], False, str(equal))]
-
-
-def wait_for_save(folder: Path, process: int) -> None:
-    """Wait until a checkpoint is being written, or the process has ended."""
-    until, file = time.monotonic() + MOST_WAITING, partial_of(folder)
-    stale = modified(file)  # left by the kill before
-    while modified(file) in (None, stale):
-        if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) or time.monotonic() > until:
-            return
-        time.sleep(0.0005)
-
-
-def modified(file: Path) -> int | None:
-    try:
-        return file.stat().st_mtime_ns
-    except FileNotFoundError:
-        return None
-
-
-def partial_of(folder: Path) -> Path:
-    return folder / "run" / "checkpoints" / (LAST + PARTIAL)
-
-
-def step_of(folder: Path) -> int:
-    """Of the newest whole checkpoint; 0 where there is none."""
-    newest = newest_whole(folder / "run" / "checkpoints")
-    return torch.load(newest, weights_only=True)["global_step"] if newest else 0
-
-
-def digest(out: Path) -> str:
-    """sha256 of the last and the best weights, the optimizer, the random states and the recalls of a run."""
-    made = hashlib.sha256()
-    for name in (LAST, BEST):
-        content = torch.load(out / "checkpoints" / name, weights_only=True)
-        for part in ("state_dict", "optimizer_states", "lr_schedulers", "random_states", "global_step"):
-            add(made, content[part])
-    metrics = json.loads((out / "metrics.json").read_text())
-    add(made, {name: metrics[name] for name in ("i2t", "t2i", "rsum", "steps", "epochs")})
-    with (out / "log" / "metrics.csv").open(newline="") as opened:
-        rows = [(row["step"], row["train/loss"], row["dev/rsum"]) for row in csv.DictReader(opened)]
-    add(made, sorted(row for row in rows if any(row[1:])))
-    return made.hexdigest()
-
-
-def add(made: Any, node: Any) -> None:
-    if isinstance(node, torch.Tensor):
-        made.update(node.contiguous().numpy().tobytes())
-    elif isinstance(node, dict):
-        for key in sorted(node, key=str):
-            made.update(str(key).encode())
-            add(made, node[key])
-    elif isinstance(node, list | tuple):
-        for value in node:
-            add(made, value)
-    else:
-        made.update(repr(node).encode())
 
 
 def read(file: Path, chain: int) -> list[Kill]:

@@ -224,7 +224,7 @@ class LastCheckpoint(Checkpoint):
             log.warning("%s. The run goes on and will try again", self.files.failure)
 
     def _epochs(self, trainer: pl.Trainer) -> int:
-        progress = trainer.fit_loop.epoch_progress.current
+        progress: Any = trainer.fit_loop.epoch_progress.current
         at_its_end = trainer.fit_loop.epoch_loop._num_ready_batches_reached() and not (self.pending or self.undo)
         return progress.processed + int(progress.ready > progress.processed and at_its_end)
 
@@ -250,9 +250,9 @@ def evaluates(trainer: pl.Trainer) -> bool:
 
 
 def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:
-    if sources:
-        with torch.no_grad():
-            torch._foreach_copy_(targets, sources)
+    with torch.no_grad():
+        for source, target in zip(sources, targets, strict=True):
+            target.copy_(source)
 
 
 def _counters(loops: dict[str, Any], *, but: str) -> Iterator[dict[str, int]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 
@@ -15,7 +17,7 @@ class Agreement:
     """
 
     def __init__(self) -> None:
-        self._group: dist.ProcessGroup | None = None
+        self._group: Any = None
 
     def any(self, *wishes: bool) -> list[bool]:
         """Which of the wishes at least one process has.
