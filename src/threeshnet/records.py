@@ -42,6 +42,8 @@ class ImageBatch(NamedTuple):
     seg_semantic: Tensor | None  # [B, C, 7, 7] class probabilities
     seg_map: Tensor | None  # [B, 64, 64] class numbers of any real dtype, 255 (or C) is void
     seg_categories: Tensor | None  # [B, C] multi-hot of any real dtype
+    region_boxes: Tensor | None = None  # [B, N, 4] xyxy in [0, 1] of the photo, of each region; 0 on padding
+    grid_boxes: Tensor | None = None  # [B, N, 4] the same of each grid cell
 
     def to(self, device: torch.device | str) -> ImageBatch:
         """The same images on another device."""
@@ -51,6 +53,8 @@ class ImageBatch(NamedTuple):
             seg_semantic=_moved(self.seg_semantic, device),
             seg_map=_moved(self.seg_map, device),
             seg_categories=_moved(self.seg_categories, device),
+            region_boxes=_moved(self.region_boxes, device),
+            grid_boxes=_moved(self.grid_boxes, device),
         )
 
 
@@ -103,3 +107,6 @@ class ImageArrays(NamedTuple):
     seg_map: np.ndarray | None = None  # [n, 64, 64] uint8
     seg_categories: np.ndarray | None = None  # [n, C] uint8
     labels: list[np.ndarray] | None = None  # each [r] int16, class of each region in the table of its detector
+    grid_boxes: np.ndarray | None = (
+        None  # [n, H*W, 4] float32, as `boxes`; they follow from H and W, and are not stored
+    )

@@ -25,7 +25,7 @@ from threeshnet.records import ImageBatch, TokenSet
 
 CONF = Path(__file__).parents[2] / "conf"
 SIZES = ["sizes.region_width=6", "sizes.grid_width=5", "sizes.classes=4", "dim=8"]
-LISTS = ("fusion", "parts")  # groups of which several options are taken together
+LISTS = ("fusion", "parts", "boxes")  # groups of which several options are taken together
 INSIDE = ("branch", "hydra/help")  # options that other yamls take in
 OF_SHARDS = ("extractor", "segmentation")
 PRIMARY = dict.fromkeys(OF_SHARDS, "shards") | {"layout": "imports"}  # of groups that `train` does not have
@@ -61,7 +61,11 @@ def image_batch(count: int = 3) -> ImageBatch:
     seg_map = torch.randint(0, 4, (count, 64, 64), dtype=torch.uint8)
     seg_map[:, 0, 0] = 255
     semantic = torch.rand(count, 4, 7, 7).softmax(dim=1)
-    return ImageBatch(TokenSet(torch.rand(count, 4, 6), mask), grid, semantic, seg_map, torch.ones(count, 4))
+    corners = torch.rand(2, count, 4, 2, 2).sort(dim=3).values.transpose(3, 4)  # x1 <= x2 and y1 <= y2
+    boxes = corners.transpose(3, 4).flatten(3)
+    return ImageBatch(
+        TokenSet(torch.rand(count, 4, 6), mask), grid, semantic, seg_map, torch.ones(count, 4), boxes[0], boxes[1]
+    )
 
 
 def step(cfg: DictConfig, images: ImageBatch) -> dict[str, Tensor]:
@@ -106,7 +110,9 @@ def test_options_taken_in_by_others_are_named_somewhere() -> None:
             assert f": {option}" in text
 
 
-@pytest.mark.parametrize("group", ["activation", "pooling", "objective", "optimizer", "schedule", "augment"])
+@pytest.mark.parametrize(
+    "group", ["activation", "averaging", "places", "pooling", "objective", "optimizer", "schedule", "augment"]
+)
 def test_parts_are_built(group: str) -> None:
     for option in options(group):
         assert instantiate(composed(f"{group}={option}")[group]) is not None
@@ -199,6 +205,25 @@ def test_every_fusion_subset_takes_a_step(features: str) -> None:
             assert any(f".{name}." in weight for weight in learned) == (name in fusion)
 
 
+@pytest.mark.parametrize("features", options("features"))
+def test_every_boxes_subset_and_every_kind_of_places_takes_a_step(features: str) -> None:
+    torch.manual_seed(0)
+    for boxes, places in zip(subsets(options("boxes")), cycle([None, *options("places")]), strict=False):
+        chosen = [f"features={features}", f"boxes=[{','.join(boxes)}]", *([f"places={places}"] if places else [])]
+        learned = step(composed(*chosen), image_batch())
+        assert any("places.embedding" in weight for weight in learned) == str(places).startswith("embedded")
+        for name in options("boxes"):
+            assert any(f"boxes.{name}." in weight for weight in learned) == (name in boxes)
+
+
+@pytest.mark.parametrize("option", options("pooling"))
+def test_sentences_can_be_pooled_otherwise_than_images(option: str) -> None:
+    cfg = composed(f"pooling@text_pooling={option}", "pooling=maximum")
+    assert cfg.text.encoder.pooling._target_ == OmegaConf.load(CONF / "pooling" / f"{option}.yaml")._target_
+    assert cfg.features.image_encoder.pooling._target_.endswith("MaximumPooling")
+    assert composed("pooling=mean").text.encoder.pooling._target_.endswith("MeanPooling")
+
+
 def test_every_parts_subset_takes_a_step() -> None:
     torch.manual_seed(0)
     for parts in filter(None, subsets(options("parts"))):
@@ -245,6 +270,8 @@ def test_vse_infinity_needs_no_segmentation() -> None:
     assert step(cfg, image_batch()._replace(seg_semantic=None, seg_map=None, seg_categories=None))
     assert fields_read(composed("features=grid")) == ["grid", "seg"]
     assert fields_read(composed("features=hybrid", "fusion=[]", "parts=[local,scene]")) == ["region", "grid", "seg"]
+    assert fields_read(composed("fusion=[]", "parts=[local]", "boxes=[geometry]")) == ["region"]
+    assert fields_read(composed("fusion=[]", "parts=[local]", "boxes=[classes]")) == ["region", "seg"]
 
 
 # ---- wrong names

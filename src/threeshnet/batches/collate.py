@@ -17,20 +17,45 @@ def collate_images(arrays: ImageArrays, places: np.ndarray | None = None, *, kee
     """`arrays` as float32 tensors, class numbers of `seg_map` as uint8.
 
     `places` [B]: which of the images stands at each place of the batch, all of them once without. `keep` chooses tokens
-    of each place: regions first, then grid cells. Padding rows are zero.
+    of each place: regions first, then grid cells; their boxes go with them. Padding rows are zero.
     """
+    regions, region_boxes = _with_boxes(arrays.regions, arrays.boxes, places, keep)
+    grid, grid_boxes = _with_boxes(arrays.grid, arrays.grid_boxes, places, keep)
     return ImageBatch(
-        regions=None if arrays.regions is None else pad_sets(_at(arrays.regions, places), keep=keep),
-        grid=None if arrays.grid is None else pad_sets(_at(arrays.grid, places), keep=keep),
+        regions=regions,
+        grid=grid,
         seg_semantic=_tensor(arrays.seg_semantic, places, torch.float32),
         seg_map=_tensor(arrays.seg_map, places, torch.uint8),
         seg_categories=_tensor(arrays.seg_categories, places, torch.float32),
+        region_boxes=region_boxes,
+        grid_boxes=grid_boxes,
     )
 
 
 def pad_sets(sets: Sequence[np.ndarray], *, keep: Keep | None = None) -> TokenSet:
     """Sets of vectors, each [n, D], as one float32 set padded with zeros to the longest."""
-    kept = [None if keep is None else keep(place, len(tokens)) for place, tokens in enumerate(sets)]
+    return _padded(sets, _chosen(sets, keep))
+
+
+def _with_boxes(
+    sets: Sequence[np.ndarray] | np.ndarray | None,
+    boxes: Sequence[np.ndarray] | np.ndarray | None,
+    places: np.ndarray | None,
+    keep: Keep | None,
+) -> tuple[TokenSet | None, Tensor | None]:
+    """The set of a kind of token and the boxes [B, N, 4] of the tokens that stay."""
+    if sets is None:
+        return None, None
+    tokens = _at(sets, places)
+    kept = _chosen(tokens, keep)  # drawn once for both
+    return _padded(tokens, kept), None if boxes is None else _padded(_at(boxes, places), kept).values
+
+
+def _chosen(sets: Sequence[np.ndarray], keep: Keep | None) -> list[np.ndarray | None]:
+    return [None if keep is None else keep(place, len(tokens)) for place, tokens in enumerate(sets)]
+
+
+def _padded(sets: Sequence[np.ndarray], kept: Sequence[np.ndarray | None]) -> TokenSet:
     lengths = [len(tokens) if chosen is None else len(chosen) for tokens, chosen in zip(sets, kept, strict=True)]
     width = sets[0].shape[1] if len(sets) else 0
     values = np.zeros((len(sets), max(lengths, default=0), width), dtype=np.float32)

@@ -53,6 +53,8 @@ def fill_sizes(cfg: DictConfig, manifest: Manifest) -> None:
         for name in fields_read(cfg)
         if name not in manifest.fields
     )
+    if cfg.boxes and "region" in cfg.features.fields and not manifest.layout.boxes:
+        problems.add(f"boxes=[{','.join(cfg.boxes)}] asks for boxes of regions, which these shards do not hold")
     problems.raise_as(
         ConfigError,
         "Make them with an extractor that gives it (`make data`), or choose other features, fusion and parts.",
@@ -63,7 +65,7 @@ def fill_sizes(cfg: DictConfig, manifest: Manifest) -> None:
 
 def fields_read(cfg: DictConfig) -> list[str]:
     """The shard fields that the model reads: the segmentation only when something is guided by it."""
-    guided = bool(cfg.fusion) or bool(GUIDING_PARTS & set(cfg.parts))
+    guided = bool(cfg.fusion) or bool(GUIDING_PARTS & set(cfg.parts)) or "classes" in cfg.boxes
     return [*cfg.features.fields, *(["seg"] if guided else [])]
 
 
@@ -126,11 +128,16 @@ def build_trainer(cfg: DictConfig, folder: Path, signals: Signals) -> pl.Trainer
 
 
 def callbacks(cfg: DictConfig, folder: Path) -> list[pl.Callback]:
-    """The step clock, progress.json and a progress bar."""
-    found: list[pl.Callback] = [StepClock(), Progress(folder=folder)]
+    """The mean of the weights where it is asked for, the step clock, progress.json and a progress bar."""
+    found: list[pl.Callback] = [*averaging(cfg), StepClock(), Progress(folder=folder)]
     if cfg.trainer.get("enable_progress_bar", True):
         found.append(RichProgressBar() if sys.stderr.isatty() else TQDMProgressBar(refresh_rate=50))
     return found
+
+
+def averaging(cfg: DictConfig) -> list[pl.Callback]:
+    """Before the keepers of checkpoints: what they save after a step holds the mean of that step."""
+    return [instantiate(cfg.averaging)] if cfg.averaging else []
 
 
 def keepers(cfg: DictConfig, folder: Path, files: WholeFiles, signals: Signals) -> list[pl.Callback]:

@@ -18,16 +18,16 @@ SOURCES = ("regions", "grid")
 class TokenProjection(nn.Module):
     """Features [B, N, width] -> (local tokens, projected tokens), both [B, N, D]: p = Linear(R), f = MLP(R) + p."""
 
-    def __init__(self, *, width: int, dim: int) -> None:
+    def __init__(self, *, width: int, dim: int, real_rows: bool = False) -> None:
         super().__init__()
         self.linear = nn.Linear(width, dim)
-        self.mlp = MLP(width=width, hidden=dim // 2, out=dim)
+        self.mlp = MLP(width=width, hidden=dim // 2, out=dim, real_rows=real_rows)
         nn.init.xavier_uniform_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, features: TokenSet) -> tuple[TokenSet, TokenSet]:
         projected = self.linear(features.values)
-        local = self.mlp(features.values) + projected
+        local = self.mlp(*features) + projected
         return TokenSet(local, features.mask), TokenSet(projected, features.mask)
 
 
@@ -36,10 +36,18 @@ class ImageEncoder(nn.Module):
 
     `source` is the field of `ImageBatch` that is read, `project` makes local and projected tokens of it, and every
     module of `parts` adds tokens to the pooled set. With local tokens alone this is VSE-infinity (Chen et al., CVPR
-    2021).
+    2021). Every module of `boxes` adds what the tokens know of their boxes; the paper's know nothing.
     """
 
-    def __init__(self, *, source: str, project: nn.Module, parts: Mapping[str, nn.Module], pooling: nn.Module) -> None:
+    def __init__(
+        self,
+        *,
+        source: str,
+        project: nn.Module,
+        parts: Mapping[str, nn.Module],
+        pooling: nn.Module,
+        boxes: Mapping[str, nn.Module] | None = None,
+    ) -> None:
         super().__init__()
         if source not in SOURCES:
             raise ConfigError(one_of("source", source, SOURCES))
@@ -49,11 +57,26 @@ class ImageEncoder(nn.Module):
         self.project = project
         self.parts = nn.ModuleDict(dict(parts))
         self.pooling = pooling
+        self.boxes = nn.ModuleDict(dict(boxes or {}))
 
     def forward(self, images: ImageBatch) -> Tensor:
         """Embeddings [B, D], unit length."""
-        local, projected = self.project(self.features(images))
+        local, projected = self.tokens(images)
         return unit(self.pooling(concatenate([part(local, projected, images) for part in self.parts.values()])))
+
+    def tokens(self, images: ImageBatch) -> tuple[TokenSet, TokenSet]:
+        """Local and projected tokens, both [B, N, D], with what they know of their boxes."""
+        local, projected = self.project(self.features(images))
+        if not self.boxes:
+            return local, projected
+        boxes = images.region_boxes if self.source == "regions" else images.grid_boxes
+        if boxes is None:
+            raise DataError(
+                f"the model reads the boxes of its {self.source}, and the batch holds none; shards of published arrays "
+                "may lack them: set boxes=[], or make data with an extractor that gives them"
+            )
+        codes = torch.stack([module(boxes, local.mask, images) for module in self.boxes.values()]).sum(dim=0)
+        return TokenSet(local.values + codes, local.mask), TokenSet(projected.values + codes, projected.mask)
 
     def features(self, images: ImageBatch) -> TokenSet:
         """The tokens that are encoded.  Raises DataError when the batch lacks them."""
@@ -66,7 +89,7 @@ class ImageEncoder(nn.Module):
     @torch.no_grad()
     def highlights(self, images: ImageBatch) -> dict[str, Tensor]:
         """What the guidance looks at: `semantic` [B, N] weights and `spatial` [B, N, 4096] attention, where present."""
-        _, projected = self.project(self.features(images))
+        _, projected = self.tokens(images)
         fusions = getattr(self.parts["fused"], "fusions", {}) if "fused" in self.parts else {}
         found = {}
         if "semantic" in fusions:

@@ -28,10 +28,9 @@ def drop_regions(images: ImageBatch, generator: torch.Generator, *, share: float
     >>> drop_regions(batch, torch.Generator(), share=1.0).regions.lengths
     tensor([1])
     """
-    return images._replace(
-        regions=None if images.regions is None else _dropped(images.regions, generator, share),
-        grid=None if images.grid is None else _dropped(images.grid, generator, share),
-    )
+    regions, region_boxes = _dropped(images.regions, images.region_boxes, generator, share)
+    grid, grid_boxes = _dropped(images.grid, images.grid_boxes, generator, share)
+    return images._replace(regions=regions, grid=grid, region_boxes=region_boxes, grid_boxes=grid_boxes)
 
 
 def swap_segmentation(images: ImageBatch, generator: torch.Generator) -> ImageBatch:
@@ -145,8 +144,12 @@ class Perturbed(nn.Module):
         return self.encoder(self.perturb(images, self.generator))
 
 
-def _dropped(tokens: TokenSet, generator: torch.Generator, share: float) -> TokenSet:
-    """The kept tokens in their order, then zeros, as collation would have it."""
+def _dropped(
+    tokens: TokenSet | None, boxes: Tensor | None, generator: torch.Generator, share: float
+) -> tuple[TokenSet | None, Tensor | None]:
+    """The kept tokens in their order, then zeros, as collation would have it; and their boxes."""
+    if tokens is None:
+        return None, None
     mask = tokens.mask.cpu()
     drawn = torch.rand(mask.shape, generator=generator).masked_fill(~mask, -1.0)
     kept = (drawn >= share) | ((drawn == drawn.amax(dim=1, keepdim=True)) & mask)
@@ -154,8 +157,12 @@ def _dropped(tokens: TokenSet, generator: torch.Generator, share: float) -> Toke
     kept = kept.gather(1, order)[:, : max(int(kept.sum(dim=1).max()), 1)]
     order = order[:, : kept.shape[1]].to(tokens.values.device)
     kept = kept.to(tokens.values.device)
-    values = tokens.values.gather(1, order.unsqueeze(2).expand(-1, -1, tokens.values.shape[2]))
-    return TokenSet(values * kept.unsqueeze(2), kept)
+    taken = [
+        None if rows is None else rows.gather(1, order.unsqueeze(2).expand(-1, -1, rows.shape[2])) * kept.unsqueeze(2)
+        for rows in (tokens.values, boxes)
+    ]
+    assert taken[0] is not None
+    return TokenSet(taken[0], kept), taken[1]
 
 
 def _noisy_map(cells: Tensor, classes: int, generator: torch.Generator, share: float) -> Tensor:

@@ -20,7 +20,7 @@ class InfoNCELoss(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
         self.mask_same_image = mask_same_image
 
-    def forward(self, images: Tensor, captions: Tensor, owners: Tensor, epoch: int) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, captions: Tensor, owners: Tensor, epoch: float) -> dict[str, Tensor]:
         """Embeddings [B, D] of pairs and the image each caption belongs to [B] -> named numbers."""
         logits = images @ captions.T * self.log_scale.clamp(max=math.log(100.0)).exp()
         if self.mask_same_image:

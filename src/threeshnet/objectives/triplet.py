@@ -11,13 +11,13 @@ class TripletLoss(nn.Module):
     `margin` is in units of cosine similarity. With `hardest` each query counts its worst negative, otherwise all.
     """
 
-    def __init__(self, *, margin: float = 0.2, warm_up_epochs: int = 1, mask_same_image: bool = False) -> None:
+    def __init__(self, *, margin: float = 0.2, warm_up_epochs: float = 1, mask_same_image: bool = False) -> None:
         super().__init__()
         self.margin = margin
         self.warm_up_epochs = warm_up_epochs
         self.mask_same_image = mask_same_image
 
-    def forward(self, images: Tensor, captions: Tensor, owners: Tensor, epoch: int) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, captions: Tensor, owners: Tensor, epoch: float) -> dict[str, Tensor]:
         """Embeddings [B, D] of pairs, the image each caption belongs to [B], and the epoch from 0 -> named numbers.
 
         All negatives count in the first `warm_up_epochs` epochs, the hardest after. Row i of both sides is a true pair;

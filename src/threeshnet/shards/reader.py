@@ -66,6 +66,9 @@ class ShardedSplit:
             parts |= self._read_regions(unique, places)
         if "grid" in wanted:
             parts["grid"] = self._read_rows("grid/features", unique)[places]
+            if self.manifest.grid_size is not None:
+                cells = cell_boxes(*self.manifest.grid_size)
+                parts["grid_boxes"] = np.broadcast_to(cells, (len(asked), *cells.shape))
         if "seg" in wanted:
             for name in ("semantic", "map", "categories"):
                 parts[f"seg_{name}"] = self._read_rows(f"seg/{name}", unique)[places]
@@ -192,6 +195,17 @@ class ShardedSplit:
                 found[name] += np.split(rows, cuts)
         ordered = {name: [arrays[place] for place in places] for name, arrays in found.items()}
         return {"regions" if name == "features" else name: arrays for name, arrays in ordered.items()}
+
+
+def cell_boxes(height: int, width: int) -> np.ndarray:
+    """Boxes of the cells of a grid, row by row: [height * width, 4] float32, xyxy in [0, 1].
+
+    >>> cell_boxes(1, 2).tolist()
+    [[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]]
+    """
+    row, column = np.divmod(np.arange(height * width), width)
+    edges = [column / width, row / height, (column + 1) / width, (row + 1) / height]
+    return np.stack(edges, axis=1).astype(np.float32)
 
 
 def _texts(opened: h5py.File, key: str) -> list[str]:

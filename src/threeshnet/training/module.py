@@ -20,15 +20,18 @@ from threeshnet.training.chunks import ChunkedEncoder
 from threeshnet.training.collect import Collector
 from threeshnet.training.encoding import EncodingModule
 from threeshnet.training.parameter_groups import parameter_groups
+from threeshnet.training.schedules import scheduled, steps_of_run
 from threeshnet.training.synchronize import synchronize, widen, widths
 
 
 class RetrievalModule(EncodingModule):
     """Both encoders, the objective on their embeddings, and the recalls on the dev split after each epoch.
 
-    `optimizer` takes parameter groups, `schedule` takes the optimizer and steps once an epoch. `chunk` pairs of each
-    process are encoded at a time, null all at once: the same step, slower, in less memory. With `sync_batchnorm`
-    BatchNorm takes its statistics from the batch of all processes, so that a run does not depend on how many they are.
+    `optimizer` takes parameter groups, `schedule` takes the optimizer and steps once an epoch (once a step, where it
+    takes `steps` too). The objective is told the epochs done with their fraction: 1.5 in the middle of the second.
+    `chunk` pairs of each process are encoded at a time, null all at once: the same step, slower, in less memory. With
+    `sync_batchnorm` BatchNorm takes its statistics from the batch of all processes, so that a run does not depend on
+    how many they are.
     `card` is what a checkpoint needs to say about the model so that `load_model` can build it again.
     """
 
@@ -81,7 +84,7 @@ class RetrievalModule(EncodingModule):
         if self.global_rank:  # all processes were seeded alike, and would drop the same neurons of different pairs
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
-    def loss(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """The objective's named numbers of the batch of all processes, of which `batch` is this one's share."""
         shares = exchange_counts([len(batch.rows), *widths(batch)], batch.rows.device)
         if self.synchronized:
@@ -97,7 +100,7 @@ class RetrievalModule(EncodingModule):
         return self.objective(images, captions, owners, epoch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        numbers = self.loss(batch, self.current_epoch)
+        numbers = self.loss(batch, self.current_epoch + batch_idx / self.trainer.num_training_batches)
         if not torch.isfinite(numbers["loss"]):
             where = f"step {self.global_step} (epoch {self.current_epoch})"
             dataset = getattr(self.trainer.train_dataloader, "dataset", None)
@@ -124,13 +127,15 @@ class RetrievalModule(EncodingModule):
         self.log_dict(numbers | {"dev/rsum": found["rsum"]}, rank_zero_only=False, sync_dist=False)
         self.log("dev_rsum", found["rsum"], prog_bar=True, logger=False)
 
+    def batches_of_epoch(self) -> int:
+        """Of this process, as of every other."""
+        return len(self.datamodule.train_dataloader())
+
     def configure_optimizers(self) -> dict[str, Any]:
         groups = parameter_groups(self, learning_rate=self.learning_rate, pretrained_factor=self.pretrained_factor)
         optimizer = self.make_optimizer(groups)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.make_schedule(optimizer), "interval": "epoch"},
-        }
+        schedule = scheduled(self.make_schedule, optimizer, lambda: steps_of_run(self.trainer, self.batches_of_epoch()))
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["threeshnet"] = self.card

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from threeshnet.fusion.embedded_places import EmbeddedPlaces
 from threeshnet.fusion.spatial import PlaceEncoder
 from threeshnet.nn.synchronized_batchnorm import SharedStatistics, SynchronizedBatchNorm, absorb
 from threeshnet.records import Batch, TokenSet
@@ -24,22 +25,22 @@ class SynchronizedPlaces(SharedStatistics, PlaceEncoder):
     """VSpM's places by the statistics of all photos of all processes.
 
     Those of the 128 channels follow from moments of the 9 neighbours, which are data: so the moments are added up, in
-    float64 (sums of whole numbers: exact), and nothing needs a gradient on the way.
+    float64 (sums of whole numbers: exact), and need no gradient but where the neighbours are learned vectors.
     """
 
-    @classmethod
-    def of(cls, plain: PlaceEncoder) -> SynchronizedPlaces:
-        """Places with the weights and buffers of `plain`: the same tensors, not copies."""
-        with torch.device("meta"):  # no memory, and no random numbers drawn, for weights that are thrown away
-            layer = cls(classes=plain.classes)
-        layer.conv, layer.norm, layer.positions = plain.conv, plain.norm, plain.positions
-        return layer.train(plain.training)
+    @staticmethod
+    def of(plain: PlaceEncoder) -> SynchronizedPlaces:
+        """Places with the weights, buffers and settings of `plain`: the same tensors, not copies."""
+        kind = SynchronizedEmbeddedPlaces if isinstance(plain, EmbeddedPlaces) else SynchronizedPlaces
+        layer = kind.__new__(kind)
+        layer.__dict__.update(plain.__dict__)
+        return layer
 
     def _statistics(self, neighbours: Tensor, slope: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         if not self.training:
             return super()._statistics(neighbours, slope, shift)
         photos, places, width = neighbours.shape
-        exact = neighbours.detach().double()
+        exact = neighbours.double()
         flat = exact.reshape(-1, width)
         summary = torch.cat([exact.new_full((1,), photos), exact.sum(dim=0).flatten(), (flat.T @ flat).flatten()])
         count, sums, products = self.whole(summary).split([1, places * width, width * width])
@@ -54,6 +55,10 @@ class SynchronizedPlaces(SharedStatistics, PlaceEncoder):
     def absorb(self) -> None:
         assert self.latest is not None
         absorb(self.norm, *self.latest)
+
+
+class SynchronizedEmbeddedPlaces(SynchronizedPlaces, EmbeddedPlaces):
+    """Places with class vectors by the statistics of all photos of all processes."""
 
 
 def _of_moments(place_mean: Tensor, square: Tensor, slope: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,7 +96,17 @@ def widen(batch: Batch, widths: Sequence[int]) -> Batch:
     """`batch` with its sets padded to `widths`, in the order of the function of that name."""
     regions, grid, captions = map(_padded, _sets(batch), widths)
     assert captions is not None
-    return batch._replace(images=batch.images._replace(regions=regions, grid=grid), captions=captions)
+    images = batch.images._replace(
+        regions=regions,
+        grid=grid,
+        region_boxes=_padded_boxes(batch.images.region_boxes, widths[0]),
+        grid_boxes=_padded_boxes(batch.images.grid_boxes, widths[1]),
+    )
+    return batch._replace(images=images, captions=captions)
+
+
+def _padded_boxes(boxes: Tensor | None, width: int) -> Tensor | None:
+    return None if boxes is None else F.pad(boxes, (0, 0, 0, width - boxes.shape[1]))
 
 
 def _sets(batch: Batch) -> tuple[TokenSet | None, TokenSet | None, TokenSet | None]:

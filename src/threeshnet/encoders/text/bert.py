@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from threeshnet.nn.masking import unit
+from threeshnet.nn.mlp import MLP
 from threeshnet.records import TokenSet
 
 
@@ -22,14 +23,27 @@ class BertTextEncoder(nn.Module):
     """
 
     def __init__(
-        self, *, bert: BertModel, dim: int, pooling: nn.Module, pretrained: bool, length_groups: int = 4
+        self,
+        *,
+        bert: BertModel,
+        dim: int,
+        pooling: nn.Module,
+        pretrained: bool,
+        length_groups: int = 4,
+        residual: bool = False,
     ) -> None:
-        """`pretrained`: the BERT arrives trained, and learns at the lower rate."""
+        """`pretrained`: the BERT arrives trained, and learns at the lower rate.
+
+        `residual` adds an MLP of the BERT's tokens to the linear map of them, as the image side does with its own. Its
+        BatchNorm looks at real wordpieces only.
+        """
         super().__init__()
         self.bert = bert
         self.pretrained = pretrained
         self.length_groups = length_groups
-        self.linear = nn.Linear(bert.config.hidden_size, dim)
+        width = bert.config.hidden_size
+        self.linear = nn.Linear(width, dim)
+        self.residual = MLP(width=width, hidden=dim // 2, out=dim, real_rows=True) if residual else None
         self.pooling = pooling
 
     def forward(self, captions: TokenSet) -> Tensor:
@@ -37,7 +51,10 @@ class BertTextEncoder(nn.Module):
         order = captions.lengths.argsort(stable=True)
         parts = [self._hidden(captions, rows) for rows in order.tensor_split(self.length_groups) if len(rows)]
         hidden = torch.cat(parts)[order.argsort()]
-        return unit(self.pooling(TokenSet(self.linear(hidden), captions.mask)))
+        tokens = self.linear(hidden)
+        if self.residual is not None:
+            tokens = tokens + self.residual(hidden, captions.mask)
+        return unit(self.pooling(TokenSet(tokens, captions.mask)))
 
     @property
     def pretrained_part(self) -> nn.Module | None:

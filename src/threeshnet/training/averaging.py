@@ -1,0 +1,36 @@
+"""The mean of the weights over the last steps, which is what is validated, saved and scored."""
+
+from __future__ import annotations
+
+import torch
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor
+
+from threeshnet.errors import ConfigError
+
+
+class AveragedWeights(WeightAveraging):
+    """An exponential moving average of weights and BatchNorm buffers, with a memory of about 1 / (1 - `decay`) steps.
+
+    After n steps the decay is min(`decay`, (n + 1) / (n + 10)), so that a short run is not held back by its random
+    start. Lightning's callback swaps the average in for validation and writes it to `state_dict` of checkpoints, with
+    the weights that go on learning beside it; a resumed run goes on with both.
+    """
+
+    def __init__(self, *, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise ConfigError(f"averaging.decay={decay} is not a share from 0 to below 1")
+        super().__init__(multi_avg_fn=lambda average, latest, steps: move(average, latest, min(decay, _young(steps))))
+
+
+@torch.no_grad()
+def move(average: list[Tensor], latest: list[Tensor], decay: float) -> None:
+    """average = decay * average + (1 - decay) * latest, in place; counters are taken over as they are."""
+    if average[0].is_floating_point():
+        torch._foreach_lerp_(average, latest, 1 - decay)
+    else:
+        torch._foreach_copy_(average, latest)
+
+
+def _young(steps: Tensor | int) -> float:
+    return (int(steps) + 1) / (int(steps) + 10)

@@ -1,0 +1,167 @@
+"""What tokens know of their boxes: areas by counting, boxes that go with their tokens, and nothing at the start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from threeshnet.batches.collate import collate_images
+from threeshnet.encoders.image import ImageEncoder, TokenProjection
+from threeshnet.encoders.parts import LocalTokens
+from threeshnet.errors import DataError
+from threeshnet.fusion.box_knowledge import BoxClasses, BoxGeometry, classes_inside, geometry
+from threeshnet.metrics.perturbations import drop_regions
+from threeshnet.pooling.mean import MeanPooling
+from threeshnet.records import Batch, ImageArrays, ImageBatch, TokenSet
+from threeshnet.shards.reader import cell_boxes
+from threeshnet.training.synchronize import widen
+
+WIDTH, DIM, CLASSES, FINE = 6, 8, 3, 84  # FINE: points on a side, a multiple of the 7 cells
+
+edges = st.tuples(st.integers(0, FINE), st.integers(0, FINE)).map(sorted).filter(lambda pair: pair[0] < pair[1])
+
+
+def by_counting(box: Tensor, semantic: Tensor) -> Tensor:
+    """The mean class probabilities at the points of a fine lattice that lie in a box: [C]."""
+    at = (torch.arange(FINE) + 0.5) / FINE
+    inside = [(at > low) & (at < high) for low, high in ((box[1], box[3]), (box[0], box[2]))]
+    fine = semantic.repeat_interleave(FINE // 7, dim=1).repeat_interleave(FINE // 7, dim=2)
+    return fine[:, inside[0]][:, :, inside[1]].mean(dim=(1, 2))
+
+
+@given(across=edges, down=edges, seed=st.integers(0, 9))
+def test_classes_inside_are_counted_by_area(across: list[int], down: list[int], seed: int) -> None:
+    semantic = torch.rand(1, CLASSES, 7, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    box = torch.tensor([across[0], down[0], across[1], down[1]], dtype=torch.float64) / FINE
+    found = classes_inside(box.view(1, 1, 4), semantic)[0, 0]
+    torch.testing.assert_close(found, by_counting(box, semantic[0]))
+
+
+@pytest.mark.parametrize(("height", "width"), [(7, 7), (2, 3), (1, 1)])
+def test_a_cell_of_the_grid_holds_its_own_classes(height: int, width: int) -> None:
+    semantic = torch.rand(2, CLASSES, height, width)
+    boxes = torch.from_numpy(cell_boxes(height, width)).expand(2, -1, -1)
+    torch.testing.assert_close(classes_inside(boxes, semantic), semantic.flatten(2).transpose(1, 2))
+
+
+@given(x=st.floats(0, 1), y=st.floats(0, 1))
+def test_a_box_without_area_takes_the_cell_it_touches(x: float, y: float) -> None:
+    semantic = torch.zeros(1, 2, 7, 7)
+    semantic[:, 1] = 1.0
+    found = classes_inside(torch.tensor([[[x, y, x, y]]]), semantic)
+    torch.testing.assert_close(found, torch.tensor([[[0.0, 1.0]]]))
+
+
+def test_geometry_is_in_shares_of_the_photo() -> None:
+    assert geometry(torch.tensor([[0.25, 0.0, 0.75, 1.0]])).tolist() == [[0.25, 0.0, 0.75, 1.0, 0.5, 1.0, 0.5]]
+
+
+# ---- in the encoder
+
+
+def encoder(boxes: Mapping[str, nn.Module] | None = None, source: str = "regions") -> ImageEncoder:
+    torch.manual_seed(0)
+    project = TokenProjection(width=WIDTH, dim=DIM)
+    made = ImageEncoder(
+        source=source, project=project, parts={"local": LocalTokens()}, pooling=MeanPooling(), boxes=boxes
+    )
+    return made.eval()
+
+
+def both() -> dict[str, nn.Module]:
+    return {"geometry": BoxGeometry(dim=DIM), "classes": BoxClasses(classes=CLASSES, dim=DIM)}
+
+
+def images() -> ImageBatch:
+    draw = torch.Generator().manual_seed(1)
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    tokens = TokenSet(torch.rand(2, 3, WIDTH, generator=draw), mask)
+    boxes = torch.rand(2, 2, 3, 2, 2, generator=draw).sort(dim=3).values.flatten(3)
+    semantic = torch.rand(2, CLASSES, 7, 7, generator=draw)
+    return ImageBatch(tokens, tokens, semantic, None, None, boxes[0], boxes[1])
+
+
+@pytest.mark.parametrize("source", ["regions", "grid"])
+def test_training_starts_from_the_model_without_boxes(source: str) -> None:
+    torch.testing.assert_close(encoder(both(), source)(images()), encoder(source=source)(images()))
+
+
+def test_afterwards_boxes_tell_and_padding_does_not() -> None:
+    knowing = encoder(both())
+    for module in knowing.boxes.values():
+        nn.init.normal_(module.code.leave.weight)
+    batch = images()
+    assert batch.region_boxes is not None
+    expected = knowing(batch)
+    moved = batch.region_boxes.clone()
+    moved[1, 1:] = 0.3  # under padding
+    torch.testing.assert_close(knowing(batch._replace(region_boxes=moved)), expected)
+    moved[1, 0] = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    changed = (knowing(batch._replace(region_boxes=moved)) - expected).abs().sum(dim=1) > 1e-4
+    assert changed.tolist() == [False, True]
+    # regions read their own boxes, not those of the cells
+    torch.testing.assert_close(knowing(batch._replace(grid_boxes=moved)), expected)
+
+
+def test_a_batch_without_boxes_is_refused_by_the_model_that_reads_them() -> None:
+    batch = ImageBatch(*images()[:5])  # as it was promised: five fields
+    assert (batch.region_boxes, batch.grid_boxes) == (None, None)
+    assert encoder()(batch).shape == (2, DIM)
+    with pytest.raises(DataError, match=r"reads the boxes of its regions.*boxes=\[\]"):
+        encoder(both())(batch)
+
+
+# ---- on the way there
+
+
+def arrays(count: int = 3) -> ImageArrays:
+    """Regions whose first number is the left edge of their box, and cells likewise."""
+    draw = np.random.default_rng(0)
+    boxes = [np.sort(draw.random((2 + n, 2, 2)), axis=1).reshape(-1, 4).astype(np.float32) for n in range(count)]
+    regions = [np.concatenate([box[:, :1], np.zeros((len(box), 3), np.float32)], axis=1) for box in boxes]
+    cells = np.broadcast_to(cell_boxes(2, 3), (count, 6, 4))
+    return ImageArrays(regions=regions, boxes=boxes, grid=cells[:, :, :2].copy(), grid_boxes=cells)
+
+
+@given(seed=st.integers(0, 20))
+def test_boxes_go_with_the_tokens_that_stay(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+
+    def keep(_: int, count: int) -> np.ndarray:
+        return np.sort(draw.permutation(count)[: 1 + draw.integers(count)])
+
+    batch = collate_images(arrays(), np.array([2, 0, 1, 2]), keep=keep)
+    check_together(batch)
+    check_together(drop_regions(batch, torch.Generator().manual_seed(seed)))
+    wide = widen(
+        Batch(batch, TokenSet(torch.zeros(4, 1).long(), torch.ones(4, 1).bool()), *[torch.arange(4)] * 2), [9, 8, 1]
+    )
+    check_together(wide.images)
+
+
+def check_together(batch: ImageBatch) -> None:
+    for tokens, boxes in ((batch.regions, batch.region_boxes), (batch.grid, batch.grid_boxes)):
+        assert tokens is not None
+        assert boxes is not None
+        assert boxes.shape == (*tokens.mask.shape, 4)
+        assert torch.equal(boxes[..., 0], tokens.values[..., 0])
+        assert not boxes[~tokens.mask].any()
+
+
+def test_the_random_numbers_of_a_batch_do_not_depend_on_boxes() -> None:
+    asked: list[int] = []
+
+    def keep(place: int, count: int) -> np.ndarray:
+        asked.append(place)
+        return np.arange(count)
+
+    collate_images(arrays(), keep=keep)
+    with_boxes, asked[:] = list(asked), []
+    collate_images(arrays()._replace(boxes=None, grid_boxes=None), keep=keep)
+    assert asked == with_boxes == [0, 1, 2, 0, 1, 2]

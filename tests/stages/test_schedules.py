@@ -1,0 +1,239 @@
+"""What changes within a run: the objective's negatives and shares, the rate, and the mean of the weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import threeshnet
+from threeshnet.commands import building
+from threeshnet.errors import ConfigError
+from threeshnet.objectives.gradual import GradualTripletLoss
+from threeshnet.objectives.infonce import InfoNCELoss
+from threeshnet.objectives.mixed import MixedLoss
+from threeshnet.objectives.triplet import TripletLoss
+from threeshnet.training.averaging import AveragedWeights
+from threeshnet.training.module import RetrievalModule
+from threeshnet.training.schedules import cosine, scheduled
+
+STEPS = 7  # an epoch of the 120 captions of `synthetic_shards` in batches of 16
+
+
+def pairs(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    images, captions = nn.functional.normalize(torch.randn(2, count, 5, generator=generator).double(), dim=-1)
+    return images.requires_grad_(), captions.requires_grad_()
+
+
+# ---- objectives
+
+
+def hardest_by_loops(images: Tensor, captions: Tensor, owners: list[int], k: int, *, masked: bool) -> Tensor:
+    """Every query's k largest hinges, one at a time."""
+    total = images.new_zeros(())
+    for query in range(len(images)):
+        true = images[query] @ captions[query]
+        others = [n for n in range(len(images)) if n != query and not (masked and owners[n] == owners[query])]
+        for negatives in ([captions[n] @ images[query] for n in others], [images[n] @ captions[query] for n in others]):
+            hinges = sorted(((0.2 - true + each).clamp(min=0) for each in negatives), key=Tensor.item, reverse=True)
+            total = total + sum(hinges[:k])
+    return total + 0 * (images.sum() + captions.sum())
+
+
+@given(
+    owners=st.lists(st.integers(0, 3), min_size=1, max_size=7),
+    epoch=st.sampled_from([0.0, 0.9, 1.2, 1.5, 1.8, 2.0, 9.0]),
+    masked=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_the_k_hardest_are_the_loop(owners: list[int], epoch: float, masked: bool, seed: int) -> None:
+    images, captions = pairs(len(owners), seed)
+    loss = GradualTripletLoss(mask_same_image=masked)
+    found = loss(images, captions, torch.tensor(owners), epoch)
+    expected = hardest_by_loops(images, captions, owners, int(found["negatives"]), masked=masked)
+    torch.testing.assert_close(found["loss"], expected)
+    for one, other in zip(
+        *(torch.autograd.grad(each, (images, captions)) for each in (found["loss"], expected)), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_before_and_after_the_ramp_it_is_the_papers_hinge(masked: bool) -> None:
+    images, captions = pairs(7)
+    owners = torch.tensor([0, 0, 1, 2, 3, 3, 4])
+    paper, gradual = (kind(mask_same_image=masked) for kind in (TripletLoss, GradualTripletLoss))
+    for epoch in (0, 0.99, 2, 5):
+        expected = paper(images, captions, owners, epoch)["loss"]
+        torch.testing.assert_close(gradual(images, captions, owners, epoch)["loss"], expected)
+
+
+@given(pairs_=st.integers(1, 300), epochs=st.lists(st.floats(0, 4), min_size=2, max_size=6))
+def test_negatives_only_become_fewer(pairs_: int, epochs: list[float]) -> None:
+    loss = GradualTripletLoss(warm_up_epochs=0.5, ramp_epochs=2)
+    counts = [loss.negatives(pairs_, epoch) for epoch in sorted(epochs)]
+    assert counts == sorted(counts, reverse=True)
+    assert loss.negatives(pairs_, 0) == pairs_
+    assert loss.negatives(pairs_, 2.5) == 1
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("epoch", "share"), [(0, 1.0), (0.5, 1.0), (1.5, 0.75), (7, 0.5)])
+def test_the_mixture_is_made_of_both_losses(epoch: float, share: float, masked: bool) -> None:
+    (images, captions), owners = pairs(6), torch.tensor([0, 1, 1, 2, 3, 4])
+    softly = InfoNCELoss(mask_same_image=masked)(images, captions, owners, 0)["loss"]
+    hardest = TripletLoss(warm_up_epochs=0, mask_same_image=masked)(images, captions, owners, 0)["loss"]
+    found = MixedLoss(mask_same_image=masked)(images, captions, owners, epoch)
+    torch.testing.assert_close(found["loss"], share * 6 * softly + (1 - share) * hardest)
+    assert found["share"] == share
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (partial(MixedLoss, infonce_share=1.5), "objective.infonce_share=1.5"),
+        (partial(MixedLoss, ramp_epochs=-1), "ramp_epochs=-1: a number of epochs"),
+        (partial(GradualTripletLoss, warm_up_epochs=-0.5), "warm_up_epochs=-0.5"),
+        (partial(AveragedWeights, decay=1.0), "averaging.decay=1.0"),
+        (partial(cosine, torch.optim.SGD([nn.Parameter(torch.zeros(1))]), steps=9, warm_up_share=2), "warm_up_share=2"),
+        (partial(cosine, torch.optim.SGD([nn.Parameter(torch.zeros(1))]), steps=math.inf), "trainer.max_epochs"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(make: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said.replace("[", r"\[")):
+        make()
+
+
+# ---- the rate
+
+
+@pytest.mark.parametrize(("steps", "warm_up"), [(10, 3), (7, 0), (20, 20)])
+def test_the_rate_rises_in_a_line_and_falls_along_a_cosine(steps: int, warm_up: int) -> None:
+    weights = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    optimizer = torch.optim.SGD([{"params": weights[:1], "lr": 2.0}, {"params": weights[1:], "lr": 0.2}])
+    made = scheduled(partial(cosine, warm_up_share=warm_up / steps), optimizer, lambda: steps)
+    assert made["interval"] == "step"
+    rates = []
+    for _ in range(steps + 1):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        made["scheduler"].step()
+    for step, (new, old) in enumerate(rates):
+        done = (step - warm_up) / max(steps - warm_up, 1)
+        share = step / warm_up if step < warm_up else (1 + math.cos(math.pi * done)) / 2
+        assert (new, old) == pytest.approx((2.0 * share, 0.2 * share), abs=1e-9)
+
+
+def test_other_schedules_go_by_the_epoch_and_do_not_count_steps() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
+    made = scheduled(
+        partial(torch.optim.lr_scheduler.MultiStepLR, milestones=[1]), optimizer, lambda: pytest.fail("asked")
+    )
+    assert made["interval"] == "epoch"
+
+
+# ---- whole runs
+
+
+class Killed(Exception):
+    """What stands for a process that is gone."""
+
+
+OPTIONS = ["averaging=ema", "schedule=cosine", "objective=mixed", "warm_up_epochs=0.5", "text.encoder.residual=true"]
+
+
+@pytest.fixture
+def train(command, synthetic_shards: Path, small: list[str]):
+    def call(out: Path, *overrides: str) -> dict[str, Any]:
+        settings = ["trainer.max_epochs=2", "highlights=0", "trainer.log_every_n_steps=1", *OPTIONS]
+        where = [f"shards={synthetic_shards}", f"out={out}"]
+        ended = command("train", "experiment=region_coco", *small, *settings, *where, *overrides)
+        assert ended.code == 0, ended.err
+        return json.loads((out / "metrics.json").read_text())
+
+    return call
+
+
+def content(out: Path, name: str = "last") -> dict[str, Any]:
+    return torch.load(out / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def check_same(one: Any, other: Any) -> None:
+    if isinstance(one, Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            check_same(value, other[key])
+    elif isinstance(one, list):
+        for left, right in zip(one, other, strict=True):
+            check_same(left, right)
+    else:
+        assert one == other
+
+
+KEPT = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "global_step")
+
+
+def test_a_run_with_these_options_is_resumed_exactly(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in the middle of the second epoch, where the rate, the share and the mean are all on their way."""
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    expected = train(whole)
+    original = RetrievalModule.training_step
+
+    def dying(self: RetrievalModule, *arguments: Any) -> Any:
+        if self.trainer.global_step == STEPS + 3:
+            raise Killed
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(building, "MINUTES_BETWEEN_CHECKPOINTS", 1e-5)
+        patched.setattr(RetrievalModule, "training_step", dying)
+        with pytest.raises(Killed):
+            train(parted)
+    found = train(parted, "resume=true")
+    assert found["resumed_at_step"] == STEPS + 3
+    assert (found["rsum"], found["i2t"], found["t2i"]) == (expected["rsum"], expected["i2t"], expected["t2i"])
+    for name in ("best", "last"):
+        one, other = content(whole, name), content(parted, name)
+        for key in KEPT:
+            if key in one:  # `selection` saves the last weights again when training is over: the mean alone
+                check_same(one[key], other[key])
+
+
+def test_what_is_saved_and_scored_is_the_mean_of_every_step(
+    train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand, from the weights and buffers after each step; in chunks, where BatchNorm is replaced after set-up."""
+    after: list[dict[str, Tensor]] = []
+    original = AveragedWeights.on_train_batch_end
+
+    def watching(self: AveragedWeights, trainer: Any, module: Any, *rest: Any) -> None:
+        after.append({name: value.detach().clone() for name, value in module.state_dict().items()})
+        original(self, trainer, module, *rest)
+
+    monkeypatch.setattr(AveragedWeights, "on_train_batch_end", watching)
+    train(tmp_path / "run", "optimization.chunk=9", "averaging.decay=0.5", "trainer.max_epochs=1")
+    mean = after[0]
+    for step, weights in enumerate(after[1:], start=1):
+        decay = min(0.5, (step + 1) / (step + 10))
+        for name, value in weights.items():
+            mean[name] = decay * mean[name] + (1 - decay) * value if value.is_floating_point() else value
+    saved = content(tmp_path / "run", "best")["state_dict"]
+    assert len(after) == STEPS
+    assert saved.keys() == mean.keys()
+    assert any("running_var" in name for name in saved)
+    for name, value in mean.items():
+        torch.testing.assert_close(saved[name], value, atol=1e-6, rtol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+    assert not torch.equal(saved["model.text_encoder.linear.weight"], after[-1]["model.text_encoder.linear.weight"])
+    model = threeshnet.load_model(tmp_path / "run" / "checkpoints" / "best.ckpt")
+    torch.testing.assert_close(model.text_encoder.linear.weight.detach(), saved["model.text_encoder.linear.weight"])
