@@ -54,7 +54,7 @@ def copied(images: ImageBatch) -> ImageBatch:
 
 def leaves(images: ImageBatch) -> list[Tensor]:
     found = []
-    for field in images:
+    for field in filter(lambda field: field is not None, images):
         found += list(field) if isinstance(field, TokenSet) else [field]
     return found
 

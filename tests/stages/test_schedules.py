@@ -6,6 +6,7 @@ import json
 import math
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,9 +24,9 @@ from threeshnet.objectives.mixed import MixedLoss
 from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.training.averaging import AveragedWeights
 from threeshnet.training.module import RetrievalModule
-from threeshnet.training.schedules import cosine, scheduled
+from threeshnet.training.schedules import cosine, scheduled, steps_of_run
 
-STEPS = 7  # an epoch of the 120 captions of `synthetic_shards` in batches of 16
+STEPS = 3  # an epoch of the captions of 10 images of `synthetic_shards` in batches of 16
 
 
 def pairs(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -141,6 +142,31 @@ def test_other_schedules_go_by_the_epoch_and_do_not_count_steps() -> None:
     assert made["interval"] == "epoch"
 
 
+@given(
+    batches=st.integers(1, 9),
+    epochs=st.integers(1, 4),
+    accumulate=st.integers(1, 3),
+    limit=st.sampled_from([None, 1, 2, 1.0, 0.5]),
+    most=st.sampled_from([-1, 1, 5]),
+)
+def test_the_steps_of_a_run_are_those_that_are_taken(
+    batches: int, epochs: int, accumulate: int, limit: float | None, most: int
+) -> None:
+    trainer = SimpleNamespace(
+        max_epochs=epochs, max_steps=most, accumulate_grad_batches=accumulate, limit_train_batches=limit
+    )
+    taken = 0
+    share = batches if limit is None else min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    for _ in range(epochs):
+        for batch in range(1, share + 1):
+            whole = batch % accumulate == 0 or batch == share
+            taken += whole and (most == -1 or taken < most)
+    assert steps_of_run(trainer, batches) == taken
+    if share:
+        trainer.max_epochs = -1  # Lightning's word for no end
+        assert steps_of_run(trainer, batches) == (math.inf if most == -1 else most)
+
+
 # ---- whole runs
 
 
@@ -149,12 +175,13 @@ class Killed(Exception):
 
 
 OPTIONS = ["averaging=ema", "schedule=cosine", "objective=mixed", "warm_up_epochs=0.5", "text.encoder.residual=true"]
+QUICK = ["fusion=[]", "parts=[local]", "batches.limit_train_images=10"]
 
 
 @pytest.fixture
 def train(command, synthetic_shards: Path, small: list[str]):
     def call(out: Path, *overrides: str) -> dict[str, Any]:
-        settings = ["trainer.max_epochs=2", "highlights=0", "trainer.log_every_n_steps=1", *OPTIONS]
+        settings = ["trainer.max_epochs=2", "highlights=0", "trainer.log_every_n_steps=1", *OPTIONS, *QUICK]
         where = [f"shards={synthetic_shards}", f"out={out}"]
         ended = command("train", "experiment=region_coco", *small, *settings, *where, *overrides)
         assert ended.code == 0, ended.err
@@ -191,7 +218,7 @@ def test_a_run_with_these_options_is_resumed_exactly(train, tmp_path: Path, monk
     original = RetrievalModule.training_step
 
     def dying(self: RetrievalModule, *arguments: Any) -> Any:
-        if self.trainer.global_step == STEPS + 3:
+        if self.trainer.global_step == STEPS + 1:
             raise Killed
         return original(self, *arguments)
 
@@ -201,7 +228,7 @@ def test_a_run_with_these_options_is_resumed_exactly(train, tmp_path: Path, monk
         with pytest.raises(Killed):
             train(parted)
     found = train(parted, "resume=true")
-    assert found["resumed_at_step"] == STEPS + 3
+    assert found["resumed_at_step"] == STEPS + 1
     assert (found["rsum"], found["i2t"], found["t2i"]) == (expected["rsum"], expected["i2t"], expected["t2i"])
     for name in ("best", "last"):
         one, other = content(whole, name), content(parted, name)

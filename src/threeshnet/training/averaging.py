@@ -26,10 +26,11 @@ class AveragedWeights(WeightAveraging):
 @torch.no_grad()
 def move(average: list[Tensor], latest: list[Tensor], decay: float) -> None:
     """average = decay * average + (1 - decay) * latest, in place; counters are taken over as they are."""
-    if average[0].is_floating_point():
-        torch._foreach_lerp_(average, latest, 1 - decay)
-    else:
-        torch._foreach_copy_(average, latest)
+    for kept, new in zip(average, latest, strict=True):
+        if kept.is_floating_point():
+            kept.lerp_(new, 1 - decay)
+        else:
+            kept.copy_(new)
 
 
 def _young(steps: Tensor | int) -> float:

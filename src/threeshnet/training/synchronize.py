@@ -33,7 +33,7 @@ class SynchronizedPlaces(SharedStatistics, PlaceEncoder):
         """Places with the weights, buffers and settings of `plain`: the same tensors, not copies."""
         kind = SynchronizedEmbeddedPlaces if isinstance(plain, EmbeddedPlaces) else SynchronizedPlaces
         layer = kind.__new__(kind)
-        layer.__dict__.update(plain.__dict__)
+        vars(layer).update(vars(plain))
         return layer
 
     def _statistics(self, neighbours: Tensor, slope: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
