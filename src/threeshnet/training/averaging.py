@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
@@ -21,6 +24,22 @@ class AveragedWeights(WeightAveraging):
         if not 0 <= decay < 1:
             raise ConfigError(f"averaging.decay={decay} is not a share from 0 to below 1")
         super().__init__(multi_avg_fn=lambda average, latest, steps: move(average, latest, min(decay, _young(steps))))
+        self.swapped = False  # whether the module holds the mean, and the mean's place the weights that learn
+
+    def _swap_models(self, pl_module: pl.LightningModule) -> None:
+        super()._swap_models(pl_module)
+        self.swapped = not self.swapped
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if self.swapped:  # an evaluation is interrupted
+            mean, learning = checkpoint["current_model_state"], checkpoint["state_dict"]
+            checkpoint["state_dict"], checkpoint["current_model_state"] = mean, learning
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Nothing: a checkpoint of the last step must hold the weights that learn too, and it is what is scored."""
 
 
 @torch.no_grad()
