@@ -44,7 +44,7 @@ except ImportError as missing:
              "(Debian and Ubuntu: apt-get install python3-venv), %s" % (sys.executable, missing, other))
 endef
 
-.PHONY: help setup setup-locked data import verify train evaluate test lint format typecheck notebook
+.PHONY: help setup setup-locked data import verify train evaluate dashboard test lint format typecheck notebook
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -96,6 +96,7 @@ data_options = $(call name,data,$(DATA))$(call text,raw,$(RAW))$(call text,out,$
 folders = $(call $(if $(and $(word 2,$(RAW)),$(filter $(words $(RAW)),$(words $(wildcard $(RAW))))),list,text),raw,$(RAW))
 import_options = $(folders)$(call text,out,$(OUT))
 verify_options = $(call text,shards,$(SHARDS))
+dashboard_options = $(call name,study,$(STUDY))$(call text,out,$(OUT))
 train_options = $(call name,experiment,$(EXP))$(call text,shards,$(SHARDS))$(call text,out,$(OUT))$(call flag,resume,$(RESUME))
 evaluate_options = $(checkpoint)$(call text,shards,$(SHARDS))$(call name,split,$(SPLIT))$(call name,protocol,$(PROTOCOL))$(call text,text_config,$(TEXT))$(call text,out,$(OUT))
 
@@ -113,6 +114,9 @@ train: $(READY) ## Train, select, score: EXP=hybrid_demo [SHARDS=folder] [OUT=ru
 
 evaluate: $(READY) ## Score: CKPT=file SHARDS=folder SPLIT=test [PROTOCOL=full] [TEXT=BERT] [OUT=folder] [ARGS="…"]
 	$(call run,evaluate)$(evaluate_options)$(more)
+
+dashboard: $(READY) ## The page of a study, finished or not: STUDY=name [OUT=runs/name] [ARGS="wandb=online"]
+	$(call run,dashboard)$(dashboard_options)$(more)
 
 # ---- the house -------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGETS = ("help", "setup", "data", "import", "verify", "train", "evaluate")
+TARGETS = ("help", "setup", "data", "import", "verify", "train", "evaluate", "dashboard")
 TARGETS += ("test", "lint", "format", "typecheck", "notebook")
 
 # Not what `make test` left in the environment: its own variables (ARGS=…) would reach the make that is tested.
@@ -57,6 +57,7 @@ def overrides(words: list[str]) -> dict[str, object]:
         ("import RAW=/r OUT=s ARGS=dtype=float16", """imports 'raw="/r"' 'out="s"' dtype=float16"""),
         ("import 'RAW=src tests'", """imports 'raw=["src","tests"]'"""),
         ("import 'RAW=my arrays'", """imports 'raw="my arrays"'"""),
+        ("dashboard STUDY=parts OUT=o", """dashboard study=parts 'out="o"'"""),
         ("verify SHARDS=s", """verify 'shards="s"'"""),
         (
             "data DATA=flickr8k RAW=/r OUT=s ARGS=extractor=tiny",

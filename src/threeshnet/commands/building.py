@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
+from pytorch_lightning.loggers import Logger
 
 from threeshnet.batches.datamodule import RetrievalDataModule
 from threeshnet.commands.run_directory import CHECKPOINTS
@@ -119,8 +120,8 @@ def build_module(cfg: DictConfig, model: RetrievalModel, manifest: Manifest) -> 
     )
 
 
-def build_trainer(cfg: DictConfig, folder: Path, signals: Signals) -> pl.Trainer:
-    loggers = [instantiate(settings, save_dir=str(folder)) for settings in cfg.logger.values()]
+def build_trainer(cfg: DictConfig, folder: Path, signals: Signals, more_loggers: Iterable[Logger] = ()) -> pl.Trainer:
+    loggers = [*(instantiate(settings, save_dir=str(folder)) for settings in cfg.logger.values()), *more_loggers]
     settings = {key: value for key, value in cfg.trainer.items() if key != "sync_batchnorm"}  # ours, on CPUs too
     files = WholeFiles()
     found = callbacks(cfg, folder) + keepers(cfg, folder, files, signals)
@@ -146,9 +147,3 @@ def keepers(cfg: DictConfig, folder: Path, files: WholeFiles, signals: Signals) 
     states = RandomStates()
     best = [BestModelCheckpoint(**shared)] if cfg.data.dev_split is not None else []
     return [states, *best, LastCheckpoint(**shared, signals=signals, random_states=states, **cfg.checkpoints)]
-
-
-def quiet_wandb_without_account(cfg: DictConfig) -> None:
-    """W&B writes offline where nobody is logged in, instead of asking in the middle of a job."""
-    if "wandb" in cfg.logger and not os.environ.get("WANDB_API_KEY") and not (Path.home() / ".netrc").exists():
-        cfg.logger.wandb.offline = True

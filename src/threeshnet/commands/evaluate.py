@@ -15,6 +15,7 @@ from threeshnet.commands import CONF, current_commit, kept, run
 from threeshnet.commands import run_directory as runs
 from threeshnet.commands.extending import check_extras, perturb_inputs
 from threeshnet.commands.scoring import metrics_of
+from threeshnet.commands.tracking import track_evaluation
 from threeshnet.encoders.official import is_official_checkpoint, load_official_checkpoint
 from threeshnet.errors import ConfigError
 from threeshnet.reports.table import print_results
@@ -44,8 +45,10 @@ def main(cfg: DictConfig) -> None:
         "commit": current_commit(),
     }
     metrics |= {name: cfg[name] for name in ("perturb", "bank") if cfg[name]}
-    runs.write_json(Path(cfg.out or files[0].parent) / runs.METRICS, metrics)
+    out = Path(cfg.out or files[0].parent)
+    runs.write_json(out / runs.METRICS, metrics)
     print_results(metrics, seconds=time.perf_counter() - started)
+    track_evaluation(cfg, out, split, metrics)
 
 
 def embed(

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from threeshnet.commands import building
 from threeshnet.commands import run_directory as runs
-from threeshnet.commands.highlighting import draw_highlights
+from threeshnet.commands.highlighting import draw_and_inspect
 from threeshnet.reports.table import print_results
 from threeshnet.training import progress
 
@@ -22,11 +22,8 @@ def finish(cfg: DictConfig, folder: Path, module: Any, split: Any, metrics: dict
         return
     runs.write_json(folder / runs.METRICS, metrics)
     progress.mark(folder, progress.FINISHED)
-    if cfg.highlights:
-        fields, pictures = building.fields_read(cfg), folder / runs.HIGHLIGHTS
-        draw_highlights(
-            module.model.eval(), split, module.embeddings, fields=fields, folder=pictures, count=cfg.highlights
-        )
+    fields = building.fields_read(cfg)
+    draw_and_inspect(module.model.eval(), split, module.embeddings, fields=fields, run=folder, count=cfg.highlights)
     show(metrics, folder, seconds)
 
 

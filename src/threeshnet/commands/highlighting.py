@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 
 from threeshnet.batches.collate import collate_images
+from threeshnet.commands.run_directory import HIGHLIGHTS, write_json
 from threeshnet.encoders.hybrid import HybridEncoder
 from threeshnet.encoders.image import ImageEncoder
 from threeshnet.encoders.model import RetrievalModel
@@ -18,18 +19,31 @@ from threeshnet.metrics.ranks import rank_similarity
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.records import ImageArrays
 from threeshnet.reports.highlights import Attention, Highlight, attention_of_tokens, best_and_worst, draw
+from threeshnet.reports.inspection import inspection
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training.collect import Embeddings
 
+INSPECTION = "inspection.json"  # in the run directory: what `make dashboard` and W&B's tables are made from
 PHOTO_SIDE = 480  # pixels; photos are drawn smaller than this
 BLANK = 224  # side of the grey stand-in for a photo that is not there
+
+
+def draw_and_inspect(
+    model: RetrievalModel, split: ShardedSplit, embeddings: Embeddings, *, fields: list[str], run: Path, count: int
+) -> None:
+    """Pictures of `count` images in the run directory, and what the model does with them and with the whole split."""
+    draw_highlights(model, split, embeddings, fields=fields, folder=run / HIGHLIGHTS, count=count)
+    pictures = {
+        number: f"{HIGHLIGHTS}/{picture_name(split.name, number)}" for number in spread_evenly(split.images, count)
+    }
+    write_json(run / INSPECTION, inspection(model, split, embeddings, fields=fields, pictures=pictures))
 
 
 def draw_highlights(
     model: RetrievalModel, split: ShardedSplit, embeddings: Embeddings, *, fields: list[str], folder: Path, count: int
 ) -> list[Path]:
     """PNGs of `count` images spread evenly over the split, named by their place in it."""
-    numbers = np.unique(np.linspace(0, split.images - 1, num=min(count, split.images), dtype=int)).tolist()
+    numbers = spread_evenly(split.images, count)
     ranks = rank_similarity(EmbeddingSimilarity(*embeddings), split.owners).t2i
     arrays = split.read(numbers, fields)
     files = []
@@ -45,9 +59,23 @@ def draw_highlights(
             captions=best_and_worst(captions),
             candidates=split.images,
         )
-        files.append(folder / f"{split.name}-{number:05d}.png")
+        files.append(folder / picture_name(split.name, number))
         draw(highlight, files[-1])
     return files
+
+
+def spread_evenly(images: int, count: int) -> list[int]:
+    """The numbers of `count` of so many images.
+
+    >>> spread_evenly(10, 4), spread_evenly(2, 4)
+    ([0, 3, 6, 9], [0, 1])
+    """
+    return np.unique(np.linspace(0, images - 1, num=min(count, images), dtype=int)).tolist()
+
+
+def picture_name(split: str, number: int) -> str:
+    """The file of an image's picture."""
+    return f"{split}-{number:05d}.png"
 
 
 def _branches(

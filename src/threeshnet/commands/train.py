@@ -15,6 +15,7 @@ from threeshnet.commands import run_directory as runs
 from threeshnet.commands.finishing import finish, show
 from threeshnet.commands.job_record import write_job
 from threeshnet.commands.scoring import facts_of_run, metrics_of
+from threeshnet.commands.tracking import Tracker, name_of
 from threeshnet.shards.manifest import Manifest
 from threeshnet.training.checkpoint import checkpoint_hash, read_checkpoint
 from threeshnet.training.csv_log import carry_on
@@ -30,7 +31,8 @@ def main(cfg: DictConfig) -> None:
     started = time.perf_counter()
     shards = building.shards_folder(cfg)
     folder = runs.run_directory(cfg)
-    with runs.locked(folder), runs.going_on(folder), Signals() as signals:
+    tracker = Tracker(cfg, folder, job_type="train", name=name_of(cfg))
+    with runs.locked(folder), runs.going_on(folder), Signals() as signals, tracker:
         resumed = runs.checkpoint_to_resume(cfg, folder)
         begun = read_checkpoint(resumed) if resumed else None
         if metrics := runs.finished(cfg, folder, begun):
@@ -39,11 +41,10 @@ def main(cfg: DictConfig) -> None:
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         manifest = Manifest.load(shards)
         building.fill_sizes(cfg, manifest)
-        building.quiet_wandb_without_account(cfg)
         model = instantiate(cfg.model)
         datamodule = building.build_datamodule(cfg, shards, model)
         module = building.build_module(cfg, model, manifest)
-        trainer = building.build_trainer(cfg, folder, signals)
+        trainer = building.build_trainer(cfg, folder, signals, tracker.start(manifest))
         runs.write_config(cfg, folder)
         write_job(cfg, folder, manifest)
         step = carry_on(trainer.loggers, begun)
@@ -63,6 +64,7 @@ def main(cfg: DictConfig) -> None:
             "minutes": round((time.perf_counter() - started) / 60, 2),
         }
         finish(cfg, folder, module, split, metrics, time.perf_counter() - started)
+        tracker.finish(metrics, split, checkpoint)
         leave_together()
 
 

@@ -98,7 +98,7 @@ def histogram(title: str, values: np.ndarray, unit: str) -> CardFigure:
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
 
     says = f"median {middle:,.{0 if middle.is_integer() and whole else 2}f}, from {shown[0]} to {shown[1]}"
-    return _drawn(title, draw, HISTOGRAM, says)
+    return drawn(title, draw, HISTOGRAM, says)
 
 
 def bars(title: str, names: Sequence[str], values: np.ndarray, unit: str) -> CardFigure:
@@ -117,7 +117,7 @@ def bars(title: str, names: Sequence[str], values: np.ndarray, unit: str) -> Car
             label.set_parse_math(False)  # a dollar sign in a name is a dollar sign
 
     says = f"the first {len(shown)} of {len(order)} that occur" if len(shown) < len(order) else "all that occur"
-    return _drawn(title, draw, Frame(WIDE, 0.55 + 0.19 * len(shown), left=1.7, below=0.45), says)
+    return drawn(title, draw, Frame(WIDE, 0.55 + 0.19 * len(shown), left=1.7, below=0.45), says)
 
 
 def data_uri(image: Image.Image, kind: str = "JPEG") -> str:
@@ -127,7 +127,8 @@ def data_uri(image: Image.Image, kind: str = "JPEG") -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def _drawn(title: str, draw: Callable[[Axes, Theme], None], frame: Frame, says: str) -> CardFigure:
+def drawn(title: str, draw: Callable[[Axes, Theme], None], frame: Frame, says: str) -> CardFigure:
+    """A figure in both themes, from what `draw` puts on its axes."""
     return CardFigure(title, _in_theme(draw, LIGHT, frame), _in_theme(draw, DARK, frame), says)
 
 

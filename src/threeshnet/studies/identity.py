@@ -12,8 +12,9 @@ from threeshnet.shards.manifest import Manifest
 # Settings that change no number: what the run is called, where things lie, what is logged, shown and drawn.
 NAMES = ("study", "job_name", "factors", "experiment_name")
 FOLDERS = ("shards", "out", "resume")
-LOGGING = ("logger", "wandb", "highlights", "trainer.enable_progress_bar", "trainer.log_every_n_steps")
-NOT_OF_THE_RUN = (*NAMES, *FOLDERS, *LOGGING)
+LOGGING = ("logger", "highlights", "trainer.enable_progress_bar", "trainer.log_every_n_steps")
+WANDB = ("wandb", "wandb_project", "wandb_artifact")
+NOT_OF_THE_RUN = (*NAMES, *FOLDERS, *LOGGING, *WANDB)
 
 
 def identity(settings: Mapping[str, Any], fingerprint: str) -> str:

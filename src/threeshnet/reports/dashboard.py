@@ -1,0 +1,161 @@
+"""The page of a study: states, curves, factors against rsum, pictures; one file that can be sent and read anywhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from threeshnet.reports.card_figures import CardFigure, data_uri
+from threeshnet.reports.study_figures import band_figure, colour, pooling_figure, semantic_figure
+from threeshnet.reports.study_numbers import bands, best_dev, by_factor, by_variant, scores
+from threeshnet.reports.study_runs import STATES, StudyRun, read_study
+from threeshnet.reports.table import duration
+
+PAGE = "dashboard.html"
+SHOWN_VARIANTS, SHOWN_PICTURES = 6, 2  # with pictures; of each
+PICTURE_WIDTH = 1400  # pixels
+SHOWN_CONFUSIONS = 8  # of each direction
+GOOD_TO_KNOW = {
+    "finished": "scored on the held-out split",
+    "running": "a sign of life in the last 15 minutes",
+    "silent": "says it runs, but gave no sign for 15 minutes: killed, or hung",
+    "interrupted": "stopped and saved: the same sweep goes on with it",
+    "failed": "ended with an error",
+    "waiting": "has a folder, and has not begun to train",
+}
+
+
+class Pictures(NamedTuple):
+    """What the best run of a variant does with some held-out photos."""
+
+    variant: str
+    run: StudyRun
+    shown: list[tuple[str, Mapping[str, Any]]]  # picture as a data URI, and the retrieval that goes with it
+
+
+def write_dashboard(folder: Path, *, study: str, out: Path | None = None, now: float | None = None) -> Path:
+    """Write the page of the runs in `folder` to `out`, or to `dashboard.html` there; returns the file.
+
+    Half-finished studies have a page too. `now` is in unix seconds. Raises DataError when there is no run.
+    """
+    file = Path(folder) / PAGE if out is None else Path(out)
+    page = _environment().get_template("dashboard.html").render(content(Path(folder), study=study, now=now))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(file)
+    return file
+
+
+def content(folder: Path, *, study: str, now: float | None = None) -> dict[str, Any]:
+    """Everything that the page says."""
+    moment = time.time() if now is None else now
+    runs = read_study(folder, now=moment)
+    groups = by_variant(runs)
+    best = _best_runs(groups)
+    leading = max(best.values(), key=lambda run: run.metrics["rsum"], default=None)
+    return {
+        "study": study,
+        "as_of": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(moment)),
+        "runs": runs,
+        "states": {state: sum(run.state == state for run in runs) for state in STATES},
+        "good_to_know": GOOD_TO_KNOW,
+        "shares": {run.name: _share(run) for run in runs},
+        "best_dev": {run.name: best_dev(run) for run in runs},
+        "troubled": [run for run in runs if run.state in ("failed", "silent", "interrupted")],
+        "variants": scores(groups),
+        "colours": {variant: colour(number) for number, variant in enumerate(groups)},
+        "factors": by_factor(runs),
+        "figures": list(_curves(groups)),
+        "pictures": list(_pictures(best)),
+        "leading": leading,
+        "inner": [] if leading is None else list(_inner(leading.inspection)),
+        "confusions": {} if leading is None else _confusions(leading.inspection),
+        "facts": _facts(runs),
+    }
+
+
+def _best_runs(groups: Mapping[str, Sequence[StudyRun]]) -> dict[str, StudyRun]:
+    """The finished run of the highest rsum of each variant."""
+    finished = {name: [run for run in runs if run.state == "finished"] for name, runs in groups.items()}
+    return {name: max(runs, key=lambda run: run.metrics["rsum"]) for name, runs in finished.items() if runs}
+
+
+def _curves(groups: Mapping[str, Sequence[StudyRun]]) -> Iterator[CardFigure]:
+    if found := bands(groups):
+        yield band_figure("rsum on dev", found, list(groups), "rsum")
+    if found := bands(groups, of="losses"):
+        yield band_figure("training loss", found, list(groups), "mean loss of an epoch")
+
+
+def _pictures(best: Mapping[str, StudyRun]) -> Iterator[Pictures]:
+    for variant, run in list(best.items())[:SHOWN_VARIANTS]:
+        known = {row["picture"]: row for row in run.inspection.get("retrievals", [])}
+        files = run.pictures[:SHOWN_PICTURES]
+        shown = [(_picture(file), known.get(f"{file.parent.name}/{file.name}", {})) for file in files]
+        if any(uri for uri, _ in shown):
+            yield Pictures(variant, run, [pair for pair in shown if pair[0]])
+
+
+def _picture(file: Path) -> str:
+    """The picture as a data URI; nothing where it cannot be read."""
+    try:
+        with Image.open(file) as opened:
+            picture = opened.convert("RGB")
+    except OSError:
+        return ""
+    picture.thumbnail((PICTURE_WIDTH, PICTURE_WIDTH))
+    return data_uri(picture)
+
+
+def _inner(inspected: Mapping[str, Any]) -> Iterator[CardFigure]:
+    for name, sizes in inspected.get("pooling", {}).items():
+        yield pooling_figure(name.removesuffix(".pooling").replace("image_encoder.branches.", ""), sizes)
+    for source, histogram in inspected.get("semantic", {}).items():
+        yield semantic_figure(source, histogram)
+
+
+def _confusions(inspected: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    found = inspected.get("confusions", {})
+    return {direction: rows[:SHOWN_CONFUSIONS] for direction, rows in found.items() if rows}
+
+
+def _share(run: StudyRun) -> float:
+    """How much of the training is done, in percent."""
+    step, steps = run.progress.get("step"), run.progress.get("steps")
+    if run.state == "finished":
+        return 100.0
+    return min(100.0 * step / steps, 100.0) if step is not None and steps else 0.0
+
+
+def _facts(runs: Sequence[StudyRun]) -> dict[str, list[str]]:
+    """What should be one and the same in all runs of a study, with all that occurs."""
+    asked = {"experiment": "experiment", "data": "data", "data fingerprint": "fingerprint"}
+    asked |= {"commit": "commit", "machine": "machine"}
+    facts = {label: _occurring(run.job.get(key) for run in runs) for label, key in asked.items()}
+    scored = [run.metrics for run in runs if run.metrics]
+    facts["protocol"] = _occurring(metrics.get("described") or metrics.get("protocol") for metrics in scored)
+    facts["selection"] = _occurring(metrics.get("selection") for metrics in scored)
+    facts["seeds"] = _occurring(run.seed for run in runs)
+    return {label: found for label, found in facts.items() if found}
+
+
+def _occurring(values: Any) -> list[str]:
+    return list(dict.fromkeys(str(value) for value in values if value is not None))
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("threeshnet.reports"),
+        autoescape=True,  # captions, names and logs may hold anything
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {"one": "{:.1f}".format, "duration": duration}
+    return environment

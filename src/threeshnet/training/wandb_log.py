@@ -1,0 +1,157 @@
+"""Weights & Biases beside the CSV log: one run a job, offline where nobody is logged in, and never a reason to stop."""
+
+from __future__ import annotations
+
+import json
+import logging
+import netrc
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import wandb
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+from threeshnet.errors import ConfigError, one_of
+
+log = logging.getLogger(__name__)
+MODES = ("off", "offline", "online")
+RUN_FILE = "wandb_run.json"  # in the run directory: the id, so that a resumed run goes on in the same W&B run
+SERVICE = "https://api.wandb.ai"
+STEP = "trainer/global_step"  # as Lightning names it
+LOWER_IS_BETTER = ("median_rank", "mean_rank")
+SECONDS_TO_START, SECONDS_TO_FINISH = 30, 600  # of waiting for the service; what is not sent stays on the disk
+
+
+def mode_of(asked: str | bool) -> str:
+    """`off`, `offline` or `online`: what is asked for, and offline where nobody is logged in.  Raises ConfigError."""
+    mode = "off" if asked is False else str(asked)  # YAML reads a bare off as false
+    if mode not in MODES:
+        raise ConfigError(one_of("wandb", mode, MODES))
+    if mode == "online" and (reason := why_offline()):
+        log.warning("wandb=online, but %s: the run is written offline; `wandb sync` sends it later", reason)
+        return "offline"
+    return mode
+
+
+def why_offline() -> str | None:
+    """Why nothing can be sent: no key in the environment, none in .netrc for the service, or WANDB_MODE; else None."""
+    if (told := os.environ.get("WANDB_MODE", "online")) != "online":
+        return f"WANDB_MODE={told}"
+    if os.environ.get("WANDB_API_KEY"):
+        return None
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or SERVICE).netloc
+    file = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    try:
+        known = netrc.netrc(file).authenticators(host)
+    except (OSError, netrc.NetrcParseError):
+        known = None
+    return None if known else f"there is neither WANDB_API_KEY nor an entry for {host} in {file} (`wandb login`)"
+
+
+def run_id(folder: Path, *, project: str, resumed: bool) -> str:
+    """The id of the W&B run of a run directory: the one that is written there when the run is resumed, or a new one."""
+    file = folder / RUN_FILE
+    if resumed and file.is_file():
+        return str(json.loads(file.read_text(encoding="utf-8"))["id"])
+    fresh = new_id()
+    partial = file.with_name(f"{RUN_FILE}.partial")
+    partial.write_text(json.dumps({"id": fresh, "project": project}) + "\n", encoding="utf-8")
+    partial.replace(file)
+    return fresh
+
+
+def new_id() -> str:
+    """An id that no other run has."""
+    return secrets.token_hex(4)
+
+
+def open_run(
+    folder: Path,
+    *,
+    mode: str,
+    project: str,
+    number: str,
+    name: str,
+    group: str | None,
+    job_type: str,
+    tags: Sequence[str],
+    config: Mapping[str, Any],
+) -> Any | None:
+    """A started W&B run whose files lie in `folder`; None, with a warning, when none can be started.
+
+    `number` is its id: a run of that id that is there already goes on.
+    Without a service the run is written offline. W&B's own look at git is off: it would send the address of the remote,
+    which may hold a token, and a patch of every local change.
+    """
+    facts: dict[str, Any] = {"project": project, "id": number, "name": name, "group": group, "job_type": job_type}
+    facts |= {"tags": [tag[:64] for tag in tags], "config": dict(config), "dir": str(folder)}
+    for attempt in dict.fromkeys((mode, "offline")):
+        facts["mode"] = attempt
+        try:
+            run = wandb.init(**facts, resume="allow", reinit="create_new", settings=_settings())
+            _define_axes(run)
+            return run
+        except Exception as reason:  # of any kind: the training does not depend on it
+            log.warning("W&B (%s) could not be started: %s", attempt, reason)
+    return None
+
+
+def _settings() -> wandb.Settings:
+    return wandb.Settings(
+        silent=True,
+        console="off",
+        disable_git=True,
+        disable_code=True,
+        init_timeout=SECONDS_TO_START,
+        finish_timeout=SECONDS_TO_FINISH,
+    )
+
+
+def _define_axes(run: Any) -> None:
+    """What is measured once an epoch stands against the epoch, losses against the step; of dev the best is kept."""
+    run.define_metric("epoch")
+    run.define_metric(STEP)
+    run.define_metric("train/*", step_metric=STEP)
+    for pattern in ("dev/*", "time/*"):
+        run.define_metric(pattern, step_metric="epoch")
+    run.define_metric("dev/rsum", step_metric="epoch", summary="max")
+    for side in ("i2t", "t2i"):
+        for recall in ("R@1", "R@5", "R@10"):
+            run.define_metric(f"dev/{side}_{recall}", step_metric="epoch", summary="max")
+        for rank in LOWER_IS_BETTER:
+            run.define_metric(f"dev/{side}_{rank}", step_metric="epoch", summary="min")
+
+
+class WandbLog(WandbLogger):
+    """Lightning's logger on a run that `open_run` has started. A call that fails is a warning, said once."""
+
+    def __init__(self, run: Any, folder: Path) -> None:
+        super().__init__(experiment=run, project=run.project, id=run.id, save_dir=folder)
+        self.failed = False
+
+    def attempt(self, action: str, call: Any, *arguments: Any, **named: Any) -> None:
+        """Call something of W&B's; what goes wrong there is a warning."""
+        try:
+            call(*arguments, **named)
+        except Exception as reason:  # of any kind: the training does not depend on it
+            if not self.failed:
+                log.warning("W&B: %s failed (%s); the training goes on, and the CSV log is whole", action, reason)
+            self.failed = True
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.attempt("logging numbers", super().log_metrics, metrics, step)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        self.attempt("logging settings", super().log_hyperparams, params)
+
+    @rank_zero_only
+    def close(self, exit_code: int) -> None:
+        """End the run: the next job of a sweep begins its own."""
+        self.attempt("finishing the run", self.experiment.finish, exit_code=exit_code)
