@@ -41,7 +41,7 @@ def band_figure(title: str, found: Sequence[Band], variants: Sequence[str], unit
         axes.grid(visible=True, axis="y", color=theme.ink, alpha=0.15, linewidth=0.6)
 
     seeds = {band.runs for band in found}
-    says = f"Line: mean over seeds; band: least to greatest; {'/'.join(map(str, sorted(seeds)))} runs a variant."
+    says = f"Line: mean over seeds; band: least to greatest. Runs a variant: {', '.join(map(str, sorted(seeds)))}."
     return drawn(title, draw, CURVES, says)
 
 

@@ -59,10 +59,10 @@ def bands(groups: Mapping[str, Sequence[StudyRun]], of: str = "curve") -> list[B
 
 
 def scores(groups: Mapping[str, Sequence[StudyRun]]) -> list[Score]:
-    """A row each group; the greatest mean rsum is marked, where more than one group has finished runs."""
+    """A row each group; the greatest mean rsum is marked, where finished groups differ."""
     rows = [_score(name, runs) for name, runs in groups.items()]
     known = [row.rsum for row in rows if row.rsum is not None]
-    greatest = max(known) if len(known) > 1 else None
+    greatest = max(known) if len(set(known)) > 1 else None
     return [row._replace(best=row.rsum is not None and row.rsum == greatest) for row in rows]
 
 
