@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from threeshnet.commands import CONF, run
+from threeshnet.errors import ConfigError
 from threeshnet.reports.dashboard import write_dashboard
 from threeshnet.training.wandb_log import mode_of
 
@@ -29,8 +30,13 @@ def main(cfg: DictConfig) -> None:
 
 def publish(cfg: DictConfig, folder: Path) -> dict[str, str]:
     """The addresses of the workspace and the report; nothing, with a warning, when the service fails."""
-    from threeshnet.reports.wandb_dashboard import send  # an extra that not everybody has
-
+    try:
+        from threeshnet.reports.wandb_dashboard import send
+    except ImportError as missing:
+        raise ConfigError(
+            f"wandb=online needs wandb-workspaces ({missing}): pip install -c constraints.txt -e '.[dashboards]'; "
+            "the page is written"
+        ) from missing
     try:
         return send(folder, study=cfg.study, project=cfg.wandb_project, entity=cfg.wandb_entity)
     except Exception as reason:  # of any kind: the page is there
