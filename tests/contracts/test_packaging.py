@@ -19,9 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 IMPORTED_AS = {"PIL": "pillow", "hydra": "hydra-core", "yaml": "pyyaml"}  # where the two names differ
 IMPORTED_AS |= {"lightning_fabric": "pytorch-lightning"}  # one wheel holds both
-EXTRA_OF = {
-    "src/threeshnet/reports/wandb_dashboard.py": "dashboards"
-}  # files that are imported when they are asked for
+EXTRA_OF = {"src/threeshnet/reports/wandb_dashboard.py": "dashboards"}  # files imported only when asked for
 PIN_FILES = ("constraints.txt", "requirements-weights.txt")
 
 
