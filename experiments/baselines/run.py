@@ -1,0 +1,188 @@
+"""Floors: what chance and a bag of words reach on a split, by the protocol that everything else is scored by.
+
+    python experiments/baselines/run.py --shards data/shards/flickr8k [--train train --dev dev --split test]
+
+Rows go to results.csv (one a data set, split and baseline; measured again they are replaced), and the table in
+README.md is rebuilt from that file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from threeshnet.commands import current_commit
+from threeshnet.metrics.protocols import Scored, rank, recall_by
+from threeshnet.metrics.similarity import EmbeddingSimilarity
+from threeshnet.shards.reader import ShardedSplit
+
+HERE = Path(__file__).parent
+RECALLS = [f"{side}_{name}" for side in ("i2t", "t2i") for name in ("R@1", "R@5", "R@10")]
+COLUMNS = ["data", "split", "images", "captions", "protocol", "baseline", "seed", *RECALLS, "rsum", "commit"]
+PENALTIES = tuple(10.0**power for power in range(6))  # of the ridge, chosen on the dev split
+RAREST = 5  # training captions that a word of the vocabulary is in, at least
+AT_ONCE = 500  # images
+
+
+def chance(images: int, owners: np.ndarray) -> dict[str, float]:
+    """Recalls in percent of a random order, exactly: without replacement, an image is found by the first of its own.
+
+    >>> {name: round(value, 3) for name, value in chance(2, np.array([0, 1])).items() if name.endswith("R@1")}
+    {'i2t_R@1': 50.0, 't2i_R@1': 50.0}
+    """
+    captions, own = len(owners), np.bincount(owners, minlength=images).tolist()
+    found = {}
+    for k in (1, 5, 10):
+        missed = [math.comb(captions - mine, min(k, captions)) / math.comb(captions, min(k, captions)) for mine in own]
+        found[f"i2t_R@{k}"] = 100 * (1 - sum(missed) / images)
+        found[f"t2i_R@{k}"] = 100 * min(k, images) / images
+    return found | {"rsum": sum(found.values())}
+
+
+def scores(images: Tensor, captions: Tensor, split: ShardedSplit) -> dict[str, float]:
+    """Recalls of embeddings by the protocol `full`."""
+    scored = Scored(split.manifest.dataset, split.name, split.images, split.owners)
+    unit = [torch.nn.functional.normalize(side.float(), dim=1) for side in (images, captions)]
+    recall = recall_by("full", rank("full", [EmbeddingSimilarity(*unit)], scored), scored)
+    sides = {"i2t": recall["i2t"], "t2i": recall["t2i"]}
+    return {name: sides[name[:3]][name[4:]] for name in RECALLS} | {"rsum": recall["rsum"]}
+
+
+def simulated(split: ShardedSplit, seed: int) -> dict[str, float]:
+    """Recalls of random embeddings: what `chance` says, but for the luck of the draw."""
+    draw = torch.Generator().manual_seed(seed)
+    sizes = (split.images, split.captions)
+    return scores(*(torch.randn(size, 64, generator=draw) for size in sizes), split)
+
+
+# ---- a bag of words
+
+
+class Words:
+    """Captions as tf-idf vectors over the words of the training captions."""
+
+    def __init__(self, captions: Sequence[str]) -> None:
+        within = Counter(word for caption in captions for word in set(words_of(caption)))
+        self.number = {word: place for place, word in enumerate(w for w in sorted(within) if within[w] >= RAREST)}
+        self.rarity = torch.tensor([math.log(len(captions) / within[word]) for word in self.number])
+
+    def __call__(self, captions: Sequence[str]) -> Tensor:
+        """[captions, words], unit length."""
+        counts = torch.zeros(len(captions), len(self.number))
+        for row, caption in enumerate(captions):
+            for word in words_of(caption):
+                if word in self.number:
+                    counts[row, self.number[word]] += 1
+        return torch.nn.functional.normalize(counts * self.rarity, dim=1)
+
+
+def words_of(caption: str) -> list[str]:
+    return "".join(letter if letter.isalnum() else " " for letter in caption.lower()).split()
+
+
+def features(split: ShardedSplit) -> Tensor:
+    """The mean grid cell of every image, [images, Dg], float64."""
+    blocks = np.array_split(np.arange(split.images), -(-split.images // AT_ONCE))
+    grids = (split.read(numbers, ["grid"]).grid for numbers in blocks)
+    return torch.cat(
+        [torch.from_numpy(grid.astype(np.float32).mean(axis=1)).double() for grid in grids if grid is not None]
+    )
+
+
+def ridge(inputs: Tensor, targets: Tensor, penalty: float) -> Tensor:
+    """Weights [inputs, outputs] of the least squares with a penalty on their squares."""
+    eye = torch.eye(inputs.shape[1], dtype=inputs.dtype)
+    return torch.linalg.solve(inputs.T @ inputs + penalty * eye, inputs.T @ targets)
+
+
+def bag_of_words(train: ShardedSplit, dev: ShardedSplit, held_out: ShardedSplit) -> tuple[dict[str, float], float]:
+    """Mean features to the mean tf-idf of an image's captions by ridge; scores on `held_out`, and the penalty."""
+    words = Words(train.caption_texts)
+    sentences = words(train.caption_texts).double()
+    owners = torch.from_numpy(train.owners).long()
+    targets = torch.zeros(train.images, sentences.shape[1], dtype=torch.float64).index_add(0, owners, sentences)
+    targets = targets / owners.bincount(minlength=train.images).clamp(min=1).unsqueeze(1)
+    inputs = features(train)
+    mean, deviation = inputs.mean(dim=0), inputs.std(dim=0).clamp(min=1e-6)
+    centre = targets.mean(dim=0)
+
+    def scored(split: ShardedSplit, weights: Tensor) -> dict[str, float]:
+        images = (features(split) - mean) / deviation @ weights + centre
+        return scores(images, words(split.caption_texts), split)
+
+    fitted = {each: ridge((inputs - mean) / deviation, targets - centre, each) for each in PENALTIES}
+    best = max(PENALTIES, key=lambda each: scored(dev, fitted[each])["rsum"])
+    return scored(held_out, fitted[best]), best
+
+
+# ---- rows and table
+
+
+def measure(folder: Path, train: str, dev: str, name: str) -> list[dict[str, object]]:
+    split = ShardedSplit(folder, name)
+    facts = {"data": split.manifest.dataset, "split": name, "images": split.images, "captions": split.captions}
+    facts |= {"protocol": "full", "commit": current_commit()}
+    floor, penalty = bag_of_words(ShardedSplit(folder, train), ShardedSplit(folder, dev), split)
+    found = [("chance, by formula", "", chance(split.images, split.owners))]
+    found += [("chance, simulated", str(seed), simulated(split, seed)) for seed in (0, 1, 2)]
+    found += [(f"bag of words (ridge {penalty:g}, mean grid cell)", "", floor)]
+    return [
+        facts | {"baseline": baseline, "seed": seed} | {key: f"{value:.2f}" for key, value in numbers.items()}
+        for baseline, seed, numbers in found
+    ]
+
+
+def write(rows: list[dict[str, object]], file: Path) -> list[dict[str, str]]:
+    """Puts the rows in place of those of the same data set and split."""
+    kept: list[dict[str, str]] = []
+    if file.exists():
+        with file.open(encoding="utf-8", newline="") as opened:
+            kept = list(csv.DictReader(opened))
+    measured = {(row["data"], row["split"]) for row in rows}
+    everything = [row for row in kept if (row["data"], row["split"]) not in measured]
+    everything += [{key: str(value) for key, value in row.items()} for row in rows]
+    partial = file.with_name(file.name + ".partial")
+    with partial.open("w", encoding="utf-8", newline="") as opened:
+        writer = csv.DictWriter(opened, COLUMNS)
+        writer.writeheader()
+        writer.writerows(everything)
+    partial.replace(file)
+    return everything
+
+
+def rebuild(rows: list[dict[str, str]], readme: Path) -> None:
+    """Rewrites what stands between the markers."""
+    before, rest = readme.read_text(encoding="utf-8").split("<!-- floors -->\n")
+    _, after = rest.split("<!-- /floors -->")
+    shown = ["data", "split", "baseline", "seed", *RECALLS, "rsum"]
+    lines = ["| " + " | ".join(name.replace("_", " ") for name in shown) + " |", "|---|---|---|" + "---:|" * 8]
+    lines += ["| " + " | ".join(row[name] for name in shown) + " |" for row in rows]
+    text = f"{before}<!-- floors -->\n" + "\n".join(lines) + f"\n<!-- /floors -->{after}"
+    partial = readme.with_name(readme.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(readme)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", type=Path, required=True, help="folder of a data set's shards, with a grid")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of results.csv and README.md")
+    for name, default in (("train", "train"), ("dev", "dev"), ("split", "test")):
+        parser.add_argument(f"--{name}", default=default)
+    asked = parser.parse_args()
+    rebuild(
+        write(measure(asked.shards, asked.train, asked.dev, asked.split), asked.out / "results.csv"),
+        asked.out / "README.md",
+    )
+
+
+if __name__ == "__main__":
+    main()

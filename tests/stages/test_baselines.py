@@ -1,0 +1,93 @@
+"""Floors: chance by enumeration, the ridge by its normal equations, and the scripts of both experiments."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from itertools import permutations
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from threeshnet.metrics.recalls import recall
+
+ROOT = Path(__file__).parents[2]
+BASELINES = ROOT / "experiments/baselines"
+
+
+@pytest.fixture(scope="module")
+def baselines() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("baselines", BASELINES / "run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("owners", [[0, 1, 2], [0, 0, 1, 2], [0, 0, 0, 1, 1, 2]])
+def test_chance_is_the_mean_over_all_orders(baselines: ModuleType, owners: list[int]) -> None:
+    """Of one image's row in every order of the captions; other rows are as likely."""
+    images, captions = max(owners) + 1, len(owners)
+    hits = []
+    for order in permutations(range(captions)):
+        similarity = torch.tensor([[float(place) for place in order]] * images)
+        hits.append(recall(similarity, torch.tensor(owners))["i2t"]["R@1"])
+    found = baselines.chance(images, np.array(owners))
+    assert found["i2t_R@1"] == pytest.approx(sum(hits) / len(hits))
+    assert found["t2i_R@1"] == pytest.approx(100 / images)
+    assert found["t2i_R@10"] == 100.0
+
+
+def test_the_ridge_solves_its_equations(baselines: ModuleType) -> None:
+    draw = torch.Generator().manual_seed(0)
+    inputs, targets = (torch.randn(20, width, generator=draw).double() for width in (4, 3))
+    stacked = torch.cat([inputs, 3.0 * torch.eye(4).double()]), torch.cat([targets, torch.zeros(4, 3).double()])
+    torch.testing.assert_close(baselines.ridge(inputs, targets, 9.0), torch.linalg.lstsq(*stacked).solution)
+
+
+def test_rare_words_weigh_more_and_unknown_ones_nothing(baselines: ModuleType) -> None:
+    words = baselines.Words(["a dog runs"] * 10 + ["a cat runs"] * 5 + ["a rare bird"])
+    assert sorted(words.number) == ["a", "cat", "dog", "runs"]
+    vector = dict(zip(words.number, words(["A cat, a dog runs; a rare thing"])[0].tolist(), strict=True))
+    assert vector["cat"] > vector["dog"] > vector["runs"] > vector["a"] == 0  # which is in every caption
+
+
+def test_measured_again_rows_are_replaced(baselines: ModuleType, synthetic_shards: Path, tmp_path: Path) -> None:
+    shutil.copy(BASELINES / "README.md", tmp_path)
+    for _ in range(2):
+        rows = baselines.measure(synthetic_shards, "train", "dev", "testall")
+        baselines.rebuild(baselines.write(rows, tmp_path / "results.csv"), tmp_path / "README.md")
+    lines = (tmp_path / "README.md").read_text().splitlines()
+    assert len([line for line in lines if line.startswith("| synthetic | testall |")]) == len(rows) == 5
+
+
+def test_the_committed_table_is_that_of_the_committed_rows(baselines: ModuleType, tmp_path: Path) -> None:
+    for name in ("README.md", "results.csv"):
+        shutil.copy(BASELINES / name, tmp_path)
+    baselines.rebuild(baselines.write([], tmp_path / "results.csv"), tmp_path / "README.md")
+    for name in ("README.md", "results.csv"):
+        assert (tmp_path / name).read_bytes() == (BASELINES / name).read_bytes()
+
+
+def test_every_option_of_the_script_composes_and_opens_no_held_out_photo(tmp_path: Path) -> None:
+    environment = os.environ | {"MAKE": "echo", "SEEDS": "0", "RUNS": str(tmp_path)}
+    done = subprocess.run(
+        [ROOT / "experiments/options/run.sh"], env=environment, capture_output=True, text=True, check=True
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("train ")]
+    assert len(lines) == len(set(lines)) == 16
+    for line in lines:
+        found = re.search(r"ARGS=(.*)", line)
+        assert found is not None
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            cfg = compose("train", ["experiment=grid_flickr8k", *found[1].split()])
+        assert (cfg.data.test_split, cfg.data.dev_split, cfg.selection) == ("dev", None, "last")
+        assert (list(cfg.milestones), cfg.trainer.max_epochs, cfg.batches.limit_train_images) == ([2], 3, 2000)
