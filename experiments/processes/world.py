@@ -54,7 +54,9 @@ class Photos:
         self.map = numbers.integers(0, CLASSES, size=(PHOTOS, 64, 64)).astype(np.uint8)
         self.map[:, :9] = 255
 
-    def read(self, numbers: Sequence[int], fields: Collection[str] | None = None) -> ImageArrays:
+    def read(
+        self, numbers: Sequence[int], fields: Collection[str] | None = None, *, boxes: bool = False
+    ) -> ImageArrays:
         chosen = list(numbers)
         occurring = np.stack([np.bincount(self.map[n].ravel(), minlength=256)[:CLASSES] > 0 for n in chosen])
         return ImageArrays(

@@ -30,8 +30,8 @@ class TokenSet(NamedTuple):
         return self.mask.sum(dim=1)
 
     def to(self, device: torch.device | str) -> TokenSet:
-        """The same set on another device."""
-        return TokenSet(self.values.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))
+        """The same set on another device, vectors in float32 where they travelled in float16."""
+        return TokenSet(_moved(self.values, device), self.mask.to(device, non_blocking=True))
 
 
 class ImageBatch(NamedTuple):
@@ -46,15 +46,15 @@ class ImageBatch(NamedTuple):
     grid_boxes: Tensor | None = None  # [B, N, 4] the same of each grid cell
 
     def to(self, device: torch.device | str) -> ImageBatch:
-        """The same images on another device."""
+        """The same images on another device, in float32 where they travelled in float16."""
         return ImageBatch(
             regions=None if self.regions is None else self.regions.to(device),
             grid=None if self.grid is None else self.grid.to(device),
-            seg_semantic=_moved(self.seg_semantic, device),
-            seg_map=_moved(self.seg_map, device),
-            seg_categories=_moved(self.seg_categories, device),
-            region_boxes=_moved(self.region_boxes, device),
-            grid_boxes=_moved(self.grid_boxes, device),
+            seg_semantic=None if self.seg_semantic is None else _moved(self.seg_semantic, device),
+            seg_map=None if self.seg_map is None else _moved(self.seg_map, device),
+            seg_categories=None if self.seg_categories is None else _moved(self.seg_categories, device),
+            region_boxes=None if self.region_boxes is None else _moved(self.region_boxes, device),
+            grid_boxes=None if self.grid_boxes is None else _moved(self.grid_boxes, device),
         )
 
 
@@ -71,8 +71,10 @@ class Batch(NamedTuple):
         return Batch(self.images.to(device), self.captions.to(device), self.owners.to(device), self.rows.to(device))
 
 
-def _moved(tensor: Tensor | None, device: torch.device | str) -> Tensor | None:
-    return None if tensor is None else tensor.to(device, non_blocking=True)
+def _moved(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """On `device`; float16 is how features are stored and travel, float32 is what a model takes: the same numbers."""
+    moved = tensor.to(device, non_blocking=True)
+    return moved.float() if moved.dtype == torch.float16 else moved
 
 
 class Photo(NamedTuple):

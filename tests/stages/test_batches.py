@@ -41,7 +41,8 @@ class FakeSplit:
         self.arrays = [np.full((3 + number, 4), first + number, np.float16) for number in range(images)]
         self.asked: list[list[int]] = []
 
-    def read(self, numbers: Sequence[int], fields: Collection[str] | None = None) -> ImageArrays:
+    def read(self, numbers: Sequence[int], fields: Collection[str] | None = None, *, boxes: bool = True) -> ImageArrays:
+        assert not boxes  # no model reads them
         assert fields == ("region", "grid")
         self.asked.append(list(numbers))
         grid = np.stack([np.full((4, 6), self.arrays[number][0, 0], np.float16) for number in numbers])

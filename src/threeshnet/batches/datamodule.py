@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,15 @@ from threeshnet.batches.augment import AlterWords, DropTokens
 from threeshnet.batches.dataset import CaptionDataset, ImageDataset, TextDataset
 from threeshnet.batches.loader import TrainingLoader
 from threeshnet.batches.order import make_order
+from threeshnet.batches.readahead import MEGABYTE, Readahead
 from threeshnet.batches.sampler import CaptionBatches, EveryItemOnce
 from threeshnet.batches.tokenizers import Wordpieces
-from threeshnet.errors import ConfigError, Problems
+from threeshnet.errors import ConfigError, Problems, one_of
 from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.reader import ShardedSplit, open_shards
 
 TEST_SPLITS = ("test", "testall")
-BATCHES_AHEAD = 2  # of each worker: bounds the memory
+BATCHES_AHEAD = 2  # of each worker, where the memory for them is allowed: more only fills it
 log = logging.getLogger(__name__)
 
 
@@ -53,17 +55,22 @@ class RetrievalDataModule(pl.LightningDataModule):
         order: str = "shuffle",
         block_images: int = 32,
         window_captions: int = 4096,
+        readahead_megabytes: int = 256,
+        prefetch_megabytes: int = 1024,
+        start_method: str | None = None,
     ) -> None:
         """`shards`: the folder of the data set or of several; `fields` among region, grid, seg.
 
         `batch_size` counts the captions of all processes together, `evaluation_batch_size` the images or captions of
-        one; `workers` are processes for each loader; `order` is shuffle or blocks (of `block_images` neighbours, mixed
-        in windows of `window_captions`). Opens the manifest at once: raises DataError when it is missing
-        and ConfigError for splits or fields that it does not have.
+        one; `workers` are processes for each loader, started by `start_method`: fork, spawn or forkserver, None is
+        Python's own. `order` is shuffle or blocks (of `block_images` neighbours, mixed in windows of
+        `window_captions`). `readahead_megabytes` are announced to the disk ahead of training, and finished batches wait
+        in at most `prefetch_megabytes` of memory. Opens the manifest at once: raises DataError when it is missing and
+        ConfigError for splits or fields that it does not have.
         """
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a tiny split may leave a process without items
-        self.folder = Path(open_shards(Path(shards), dataset))
+        self.folder = open_shards(shards, dataset)
         self.manifest = Manifest.load(self.folder)
         self.tokenizer, self.fields = tokenizer, tuple(fields)
         self.train_splits, self.dev_split = tuple(train_splits), dev_split
@@ -72,6 +79,8 @@ class RetrievalDataModule(pl.LightningDataModule):
         self.workers, self.seed, self.drop_last = workers, seed, drop_last
         self.drop_tokens, self.alter_words = drop_tokens, alter_words
         self.limit_train_images = limit_train_images
+        self.readahead_megabytes, self.prefetch_megabytes = readahead_megabytes, prefetch_megabytes
+        self.start_method = start_method
         self.order = make_order(order, block_images=block_images, window_captions=window_captions)
         self._check()
         self._splits: dict[str, ShardedSplit] = {}
@@ -87,8 +96,9 @@ class RetrievalDataModule(pl.LightningDataModule):
         """Batches of this process, every caption once an epoch.  Raises ConfigError without a split to train on."""
         if not self.train_splits:
             raise ConfigError("train_splits is empty: name the splits to train on")
+        splits = [self.split(name) for name in self.train_splits]
         dataset = CaptionDataset(
-            splits=[self.split(name) for name in self.train_splits],
+            splits=splits,
             tokenizer=self.tokenizer,
             fields=self.fields,
             drop_tokens=self.drop_tokens,
@@ -106,7 +116,9 @@ class RetrievalDataModule(pl.LightningDataModule):
             world_size=world_size,
             order=self.order,
         )
-        return TrainingLoader(dataset, batches=batches, **self._options())
+        readahead = Readahead(splits=splits, fields=self.fields, megabytes=self.readahead_megabytes)
+        size = splits[0].image_bytes(self.fields) * self.batch_size // world_size
+        return TrainingLoader(dataset, batches=batches, readahead=readahead, **self._options(size))
 
     def val_dataloader(self) -> list[DataLoader]:
         """[images, captions] of the dev split; none when there is no dev split."""
@@ -122,18 +134,22 @@ class RetrievalDataModule(pl.LightningDataModule):
         images = ImageDataset(split=split, fields=self.fields)
         texts = TextDataset(split=split, tokenizer=self.tokenizer)
         share: dict[str, Any] = {"batch_size": self.evaluation_batch_size, "rank": rank, "world_size": world_size}
-        options = self._options()
+        options = self._options(split.image_bytes(self.fields) * self.evaluation_batch_size)
         return [
             DataLoader(images, batch_sampler=EveryItemOnce(len(images), **share), **options),
             DataLoader(texts, batch_sampler=EveryItemOnce(len(texts), order=texts.by_length(), **share), **options),
         ]
 
-    def _options(self) -> dict[str, Any]:
+    def _options(self, batch_bytes: int) -> dict[str, Any]:
+        """Options of a loader whose batches take so many bytes."""
+        ahead = self.prefetch_megabytes * MEGABYTE // max(1, batch_bytes * self.workers)
         return {
             "num_workers": self.workers,
             "collate_fn": _as_is,
             "persistent_workers": self.workers > 0,
-            "prefetch_factor": BATCHES_AHEAD if self.workers else None,
+            # At least one: a worker without a batch to make does nothing.
+            "prefetch_factor": max(1, min(BATCHES_AHEAD, ahead)) if self.workers else None,
+            "multiprocessing_context": self.start_method if self.workers else None,
             "pin_memory": torch.cuda.is_available(),
             # Loaders draw a number for their workers when they start: not from the generator of the model's dropout.
             "generator": torch.Generator().manual_seed(self.seed),
@@ -159,8 +175,13 @@ class RetrievalDataModule(pl.LightningDataModule):
         )
         if self.evaluation_batch_size < 1:
             problems.add(f"evaluation_batch_size={self.evaluation_batch_size} must be at least 1")
-        if self.workers < 0:
-            problems.add(f"workers={self.workers} must not be negative")
+        problems.extend(
+            f"{name}={getattr(self, name)} must not be negative"
+            for name in ("workers", "readahead_megabytes", "prefetch_megabytes")
+            if getattr(self, name) < 0
+        )
+        if self.start_method not in (None, *multiprocessing.get_all_start_methods()):
+            problems.add(one_of("start_method", self.start_method, multiprocessing.get_all_start_methods()))
         problems.raise_as(ConfigError, "`make data` with another extractor makes other fields.")
         self._check_splits([*self.train_splits, *filter(None, [self.dev_split, self.test_split])])
 

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from threeshnet.batches.augment import AlterWords, DropTokens
 from threeshnet.batches.collate import collate_images
+from threeshnet.batches.stored_texts import StoredTexts
 from threeshnet.batches.tokenizers import Wordpieces
 from threeshnet.errors import ConfigError
 from threeshnet.records import Batch, ImageArrays, ImageBatch, TokenSet
@@ -34,7 +35,9 @@ class Split(Protocol):
 
     def home(self, number: int) -> tuple[str, int]: ...  # shard file of an image, and its row there
 
-    def read(self, numbers: Sequence[int], fields: Collection[str] | None = None) -> ImageArrays: ...
+    def read(
+        self, numbers: Sequence[int], fields: Collection[str] | None = None, *, boxes: bool = True
+    ) -> ImageArrays: ...
 
 
 class CaptionDataset(Dataset[Batch]):
@@ -61,12 +64,12 @@ class CaptionDataset(Dataset[Batch]):
         self.splits, self.tokenizer, self.fields = list(splits), tokenizer, tuple(fields)
         self.drop_tokens, self.alter_words, self.seed = drop_tokens, alter_words, seed
         self.starts = np.cumsum([0] + [split.images for split in self.splits])
-        owners = [split.owners + start for split, start in zip(self.splits, self.starts, strict=False)]
-        self.owners = np.concatenate(owners).astype(np.int64)
-        self.texts = [text for split in self.splits for text in split.caption_texts]
-        self.rows = np.arange(len(self.owners))
+        numbered = [split.owners + np.int32(start) for split, start in zip(self.splits, self.starts, strict=False)]
+        self.owners = np.concatenate(numbered).astype(np.int32)
+        self.texts = StoredTexts(*(split.caption_texts for split in self.splits))
+        self.rows = np.arange(len(self.owners), dtype=np.int32)
         if limit_images is not None:
-            self.rows = np.flatnonzero(self.owners < limit_images)
+            self.rows = np.flatnonzero(self.owners < limit_images).astype(np.int32)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -75,9 +78,9 @@ class CaptionDataset(Dataset[Batch]):
         return self.__getitems__([item])
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
-        """A batch of B (epoch, row); row counts the captions of this data set."""
-        rows = self.rows[[row for _, row in items]]
-        owners = self.owners[rows]
+        """A batch of B (epoch, row); row counts the captions of this data set. Features are as they are stored."""
+        rows = self.rows[[row for _, row in items]].astype(np.int64)
+        owners = self.owners[rows].astype(np.int64)
         generators = [
             np.random.default_rng([self.seed, epoch, row]) for (epoch, _), row in zip(items, rows.tolist(), strict=True)
         ]
@@ -104,15 +107,16 @@ class CaptionDataset(Dataset[Batch]):
     def _images(self, owners: np.ndarray, generators: Sequence[np.random.Generator]) -> ImageBatch:
         numbers, places = np.unique(owners, return_inverse=True)
         if self.drop_tokens is None:
-            return collate_images(self._read(numbers), places)
+            return collate_images(self._read(numbers), places, as_stored=True)
         drop = self.drop_tokens
-        return collate_images(self._read(numbers), places, keep=lambda place, count: drop(count, generators[place]))
+        keep = lambda place, count: drop(count, generators[place])  # noqa: E731
+        return collate_images(self._read(numbers), places, keep=keep, as_stored=True)
 
     def _read(self, numbers: np.ndarray) -> ImageArrays:
         """Images by ascending number through all splits, each split asked once."""
         homes = np.searchsorted(self.starts, numbers, side="right") - 1
         parts = [
-            self.splits[home].read((numbers[homes == home] - self.starts[home]).tolist(), self.fields)
+            self.splits[home].read((numbers[homes == home] - self.starts[home]).tolist(), self.fields, boxes=False)
             for home in np.unique(homes)
         ]
         return parts[0] if len(parts) == 1 else _join(parts)
@@ -132,21 +136,22 @@ class ImageDataset(Dataset[tuple[ImageBatch, Tensor]]):
 
     def __getitems__(self, numbers: Sequence[int]) -> tuple[ImageBatch, Tensor]:
         """Images and their numbers [B] int64."""
-        return collate_images(self.split.read(numbers, self.fields)), torch.tensor(numbers, dtype=torch.int64)
+        arrays = self.split.read(numbers, self.fields, boxes=False)
+        return collate_images(arrays, as_stored=True), torch.tensor(numbers, dtype=torch.int64)
 
 
 class TextDataset(Dataset[tuple[TokenSet, Tensor]]):
     """Each caption of a split once, unaltered, asked for many at a time."""
 
     def __init__(self, *, split: Split, tokenizer: Wordpieces) -> None:
-        self.texts, self.tokenizer = list(split.caption_texts), tokenizer
+        self.texts, self.tokenizer = StoredTexts(split.caption_texts), tokenizer
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def by_length(self) -> np.ndarray:
         """Caption numbers, short sentences first: batches of like length need little padding."""
-        return np.argsort([len(text) for text in self.texts], kind="stable")
+        return np.argsort(self.texts.lengths, kind="stable")
 
     def __getitem__(self, number: int) -> tuple[TokenSet, Tensor]:
         return self.__getitems__([number])

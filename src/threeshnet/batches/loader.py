@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from threeshnet.batches.readahead import Readahead
 from threeshnet.batches.sampler import CaptionBatches
 from threeshnet.errors import ConfigError, Problems
 from threeshnet.records import Batch
@@ -15,17 +16,35 @@ from threeshnet.records import Batch
 class TrainingLoader(DataLoader[Batch]):
     """Counts the batches it handed out, which Lightning keeps in the checkpoint and gives back on resume."""
 
-    def __init__(self, dataset: Any, *, batches: CaptionBatches, **options: Any) -> None:
+    def __init__(
+        self, dataset: Any, *, batches: CaptionBatches, readahead: Readahead | None = None, **options: Any
+    ) -> None:
+        """`readahead` is told of each epoch's images; `options` are torch's."""
         super().__init__(dataset, batch_sampler=batches, **options)
-        self.batches = batches
+        self.batches, self.readahead = batches, readahead
         self.done = 0
 
     def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
         # A generator, so that nothing is read before the first batch is asked for: Lightning makes the iterator of a
         # resumed run first and says which epoch it is later.
         self.done = self.batches.first_batch
-        for batch in super().__iter__():
-            self.done += 1  # before the yield: Lightning does not come back after the last batch
+        try:
+            for batch in self._announced(super().__iter__()):
+                self.done += 1  # before the yield: Lightning does not come back after the last batch
+                yield batch
+        finally:
+            if self.readahead is not None:
+                self.readahead.stop()
+
+    def _announced(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """`batches`, whose images are announced ahead; workers were started with the iterator, before the thread."""
+        if self.readahead is None:
+            yield from batches
+            return
+        owners = self.batches.owners
+        self.readahead.start(owners[rows] for rows in self.batches.shares())
+        for batch in batches:
+            self.readahead.advance()
             yield batch
 
     def state_dict(self) -> dict[str, Any]:

@@ -36,14 +36,14 @@ GUIDING_PARTS = {"scene", "category"}  # parts that read the segmentation
 def shards_folder(cfg: DictConfig) -> Path:
     """The shards of the data set; what needs no raw data is made now.  Raises DataError when there are none."""
     try:
-        return open_shards(Path(cfg.shards), cfg.data.name)
+        return open_shards(cfg.shards, cfg.data.name)
     except DataError as missing:
         if not cfg.data.get("made_here"):
             raise DataError(f"{missing}\n{cfg.data.how_to_get}") from missing
     command = ["-m", "threeshnet.commands.shards", f"data={cfg.data.name}", f"out='{cfg.shards}'"]
     if subprocess.run([sys.executable, *command], check=False).returncode:
         raise DataError(f"the shards of {cfg.data.name} could not be made; see above")
-    return open_shards(Path(cfg.shards), cfg.data.name)
+    return open_shards(cfg.shards, cfg.data.name)
 
 
 def fill_sizes(cfg: DictConfig, manifest: Manifest) -> None:

@@ -56,7 +56,7 @@ def embed(
 ) -> tuple[Embeddings, ShardedSplit, str | None]:
     """Embeddings of a split by one checkpoint, and the data set that it was trained on, where it says so."""
     model, card = load(cfg, file)
-    folder = open_shards(Path(cfg.shards))
+    folder = open_shards(cfg.shards)
     datamodule = RetrievalDataModule(
         shards=folder,
         dataset=Manifest.load(folder).dataset,

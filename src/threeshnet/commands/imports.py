@@ -52,6 +52,7 @@ def main(cfg: DictConfig) -> None:
         batch_size=cfg.batch_size,
         workers=cfg.workers,
         on_error=cfg.on_error,
+        compression=cfg.compression,
         overwrite=cfg.overwrite,
         accelerator="cpu",  # there is nothing to compute
         progress=cfg.progress,

@@ -23,7 +23,7 @@ from threeshnet.shards.verify import Findings, bytes_to_look_at, look_through
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="verify")
 @kept
 def main(cfg: DictConfig) -> None:
-    folder = open_shards(Path(cfg.shards))
+    folder = open_shards(cfg.shards)
     started = time.perf_counter()
     with advancing(bytes_to_look_at(folder), shown=cfg.progress) as advance:
         findings = look_through(folder, advance)

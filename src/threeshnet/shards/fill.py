@@ -48,8 +48,10 @@ class ShardFiller(BasePredictionWriter):
         raw: Path,
         grid_size: tuple[int, int] | None,
         on_error: Literal["skip", "stop"] = "skip",
+        compression: str | None = None,
     ) -> None:
         super().__init__("batch")
+        self.compression = compression
         self.folder, self.raw, self.grid_size, self.on_error = folder, raw, grid_size, on_error
         self.photos = [photo for shard in pending for photo in shard.photos]
         self.waiting = list(pending)
@@ -86,7 +88,13 @@ class ShardFiller(BasePredictionWriter):
 
     def _open(self, shard: PlannedShard) -> None:
         path = self.folder / shard.file
-        self.writer = ShardWriter(path, raw=self.raw, grid_size=self.grid_size, fingerprint=shard.fingerprint)
+        self.writer = ShardWriter(
+            path,
+            raw=self.raw,
+            grid_size=self.grid_size,
+            fingerprint=shard.fingerprint,
+            compression=self.compression,
+        )
         self.left = len(shard.photos)
 
     def _leave_out(self, reasons: list[str]) -> None:

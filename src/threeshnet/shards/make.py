@@ -20,6 +20,7 @@ from threeshnet.features.extractor import Extractor
 from threeshnet.features.photos import DECODER, LoadedBatch, PhotoBatches
 from threeshnet.features.predict import Extraction, PhotoProgress
 from threeshnet.records import AnnotatedSet
+from threeshnet.shards.compression import filter_options
 from threeshnet.shards.fill import ShardFiller, batches_within_shards
 from threeshnet.shards.left_out import printable, write_left_out
 from threeshnet.shards.manifest import MANIFEST, Manifest, ShardEntry, SplitEntry, file_sha256
@@ -73,6 +74,7 @@ def make_shards(
     device: int = 0,
     precision: Any = "32-true",
     progress: bool = True,
+    compression: str | None = None,
     config: Mapping[str, Any] | None = None,
     commit: str = "unknown",
 ) -> MadeShards:
@@ -83,9 +85,11 @@ def make_shards(
     on_error="stop".
     """
     check_settings(images_per_shard=images_per_shard, batch_size=batch_size, on_error=on_error)
+    filter_options(compression)
     makers = {field: source.identity() for source in sources for field in source.fields}
     tables = {field: table for source in sources for field, table in source.tables().items()}
-    made_by = [makers, tables, DECODER, str(precision)]
+    # Compressed shards are other files; those without are made by what they were made by before there was a choice.
+    made_by = [makers, tables, DECODER, str(precision), *([compression] if compression else [])]
     planned = plan_shards(annotated, raw=raw, makers=made_by, images_per_shard=images_per_shard, limit=limit)
     share = {shard.file for shard in share_of(planned, part=part, parts=parts)}
     if overwrite:
@@ -95,7 +99,8 @@ def make_shards(
     pending = [shard for shard in absent if shard.file in share]
     folder.mkdir(parents=True, exist_ok=True)
     grid_size = next((source.grid_size for source in sources if "grid" in source.fields), None)
-    filler = ShardFiller(folder=folder, pending=pending, raw=raw, grid_size=grid_size, on_error=on_error)
+    where: Any = {"folder": folder, "pending": pending, "raw": raw}
+    filler = ShardFiller(**where, grid_size=grid_size, on_error=on_error, compression=compression)
     if absent:
         (folder / MANIFEST).unlink(missing_ok=True)
     if pending:

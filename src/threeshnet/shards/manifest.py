@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from threeshnet.errors import DataError
+from threeshnet.shards.remote import is_remote, mirror
 from threeshnet.shards.schema import FORMAT, Layout
 
 log = logging.getLogger(__name__)
@@ -147,13 +148,17 @@ def file_sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def open_shards(folder: Path, dataset: str | None = None) -> Path:
+def open_shards(folder: Path | str, dataset: str | None = None) -> Path:
     """The shard folder that a SHARDS argument means: itself, its `<dataset>`, or the only one below it.
+
+    An address (`s3://bucket/coco`) is itself or its `<dataset>`; the folder is that of its copies on this machine.
 
     The only one below counts when it holds that data set or stands in for it (`synthetic`): shards of another data set
     are taken only when their own folder is named. Raises DataError, naming where was looked and the command that makes
     shards, when there is none or no single one.
     """
+    if is_remote(folder):
+        return _open_remote(str(folder), dataset)
     folder = Path(folder)
     if (folder / MANIFEST).is_file():
         return folder
@@ -169,6 +174,14 @@ def open_shards(folder: Path, dataset: str | None = None) -> Path:
         f"No shards of {dataset or 'a data set'}: looked for {', '.join(map(str, looked))}{there}; "
         f"make them with: {command}"
     )
+
+
+def _open_remote(address: str, dataset: str | None) -> Path:
+    places = [address, *([f"{address.rstrip('/')}/{dataset}"] if dataset else [])]
+    for place in places:
+        if (found := mirror(place)) is not None:
+            return found
+    raise DataError(f"No shards: looked for {MANIFEST} at {', '.join(places)}; upload the folder that `make data` made")
 
 
 def _stands_for(folder: Path, dataset: str | None) -> bool:

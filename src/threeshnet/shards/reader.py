@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator, Sequence
+from copy import copy
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import h5py
 import numpy as np
 
 from threeshnet.errors import DataError, Problems, one_of
 from threeshnet.records import ImageArrays
+from threeshnet.shards.direct import announce
+from threeshnet.shards.files import OPEN_FILES, ShardFiles
 from threeshnet.shards.manifest import MAKE_DATA, Manifest, ShardEntry, SplitEntry, open_shards
-from threeshnet.shards.schema import FIELDS, layout_of_file
+from threeshnet.shards.schema import FIELDS, layout_of_file, row_types
+from threeshnet.shards.store import LocalStore, store_of
+from threeshnet.shards.texts import ShardTexts
 
 __all__ = ["ShardedSplit", "open_shards"]
 
-CHUNK_CACHE_BYTES = 0  # chunks are not compressed: without the cache HDF5 reads straight into our arrays
+
+FEATURES = {"region": ["region/features"], "grid": ["grid/features"]}
+FEATURES["seg"] = ["seg/semantic", "seg/map", "seg/categories"]
+
+FEW_OPEN_FILES = 4
 
 
 class ShardedSplit:
     """One split of a shard folder. Images and captions are numbered from 0 in the order of the shards.
 
-    Attributes: `name`, `manifest`, `images`, `captions` (counts), `owners` [captions] int32, `caption_texts`,
-    `caption_tags`, `image_ids`, `image_files` (lists of str). Raises DataError when files are missing or do not hold
+    Attributes: `name`, `manifest`, `images`, `captions` (counts), `owners` [captions] int32, and sequences of str that
+    are read from the shards when they are asked for: `caption_texts`, `caption_tags`, `image_ids`, `image_files`.
+    In memory are the owners and the counts of regions alone. Raises DataError when files are missing or do not hold
     what the manifest says.
     """
 
@@ -35,26 +45,33 @@ class ShardedSplit:
         if split not in self.manifest.splits:
             raise DataError(f"{self.folder}: {one_of('split', split, self.manifest.splits)}")
         self._entry: SplitEntry = self.manifest.splits[split]
+        self._store = store_of(self.folder, {shard.file: shard.sha256 for shard in self._entry.shards})
         self.images, self.captions = self._entry.images, self._entry.captions
         counts = [shard.images for shard in self._entry.shards]
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self._row_types = row_types(self.manifest.layout)
         self._offsets: list[np.ndarray | None] = []
-        self._handles: dict[int, h5py.File] = {}
-        self._process = os.getpid()
-        self.image_ids: list[str] = []
-        self.image_files: list[str] = []
-        self.caption_texts: list[str] = []
-        self.caption_tags: list[str] = []
+        self._files = self._new_files()
         owners: list[np.ndarray] = [np.zeros(0, np.int32)]
         problems = Problems(f"{self.folder}, split {split!r}")
         for shard, start in zip(self._entry.shards, self._starts[:-1], strict=True):
-            fault = self._take_in(shard, int(start), owners)
-            problems.extend(fault)
+            problems.extend(self._take_in(shard, int(start), owners))
         problems.raise_as(DataError, f"make the folder again: {MAKE_DATA} (finished shards are kept)")
         self.owners = np.concatenate(owners)
+        captions = [shard.captions for shard in self._entry.shards]
+        self.image_ids: Sequence[str] = ShardTexts(counts, read=partial(self._texts, "image/id"))
+        self.image_files: Sequence[str] = ShardTexts(counts, read=partial(self._texts, "image/file"))
+        self.caption_texts: Sequence[str] = ShardTexts(captions, read=partial(self._texts, "caption/text"))
+        self.caption_tags: Sequence[str] = ShardTexts(captions, read=partial(self._texts, "caption/tag"))
 
-    def read(self, numbers: Sequence[int] | np.ndarray, fields: Collection[str] | None = None) -> ImageArrays:
-        """Arrays of these images in this order; numbers may repeat. `fields`: of region, grid, seg; None is all."""
+    def read(
+        self, numbers: Sequence[int] | np.ndarray, fields: Collection[str] | None = None, *, boxes: bool = True
+    ) -> ImageArrays:
+        """Arrays of these images in this order; numbers may repeat. `fields`: of region, grid, seg; None is all.
+
+        Without `boxes` regions come as their features alone, which is what a model reads. Raises DataError when a shard
+        cannot be read any more.
+        """
         wanted = self.manifest.fields if fields is None else tuple(fields)
         self._check_fields(wanted)
         asked = np.asarray(numbers, dtype=np.int64)
@@ -63,20 +80,21 @@ class ShardedSplit:
         unique, places = np.unique(asked, return_inverse=True)
         parts: dict[str, Any] = {}
         if "region" in wanted:
-            parts |= self._read_regions(unique, places)
+            parts |= self._read_regions(unique, places, boxes=boxes)
         if "grid" in wanted:
-            parts["grid"] = self._read_rows("grid/features", unique)[places]
+            parts["grid"] = self._read_rows("grid/features", unique, places)
             if self.manifest.grid_size is not None:
                 cells = cell_boxes(*self.manifest.grid_size)
                 parts["grid_boxes"] = np.broadcast_to(cells, (len(asked), *cells.shape))
         if "seg" in wanted:
             for name in ("semantic", "map", "categories"):
-                parts[f"seg_{name}"] = self._read_rows(f"seg/{name}", unique)[places]
+                parts[f"seg_{name}"] = self._read_rows(f"seg/{name}", unique, places)
         return ImageArrays(**parts)
 
     def sizes(self) -> np.ndarray:
         """Width and height of every photo in pixels, [images, 2] int32; zeros where unknown."""
-        return self._read_rows("image/size", np.arange(self.images))
+        everyone = np.arange(self.images)
+        return self._read_rows("image/size", everyone, everyone)
 
     def image_path(self, number: int) -> Path:
         """Where the photo of an image lay when the shards were made."""
@@ -87,37 +105,59 @@ class ShardedSplit:
         shard = int(np.searchsorted(self._starts, number, side="right")) - 1
         return self._entry.shards[shard].file, number - int(self._starts[shard])
 
+    def image_bytes(self, fields: Collection[str]) -> int:
+        """Bytes of an image on the disk, uncompressed, about: with as many regions as the images have on average."""
+        regions = sum(int(offsets[-1]) for offsets in self._offsets if offsets is not None) / max(1, self.images)
+        total = 0.0
+        for key in _keys(fields):
+            shape, dtype = self._row_types[key]
+            total += dtype.itemsize * int(np.prod(shape)) * (regions if key.startswith("region/") else 1)
+        return round(total)
+
+    def announce(self, numbers: np.ndarray, fields: Collection[str]) -> int:
+        """Let the system fetch the features of these images, sorted and distinct; returns the bytes it was told of."""
+        pieces: dict[int, list[tuple[int, int]]] = {}
+        for shard, first, end, _ in self._runs(numbers):
+            for key in _keys(fields):
+                low, high = self._region_rows(shard, first, end) if key.startswith("region/") else (first, end)
+                direct = self._files.direct(shard, key)
+                if direct is not None:
+                    pieces.setdefault(shard, []).extend(direct.pieces(low, high))
+        return sum(announce(self._files.descriptor(shard), found) for shard, found in pieces.items())
+
+    def again(self) -> Self:
+        """The same split with open files of its own, for another thread."""
+        twin = copy(self)
+        twin._files = self._new_files()
+        return twin
+
     def close(self) -> None:
         """Close the files; reading opens them again."""
-        for handle in self._handles.values():
-            handle.close()
-        self._handles = {}
+        self._files.close()
 
     def __len__(self) -> int:
         return self.images
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_handles": {}}  # an open file cannot cross to another process
-
     # --- opening
 
+    def _new_files(self) -> ShardFiles:
+        # A file that is open takes its room on the disk even when the cache of a remote store has removed it.
+        return ShardFiles(self._path_of, most=OPEN_FILES if isinstance(self._store, LocalStore) else FEW_OPEN_FILES)
+
+    def _path_of(self, shard: int) -> Path:
+        return self._store.path(self._entry.shards[shard].file)
+
     def _take_in(self, shard: ShardEntry, start: int, owners: list[np.ndarray]) -> Iterator[str]:
-        file = self.folder / shard.file
-        if not file.is_file():
-            yield f"{shard.file}: missing; the manifest lists it with {shard.images} images"
-            return
         try:
-            with h5py.File(file, "r", locking=False) as opened:  # a finished shard never changes
+            with self._store.opened(shard.file) as opened:
                 if faults := self._mismatches(opened, shard):
                     yield from faults
                     return
-                self.image_ids += _texts(opened, "image/id")
-                self.image_files += _texts(opened, "image/file")
-                self.caption_texts += _texts(opened, "caption/text")
-                has_tags = "caption/tag" in opened
-                self.caption_tags += _texts(opened, "caption/tag") if has_tags else [""] * shard.captions
                 owners.append(_array(opened, "caption/owner").astype(np.int32) + np.int32(start))
-                self._offsets.append(_array(opened, "region/offsets") if "region/offsets" in opened else None)
+                offsets = _array(opened, "region/offsets").astype(np.int32) if "region/offsets" in opened else None
+                self._offsets.append(offsets)
+        except FileNotFoundError:
+            yield f"{shard.file}: missing; the manifest lists it with {shard.images} images"
         except (OSError, KeyError, RuntimeError) as error:
             yield f"{shard.file}: cannot be read ({error})"
 
@@ -134,13 +174,21 @@ class ShardedSplit:
         different = self.manifest.layout.differences(layout_of_file(opened))
         return wrong + [f"{shard.file}: {line}, as the manifest says" for line in different]
 
-    def _file(self, shard: int) -> h5py.File:
-        if self._process != os.getpid():  # after a fork the parent's handles must not be touched
-            self._handles, self._process = {}, os.getpid()
-        if shard not in self._handles:
-            path = self.folder / self._entry.shards[shard].file
-            self._handles[shard] = h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES, locking=False)
-        return self._handles[shard]
+    def _texts(self, key: str, shard: int) -> list[str]:
+        """All texts of a kind of one shard; empty ones where they have none."""
+        entry = self._entry.shards[shard]
+        try:
+            with self._store.opened(entry.file) as opened:
+                dataset: Any = opened.get(key)
+                return [""] * entry.captions if dataset is None else dataset.asstr()[:].tolist()
+        except (OSError, RuntimeError, UnicodeDecodeError) as error:
+            raise self._unreadable(shard, key, error) from error
+
+    def _unreadable(self, shard: int, what: str, error: Exception) -> DataError:
+        return DataError(
+            f"{self.folder / self._entry.shards[shard].file}: {what} cannot be read ({error}); a shard that was whole "
+            f"is gone, cut short or damaged: make verify SHARDS={self.folder} looks through all of them"
+        )
 
     # --- reading
 
@@ -165,36 +213,56 @@ class ShardedSplit:
             row = int(numbers[first] - self._starts[shard])
             yield shard, row, row + end - first, first
 
-    def _read_rows(self, key: str, numbers: np.ndarray) -> np.ndarray:
-        result: np.ndarray | None = None
-        for shard, first, end, place in self._runs(numbers):
-            dataset: Any = self._file(shard)[key]
-            if result is None:
-                result = np.empty((len(numbers), *dataset.shape[1:]), dataset.dtype)
-            dataset.read_direct(result, np.s_[first:end], np.s_[place : place + end - first])
-        if result is None:
-            return self._no_rows(key)
-        return result
+    def _read_rows(self, key: str, unique: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Rows of images [len(places), …], of the sorted numbers `unique` at `places`."""
+        shape, dtype = self._row_types[key]
+        rows = np.empty((len(unique), *shape), dtype)
+        for shard, first, end, place in self._runs(unique):
+            self._read_into(rows[place : place + end - first], shard, key, first, end)
+        in_order = len(places) == len(unique) and (np.diff(places) > 0).all()
+        return rows if in_order else rows[places]
 
-    def _no_rows(self, key: str) -> np.ndarray:
-        dataset: Any = self._file(0)[key]
-        return np.empty((0, *dataset.shape[1:]), dataset.dtype)
-
-    def _read_regions(self, unique: np.ndarray, places: np.ndarray) -> dict[str, list[np.ndarray]]:
+    def _read_regions(self, unique: np.ndarray, places: np.ndarray, *, boxes: bool) -> dict[str, list[np.ndarray]]:
         layout = self.manifest.layout
-        names = ["features", *(("boxes", "scores") if layout.boxes else ()), *(("labels",) if layout.labels else ())]
+        names = ["features"]
+        if boxes:
+            names += [*(("boxes", "scores") if layout.boxes else ()), *(("labels",) if layout.labels else ())]
         found: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for shard, first, end, _ in self._runs(unique):
-            offsets: Any = self._offsets[shard]
-            low, high = int(offsets[first]), int(offsets[end])
-            cuts = offsets[first + 1 : end] - low
+            low, high = self._region_rows(shard, first, end)
+            cuts = self._offsets[shard][first + 1 : end] - low  # pyright: ignore[reportOptionalSubscript]
             for name in names:
-                dataset: Any = self._file(shard)[f"region/{name}"]
-                rows = np.empty((high - low, *dataset.shape[1:]), dataset.dtype)
-                dataset.read_direct(rows, np.s_[low:high])
+                shape, dtype = self._row_types[f"region/{name}"]
+                rows = np.empty((high - low, *shape), dtype)
+                self._read_into(rows, shard, f"region/{name}", low, high)
                 found[name] += np.split(rows, cuts)
         ordered = {name: [arrays[place] for place in places] for name, arrays in found.items()}
         return {"regions" if name == "features" else name: arrays for name, arrays in ordered.items()}
+
+    def _region_rows(self, shard: int, first: int, end: int) -> tuple[int, int]:
+        """Rows of the regions of images `first` to `end`."""
+        offsets = self._offsets[shard]
+        assert offsets is not None
+        return int(offsets[first]), int(offsets[end])
+
+    def _read_into(self, out: np.ndarray, shard: int, key: str, first: int, end: int) -> None:
+        """Rows `first` to `end` of a data set of one shard."""
+        if first == end:
+            return
+        try:
+            direct = self._files.direct(shard, key)
+            if direct is not None and direct.dtype == out.dtype:
+                direct.read_into(out, self._files.descriptor(shard), first, end)
+            else:
+                dataset: Any = self._files.handle(shard)[key]
+                dataset.read_direct(out, np.s_[first:end])
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise self._unreadable(shard, f"{key}, rows {first} to {end - 1},", error) from error
+
+
+def _keys(fields: Collection[str]) -> list[str]:
+    """The data sets that a model reads of these fields."""
+    return [key for field in fields for key in FEATURES[field]]
 
 
 def cell_boxes(height: int, width: int) -> np.ndarray:
@@ -206,11 +274,6 @@ def cell_boxes(height: int, width: int) -> np.ndarray:
     row, column = np.divmod(np.arange(height * width), width)
     edges = [column / width, row / height, (column + 1) / width, (row + 1) / height]
     return np.stack(edges, axis=1).astype(np.float32)
-
-
-def _texts(opened: h5py.File, key: str) -> list[str]:
-    dataset: Any = opened[key]
-    return dataset.asstr()[:].tolist()
 
 
 def _array(opened: h5py.File, key: str) -> np.ndarray:

@@ -7,7 +7,7 @@ folder share one `Layout`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,6 +89,25 @@ def layout_of_file(shard: h5py.File) -> Layout:
 
 def _dataset(shard: h5py.File, key: str) -> Any:
     return shard.get(key)
+
+
+def row_types(layout: Layout) -> Mapping[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and type of a row of each data set of numbers that shards of this layout have."""
+    width, depth, classes = layout.region_width or 0, layout.grid_width or 0, layout.classes or 0
+    height, columns = layout.grid_size or (0, 0)
+    stored = {name: np.dtype(dtype) for name, dtype in layout.dtypes.items()}
+    found: dict[str, tuple[tuple[int, ...], np.dtype]] = {"image/size": ((2,), np.dtype(np.int32))}
+    if "region" in stored:
+        found["region/features"] = (width,), stored["region"]
+        found["region/boxes"], found["region/scores"] = ((4,), np.dtype(np.float32)), ((), np.dtype(np.float32))
+        found["region/labels"] = (), np.dtype(np.int16)
+    if "grid" in stored:
+        found["grid/features"] = (height * columns, depth), stored["grid"]
+    if "seg" in stored:
+        found["seg/semantic"] = (classes, SCENE_SIDE, SCENE_SIDE), stored["seg"]
+        found["seg/map"] = (MAP_SIDE, MAP_SIDE), np.dtype(np.uint8)
+        found["seg/categories"] = (classes,), np.dtype(np.uint8)
+    return found
 
 
 def faults(arrays: ImageArrays, layout: Layout, names: list[str]) -> Problems:

@@ -19,6 +19,7 @@ from threeshnet.errors import DataError
 from threeshnet.features.fingerprints import Fingerprints
 from threeshnet.records import ImageArrays, Photo
 from threeshnet.shards.claim import claim
+from threeshnet.shards.compression import filter_options
 from threeshnet.shards.schema import FINGERPRINT_KEYS, FORMAT, Layout, faults, layout_of_arrays
 
 TEXT = h5py.string_dtype("utf-8")
@@ -37,9 +38,17 @@ class ShardWriter:
     """
 
     def __init__(
-        self, path: Path, *, raw: Path | None = None, grid_size: tuple[int, int] | None = None, fingerprint: str = ""
+        self,
+        path: Path,
+        *,
+        raw: Path | None = None,
+        grid_size: tuple[int, int] | None = None,
+        fingerprint: str = "",
+        compression: str | None = None,
     ) -> None:
+        """`compression` of the features and the segmentation, of `compression.CHOICES`."""
         self.path, self.raw, self.grid_size = Path(path), raw, grid_size
+        self.filters = filter_options(compression)
         self.partial = self.path.with_name(self.path.name + ".partial")
         self.layout: Layout | None = None
         self.images, self.captions, self.regions = 0, 0, 0
@@ -121,6 +130,7 @@ class ShardWriter:
                 chunks=(rows, *values.shape[1:]),
                 dtype=TEXT if text else values.dtype,
                 track_times=False,
+                **(self.filters if chunk else {}),  # the large ones; the rest is not worth it
             ).attrs.update(attributes or {})
         dataset: Any = self._file[key]
         start = len(dataset)
@@ -170,8 +180,10 @@ def write_shard(
     grid_size: tuple[int, int] | None = None,
     raw: Path | None = None,
     fingerprint: str = "",
+    compression: str | None = None,
 ) -> Path:
     """Write one whole shard at once; DataError when the arrays do not fit together."""
-    with ShardWriter(path, raw=raw, grid_size=grid_size, fingerprint=fingerprint) as writer:
+    options: dict[str, Any] = {"fingerprint": fingerprint, "compression": compression}
+    with ShardWriter(path, raw=raw, grid_size=grid_size, **options) as writer:
         writer.append(photos, arrays, sizes)
     return writer.path

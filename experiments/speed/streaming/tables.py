@@ -1,0 +1,142 @@
+"""The tables and the figure of README.md from the measured rows."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from formats import IMAGE_BYTES
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+Row = dict[str, str]
+
+
+def rewrite(folder: Path) -> None:
+    """Put the tables of what is measured in `folder` between the markers of its README, and draw the figure."""
+    texts = {}
+    if (folder / "rows.csv").is_file():
+        rows = read(folder / "rows.csv")
+        texts["speed"] = speed_table(rows)
+        draw(rows, folder / "speed.png")
+    if (folder / "memory.csv").is_file():
+        texts["memory"] = memory_table(read(folder / "memory.csv"))
+    if (folder / "order.json").is_file():
+        texts["order"] = order_table(json.loads((folder / "order.json").read_text(encoding="utf-8")))
+    if (folder / "waiting.csv").is_file():
+        texts["waiting"] = waiting_table(read(folder / "waiting.csv"))
+    readme = folder / "README.md"
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    for name, table in texts.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if begin in text:
+            text = f"{text.partition(begin)[0]}{begin}\n{table}\n{end}{text.partition(end)[2]}"
+        else:
+            text += f"\n{begin}\n{table}\n{end}\n"
+    readme.write_text(text, encoding="utf-8")
+
+
+def speed_table(rows: Sequence[Row]) -> str:
+    images = max(int(row["images"]) for row in rows)
+    rows = [row for row in rows if int(row["images"]) == images]
+    limits = {cache: statistics.median(speeds(rows, "raw read", cache) or [float("nan")]) for cache in ("cold", "warm")}
+    lines = []
+    for way in dict.fromkeys(row["way"] for row in rows):
+        for cache in ("cold", "warm"):
+            mine = [row for row in rows if row["way"] == way and row["cache"] == cache]
+            if not mine:
+                continue
+            if not mine[0]["seconds"]:
+                lines.append([way, mine[0]["order"], cache, f"{mine[0]['note']}", *[""] * 6])
+                continue
+            found = speeds(rows, way, cache)
+            middle = statistics.median(found)
+            cpu = statistics.median(float(row["cpu_seconds"]) for row in mine) / (images * IMAGE_BYTES / 1e9)
+            memory = max(float(row["anonymous_mb"]) for row in mine)
+            size = int(mine[0]["disk_bytes"]) / 1e9
+            spread = f"{min(found):,.0f} to {max(found):,.0f}"
+            numbers = [f"{middle:,.0f}", spread, f"{middle * 1e6 / IMAGE_BYTES:,.0f}", f"{middle / limits[cache]:.2f}"]
+            lines.append([way, mine[0]["order"], cache, *numbers, f"{cpu:.2f}", f"{memory:,.0f}", f"{size:.2f}"])
+    head = [
+        "way",
+        "order",
+        "cache",
+        "MB/s",
+        "least to most",
+        "samples/s",
+        "of raw",
+        "CPU s a GB",
+        "memory MB",
+        "disk GB",
+    ]
+    count = len(speeds(rows, "raw read", "cold"))
+    title = (
+        f"{images:,} samples of {IMAGE_BYTES:,} bytes ({images * IMAGE_BYTES / 1e9:.1f} GB), median of {count} runs:"
+    )
+    return f"{title}\n\n{table(head, lines)}"
+
+
+def speeds(rows: Iterable[Row], way: str, cache: str) -> list[float]:
+    """MB/s of every run of a way, in uncompressed bytes."""
+    mine = [row for row in rows if row["way"] == way and row["cache"] == cache and row["seconds"]]
+    return [int(row["images"]) * IMAGE_BYTES / 1e6 / float(row["seconds"]) for row in mine]
+
+
+def draw(rows: Sequence[Row], file: Path) -> None:
+    """Bars of the median, lines from least to most."""
+    ways = [way for way in dict.fromkeys(row["way"] for row in rows) if speeds(rows, way, "cold")][::-1]
+    figure, axes = plt.subplots(figsize=(7, 0.28 * len(ways) + 1), layout="constrained")
+    for shift, cache in ((0.2, "cold"), (-0.2, "warm")):
+        found = [speeds(rows, way, cache) or [0] for way in ways]
+        middles = [statistics.median(speed) for speed in found]
+        ends = [[m - min(f) for m, f in zip(middles, found, strict=True)]]
+        ends.append([max(f) - m for m, f in zip(middles, found, strict=True)])
+        axes.barh([place + shift for place in range(len(ways))], middles, 0.4, xerr=ends, label=cache)
+    axes.set_yticks(range(len(ways)), ways, fontsize=7)
+    axes.set_xscale("log")
+    axes.set_xlabel("MB/s")
+    axes.legend(fontsize=7)
+    figure.savefig(file, dpi=90)
+    plt.close(figure)
+
+
+def memory_table(rows: Sequence[Row]) -> str:
+    head = ["images", "captions", "region width", "on disk", "workers", "started by"]
+    head += ["before", "peak, anonymous", "peak, mapped files"]
+    lines = []
+    for row in rows:
+        megabytes = [f"{float(row[key]):,.0f} MB" for key in ("start_mb", "anonymous_mb", "file_mb")]
+        counts = [f"{int(row['images']):,}", f"{int(row['captions']):,}", row["width"]]
+        lines.append([*counts, f"{float(row['disk_gb']):.2f} GB", row["workers"], row["start_method"], *megabytes])
+    return table(head, lines)
+
+
+def order_table(found: dict[str, dict[str, float]]) -> str:
+    measures = list(next(iter(found.values())))
+    return table(
+        ["order", *measures], [[name, *(f"{row[key]:.3g}" for key in measures)] for name, row in found.items()]
+    )
+
+
+def waiting_table(rows: Sequence[Row]) -> str:
+    head = ["experiment", "order", "workers", "step", "waiting for data"]
+    lines = [
+        [row["experiment"], row["order"], row["workers"], f"{float(row['step']):.2f} s", f"{float(row['share']):.2%}"]
+        for row in rows
+    ]
+    return table(head, lines)
+
+
+def read(file: Path) -> list[Row]:
+    with file.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
