@@ -44,7 +44,7 @@ except ImportError as missing:
              "(Debian and Ubuntu: apt-get install python3-venv), %s" % (sys.executable, missing, other))
 endef
 
-.PHONY: help setup setup-locked data import verify train evaluate dashboard test lint format typecheck notebook
+.PHONY: help setup setup-locked data import verify train evaluate dashboard bench test lint format typecheck notebook
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -117,6 +117,9 @@ evaluate: $(READY) ## Score: CKPT=file SHARDS=folder SPLIT=test [PROTOCOL=full] 
 
 dashboard: $(READY) ## The page of a study, finished or not: STUDY=name [OUT=runs/name] [ARGS="wandb=online"]
 	$(call run,dashboard)$(dashboard_options)$(more)
+
+bench: $(READY) ## Reading speed against other ways, cold and warm: [ARGS="--images 20000 --repeats 5 --folder <folder>"]
+	$(ENV_PYTHON) experiments/speed/bench.py$(more)
 
 # ---- the house -------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGETS = ("help", "setup", "data", "import", "verify", "train", "evaluate", "dashboard")
+TARGETS = ("help", "setup", "data", "import", "verify", "train", "evaluate", "dashboard", "bench")
 TARGETS += ("test", "lint", "format", "typecheck", "notebook")
 
 # Not what `make test` left in the environment: its own variables (ARGS=…) would reach the make that is tested.

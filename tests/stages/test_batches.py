@@ -248,6 +248,33 @@ def test_padded_sets_equal_the_sets(lengths: list[int]) -> None:
     assert not padded.values[~padded.mask].any()
 
 
+@given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5), seed=st.integers(0, 5))
+def test_float16_on_the_way_gives_the_same_numbers(lengths: list[int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sets = [rng.normal(size=(length, 3)).astype(np.float16) for length in lengths]
+    semantic = rng.random((len(sets), 2, 7, 7)).astype(np.float16)
+    arrays = ImageArrays(regions=sets, seg_semantic=semantic)
+    places = rng.integers(0, len(sets), 4)
+    drop = DropTokens(probability=0.5)
+    plain, stored = [
+        collate_images(
+            arrays, places, keep=lambda place, count: drop(count, np.random.default_rng(place)), as_stored=way
+        )
+        for way in (False, True)
+    ]
+    assert stored.regions is not None
+    assert stored.seg_semantic is not None
+    assert stored.regions.values.dtype == stored.seg_semantic.dtype == torch.float16
+    arrived = stored.to("cpu")
+    assert arrived.regions is not None
+    assert plain.regions is not None
+    assert arrived.seg_semantic is not None
+    assert arrived.regions.values.dtype == arrived.seg_semantic.dtype == torch.float32
+    assert torch.equal(arrived.regions.values, plain.regions.values)
+    assert torch.equal(arrived.regions.mask, plain.regions.mask)
+    assert torch.equal(arrived.seg_semantic, plain.seg_semantic)  # pyright: ignore
+
+
 def test_absent_fields_stay_absent() -> None:
     batch = collate_images(ImageArrays(seg_map=np.zeros((2, 64, 64), np.uint8)))
     assert batch.regions is batch.grid is batch.seg_semantic is batch.seg_categories is None

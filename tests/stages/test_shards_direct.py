@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from threeshnet.batches.stored_texts import WRITTEN_AT_ONCE, StoredTexts
-from threeshnet.errors import DataError
+from threeshnet.errors import ConfigError, DataError
 from threeshnet.records import ImageArrays, Photo
 from threeshnet.shards import files
+from threeshnet.shards.compression import CHOICES, check_filters, filter_options
 from threeshnet.shards.direct import direct_rows
 from threeshnet.shards.files import ShardFiles
 from threeshnet.shards.manifest import Manifest, ShardEntry, SplitEntry
@@ -151,6 +152,38 @@ def test_a_folder_of_more_shards_than_open_files_keeps_few_of_them(tmp_path: Pat
     if before:
         assert len(list(opened.iterdir())) <= before + 3
     assert files.OPEN_FILES < 1024
+
+
+@pytest.mark.parametrize("compression", CHOICES)
+def test_compressed_shards_hold_the_same_and_are_smaller(tmp_path: Path, compression: str) -> None:
+    rng = np.random.default_rng(0)
+    regions = [np.maximum(rng.standard_normal((36, 64)), 0).astype(np.float16) for _ in range(4)]
+    photos = [Photo(str(number), Path("x.jpg"), "train", ("a",)) for number in range(4)]
+    arrays, sizes = ImageArrays(regions=regions), []
+    for name, choice in (("plain", None), ("small", compression)):
+        folder = tmp_path / name
+        file = write_shard(folder / "a.h5", photos=photos, arrays=arrays, sizes=[(1, 1)] * 4, compression=choice)
+        split = SplitEntry(4, 4, (ShardEntry(file.name, 4, 4, ""),))
+        Manifest("toy", layout_of_arrays(arrays, None), {"train": split}).save(folder)
+        with h5py.File(file) as opened:
+            sizes.append(opened["region/features"].id.get_storage_size())  # pyright: ignore
+        read = ShardedSplit(folder, "train").read([3, 0, 2], ["region"]).regions
+        assert all(map(np.array_equal, read or [], (regions[3], regions[0], regions[2])))
+    assert sizes[1] < 0.8 * sizes[0]
+
+
+def test_compressions_that_cannot_be_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"compression='zip' does not exist; there are: lzf, gzip, blosc_lz4"):
+        filter_options("zip")
+    monkeypatch.setattr("threeshnet.shards.compression.load_filters", lambda: False)
+    with pytest.raises(ConfigError, match="needs the package hdf5plugin: pip install"):
+        filter_options("blosc_zstd")
+    with h5py.File(tmp_path / "some.h5", "w") as opened:
+        dataset = opened.create_dataset("rows", data=np.zeros((4, 6)), compression="gzip")
+        check_filters(dataset)
+        monkeypatch.setattr("h5py.h5z.filter_avail", lambda _: False)
+        with pytest.raises(DataError, match=r"some.h5: /rows is compressed by .*\(number 1\); install it: pip"):
+            check_filters(dataset)
 
 
 # --- captions

@@ -123,15 +123,15 @@ def test_shards_that_were_made_anew_are_another_folder(local: Path, bucket: str)
 
 
 @pytest.mark.parametrize(
-    ("address", "size", "said"),
+    ("address", "said"),
     [
-        ("memory://nowhere", "1", r"No shards: looked for manifest.json at memory://nowhere, memory://nowhere/toy"),
-        ("nothing://bucket", "1", r"nothing"),
-        ("gs://bucket/toy", "1", r"gcsfs"),
+        ("memory://nowhere", r"No shards: looked for manifest.json at memory://nowhere, memory://nowhere/toy"),
+        ("nothing://bucket", r"nothing"),
+        ("gs://bucket/toy", r"gcsfs"),
     ],
 )
 def test_addresses_that_do_not_work_say_why(
-    address: str, size: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    address: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv(remote.WHERE, str(tmp_path))
     with pytest.raises((ConfigError, DataError), match=said):

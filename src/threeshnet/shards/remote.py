@@ -123,14 +123,18 @@ class RemoteStore:
         aside = here.with_name(f"{file}.partial")
         digest = hashlib.sha256()
         try:
-            self._make_room(int(system.size(f"{path}/{file}") or 0), keep=here)
+            size = int(system.size(f"{path}/{file}") or 0)
+        except Exception as error:
+            raise self._did_not_come(file, error) from error
+        self._make_room(size, keep=here)
+        try:
             with system.open(f"{path}/{file}", "rb") as source, aside.open("wb") as target:
                 while part := source.read(COPIED_AT_ONCE):
                     digest.update(part)
                     target.write(part)
         except Exception as error:  # each protocol has its own errors
             aside.unlink(missing_ok=True)
-            raise DataError(f"{self.address}/{file} did not come here: {error}") from error
+            raise self._did_not_come(file, error) from error
         expected = self.sums.get(file)
         if expected and digest.hexdigest() != expected:
             aside.unlink()
@@ -139,6 +143,9 @@ class RemoteStore:
                 "damaged there or was damaged on the way; upload it again"
             )
         aside.replace(here)
+
+    def _did_not_come(self, file: str, error: Exception) -> DataError:
+        return DataError(f"{self.address}/{file} did not come here: {error}")
 
     def _make_room(self, size: int, keep: Path) -> None:
         """Remove the least recently used shards of the whole cache until `size` bytes more are allowed."""
