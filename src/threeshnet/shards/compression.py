@@ -13,7 +13,10 @@ BUILT_IN: Mapping[str, Mapping[str, Any]] = {
     "lzf": {"compression": "lzf", "shuffle": True},
     "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True},
 }
-PLUGINS = {"blosc_lz4": "lz4", "blosc_zstd": "zstd"}  # with bit shuffling, which is what helps numbers
+PLUGINS = {
+    "blosc_lz4": "lz4",
+    "blosc_zstd": "zstd",
+}  # with bytes sorted by place: smaller than by bits, or higher levels
 CHOICES = (*BUILT_IN, *PLUGINS)
 
 
@@ -34,7 +37,7 @@ def filter_options(name: str | None) -> Mapping[str, Any]:
     if not load_filters():
         raise ConfigError(f"compression={name!r} needs the package hdf5plugin: {EXTRA}; without it: lzf, gzip")
     plugin: Any = importlib.import_module("hdf5plugin")
-    return dict(plugin.Blosc2(cname=PLUGINS[name], clevel=5, filters=plugin.Blosc2.BITSHUFFLE))
+    return dict(plugin.Blosc2(cname=PLUGINS[name], clevel=1, filters=plugin.Blosc2.SHUFFLE))
 
 
 def load_filters() -> bool:

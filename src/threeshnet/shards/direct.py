@@ -53,7 +53,7 @@ class DirectRows:
 
         Raises OSError when the file ends before them, or the disk does not give them.
         """
-        target = memoryview(out).cast("B") if out.size else memoryview(b"")
+        target = memoryview(out.view(np.uint8).reshape(-1).data)
         done = 0
         for start, size in self.pieces(first, end):
             _read_piece(descriptor, target[done : done + size], start)
@@ -103,19 +103,15 @@ def direct_rows(dataset: h5py.Dataset) -> DirectRows | None:
     facts: Any = {"dtype": dataset.dtype, "row_shape": tuple(dataset.shape[1:]), "rows": int(dataset.shape[0])}
     if dataset.chunks is None:
         start = identifier.get_offset()
-        external = bool(plist.get_external_count())
-        none = start is None or external
-        return None if none else DirectRows(**facts, chunk_rows=max(facts["rows"], 1), chunk_starts=_places([start]))
+        if start is None or plist.get_external_count():
+            return None
+        return DirectRows(**facts, chunk_rows=max(facts["rows"], 1), chunk_starts=np.array([start], dtype=np.int64))
     chunk_rows = int(dataset.chunks[0])
     if tuple(dataset.chunks[1:]) != facts["row_shape"]:
         return None
     starts = np.full(-(-facts["rows"] // chunk_rows), -1, dtype=np.int64)
     identifier.chunk_iter(lambda info: starts.__setitem__(info.chunk_offset[0] // chunk_rows, info.byte_offset))
     return None if (starts < 0).any() else DirectRows(**facts, chunk_rows=chunk_rows, chunk_starts=starts)
-
-
-def _places(starts: list[int]) -> np.ndarray:
-    return np.array(starts, dtype=np.int64)
 
 
 def _read_piece(descriptor: int, target: memoryview, start: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import overload
 
 import numpy as np
@@ -54,5 +54,5 @@ class ShardTexts(Sequence[str]):
             self._last = shard, self._read(shard)
         return self._last[1]
 
-    def __getstate__(self) -> dict[str, object]:
+    def __getstate__(self) -> Mapping[str, object]:
         return self.__dict__ | {"_last": None}
