@@ -109,8 +109,8 @@ class CaptionDataset(Dataset[Batch]):
         if self.drop_tokens is None:
             return collate_images(self._read(numbers), places, as_stored=True)
         drop = self.drop_tokens
-        keep = lambda place, count: drop(count, generators[place])  # noqa: E731
-        return collate_images(self._read(numbers), places, keep=keep, as_stored=True)
+        arrays = self._read(numbers)
+        return collate_images(arrays, places, keep=lambda place, count: drop(count, generators[place]), as_stored=True)
 
     def _read(self, numbers: np.ndarray) -> ImageArrays:
         """Images by ascending number through all splits, each split asked once."""
