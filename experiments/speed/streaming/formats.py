@@ -39,7 +39,7 @@ def absent(package: str) -> str | None:
     module = OTHERS[package]
     if importlib.util.find_spec(module) is None:
         return "not installed"
-    if module == "streaming" and importlib.util.find_spec("torchvision") is None:
+    if module == "streaming" and "torchvision" not in sys.modules and not importlib.util.find_spec("torchvision"):
         _stand_in_for_torchvision()
     try:
         importlib.import_module(module)

@@ -17,7 +17,7 @@ from threeshnet.batches.order import BlockOrder, Shuffle
 
 CAPTIONS = 5
 BLOCK = 32
-EPOCHS = 3
+EPOCHS = 2
 HERE = Path(__file__).parent
 Ordered = Callable[[int], np.ndarray]  # epoch -> captions
 

@@ -1,0 +1,65 @@
+"""The streaming benchmark compares what it says: every way reads every sample, and measures of order are right."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+HERE = Path(__file__).parents[2] / "experiments/speed/streaming"
+IMAGES = 7
+
+
+@pytest.fixture(scope="module")
+def scripts() -> dict[str, ModuleType]:
+    """Its scripts by name, without leaving their folder on the path."""
+    sys.path.insert(0, str(HERE))
+    try:
+        names = ("formats", "tables", "readers", "order", "compare")
+        return {name: __import__(name) for name in names}
+    finally:
+        sys.path.remove(str(HERE))
+
+
+def test_every_way_reads_every_sample(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    formats, ways = scripts["formats"], scripts["readers"].ways()
+    assert len(ways) == 22
+    for name, (kind, _, read) in ways.items():
+        if "workers" not in name and formats.missing(kind) is None:
+            folder = formats.made(kind, tmp_path, IMAGES)
+            formats.evict(folder)
+            assert read(folder) == IMAGES, name
+    assert {folder.name for folder in tmp_path.iterdir()} >= {"shards-7", "npy-an-image-7", "one-npy-7"}
+
+
+def test_measures_of_an_order_tell_what_they_say(scripts: dict[str, ModuleType]) -> None:
+    order = scripts["order"]
+    batches = np.array([[0, 0, 9, 0], [400, 800, 1200, 1200]])
+    assert order.same_pairs(batches) == (3 + 1) / 2
+    assert order.neighbours(batches) == pytest.approx((6 + 1) / 12)
+    assert order.runs(np.concatenate([np.arange(2047), [5000]])) == 2
+    rng = np.random.default_rng(0)
+    assert order.spread(rng.permutation(40_000).reshape(-1, 40)) == pytest.approx(1, abs=0.15)
+    assert order.spread(np.arange(40_000).reshape(-1, 40)) == pytest.approx(40, rel=0.01)
+    assert order.kolmogorov(np.array([1, 2, 3, 4]), np.array([3, 4, 5, 6])) == 0.5
+
+
+def test_tables_are_written_between_their_marks(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    compare = scripts["compare"]
+    row = {"way": "raw read", "order": "sequential", "repeat": 0, "images": 1000}
+    for cache, seconds in (("cold", 0.5), ("warm", 0.1)):
+        facts = {"seconds": seconds, "cpu_seconds": 0.1, "anonymous_mb": 1.0, "disk_bytes": 10**9}
+        compare.add(tmp_path / "rows.csv", row | facts | {"cache": cache})
+        compare.add(tmp_path / "rows.csv", row | {"way": "other", "cache": cache, "note": "not installed"})
+    (tmp_path / "README.md").write_text("# Title\n<!-- speed -->\nold\n<!-- /speed -->\nend\n")
+    for _ in range(2):
+        scripts["tables"].rewrite(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert "old" not in text
+    assert text.endswith("end\n")
+    assert "| raw read | sequential | cold | 295 | 295 to 295 | 2,000 | 1.00 |" in text
+    assert "| other | sequential | cold | not installed |" in text
+    assert (tmp_path / "speed.png").is_file()
