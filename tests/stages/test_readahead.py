@@ -69,6 +69,7 @@ def test_groups_hold_every_batch_in_turn_within_the_budget(sizes: list[int], meg
     readahead.image_bytes = 73_728
     numbers = np.random.default_rng(0).integers(0, 99, sum(sizes))
     batches = np.split(numbers, np.cumsum(sizes)[:-1]) if sizes else []
+    assert all(count <= 2 for count, _ in readahead.groups(batches, 2))
     groups = list(readahead.groups(batches))
     assert sum(count for count, _ in groups) == len(batches)
     place = 0

@@ -157,7 +157,7 @@ def test_a_folder_of_more_shards_than_open_files_keeps_few_of_them(tmp_path: Pat
 @pytest.mark.parametrize("compression", CHOICES)
 def test_compressed_shards_hold_the_same_and_are_smaller(tmp_path: Path, compression: str) -> None:
     rng = np.random.default_rng(0)
-    regions = [np.maximum(rng.standard_normal((36, 64)), 0).astype(np.float16) for _ in range(4)]
+    regions = [np.maximum(rng.standard_normal((36, 1024)), 0).astype(np.float16) for _ in range(4)]
     photos = [Photo(str(number), Path("x.jpg"), "train", ("a",)) for number in range(4)]
     arrays, sizes = ImageArrays(regions=regions), []
     for name, choice in (("plain", None), ("small", compression)):

@@ -40,7 +40,7 @@ def test_measures_of_an_order_tell_what_they_say(scripts: dict[str, ModuleType])
     batches = np.array([[0, 0, 9, 0], [400, 800, 1200, 1200]])
     assert order.same_pairs(batches) == (3 + 1) / 2
     assert order.neighbours(batches) == pytest.approx((6 + 1) / 12)
-    assert order.runs(np.concatenate([np.arange(2047), [5000]])) == 2
+    assert order.runs(np.concatenate([np.arange(order.READS - 1), [99_999]])) == 2
     rng = np.random.default_rng(0)
     assert order.spread(rng.permutation(40_000).reshape(-1, 40)) == pytest.approx(1, abs=0.15)
     assert order.spread(np.arange(40_000).reshape(-1, 40)) == pytest.approx(40, rel=0.01)

@@ -23,6 +23,7 @@ REGIONS, WIDTH = 36, 2048
 IMAGE_BYTES = REGIONS * WIDTH * 2
 IMAGES_PER_SHARD = 1000
 APPEND = 50  # images written at a time
+STAND_INS = ("torchvision", "torchvision.datasets", "torchvision.transforms", "torchvision.transforms.functional")
 COMPRESSIONS = ("lzf", "blosc_lz4", "blosc_zstd")
 OTHERS = {"webdataset": "webdataset", "litdata": "litdata", "mosaicml-streaming": "streaming"}  # package -> module
 
@@ -50,7 +51,7 @@ def absent(package: str) -> str | None:
 
 def _stand_in_for_torchvision() -> None:
     """MosaicML Streaming imports torchvision for data sets of pictures, which are not used here."""
-    for name in ("torchvision", "torchvision.datasets", "torchvision.transforms"):
+    for name in STAND_INS:
         sys.modules.setdefault(name, MagicMock(name=name, __spec__=None))
 
 

@@ -17,6 +17,7 @@ from threeshnet.batches.order import BlockOrder, Shuffle
 
 CAPTIONS = 5
 BLOCK = 32
+READS = 16_384
 EPOCHS = 2
 HERE = Path(__file__).parent
 Ordered = Callable[[int], np.ndarray]  # epoch -> captions
@@ -56,7 +57,7 @@ def measures(order: Ordered, owners: np.ndarray, batch: int, expected: np.ndarra
         "rank correlation with the source": float(
             np.mean([abs(np.corrcoef(places, images)[0, 1]) for images in epochs])
         ),
-        "runs of images in 2,048 reads": float(np.mean([runs(images) for images in epochs])),
+        f"runs of images in {READS:,} reads": float(np.mean([runs(images) for images in epochs])),
     }
 
 
@@ -100,8 +101,8 @@ def kolmogorov(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def runs(images: np.ndarray) -> float:
-    """Stretches of neighbouring images that 2,048 reads in a row make, on average: what a disk sees."""
-    parts = [np.unique(images[start : start + 2048]) for start in range(0, len(images) - 2047, 2048)]
+    """Stretches of neighbouring images that so many reads in a row make, on average: what a disk sees."""
+    parts = [np.unique(images[start : start + READS]) for start in range(0, len(images) - READS + 1, READS)]
     return float(np.mean([1 + (np.diff(part) > 1).sum() for part in parts]))
 
 

@@ -22,7 +22,7 @@ from threeshnet.shards.reader import ShardedSplit
 
 BATCH = 128
 READ_BYTES = 1 << 20
-BLOCK, WINDOW, READAHEAD = 32, 4096, 256  # the suite's defaults
+BLOCK, WINDOW, READAHEAD = 32, 4096, 1280  # the suite's defaults
 BUFFER = 1000  # samples that WebDataset mixes
 
 
@@ -55,7 +55,7 @@ def shards(folder: Path, *, order: str = "", ahead: bool = True, h5py: bool = Fa
         return sum(taken(split, np.arange(start, min(start + BATCH, split.images))) for start in starts)
     batches = batches_of(split.images, order)
     readahead = Readahead(splits=[split], fields=["region"], megabytes=READAHEAD if ahead else 0)
-    readahead.start(batches.shares())
+    readahead.start(batches.shares(), together=batches.batches_of_a_window)
     seen = 0
     for rows in batches.shares():
         seen += taken(split, rows)

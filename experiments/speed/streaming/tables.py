@@ -118,9 +118,12 @@ def memory_table(rows: Sequence[Row]) -> str:
 
 def order_table(found: dict[str, dict[str, float]]) -> str:
     measures = list(next(iter(found.values())))
-    return table(
-        ["order", *measures], [[name, *(f"{row[key]:.3g}" for key in measures)] for name, row in found.items()]
-    )
+    rows = [[name, *(short(row[key]) for key in measures)] for name, row in found.items()]
+    return table(["order", *measures], rows)
+
+
+def short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def waiting_table(rows: Sequence[Row]) -> str:

@@ -55,7 +55,7 @@ class RetrievalDataModule(pl.LightningDataModule):
         order: str = "shuffle",
         block_images: int = 32,
         window_captions: int = 4096,
-        readahead_megabytes: int = 256,
+        readahead_megabytes: int = 1280,
         prefetch_megabytes: int = 1024,
         start_method: str | None = None,
     ) -> None:

@@ -42,7 +42,8 @@ class TrainingLoader(DataLoader[Batch]):
             yield from batches
             return
         owners = self.batches.owners
-        self.readahead.start(owners[rows] for rows in self.batches.shares())
+        images = (owners[rows] for rows in self.batches.shares())
+        self.readahead.start(images, together=self.batches.batches_of_a_window)
         for batch in batches:
             self.readahead.advance()
             yield batch

@@ -18,6 +18,11 @@ ORDERS = ("shuffle", "blocks")
 class Order(Protocol):
     """What a sampler asks: the captions of an epoch, and what tells this order from others."""
 
+    @property
+    def window_captions(self) -> int | None:
+        """Captions among which neighbours are spread; None where there are no such windows."""
+        ...
+
     def __call__(self, owners: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
         """Caption numbers [captions], each once; `owners` [captions] says the image of each."""
         ...
@@ -33,6 +38,8 @@ class Shuffle:
     >>> Shuffle()(np.array([0, 0, 1, 1]), seed=0, epoch=0).tolist()
     [2, 0, 1, 3]
     """
+
+    window_captions: int | None = None
 
     def __call__(self, owners: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
         return np.random.default_rng([seed, epoch]).permutation(len(owners))
@@ -61,16 +68,18 @@ class BlockOrder:
                 f"batches.window_captions={window_captions} is less than a block of batches.block_images={block_images}"
             )
         problems.raise_as(ConfigError, "A window mixes many blocks: 128 of them, say.")
-        self.block_images, self.window_captions = block_images, window_captions
+        self.block_images = block_images
+        self.window_captions: int | None = window_captions
+        self.window = window_captions
 
     def __call__(self, owners: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
         generator = np.random.default_rng([seed, epoch])
-        if len(owners) <= self.window_captions:
+        if len(owners) <= self.window:
             return generator.permutation(len(owners))
         blocks = self._blocks(owners, generator)
         order = np.argsort(generator.permutation(int(blocks.max()) + 1)[blocks], kind="stable")
-        for start in range(0, len(order), self.window_captions):
-            generator.shuffle(order[start : start + self.window_captions])
+        for start in range(0, len(order), self.window):
+            generator.shuffle(order[start : start + self.window])
         return order
 
     def _blocks(self, owners: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -82,7 +91,7 @@ class BlockOrder:
         return rounds * (int(in_round.max()) + 1) + in_round
 
     def identity(self) -> dict[str, int | str]:
-        return {"order": "blocks", "block_images": self.block_images, "window_captions": self.window_captions}
+        return {"order": "blocks", "block_images": self.block_images, "window_captions": self.window}
 
 
 def make_order(name: str, *, block_images: int, window_captions: int) -> Order:

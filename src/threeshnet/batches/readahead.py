@@ -25,9 +25,9 @@ if hasattr(os, "register_at_fork"):
 class Readahead:
     """Announces the images of coming batches to the system, in a thread, never more than so many bytes ahead.
 
-    Batches are taken in groups of half the budget, and the images of a group in the order of the files: neighbours make
-    one long read. What is announced lies in the page cache when a worker asks for it. A data set that fits the budget
-    is left to the system.
+    Batches are taken in groups of half the budget, or of a window of the order where that is less, and the images of a
+    group in the order of the files: neighbours make one long read. What is announced lies in the page cache when a
+    worker asks for it. A data set that fits the budget is left to the system.
     """
 
     def __init__(self, *, splits: Sequence[ShardedSplit], fields: Collection[str], megabytes: int) -> None:
@@ -42,12 +42,12 @@ class Readahead:
         self._done, self._stopped = 0, True
         self._thread: threading.Thread | None = None
 
-    def start(self, batches: Iterable[np.ndarray]) -> None:
-        """Follow an epoch: `batches` of image numbers [B], counted through all splits."""
+    def start(self, batches: Iterable[np.ndarray], *, together: int | None = None) -> None:
+        """Follow an epoch: `batches` of image numbers [B], counted through all splits; `together` make a window."""
         self.stop()
         if self.active:
             self._done, self._stopped = 0, False
-            self._thread = threading.Thread(target=self._work, args=(batches,), name="readahead", daemon=True)
+            self._thread = threading.Thread(target=self._work, args=(batches, together), name="readahead", daemon=True)
             self._thread.start()
 
     def advance(self) -> None:
@@ -65,21 +65,25 @@ class Readahead:
             self._thread.join()
             self._thread = None
 
-    def groups(self, batches: Iterable[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
-        """(batches in it, distinct images in order) of half the budget each, but for a batch that is larger."""
+    def groups(self, batches: Iterable[np.ndarray], together: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
+        """(batches in it, distinct images in order) of half the budget each, but for a batch that is larger.
+
+        No group has more than `together` batches.
+        """
         room = self.budget // GROUPS_AHEAD // self.image_bytes
         waiting: list[np.ndarray] = []
         for batch in batches:
-            if waiting and sum(map(len, waiting)) + len(batch) > room:
+            full = sum(map(len, waiting)) + len(batch) > room or len(waiting) == together
+            if waiting and full:
                 yield len(waiting), np.unique(np.concatenate(waiting))
                 waiting = []
             waiting.append(batch)
         if waiting:
             yield len(waiting), np.unique(np.concatenate(waiting))
 
-    def _work(self, batches: Iterable[np.ndarray]) -> None:
+    def _work(self, batches: Iterable[np.ndarray], together: int | None) -> None:
         begins = [0]  # the batch that each group starts with
-        for count, images in self.groups(batches):
+        for count, images in self.groups(batches, together):
             begins.append(begins[-1] + count)
             allowed = begins[max(0, len(begins) - 1 - GROUPS_AHEAD)]
             with self._ready:

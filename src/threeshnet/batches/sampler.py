@@ -80,6 +80,11 @@ class CaptionBatches(Sampler[list[tuple[int, int]]]):
             rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             yield np.array_split(rows, self.world_size)[self.rank]
 
+    @property
+    def batches_of_a_window(self) -> int | None:
+        """Batches in which the order mixes what it reads together; None where it does not say."""
+        return None if self.order.window_captions is None else max(1, self.order.window_captions // self.batch_size)
+
     def identity(self) -> dict[str, int | str]:
         """What the batches of an epoch depend on, whichever process asks."""
         sizes = {"captions": self.captions, "batch_size": self.batch_size, "seed": self.seed}
