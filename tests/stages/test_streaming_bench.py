@@ -58,7 +58,7 @@ def test_tables_are_written_between_their_marks(scripts: dict[str, ModuleType], 
     for _ in range(2):
         scripts["tables"].rewrite(tmp_path)
     text = (tmp_path / "README.md").read_text()
-    assert "old" not in text
+    assert "\nold\n" not in text
     assert text.endswith("end\n")
     assert "| raw read | sequential | cold | 295 | 295 to 295 | 2,000 | 1.00 |" in text
     assert "| other | sequential | cold | not installed |" in text
