@@ -55,7 +55,7 @@ class Photos:
         self.map[:, :9] = 255
 
     def read(
-        self, numbers: Sequence[int], fields: Collection[str] | None = None, *, boxes: bool = False
+        self, numbers: Sequence[int], fields: Collection[str] | None = None, *, extras: bool = False
     ) -> ImageArrays:
         chosen = list(numbers)
         occurring = np.stack([np.bincount(self.map[n].ravel(), minlength=256)[:CLASSES] > 0 for n in chosen])

@@ -41,8 +41,10 @@ class FakeSplit:
         self.arrays = [np.full((3 + number, 4), first + number, np.float16) for number in range(images)]
         self.asked: list[list[int]] = []
 
-    def read(self, numbers: Sequence[int], fields: Collection[str] | None = None, *, boxes: bool = True) -> ImageArrays:
-        assert not boxes  # no model reads them
+    def read(
+        self, numbers: Sequence[int], fields: Collection[str] | None = None, *, extras: bool = True
+    ) -> ImageArrays:
+        assert not extras  # no model reads scores and labels
         assert fields == ("region", "grid")
         self.asked.append(list(numbers))
         grid = np.stack([np.full((4, 6), self.arrays[number][0, 0], np.float16) for number in numbers])

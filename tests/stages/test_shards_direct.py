@@ -113,7 +113,7 @@ def test_any_images_with_few_open_files_and_through_h5py_alike(
     assert split.read([0]).regions is not None
 
 
-def test_boxes_are_read_only_when_they_are_asked_for(tmp_path: Path) -> None:
+def test_scores_are_read_only_when_they_are_asked_for(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     arrays = ImageArrays(
         regions=[rng.standard_normal((2, 5)).astype(np.float16)],
@@ -126,8 +126,10 @@ def test_boxes_are_read_only_when_they_are_asked_for(tmp_path: Path) -> None:
     entry = SplitEntry(1, 1, (ShardEntry(file.name, 1, 1, ""),))
     Manifest("toy", layout_of_arrays(arrays, None), {"train": entry}).save(tmp_path)
     split = ShardedSplit(tmp_path, "train")
-    assert split.read([0], boxes=False).boxes is None
-    assert split.read([0]).boxes is not None
+    few, all_there = split.read([0], extras=False), split.read([0])
+    assert few.scores is None
+    assert few.boxes is not None
+    assert all_there.scores is not None
 
 
 def test_a_shard_that_is_cut_short_or_gone_under_the_reader_is_named(tmp_path: Path) -> None:

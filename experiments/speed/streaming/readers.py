@@ -65,7 +65,7 @@ def shards(folder: Path, *, order: str = "", ahead: bool = True, h5py: bool = Fa
 
 
 def taken(split: ShardedSplit, numbers: np.ndarray) -> int:
-    regions = split.read(numbers, ["region"], boxes=False).regions
+    regions = split.read(numbers, ["region"], extras=False).regions
     return len(regions or ())
 
 

@@ -36,7 +36,7 @@ class Split(Protocol):
     def home(self, number: int) -> tuple[str, int]: ...  # shard file of an image, and its row there
 
     def read(
-        self, numbers: Sequence[int], fields: Collection[str] | None = None, *, boxes: bool = True
+        self, numbers: Sequence[int], fields: Collection[str] | None = None, *, extras: bool = True
     ) -> ImageArrays: ...
 
 
@@ -116,7 +116,7 @@ class CaptionDataset(Dataset[Batch]):
         """Images by ascending number through all splits, each split asked once."""
         homes = np.searchsorted(self.starts, numbers, side="right") - 1
         parts = [
-            self.splits[home].read((numbers[homes == home] - self.starts[home]).tolist(), self.fields, boxes=False)
+            self.splits[home].read((numbers[homes == home] - self.starts[home]).tolist(), self.fields, extras=False)
             for home in np.unique(homes)
         ]
         return parts[0] if len(parts) == 1 else _join(parts)
@@ -136,7 +136,7 @@ class ImageDataset(Dataset[tuple[ImageBatch, Tensor]]):
 
     def __getitems__(self, numbers: Sequence[int]) -> tuple[ImageBatch, Tensor]:
         """Images and their numbers [B] int64."""
-        arrays = self.split.read(numbers, self.fields, boxes=False)
+        arrays = self.split.read(numbers, self.fields, extras=False)
         return collate_images(arrays, as_stored=True), torch.tensor(numbers, dtype=torch.int64)
 
 

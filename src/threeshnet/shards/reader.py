@@ -65,11 +65,11 @@ class ShardedSplit:
         self.caption_tags: Sequence[str] = ShardTexts(captions, read=partial(self._texts, "caption/tag"))
 
     def read(
-        self, numbers: Sequence[int] | np.ndarray, fields: Collection[str] | None = None, *, boxes: bool = True
+        self, numbers: Sequence[int] | np.ndarray, fields: Collection[str] | None = None, *, extras: bool = True
     ) -> ImageArrays:
         """Arrays of these images in this order; numbers may repeat. `fields`: of region, grid, seg; None is all.
 
-        Without `boxes` regions come as their features alone, which is what a model reads. Raises DataError when a shard
+        Without `extras` regions come without scores and labels, which no model reads. Raises DataError when a shard
         cannot be read any more.
         """
         wanted = self.manifest.fields if fields is None else tuple(fields)
@@ -80,7 +80,7 @@ class ShardedSplit:
         unique, places = np.unique(asked, return_inverse=True)
         parts: dict[str, Any] = {}
         if "region" in wanted:
-            parts |= self._read_regions(unique, places, boxes=boxes)
+            parts |= self._read_regions(unique, places, extras=extras)
         if "grid" in wanted:
             parts["grid"] = self._read_rows("grid/features", unique, places)
             if self.manifest.grid_size is not None:
@@ -109,7 +109,7 @@ class ShardedSplit:
         """Bytes of an image on the disk, uncompressed, about: with as many regions as the images have on average."""
         regions = sum(int(offsets[-1]) for offsets in self._offsets if offsets is not None) / max(1, self.images)
         total = 0.0
-        for key in _keys(fields):
+        for key in self._keys(fields):
             shape, dtype = self._row_types[key]
             total += dtype.itemsize * int(np.prod(shape)) * (regions if key.startswith("region/") else 1)
         return round(total)
@@ -118,7 +118,7 @@ class ShardedSplit:
         """Let the system fetch the features of these images, sorted and distinct; returns the bytes it was told of."""
         pieces: dict[int, list[tuple[int, int]]] = {}
         for shard, first, end, _ in self._runs(numbers):
-            for key in _keys(fields):
+            for key in self._keys(fields):
                 low, high = self._region_rows(shard, first, end) if key.startswith("region/") else (first, end)
                 direct = self._files.direct(shard, key)
                 if direct is not None:
@@ -222,11 +222,11 @@ class ShardedSplit:
         in_order = len(places) == len(unique) and (np.diff(places) > 0).all()
         return rows if in_order else rows[places]
 
-    def _read_regions(self, unique: np.ndarray, places: np.ndarray, *, boxes: bool) -> dict[str, list[np.ndarray]]:
+    def _read_regions(self, unique: np.ndarray, places: np.ndarray, *, extras: bool) -> dict[str, list[np.ndarray]]:
         layout = self.manifest.layout
-        names = ["features"]
-        if boxes:
-            names += [*(("boxes", "scores") if layout.boxes else ()), *(("labels",) if layout.labels else ())]
+        names = ["features", *(("boxes",) if layout.boxes else ())]
+        if extras:
+            names += [*(("scores",) if layout.boxes else ()), *(("labels",) if layout.labels else ())]
         found: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for shard, first, end, _ in self._runs(unique):
             low, high = self._region_rows(shard, first, end)
@@ -238,6 +238,11 @@ class ShardedSplit:
                 found[name] += np.split(rows, cuts)
         ordered = {name: [arrays[place] for place in places] for name, arrays in found.items()}
         return {"regions" if name == "features" else name: arrays for name, arrays in ordered.items()}
+
+    def _keys(self, fields: Collection[str]) -> list[str]:
+        """The data sets that a model reads of these fields."""
+        boxes = ["region/boxes"] if self.manifest.layout.boxes and "region" in fields else []
+        return boxes + [key for field in fields for key in FEATURES[field]]
 
     def _region_rows(self, shard: int, first: int, end: int) -> tuple[int, int]:
         """Rows of the regions of images `first` to `end`."""
@@ -258,11 +263,6 @@ class ShardedSplit:
                 dataset.read_direct(out, np.s_[first:end])
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise self._unreadable(shard, f"{key}, rows {first} to {end - 1},", error) from error
-
-
-def _keys(fields: Collection[str]) -> list[str]:
-    """The data sets that a model reads of these fields."""
-    return [key for field in fields for key in FEATURES[field]]
 
 
 def cell_boxes(height: int, width: int) -> np.ndarray:
