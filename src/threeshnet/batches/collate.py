@@ -28,7 +28,7 @@ def collate_images(
     return ImageBatch(
         regions=regions,
         grid=grid,
-        seg_semantic=_tensor(arrays.seg_semantic, places, None if as_stored else torch.float32),
+        seg_semantic=_tensor(arrays.seg_semantic, places, _float_type(arrays.seg_semantic, as_stored)),
         seg_map=_tensor(arrays.seg_map, places, torch.uint8),
         seg_categories=_tensor(arrays.seg_categories, places, torch.float32),
         region_boxes=region_boxes,
@@ -65,8 +65,8 @@ def _padded(sets: Sequence[np.ndarray], kept: Sequence[np.ndarray | None], *, as
     """A loop, because copying set by set is what takes the time: a gather over all sets of 128 photos took longer."""
     lengths = [len(tokens) if chosen is None else len(chosen) for tokens, chosen in zip(sets, kept, strict=True)]
     width = sets[0].shape[1] if len(sets) else 0
-    dtype = sets[0].dtype if as_stored and len(sets) else np.float32
-    values = np.empty((len(sets), max(lengths, default=0), width), dtype=dtype)
+    half = as_stored and len(sets) and sets[0].dtype == np.float16
+    values = np.empty((len(sets), max(lengths, default=0), width), dtype=np.float16 if half else np.float32)
     for place, (tokens, chosen) in enumerate(zip(sets, kept, strict=True)):
         values[place, : lengths[place]] = tokens if chosen is None else tokens[chosen]
         values[place, lengths[place] :] = 0
@@ -78,9 +78,14 @@ def _at(sets: Sequence[np.ndarray] | np.ndarray, places: np.ndarray | None) -> l
     return [sets[place] for place in (range(len(sets)) if places is None else places)]
 
 
-def _tensor(array: np.ndarray | None, places: np.ndarray | None, dtype: torch.dtype | None) -> Tensor | None:
+def _float_type(array: np.ndarray | None, as_stored: bool) -> torch.dtype:
+    half = as_stored and array is not None and array.dtype == np.float16
+    return torch.float16 if half else torch.float32
+
+
+def _tensor(array: np.ndarray | None, places: np.ndarray | None, dtype: torch.dtype) -> Tensor | None:
     if array is None:
         return None
     tensor = torch.from_numpy(array)
     tensor = tensor if places is None else tensor[torch.from_numpy(places)]
-    return tensor if dtype is None else tensor.to(dtype)
+    return tensor.to(dtype)
