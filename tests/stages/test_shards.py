@@ -80,6 +80,8 @@ def folder(tmp_path: Path) -> Path:
 
 def assert_equal(found: ImageArrays, expected: ImageArrays, numbers: list[int]) -> None:
     for name, values in expected._asdict().items():
+        if name == "grid_boxes":  # follow from the manifest's rows and columns
+            continue
         read = getattr(found, name)
         assert len(read) == len(numbers)
         for place, number in enumerate(numbers):
