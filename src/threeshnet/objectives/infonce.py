@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from threeshnet.objectives.blocks import check_rows, cross_entropy_in_blocks
 
 
 class InfoNCELoss(nn.Module):
     """Cross-entropy of the true pair among the batch, averaged over pairs and directions, with a learned temperature.
 
     It takes the same arguments as `TripletLoss`; `epoch` changes nothing. With `mask_same_image` other captions of the
-    same image (and the reverse) are left out of the denominator.
+    same image (and the reverse) are left out of the denominator. At most `rows` images are compared with all captions
+    at a time, null all at once: the same loss in less memory.
     """
 
-    def __init__(self, *, temperature: float = 0.07, mask_same_image: bool = False) -> None:
+    def __init__(self, *, temperature: float = 0.07, mask_same_image: bool = False, rows: int | None = None) -> None:
         super().__init__()
+        self.rows = check_rows(rows)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
         self.mask_same_image = mask_same_image
 
     def forward(self, images: Tensor, captions: Tensor, owners: Tensor, epoch: float) -> dict[str, Tensor]:
         """Embeddings [B, D] of pairs and the image each caption belongs to [B] -> named numbers."""
-        logits = images @ captions.T * self.log_scale.clamp(max=math.log(100.0)).exp()
+        scale = self.log_scale.clamp(max=math.log(100.0)).exp()
+        if self.rows is None:
+            loss = self._at_once(images, captions, owners, scale)
+        else:
+            how: dict[str, Any] = {"scale": scale, "same_image": self.mask_same_image, "rows": self.rows}
+            loss = cross_entropy_in_blocks(images, captions, owners, **how)
+        return {"loss": loss, "temperature": (-self.log_scale).exp().detach()}
+
+    def _at_once(self, images: Tensor, captions: Tensor, owners: Tensor, scale: Tensor) -> Tensor:
+        logits = images @ captions.T * scale
         if self.mask_same_image:
             same = owners.unsqueeze(1) == owners
             logits = logits.masked_fill(same.fill_diagonal_(False), float("-inf"))
         target = torch.arange(len(logits), device=logits.device)
-        loss = (nn.functional.cross_entropy(logits, target) + nn.functional.cross_entropy(logits.T, target)) / 2
-        return {"loss": loss, "temperature": (-self.log_scale).exp().detach()}
+        return (nn.functional.cross_entropy(logits, target) + nn.functional.cross_entropy(logits.T, target)) / 2
