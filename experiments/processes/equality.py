@@ -59,7 +59,7 @@ PLACES = {EVEN: 3, UNEVEN: CAPTIONS // BATCH}  # of the batches in their epoch
 # Batches, and how they are trained on. Chunks take a pass for each level of BatchNorm: fewer batches, and without VSpM.
 TRAININGS: dict[str, tuple[int, dict[str, Any]]] = {
     "hybrid": (20, {"kind": "hybrid"}),
-    "region, float32": (20, {"double": False}),
+    "region, float32": (20, {"precision": "32-true"}),
     "region, BatchNorm by shares": (20, {"sync_batchnorm": False, "batch": 2 * BATCH}),  # no share of one pair
     "region, two batches a step": (10, {"fusion": "semantic", "accumulate": 2}),
     f"region, two batches a step, chunks of {CHUNK}": (10, {"fusion": "semantic", "accumulate": 2, "chunk": CHUNK}),
@@ -124,7 +124,7 @@ class Step(nn.Module):
 
 def one_step(module: RetrievalModule, batch: Any, processes: int) -> dict[str, Any]:
     """Loss, gradients and running statistics after one step, averaged by DDP."""
-    module.share_statistics()
+    module.prepare()
     step = Step(module)
     wrapped = DistributedDataParallel(step) if processes > 1 else step  # gone, it would average nothing: keep the name
     loss = wrapped(batch)
@@ -143,7 +143,7 @@ def trainings(rank: int, processes: int, *, quick: bool) -> dict[str, Any]:
             for keys in (("kind", "fusion"), ("chunk", "sync_batchnorm"))
         )
         module = module_of(build(**of_model), TripletLoss(mask_same_image=True), **of_module)
-        ways = {key: options[key] for key in ("double", "accumulate", "batch") if key in options}
+        ways = {key: options[key] for key in ("precision", "accumulate", "batch") if key in options}
         losses = train(module, rank, processes, steps=QUICK[name] if quick else count, **ways)
         parameters = {name: weight.detach() for name, weight in module.model.named_parameters()}
         buffers = dict(module.model.named_buffers())

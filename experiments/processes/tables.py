@@ -11,12 +11,18 @@ BEGIN, END = "<!-- written by equality.py: begin -->", "<!-- end -->"
 
 def write_tables(found: dict[str, Any], file: Path) -> None:
     """Puts the tables between the two marks of `file`, where it is there."""
+    put(file, BEGIN, "\n\n".join([of_steps(found), otherwise(found), trainings(found)]))
+
+
+def put(file: Path, begin: str, text: str) -> None:
+    """Writes `text` between the mark `begin` of a README and the END after it, where the file is there."""
     if not file.is_file():
         return
-    before, _, rest = file.read_text(encoding="utf-8").partition(BEGIN)
+    before, mark, rest = file.read_text(encoding="utf-8").partition(begin)
+    if not mark:
+        raise ValueError(f"{file} has no line {begin}")
     _, _, after = rest.partition(END)
-    text = "\n\n".join([BEGIN, of_steps(found), otherwise(found), trainings(found), END])
-    file.write_text(before + text + after, encoding="utf-8")
+    file.write_text(f"{before}{begin}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
 def of_steps(found: dict[str, Any]) -> str:

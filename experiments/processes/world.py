@@ -87,9 +87,9 @@ def words() -> Wordpieces:
 
 
 @cache
-def _built(kind: str, fusion: str) -> RetrievalModel:
+def _built(kind: str, fusion: str, parts: str) -> RetrievalModel:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        settings = compose("train", [f"experiment={kind}_demo", f"fusion=[{fusion}]", *SIZES])
+        settings = compose("train", [f"experiment={kind}_demo", f"fusion=[{fusion}]", f"parts=[{parts}]", *SIZES])
     torch.manual_seed(0)
     images = instantiate(settings.features.image_encoder)
     text = BiGRUTextEncoder(vocabulary_size=len(words()), dim=12, pooling=GeneralizedPooling(), word_width=10)
@@ -100,9 +100,11 @@ def _built(kind: str, fusion: str) -> RetrievalModel:
     return model
 
 
-def build(kind: str = "region", fusion: str = "semantic,spatial") -> RetrievalModel:
+def build(
+    kind: str = "region", fusion: str = "semantic,spatial", parts: str = "category,local,fused,scene"
+) -> RetrievalModel:
     """The suite's model with every part on, and a BiGRU for the text.  No dropout: it would treat rows differently."""
-    return copy.deepcopy(_built(kind, fusion))
+    return copy.deepcopy(_built(kind, fusion, parts))
 
 
 def module_of(model: RetrievalModel, objective: nn.Module, **options: Any) -> RetrievalModule:
@@ -133,7 +135,7 @@ def train(
     *,
     steps: int,
     batch: int = BATCH,
-    double: bool = True,
+    precision: str = "64-true",
     accumulate: int = 1,
 ) -> list[float]:
     """Trains on `steps` batches through Lightning and returns the losses; the same call in every process."""
@@ -143,7 +145,7 @@ def train(
         devices=processes,
         strategy="ddp" if processes > 1 else "auto",
         plugins=[Started()] if processes > 1 else [],
-        precision="64-true" if double else "32-true",
+        precision=precision,  # pyright: ignore[reportArgumentType]
         max_steps=steps // accumulate,
         accumulate_grad_batches=accumulate,
         gradient_clip_val=2.0,

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from threeshnet.batches.tokenizers import Wordpieces
 from threeshnet.commands.building import fields_read
+from threeshnet.commands.trainer_options import of_lightning
 from threeshnet.encoders.text.sources import bert_folder
 from threeshnet.errors import DataError
 from threeshnet.features.extractor import Extractor
@@ -157,7 +158,7 @@ def test_loggers_write_where_they_are_told(option: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("option", options("trainer"))
 def test_trainers_are_built(option: str) -> None:
     quiet = ["trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
-    trainer = instantiate(composed(f"trainer={option}", *quiet).trainer, logger=False)
+    trainer = instantiate(of_lightning(composed(f"trainer={option}", *quiet)), logger=False)
     assert trainer.num_devices == 1
 
 

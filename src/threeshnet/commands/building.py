@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import Logger
 
 from threeshnet.batches.datamodule import RetrievalDataModule
 from threeshnet.commands.run_directory import CHECKPOINTS
+from threeshnet.commands.trainer_options import of_lightning, of_module
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.errors import ConfigError, DataError, Problems
 from threeshnet.shards.manifest import Manifest, open_shards
@@ -115,15 +116,14 @@ def build_module(cfg: DictConfig, model: RetrievalModel, manifest: Manifest) -> 
         optimizer=instantiate(cfg.optimizer),
         schedule=instantiate(cfg.schedule),
         card=model_card(recipe, model, facts),
-        sync_batchnorm=cfg.trainer.sync_batchnorm,
+        **of_module(cfg),
         **cfg.optimization,
     )
 
 
 def build_trainer(cfg: DictConfig, folder: Path, signals: Signals, more_loggers: Iterable[Logger] = ()) -> pl.Trainer:
     loggers = [*(instantiate(settings, save_dir=str(folder)) for settings in cfg.logger.values()), *more_loggers]
-    settings = {key: value for key, value in cfg.trainer.items() if key != "sync_batchnorm"}  # ours, on CPUs too
-    files = WholeFiles()
+    settings, files = of_lightning(cfg), WholeFiles()
     found = callbacks(cfg, folder) + keepers(cfg, folder, files, signals)
     return instantiate(settings, logger=loggers, callbacks=found, plugins=[files], default_root_dir=str(folder))
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig
 
 from threeshnet.commands import current_commit
@@ -21,6 +22,7 @@ from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training.collect import Embeddings
 
 KIB_PER_GIB = 2**20  # Linux counts the peak in KiB
+BYTES_PER_GIB = 2**30
 
 
 def metrics_of(
@@ -62,7 +64,8 @@ def metrics_of(
 
 def facts_of_run(cfg: DictConfig, trainer: pl.Trainer) -> dict[str, Any]:
     """What a training run says of itself beside its recalls."""
-    return {
+    on_gpu = {"peak_gpu_memory_gb": round(torch.cuda.max_memory_allocated() / BYTES_PER_GIB, 2)}
+    return (on_gpu if torch.cuda.is_available() else {}) | {
         "seed": cfg.seed,
         "experiment": cfg.experiment_name,
         "features": ", ".join(cfg.features.fields),

@@ -29,6 +29,15 @@ def stack_everywhere(mine: Tensor) -> Tensor:
     return _Stack.apply(mine) if place()[1] > 1 else mine.unsqueeze(0)  # pyright: ignore[reportReturnType]
 
 
+def sum_everywhere(mine: Tensor) -> Tensor:
+    """The sum of `mine` [...] of all processes, of the same shape in all; without gradient."""
+    if place()[1] == 1:
+        return mine.detach()
+    total = mine.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
+
+
 def exchange_counts(counts: Sequence[int], device: torch.device) -> list[list[int]]:
     """`counts` of every process, in rank order; as many numbers in all of them."""
     if place()[1] == 1:

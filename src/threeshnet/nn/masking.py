@@ -15,8 +15,8 @@ def zero_padding(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Vectors [..., D] scaled to length 1."""
-    return F.normalize(vectors, dim=-1)
+    """Vectors [..., D] scaled to length 1; halves become float32, in which a length can be 1."""
+    return F.normalize(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=-1)
 
 
 def concatenate(sets: list[TokenSet]) -> TokenSet:

@@ -39,6 +39,10 @@ class SharedStatistics(ABC):
         """The summary of the whole batch from that of the rows at hand, both [K]."""
         if self.exchange is not None:
             return self.exchange(self, summary)
+        return self.everywhere(summary)
+
+    def everywhere(self, summary: Tensor) -> Tensor:
+        """The summary of all processes from that of this one, both [K]."""
         return self.merge(stack_everywhere(summary))
 
     def settle(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from threeshnet.nn.collectives import place, stack_everywhere
+from threeshnet.nn.collectives import place
 from threeshnet.nn.synchronized_batchnorm import Exchange, SharedStatistics
 
 Known = Mapping[SharedStatistics, Tensor]  # summaries of the whole batch
@@ -48,8 +48,7 @@ class ChunkedEncoder:
         for level in self._levels:
             found = [_again(self._see, part, seed, level, dict(known)) for part, seed in zip(parts, seeds, strict=True)]
             for layer, summaries in zip(level, zip(*found, strict=True), strict=True):
-                here = layer.merge(torch.stack(summaries))
-                known[layer] = layer.merge(stack_everywhere(here))
+                known[layer] = layer.everywhere(layer.merge(torch.stack(summaries)))
         embeddings = [_again(self._encode, part, seed, known) for part, seed in zip(parts, seeds, strict=True)]
         for layer in known:
             layer.absorb()

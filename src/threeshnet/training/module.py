@@ -23,6 +23,8 @@ from threeshnet.training.parameter_groups import parameter_groups
 from threeshnet.training.schedules import scheduled, steps_of_run
 from threeshnet.training.synchronize import synchronize, widen, widths
 
+Encode = Callable[[Any], Tensor]  # a side of the batch -> embeddings [b, D]
+
 
 class RetrievalModule(EncodingModule):
     """Both encoders, the objective on their embeddings, and the recalls on the dev split after each epoch.
@@ -32,6 +34,8 @@ class RetrievalModule(EncodingModule):
     `chunk` pairs of each process are encoded at a time, null all at once: the same step, slower, in less memory. With
     `sync_batchnorm` BatchNorm takes its statistics from the batch of all processes, so that a run does not depend on
     how many they are.
+    `compile` names the backend of `torch.compile` that training steps go through, null for none; the model itself, and
+    with it scoring and checkpoints, stays as it is.
     `card` is what a checkpoint needs to say about the model so that `load_model` can build it again.
     """
 
@@ -46,13 +50,19 @@ class RetrievalModule(EncodingModule):
         pretrained_factor: float,
         chunk: int | None = None,
         sync_batchnorm: bool = True,
+        compile: str | None = None,
         card: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(model=model)
         if chunk is not None and chunk < 1:
             raise ConfigError(f"optimization.chunk={chunk} must be at least 1; null encodes the whole batch at once")
-        self.chunk, self.sync_batchnorm = chunk, sync_batchnorm
-        self.chunked: tuple[ChunkedEncoder, ChunkedEncoder] | None = None
+        if chunk and compile:
+            raise ConfigError(
+                f"optimization.chunk={chunk} leaves the encoders halfway, trainer.compile={compile} takes them whole: "
+                "set one of them to null"
+            )
+        self.chunk, self.sync_batchnorm, self.compile_by = chunk, sync_batchnorm, compile
+        self.ways: tuple[Encode, Encode] | None = None  # in which images and captions are encoded, if not plainly
         self.synchronized = False
         self.objective = objective
         self.make_optimizer, self.make_schedule = optimizer, schedule
@@ -61,7 +71,12 @@ class RetrievalModule(EncodingModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
-            self.share_statistics()
+            self.prepare()
+
+    def prepare(self) -> None:
+        """Everything that is decided once it is known how many processes there are.  Raises ConfigError."""
+        self.share_statistics()
+        self.choose_ways()
 
     def share_statistics(self) -> None:
         """Lets BatchNorm look at the whole batch where that does not lie in one place.  Raises ConfigError."""
@@ -76,9 +91,14 @@ class RetrievalModule(EncodingModule):
             )
         synchronize(self.model)
         self.synchronized = True
+
+    def choose_ways(self) -> None:
+        """In chunks, compiled, or plainly. Torch looks for no modules in a tuple: no weight has a second name."""
+        images, captions = self.model.image_encoder, self.model.text_encoder
         if self.chunk:
-            sides = (self.model.image_encoder, self.model.text_encoder)
-            self.chunked = (ChunkedEncoder(sides[0], rows=self.chunk), ChunkedEncoder(sides[1], rows=self.chunk))
+            self.ways = ChunkedEncoder(images, rows=self.chunk), ChunkedEncoder(captions, rows=self.chunk)
+        elif self.compile_by:
+            self.ways = torch.compile(images, backend=self.compile_by), torch.compile(captions, backend=self.compile_by)
 
     def on_fit_start(self) -> None:
         if self.global_rank:  # all processes were seeded alike, and would drop the same neurons of different pairs
@@ -94,10 +114,11 @@ class RetrievalModule(EncodingModule):
                 "a process has a single pair, of which BatchNorm makes no statistics: set trainer.sync_batchnorm=true, "
                 "batches.drop_last=true or a larger batches.batch_size"
             )
-        encode_images, encode_captions = self.chunked or (self.model.image_encoder, self.model.text_encoder)
+        encode_images, encode_captions = self.ways or (self.model.image_encoder, self.model.text_encoder)
         sides = encode_images(batch.images), encode_captions(batch.captions)
         images, captions, owners = gather_pairs(*sides, batch.owners, [share[0] for share in shares])
-        return self.objective(images, captions, owners, epoch)
+        with torch.autocast(images.device.type, enabled=False):  # a hardest negative is told from the next by 1e-3
+            return self.objective(images, captions, owners, epoch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         numbers = self.loss(batch, self.current_epoch + batch_idx / self.trainer.num_training_batches)

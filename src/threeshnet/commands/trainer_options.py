@@ -1,0 +1,71 @@
+"""What `trainer.*` may say: settings of Lightning's Trainer that are tested together, and two of our own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from threeshnet.errors import ConfigError, Problems, one_of
+
+OURS = ("sync_batchnorm", "compile")  # the module's, not Lightning's
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+SHORT = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
+IN_HALVES = "weights kept in halves forget steps of the size of the learning rate"
+SHARDED = "weights and AdamW's state are 2 GB with bert-base and fit every GPU, so nothing is gained by sharding them"
+
+
+def of_lightning(cfg: DictConfig) -> dict[str, Any]:
+    """The settings that Lightning's Trainer gets.  Raises ConfigError, once, for all that do not go together."""
+    settings: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
+    problems = Problems("trainer")
+    settings["precision"] = _precision(settings, problems)
+    _check_strategy(settings["strategy"], problems)
+    if settings["accumulate_grad_batches"] < 1:
+        problems.add(f"trainer.accumulate_grad_batches={settings['accumulate_grad_batches']} must be at least 1")
+    problems.raise_as(ConfigError, "docs/many_gpus_many_runs.md says what each of them does.")
+    return {key: value for key, value in settings.items() if key not in OURS}
+
+
+def of_module(cfg: DictConfig) -> dict[str, Any]:
+    """The settings that the training module gets.  Raises ConfigError."""
+    return {"sync_batchnorm": cfg.trainer.sync_batchnorm, "compile": _backend(cfg.trainer.compile)}
+
+
+def _precision(settings: dict[str, Any], problems: Problems) -> str:
+    asked = str(settings["precision"])
+    chosen = SHORT.get(asked, asked)
+    if chosen not in PRECISIONS:
+        problems.add(one_of("trainer.precision", asked, PRECISIONS) + (f" ({IN_HALVES})" if "true" in asked else ""))
+    if chosen == "16-mixed" and _on_cpu(settings):
+        problems.add("trainer.precision=16-mixed needs a GPU; on CPUs take bf16-mixed")
+    return chosen
+
+
+def _check_strategy(strategy: Any, problems: Problems) -> None:
+    if isinstance(strategy, dict):  # a DDPStrategy with options of its own
+        strategy = "ddp" if str(strategy.get("_target_")).endswith(".DDPStrategy") else strategy.get("_target_")
+    if strategy not in STRATEGIES:
+        problems.add(f"{one_of('trainer.strategy', str(strategy), STRATEGIES)} ({SHARDED})")
+
+
+def _backend(asked: bool | str | None) -> str | None:
+    """Of torch.compile; `true` is inductor."""
+    if not asked:
+        return None
+    backend = "inductor" if asked is True else str(asked)
+    known = torch.compiler.list_backends(exclude_tags=())
+    if backend not in known:
+        raise ConfigError(one_of("trainer.compile", backend, ["true", "false", *known]))
+    if backend == "inductor" and not torch.cuda.is_available() and not shutil.which(os.environ.get("CXX", "g++")):
+        raise ConfigError("trainer.compile=true needs a C++ compiler on CPUs: install g++, or say where one is by CXX=")
+    return backend
+
+
+def _on_cpu(settings: dict[str, Any]) -> bool:
+    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return settings["accelerator"] == "cpu" or (settings["accelerator"] == "auto" and not gpu)
