@@ -52,7 +52,7 @@ def collectives_of(module: RetrievalModule, *, processes: int, batch: int, dim: 
                 Collective("BatchNorm", "all-gather", own),
                 Collective("BatchNorm", "all-reduce", processes * own),
             ]
-        elif isinstance(layer, SynchronizedPlaces):
+        elif type(layer) is SynchronizedPlaces:  # class vectors have a gradient on the way back, too
             neighbours = layer.conv.kernel_size[0] * layer.conv.kernel_size[1]
             places = layer.positions[0, 0].numel()
             moments = 1 + places * neighbours + neighbours**2

@@ -30,12 +30,11 @@ def stack_everywhere(mine: Tensor) -> Tensor:
 
 
 def sum_everywhere(mine: Tensor) -> Tensor:
-    """The sum of `mine` [...] of all processes, of the same shape in all; without gradient."""
-    if place()[1] == 1:
-        return mine.detach()
-    total = mine.detach().clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(total)
-    return total
+    """The sum of `mine` [...] of all processes, of the same shape in all; its gradient is summed in turn.
+
+    As for `stack_everywhere`, every process must use the result.
+    """
+    return _Sum.apply(mine) if place()[1] > 1 else mine  # pyright: ignore[reportReturnType]
 
 
 def exchange_counts(counts: Sequence[int], device: torch.device) -> list[list[int]]:
@@ -58,6 +57,17 @@ def add_up(rows: Tensor) -> Tensor:
     return rows
 
 
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, mine: Tensor) -> Tensor:  # noqa: ARG004
+        return _summed(mine)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ARG004
+        return _summed(grad)
+
+
 class _Stack(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mine: Tensor) -> Tensor:
@@ -69,6 +79,10 @@ class _Stack(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        total = grad.clone(memory_format=torch.contiguous_format)  # the sum is made in place, and `grad` is autograd's
-        dist.all_reduce(total)
-        return total[ctx.rank]
+        return _summed(grad)[ctx.rank]
+
+
+def _summed(mine: Tensor) -> Tensor:
+    total = mine.clone(memory_format=torch.contiguous_format)  # the sum is made in place, and `mine` is somebody's
+    dist.all_reduce(total)
+    return total
