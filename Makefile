@@ -44,7 +44,7 @@ except ImportError as missing:
              "(Debian and Ubuntu: apt-get install python3-venv), %s" % (sys.executable, missing, other))
 endef
 
-.PHONY: help setup setup-locked data import verify train evaluate dashboard bench test lint format typecheck notebook
+.PHONY: help setup setup-locked data import verify train evaluate sweep collect report dashboard bench test lint format typecheck notebook
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -99,6 +99,8 @@ verify_options = $(call text,shards,$(SHARDS))
 dashboard_options = $(call name,study,$(STUDY))$(call text,out,$(OUT))
 train_options = $(call name,experiment,$(EXP))$(call text,shards,$(SHARDS))$(call text,out,$(OUT))$(call flag,resume,$(RESUME))
 evaluate_options = $(checkpoint)$(call text,shards,$(SHARDS))$(call name,split,$(SPLIT))$(call name,protocol,$(PROTOCOL))$(call text,text_config,$(TEXT))$(call text,out,$(OUT))
+sweep_options = $(call name,study,$(STUDY))$(call name,experiment,$(EXP))$(call text,shards,$(SHARDS))$(call text,out,$(OUT))
+collect_options = $(call name,study,$(STUDY))$(call text,out,$(OUT))
 
 data: $(READY) ## Photos to shards: DATA=demo|flickr8k|… [RAW=folder] [OUT=shards] [ARGS="extractor=…"]
 	$(call run,shards)$(data_options)$(more)
@@ -114,6 +116,15 @@ train: $(READY) ## Train, select, score: EXP=hybrid_demo [SHARDS=folder] [OUT=ru
 
 evaluate: $(READY) ## Score: CKPT=file SHARDS=folder SPLIT=test [PROTOCOL=full] [TEXT=BERT] [OUT=folder] [ARGS="…"]
 	$(call run,evaluate)$(evaluate_options)$(more)
+
+sweep: $(READY) ## Run a study, go on with it: STUDY=activation EXP=region_demo [SHARDS=…] [OUT=folder] [ARGS="overrides"]
+	$(call run,sweep)$(sweep_options)$(more)
+
+collect: $(READY) ## Finished runs to experiments/<study>/results.csv: STUDY=activation [OUT=folder of the runs] [ARGS="…"]
+	$(call run,collect)$(collect_options)$(more)
+
+report: $(READY) ## Tables and figure of experiments/<study> from its rows, and the check of its prose: STUDY=activation
+	$(call run,report)$(call name,study,$(STUDY))$(more)
 
 dashboard: $(READY) ## The page of a study, finished or not: STUDY=name [OUT=runs/name] [ARGS="wandb=online"]
 	$(call run,dashboard)$(dashboard_options)$(more)

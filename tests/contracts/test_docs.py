@@ -21,6 +21,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from threeshnet.commands.preparing import divided
+
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -101,10 +103,21 @@ def module_faults(words: list[str]) -> Iterator[str]:
         return
     given = [word for word in words[words.index(module) + 1 :] if not word.startswith("-") and word != STAND_IN]
     try:
+        if name == "sweep":  # takes settings of `train` as well
+            given, name = settings_of_train(given), "train"
         for overrides in alternatives(given):
             composed(name, tuple(overrides))
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a number for a group
         yield f"{name} {' '.join(given)}: {str(error).splitlines()[0]}"
+
+
+def settings_of_train(words: list[str]) -> list[str]:
+    """The overrides that a sweep hands on; its own are composed here.  Raises ValueError for no study."""
+    own = divided(words, [str(key) for key in OmegaConf.load(CONF / "sweep.yaml")])
+    cfg = composed("sweep", tuple(own))
+    if cfg.study != STAND_IN and not (CONF / "studies" / f"{cfg.study}.yaml").is_file():
+        raise ValueError(f"no study {cfg.study!r}")
+    return list(cfg.overrides)
 
 
 def alternatives(words: list[str]) -> Iterator[tuple[str, ...]]:
@@ -236,6 +249,8 @@ def test_what_a_document_shows_is_there(document: Path) -> None:
         ("`python -m threeshnet.commands.trian`", "no command 'trian'"),
         ("`torchrun --nproc-per-node 2 -m threeshnet.commands.shards data=demo extractor=lite9`", "lite9"),
         ("`python -m threeshnet.commands.train -m experiment=region_demo activation=sigmoid,softmin`", "softmin"),
+        ("`make sweep STUDY=activatoin EXP=region_demo`", "activatoin"),
+        ('`make sweep STUDY=activation EXP=region_demo ARGS="trainer.devises=2"`', "trainer.devises"),
         ("with `on_errors=skip`", "no setting 'on_errors'"),
         ("with `data.reader.devphotos=500`", "no setting 'data.reader.devphotos'"),
         ("with `fusion=[semantic,spacial]`", "no choice 'spacial' of fusion"),

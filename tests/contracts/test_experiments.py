@@ -99,17 +99,3 @@ def test_shards_that_lack_a_field_are_refused(command, small: list[str], tmp_pat
     ended = command("train", "experiment=hybrid_coco", f"shards={grid_only}", *small, f"out={tmp_path / 'run'}")
     assert ended.code == 1
     assert "'region' is not in these shards, which hold grid, seg" in ended.err
-
-
-def test_a_multirun_gives_every_job_a_directory(
-    command, synthetic_shards: Path, small: list[str], tmp_path: Path
-) -> None:
-    jobs = ["-m", "experiment=region_demo", "activation=sigmoid,softmax", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
-    shards = [f"shards={synthetic_shards.parent}", "trainer.max_steps=2", "highlights=0"]
-    ended = command("train", *jobs, *shards, *small)
-    assert ended.code == 0, ended.err
-    configs = [OmegaConf.load(tmp_path / "sweep" / job / "config.yaml") for job in ("0", "1")]
-    activations = [config.activation["_target_"].rsplit(".", 1)[-1] for config in configs]
-    assert activations == ["Sigmoid", "Softmax"]
-    metrics = [json.loads((tmp_path / "sweep" / job / "metrics.json").read_text()) for job in ("0", "1")]
-    assert metrics[0]["checkpoint"] != metrics[1]["checkpoint"]

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGETS = ("help", "setup", "data", "import", "verify", "train", "evaluate", "dashboard", "bench")
+TARGETS = ("help", "setup", "data", "import", "verify", "train", "evaluate")
+TARGETS += ("sweep", "collect", "report", "dashboard", "bench")
 TARGETS += ("test", "lint", "format", "typecheck", "notebook")
 
 # Not what `make test` left in the environment: its own variables (ARGS=…) would reach the make that is tested.
@@ -68,6 +69,12 @@ def overrides(words: list[str]) -> dict[str, object]:
             """evaluate 'checkpoint="a/best.ckpt"' 'shards="s"' split=test protocol=full"""
             """ 'text_config="bert-base-uncased"' 'out="o"'""",
         ),
+        (
+            "sweep STUDY=activation EXP=region_demo SHARDS=s OUT=o 'ARGS=seed=0,1 parallel=2'",
+            """sweep study=activation experiment=region_demo 'shards="s"' 'out="o"' seed=0,1 parallel=2""",
+        ),
+        ("collect STUDY=parts OUT=o", """collect study=parts 'out="o"'"""),
+        ("report STUDY=parts", "report study=parts"),
         (
             "evaluate 'CKPT=a.ckpt b.ckpt' SPLIT=test PROTOCOL=ensemble",
             """evaluate 'checkpoint=["a.ckpt","b.ckpt"]' split=test protocol=ensemble""",

@@ -73,7 +73,7 @@ def run(main: Callable[[], Any]) -> None:
             raise
         _end(str(error.__cause__))
     except (HydraException, OmegaConfBaseException) as error:
-        _end(_explained(error, Path(inspect.unwrap(main).__code__.co_filename).stem))
+        _end(explained(error, Path(inspect.unwrap(main).__code__.co_filename).stem))
 
 
 def kept(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
@@ -122,7 +122,8 @@ def _end(message: str, code: int = 1) -> None:
     sys.exit(code)
 
 
-def _explained(error: Exception, config_name: str) -> str:
+def explained(error: Exception, config_name: str) -> str:
+    """What is wrong with a command line, and the names that come near the wrong one."""
     message = str(error)
     if choice := NO_SUCH_CHOICE.search(message):
         return _no_such_choice(*choice.groups())

@@ -1,0 +1,141 @@
+"""From a study to jobs: what each is composed of, which run that is, and in which folder it lies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from threeshnet.commands import CONF, building, current_commit
+from threeshnet.commands.errors import explained
+from threeshnet.commands.job_record import machine
+from threeshnet.commands.run_directory import BEST, CHECKPOINTS, LAST
+from threeshnet.errors import ConfigError, one_of
+from threeshnet.shards.manifest import Manifest
+from threeshnet.studies.identity import data_fingerprint, identity
+from threeshnet.studies.launching import Job, processes, visible_cards
+from threeshnet.studies.study import Planned, Study, parse_study
+from threeshnet.studies.words import listed, quoted, text
+
+STUDIES = CONF / "studies"
+EVALUATE = "threeshnet.commands.evaluate"
+Shards = dict[tuple[str, str], tuple[Path, Manifest]]  # by folder and data set as they are asked for
+QUIET = "trainer.enable_progress_bar=false"  # bars fill a log
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job that is ready to run."""
+
+    planned: Planned
+    job: Job
+    identity: str
+    record: Mapping[str, Any]  # for job.json
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: Path | None = None  # that will be scored
+    scoring: tuple[str, ...] = ()  # overrides of `evaluate` for the same split
+    cards: tuple[str, ...] = ()
+
+
+def load_study(name: str) -> Study:
+    """conf/studies/<name>.yaml.  Raises ConfigError with those that exist, or with what is wrong in it."""
+    file = STUDIES / f"{name}.yaml"
+    if not file.is_file():
+        raise ConfigError(one_of("study", name, sorted(each.stem for each in STUDIES.glob("*.yaml"))))
+    content: Any = OmegaConf.to_container(OmegaConf.load(file))
+    return parse_study(name, content)
+
+
+def divided(words: Sequence[str], own: Sequence[str]) -> list[str]:
+    """The words of a command line with those that are not this command's `own` put together as its `overrides`."""
+    parsed = OverridesParser.create().parse_overrides([word for word in words if not word.startswith("-")])
+    theirs = [
+        o.input_line or "" for o in parsed if o.get_key_element().lstrip("+~").split(".")[0] not in (*own, "hydra")
+    ]
+    return [*(word for word in words if word not in theirs), *([listed("overrides", theirs)] if theirs else [])]
+
+
+def prepare(planned: Sequence[Planned], study: Study, out: Path) -> list[Prepared]:
+    """Every job with its folder below `out`.  Raises ConfigError for wrong settings, DataError without data."""
+    found: dict[str, Prepared] = {}
+    shards: Shards = {}
+    for each in planned:
+        of = [found[name] for name in each.of]
+        found[each.name] = _scoring(each, of, out) if of else _training(each, study, out, shards)
+    by_identity: dict[str, str] = {}
+    for name, each in found.items():
+        other = by_identity.setdefault(each.identity, name)
+        if other != name:
+            raise ConfigError(f"{other} and {name} are the same run: an override of the command line undoes a factor")
+    return list(found.values())
+
+
+def _training(planned: Planned, study: Study, out: Path, known: Shards) -> Prepared:
+    cfg, choices = compose_training(planned.overrides)
+    place = str(cfg.shards), str(cfg.data.name)
+    if place not in known:  # made once, before several jobs do
+        folder = building.shards_folder(cfg).absolute()
+        known[place] = folder, Manifest.load(folder)
+    shards, manifest = known[place]
+    with open_dict(cfg):
+        for name in ("region_width", "grid_width", "classes"):
+            cfg.sizes[name] = getattr(manifest, name)
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    fingerprint = data_fingerprint(manifest)
+    folder, cards = out / planned.name, visible_cards(str(cfg.trainer.accelerator))
+    factors = ",".join(f"{factor}:{quoted(level)}" for factor, level in planned.factors.items())
+    own = (text("study", study.name), text("job_name", planned.name), f"factors={{{factors}}}", text("out", folder))
+    words = (QUIET, *planned.overrides, *own, "resume=true")
+    record = {"study": study.name, "job_name": planned.name, "factors": dict(planned.factors), "seed": planned.seed}
+    record |= {"experiment": choices["experiment"], "setting": choices["setting"], "recipe": choices["recipe"]}
+    record |= {"data": manifest.dataset, "fingerprint": fingerprint, "commit": current_commit(), "machine": machine()}
+    record |= {"selection": cfg.selection, "batch_size": cfg.batches.batch_size}
+    scored = BEST if cfg.selection == "best" else LAST
+    scoring = (text("shards", shards), f"split={cfg.data.test_split}", f"accelerator={cfg.trainer.accelerator}")
+    return Prepared(
+        planned,
+        Job(planned.name, folder, words, devices=processes(cfg.trainer.devices), on_gpu=bool(cards)),
+        identity(settings, fingerprint),
+        record,
+        settings,
+        folder / CHECKPOINTS / scored,
+        scoring,
+        tuple(cards),
+    )
+
+
+def _scoring(planned: Planned, of: Sequence[Prepared], out: Path) -> Prepared:
+    """Checkpoints of finished jobs, scored together."""
+    folder, first = out / planned.name, of[0]
+    files = [str(each.checkpoint) for each in of]
+    words = (*first.scoring, listed("checkpoint", files), f"protocol={planned.protocol}", text("out", folder))
+    name = hashlib.sha256(json.dumps([planned.protocol, sorted(each.identity for each in of)]).encode()).hexdigest()
+    record = dict(first.record) | {"job_name": planned.name, "factors": dict(planned.factors), "identity": name}
+    job = Job(
+        planned.name, folder, (*words, f"seed={planned.seed}"), EVALUATE, on_gpu=bool(first.cards), after=planned.of
+    )
+    return Prepared(planned, job, name, record | {"derived_from": list(planned.of)}, cards=first.cards)
+
+
+def compose_training(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
+    """The config of `train`, and the choice of every group.  Raises ConfigError that says what is wrong."""
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("train", list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explained(error, "train")) from error
+    choices = dict(cfg.hydra.runtime.choices)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg, choices

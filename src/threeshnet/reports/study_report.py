@@ -1,0 +1,161 @@
+"""The tables of a study's README, from its rows alone, and the check of the numbers in its prose."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from threeshnet.errors import ConfigError, DataError, Problems
+from threeshnet.metrics.comparisons import Difference, difference, over_seeds
+from threeshnet.reports.study_rows import NUMBERS, Row, by_level, groups, label, lacking
+
+BEGIN, END = "<!-- results -->", "<!-- /results -->"
+FIGURE = "figure.png"
+# 12.3<!-- value: experiment[/setting], level[+level], column[, statistic] --> in the prose; see `value_of`.
+VALUE = re.compile(r"([+\-\N{MINUS SIGN}]?\d+(?:\.\d+)?)\s?<!-- value: ([^>]*?) -->")
+HEADER = ("seeds", "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "rsum", "rsum against the baseline")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a report compares: the factors with their levels in order, and the levels to compare with."""
+
+    factors: Mapping[str, Sequence[str]]
+    baseline: Mapping[str, str]  # a factor without one is compared within each of its levels
+
+    def base(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The levels that a combination of levels is compared with."""
+        return tuple(self.baseline.get(factor, name) for factor, name in zip(self.factors, names, strict=True))
+
+
+def check_rows(rows: Sequence[Row]) -> None:
+    """Raises DataError with the rows that do not say what a row must say."""
+    problems = Problems("results.csv")
+    problems.extend(
+        f"{row.get('job') or 'a row'}: does not say {', '.join(lacking(row))}" for row in rows if lacking(row)
+    )
+    problems.raise_as(DataError, "Collect these runs again: make collect STUDY=<name>.")
+
+
+def tables(rows: Sequence[Row], comparison: Comparison) -> str:
+    """A table for every experiment and setting."""
+    if not rows:
+        return "*No results yet.*"
+    parts = []
+    for (experiment, setting), found in groups(rows).items():
+        parts += [f"**{experiment}, setting `{setting}`.** {_facts(found)}", _table(found, comparison)]
+    parts.append(f"![rsum of every run, by level]({FIGURE})")
+    return "\n\n".join(parts)
+
+
+def _facts(rows: Sequence[Row]) -> str:
+    """What is true of all rows, said once."""
+    first = rows[0]
+    said = [f"{first['data']}, split `{first['split']}`, {first['images']} images, {first['captions']} captions"]
+    for name in ("protocol", "selection", "batch", "epochs", "machine"):
+        values = sorted({row[name] for row in rows if row[name]})
+        said.append(f"{name} {' and '.join(values)}")
+    return (
+        "; ".join(said)
+        + ". Mean ± sample standard deviation over seeds; differences are paired by seed, 95% t-interval."
+    )
+
+
+def _table(rows: Sequence[Row], comparison: Comparison) -> str:
+    levels = by_level(rows, comparison.factors)
+    header = [*(comparison.factors or ["runs"]), *HEADER]
+    lines = [header, ["---"] * len(header)]
+    for names, found in levels.items():
+        numbers = [_spread(values(found, name)) for name in NUMBERS]
+        seeds = " ".join(row["seed"] for row in found)
+        lines.append([*(names or ["all"]), seeds, *numbers, _against(names, levels, comparison)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _against(names: tuple[str, ...], levels: Mapping[tuple[str, ...], Sequence[Row]], comparison: Comparison) -> str:
+    if names == comparison.base(names):
+        return "baseline"
+    found = against(names, levels, comparison, "rsum")
+    if found is None:
+        return "–"
+    return f"{found.value:+.1f} [{found.interval.low:+.1f}, {found.interval.high:+.1f}], {found.verdict}"
+
+
+def against(
+    names: tuple[str, ...], levels: Mapping[tuple[str, ...], Sequence[Row]], comparison: Comparison, column: str
+) -> Difference | None:
+    """The paired difference from the baseline over the seeds that both have; None with fewer than two of them."""
+    sides = [
+        {row["seed"]: float(row[column]) for row in levels.get(each, ())} for each in (names, comparison.base(names))
+    ]
+    seeds = sorted(sides[0].keys() & sides[1].keys(), key=int)
+    if len(seeds) < 2:
+        return None
+    return difference([sides[0][seed] for seed in seeds], [sides[1][seed] for seed in seeds], paired=True)
+
+
+def values(rows: Sequence[Row], column: str) -> list[float]:
+    return [float(row[column]) for row in rows if row[column] != ""]
+
+
+def _spread(numbers: Sequence[float]) -> str:
+    found = over_seeds(numbers)
+    return f"{found.mean:.1f}" + ("" if found.deviation is None else f" ± {found.deviation:.1f}")
+
+
+def filled(text: str, content: str) -> str:
+    """`text` with `content` between the markers.  Raises ConfigError when they do not stand there once."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ConfigError(f"README.md: the markers {BEGIN} and {END} must stand there once")
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{content}\n{END}{rest.split(END)[1]}"
+
+
+# ---- numbers in the prose
+
+
+def check_prose(text: str, rows: Sequence[Row], comparison: Comparison) -> int:
+    """How many numbers of the prose were compared.  Raises DataError with those that the rows say otherwise."""
+    problems = Problems("numbers in README.md")
+    found = VALUE.findall(text)
+    for written, key in found:
+        try:
+            value = value_of(key, rows, comparison)
+        except DataError as error:
+            problems.add(f"{written}, `{key}`: {error}")
+            continue
+        digits = len(written.partition(".")[2])
+        said = written.replace("\N{MINUS SIGN}", "-").lstrip("+")
+        if f"{value:.{digits}f}" != said:
+            problems.add(f"{written}, `{key}`: the rows say {value:.{digits}f}")
+    problems.raise_as(DataError, "Correct the text, or collect the runs that it speaks of.")
+    return len(found)
+
+
+def value_of(key: str, rows: Sequence[Row], comparison: Comparison) -> float:
+    """The number that a key means: `experiment[/setting], level[+level], column[, statistic]`."""
+    parts = [part.strip() for part in key.split(",")]
+    if len(parts) not in (3, 4):
+        raise DataError("write experiment[/setting], level[+level], column[, statistic]")
+    place, names, column, statistic = (*parts, "mean")[:4]
+    experiment, _, setting = place.partition("/")
+    chosen = [found for (one, other), found in groups(rows).items() if one == experiment and setting in ("", other)]
+    if len(chosen) != 1:
+        raise DataError(f"{len(chosen)} settings of {experiment!r} have rows; write experiment/setting")
+    levels = {label(each): (each, found) for each, found in by_level(chosen[0], comparison.factors).items()}
+    if names not in levels or column not in (*NUMBERS, "dev_rsum", "minutes"):
+        raise DataError(f"no rows of {names!r}, or no column {column!r}; there are: {', '.join(levels)}")
+    each, found = levels[names]
+    if statistic in ("mean", "deviation"):
+        number = getattr(over_seeds(values(found, column)), statistic)
+    elif statistic in ("difference", "low", "high"):
+        apart = against(each, dict(levels.values()), comparison, column)
+        number = (
+            None if apart is None else apart.value if statistic == "difference" else getattr(apart.interval, statistic)
+        )
+    else:
+        raise DataError(f"no statistic {statistic!r}; there are: mean, deviation, difference, low, high")
+    if number is None:
+        raise DataError("needs two seeds or more")
+    return float(number)

@@ -1,0 +1,107 @@
+"""Finished runs as rows of a study's results.csv."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from threeshnet.errors import ConfigError, DataError, Problems
+from threeshnet.reports.study_rows import RECALLS, REQUIRED, Row, columns, lacking, read_rows
+from threeshnet.studies.folders import record
+from threeshnet.studies.running import METRICS
+from threeshnet.training import progress
+
+KEY = ("experiment", "setting", "job")  # of which a study has one row
+FROM_METRICS = ("data", "split", "images", "captions", "protocol", "rsum", "epochs", "steps", "selection", "minutes")
+FROM_METRICS += ("resumed_at_step", "parameters", "precision")
+
+
+def row_of(folder: Path, setting: str | None = None) -> Row:
+    """A finished run as a row; what it does not say is empty. `setting` is another name for its setting."""
+    own, found = record(folder), json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    facts: dict[str, Any] = {name: found.get(name) for name in FROM_METRICS}
+    facts |= {f"{side}_r{cutoff}": found[side][f"R@{cutoff}"] for side, cutoff in RECALLS}
+    facts |= {key: own.get(key) for key in ("experiment", "recipe", "seed", "machine", "fingerprint", "identity")}
+    facts |= {"job": own.get("job_name"), "setting": setting or own.get("setting"), "commit": found.get("commit")}
+    facts["batch"] = found.get("batch_size") or own.get("batch_size")
+    facts["selection"] = found.get("selection") or own.get("selection")
+    facts["dev_rsum"] = progress.read(folder).get("best_dev_rsum" if facts["selection"] == "best" else "dev_rsum")
+    checkpoint = found.get("checkpoint")
+    facts["checkpoint"] = " ".join(checkpoint) if isinstance(checkpoint, list) else checkpoint
+    facts["derived_from"] = " ".join(own.get("derived_from", []))
+    written = {key: value for key, value in facts.items() if value is not None}
+    return {key: _text(value) for key, value in (dict(own.get("factors", {})) | written).items()}
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def gather(folders: Iterable[Path], setting: str | None = None) -> tuple[list[Row], list[str], list[str]]:
+    """Rows of the finished runs, what is not finished yet, and why other rows are refused."""
+    rows, unfinished, refused = [], [], []
+    for folder in folders:
+        if not (folder / METRICS).exists():
+            unfinished.append(f"{folder.name}: {_how_far(folder)}")
+            continue
+        row = row_of(folder, setting)
+        missing = lacking(row)
+        if missing:
+            refused.append(f"{folder.name}: does not say {', '.join(missing)}")
+        else:
+            rows.append(row)
+    return rows, unfinished, refused
+
+
+def merge(earlier: Sequence[Row], found: Sequence[Row], *, replace: bool) -> list[Row]:
+    """Rows of other jobs stay. A job's row gives way to another run of the same job only when `replace` says so.
+
+    Raises ConfigError with the jobs whose row is of a run with other settings or data.
+    """
+    rows = {_key(row): row for row in earlier}
+    problems = Problems("rows of other runs")
+    for row in found:
+        there = rows.get(_key(row))
+        if there and there["identity"] != row["identity"] and not replace:
+            problems.add(
+                f"{', '.join(_key(row))}: the row is of run {there['identity'][:12]}, not {row['identity'][:12]}"
+            )
+        rows[_key(row)] = row
+    problems.raise_as(ConfigError, "Settings or data differ: keep both by setting=<another name>, or say replace=true.")
+    return [rows[key] for key in sorted(rows)]
+
+
+def _key(row: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(row.get(name, "") for name in KEY)
+
+
+def write_rows(file: Path, rows: Sequence[Row], factors: Sequence[str]) -> None:
+    """A CSV file, written aside and renamed."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + ".partial")
+    with partial.open("w", encoding="utf-8", newline="") as opened:
+        writer = csv.DictWriter(opened, columns(rows, factors), restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    partial.replace(file)
+
+
+def collect(
+    folders: Sequence[Path], file: Path, *, factors: Sequence[str], setting: str | None, replace: bool
+) -> tuple[int, list[str]]:
+    """Copies finished runs into `file`; how many, and what is not finished.  Raises DataError with rows it refuses."""
+    rows, unfinished, refused = gather(folders, setting)
+    if rows:
+        write_rows(file, merge(read_rows(file), rows, replace=replace), factors)
+    problems = Problems("incomplete rows")
+    problems.extend(refused)
+    problems.raise_as(DataError, f"A row needs {', '.join(REQUIRED)}: train these jobs again; {len(rows)} were copied.")
+    return len(rows), unfinished
+
+
+def _how_far(folder: Path) -> str:
+    found = progress.read(folder)
+    return f"{found['state']}, epoch {found['epoch']} of {found['epochs']}" if found else "not started"

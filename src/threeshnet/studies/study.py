@@ -1,0 +1,185 @@
+"""A study: factors, their levels, seeds, and the jobs that they make."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from threeshnet.errors import ConfigError, Problems, one_of
+
+KEYS = ("title", "question", "factors", "baseline", "seeds", "derived", "search")
+SEEDS = (0, 1, 2)
+SEED = "seed"
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of a factor: its name, and the overrides that make it."""
+
+    name: str
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A level that is no training: the checkpoints of other levels of `factor`, scored together by `protocol`."""
+
+    name: str
+    factor: str
+    of: tuple[str, ...]
+    protocol: str = "ensemble"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What conf/studies/<name>.yaml says. It names no data: an experiment does."""
+
+    name: str
+    title: str
+    question: str
+    factors: Mapping[str, tuple[Level, ...]]
+    baseline: Mapping[str, str]
+    seeds: tuple[int, ...] = SEEDS
+    derived: tuple[Derived, ...] = ()
+    search: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job before it has a folder."""
+
+    name: str
+    factors: Mapping[str, str]  # factor to level
+    seed: int
+    overrides: tuple[str, ...] = ()
+    protocol: str = "full"
+    of: tuple[str, ...] = ()  # names of the jobs that it is derived from
+
+
+def parse_study(name: str, content: Mapping[str, Any]) -> Study:
+    """A study from its yaml.  Raises ConfigError with everything that is wrong in it."""
+    problems = Problems(f"conf/studies/{name}.yaml")
+    problems.extend(one_of("key", key, KEYS) for key in content if key not in KEYS)
+    problems.extend(f"{key} is missing" for key in ("title", "question") if not content.get(key))
+    factors = {str(factor): _levels(str(factor), levels) for factor, levels in (content.get("factors") or {}).items()}
+    baseline = {str(factor): str(level) for factor, level in (content.get("baseline") or {}).items()}
+    derived = tuple(
+        Derived(str(level), made["factor"], tuple(map(str, made["of"])), made.get("protocol", "ensemble"))
+        for level, made in (content.get("derived") or {}).items()
+    )
+    known = {factor: [level.name for level in levels] for factor, levels in factors.items()}
+    for made in derived:
+        there = known.setdefault(made.factor, [])
+        problems.extend(
+            one_of(f"derived {made.name}: {made.factor}", each, there) for each in made.of if each not in there
+        )
+        there.append(made.name)
+    problems.extend(f"baseline: no level of {factor} is named" for factor in factors if factor not in baseline)
+    problems.extend(
+        one_of(f"baseline {factor}", level, known.get(factor, ()))
+        for factor, level in baseline.items()
+        if level not in known.get(factor, ())
+    )
+    problems.raise_as(ConfigError)
+    seeds = tuple(int(seed) for seed in content.get("seeds", SEEDS))
+    return Study(
+        name, content["title"], content["question"], factors, baseline, seeds, derived, content.get("search") or {}
+    )
+
+
+def _levels(factor: str, levels: Any) -> tuple[Level, ...]:
+    """A list of values of the key `factor`, or names with their overrides."""
+    if isinstance(levels, Mapping):
+        return tuple(Level(str(name), tuple(map(str, overrides))) for name, overrides in levels.items())
+    return tuple(Level(str(value), (f"{factor}={value}",)) for value in levels)
+
+
+def plan(study: Study, given: Sequence[str]) -> list[Planned]:
+    """The jobs: every level of every factor with every seed, and what is derived from them.
+
+    `given` are overrides of the command line, with the experiment among them. They come last, so they win over the
+    study's, and the study's over the experiment's. One of a factor's key replaces its levels, and one with several
+    values (`dim=64,128`) is a factor.  Raises ConfigError without an experiment.
+    """
+    factors: dict[str, tuple[Level, ...]] = dict(study.factors)
+    seeds: tuple[int, ...] = study.seeds
+    fixed = []
+    if not any(key == "experiment" for _, key, _ in _parsed(given)):
+        raise ConfigError(
+            f"study {study.name} names no data; give an experiment: EXP=region_demo (experiment=region_demo)"
+        )
+    for word, key, values in _parsed(given):
+        if key == SEED:
+            seeds = tuple(int(value) for value in values)
+        elif key in factors or len(values) > 1:
+            factors[key] = tuple(Level(value, (f"{key}={value}",)) for value in values)
+        else:
+            fixed.append(word)
+    jobs = []
+    for seed in seeds:
+        made = [
+            Planned(
+                job_name(levels, seed),
+                {factor: level.name for factor, level in levels.items()},
+                seed,
+                (*_of(levels), *fixed, f"seed={seed}"),
+            )
+            for levels in (dict(zip(factors, row, strict=True)) for row in itertools.product(*factors.values()))
+        ]
+        jobs += [*made, *_derived(study.derived, made, seed)]
+    _check_names(jobs)
+    return jobs
+
+
+def _of(levels: Mapping[str, Level]) -> list[str]:
+    return [override for level in levels.values() for override in level.overrides]
+
+
+def _derived(derived: Sequence[Derived], made: Sequence[Planned], seed: int) -> list[Planned]:
+    """A derived job for every set of jobs that differ in its factor alone, where all of its levels are there."""
+    found = []
+    for rule in derived:
+        groups: dict[tuple[tuple[str, str], ...], dict[str, Planned]] = {}
+        for job in made:
+            rest = tuple((factor, level) for factor, level in job.factors.items() if factor != rule.factor)
+            groups.setdefault(rest, {})[job.factors[rule.factor]] = job
+        for rest, by_level in groups.items():
+            if set(rule.of) <= set(by_level):
+                levels = {
+                    factor: rule.name if factor == rule.factor else dict(rest)[factor] for factor in made[0].factors
+                }
+                of = tuple(by_level[level].name for level in rule.of)
+                found.append(Planned(job_name(levels, seed), levels, seed, protocol=rule.protocol, of=of))
+    return found
+
+
+def job_name(levels: Mapping[str, Level | str], seed: int) -> str:
+    """A folder's name that says what the job is.
+
+    >>> job_name({"activation": "softmax", "parts": "no VSeM"}, 1)
+    'activation=softmax,parts=no_VSeM,seed=1'
+    """
+    named = {factor: level if isinstance(level, str) else level.name for factor, level in levels.items()}
+    return re.sub(r"[^\w.=,+-]+", "_", ",".join(f"{key}={value}" for key, value in [*named.items(), (SEED, seed)]))
+
+
+def _parsed(words: Sequence[str]) -> list[tuple[str, str, list[str]]]:
+    """Each override with its key and its value or values, as text."""
+    found = []
+    for word, override in zip(words, OverridesParser.create().parse_overrides(list(words)), strict=True):
+        several = override.is_sweep_override()
+        values = [str(value) for value in override.sweep_string_iterator()] if several else [word.partition("=")[2]]
+        found.append((word, override.get_key_element(), values))
+    return found
+
+
+def _check_names(jobs: Sequence[Planned]) -> None:
+    names = [job.name for job in jobs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"jobs of one name: {', '.join(twice)}; levels need names that differ in letters or digits")

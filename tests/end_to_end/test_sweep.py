@@ -1,0 +1,54 @@
+"""Several runs of two real processes each: by a study, and by Hydra's multirun."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+STEPS = ["trainer.devices=2", "trainer.max_steps=2", "highlights=0", "experiment=region_coco"]
+
+
+def as_process(command: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"THREESHNET_CONF": str(ROOT / "conf"), "OMP_NUM_THREADS": "1"}
+    asked = [sys.executable, "-m", f"threeshnet.commands.{command}", *words]
+    return subprocess.run(asked, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
+
+
+def test_a_multirun_of_two_processes_a_job(synthetic_shards: Path, small: list[str], tmp_path: Path) -> None:
+    """One folder a job, the one that fails is named with the reason, and the other one is whole."""
+    jobs = ["-m", "batches.batch_size=16,-3", f"hydra.sweep.dir={tmp_path / 'sweep'}", f"shards={synthetic_shards}"]
+    ended = as_process("train", *jobs, *STEPS, *[word for word in small if "batch_size" not in word], cwd=tmp_path)
+    assert ended.returncode == 1, ended.stderr
+    assert "1 of 2 jobs failed" in ended.stderr
+    assert "batch_size=-3" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "torch/distributed" not in ended.stderr
+    metrics = json.loads((tmp_path / "sweep" / "0" / "metrics.json").read_text())
+    assert metrics["steps"] == 2
+    assert json.loads((tmp_path / "sweep" / "0" / "progress.json").read_text())["state"] == "finished"
+    assert not (tmp_path / "sweep" / "1" / "metrics.json").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sweep"]
+
+
+def test_a_study_from_jobs_to_rows(synthetic_shards: Path, small: list[str], tmp_path: Path, command) -> None:
+    """Two processes a job; called again nothing is run; its rows and report are the same each time."""
+    words = ["study=activation", "activation=softmax", "seed=0", f"shards={synthetic_shards}", "out=runs", "reuse=[]"]
+    outputs = []
+    for _ in range(2):
+        ended = as_process("sweep", *words, *STEPS, *small, cwd=tmp_path)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        outputs.append(ended.stdout)
+    assert "finished before" not in outputs[0]
+    assert "[1/1] activation=softmax,seed=0: finished before" in outputs[1]
+    folder = tmp_path / "runs" / "activation=softmax,seed=0"
+    assert (folder / "output.log").read_text().count("rsum ") == 1
+    record = json.loads((folder / "job.json").read_text())
+    assert (record["study"], record["factors"]) == ("activation", {"activation": "softmax"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
+    refused = command("collect", "study=activation", f"out={tmp_path / 'runs'}", f"into={tmp_path / 'study'}")
+    assert refused.code == 1  # two steps are no epoch: there was no dev to select by
+    assert "activation=softmax,seed=0: does not say dev_rsum" in refused.err

@@ -1,0 +1,261 @@
+"""Jobs as processes: one after another or side by side, failing, interrupted, and left by a sweep that was killed."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+from rich.console import Console
+
+from threeshnet.errors import ConfigError
+from threeshnet.studies import launching
+from threeshnet.studies.board import Board
+from threeshnet.studies.launching import Job, Local
+from threeshnet.studies.multirun import JobsFailed, end
+from threeshnet.studies.running import EARLIER, FAILED, FINISHED, LEFT_OUT, RUNNING, STOPPED, Runner, Status, failures
+
+HERE = Path(__file__).parent
+TURN = 0.02  # seconds between looks
+
+
+@pytest.fixture(autouse=True)
+def sham_can_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
+
+
+def job(folder: Path, name: str, *overrides: str, after: tuple[str, ...] = (), **more: Any) -> Job:
+    return Job(name, folder / name, (*overrides, f'out="{folder / name}"'), "sham", after=after, **more)
+
+
+class Seen:
+    """The states in the order of their coming, and how many ran at once."""
+
+    def __init__(self) -> None:
+        self.changes: list[tuple[str, str]] = []
+        self.at_once = 0
+
+    def changed(self, status: Status) -> None:
+        self.changes.append((status.job.name, status.state))
+        running = dict(self.changes)
+        self.at_once = max(self.at_once, list(running.values()).count(RUNNING))
+
+
+def run(*jobs: Job, parallel: int = 1, finished: tuple[str, ...] = ()) -> tuple[list[Status], Seen]:
+    statuses = [Status(each, EARLIER if each.name in finished else "waiting") for each in jobs]
+    seen = Seen()
+    Runner(starter=Local(parallel=parallel), changed=seen.changed, seconds=TURN).run(statuses, lambda: None)
+    return statuses, seen
+
+
+def states(statuses: list[Status]) -> list[str]:
+    return [status.state for status in statuses]
+
+
+def test_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    statuses, seen = run(job(tmp_path, "a"), job(tmp_path, "b", "fail=3"), job(tmp_path, "c"))
+    assert states(statuses) == [FINISHED, FAILED, FINISHED]
+    assert [name for name, state in seen.changes if state == RUNNING] == ["a", "b", "c"]
+    assert seen.at_once == 1
+    said = failures(statuses)
+    for part in ("1 of 3 jobs failed", "b: exit code 3", "the last word", str(tmp_path / "b" / "output.log")):
+        assert part in said
+    with pytest.raises(JobsFailed, match="the last word"):
+        end(statuses)
+
+
+def test_side_by_side(tmp_path: Path) -> None:
+    _, seen = run(*(job(tmp_path, name, "seconds=0.4") for name in "abc"), parallel=2)
+    assert seen.at_once == 2
+
+
+def test_ending_well_without_metrics_is_a_failure(tmp_path: Path) -> None:
+    (status,), _ = run(job(tmp_path, "a", "nothing=1"))
+    assert (status.state, status.note) == (FAILED, "without metrics.json")
+
+
+def test_only_this_try_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "output.log").write_text("of the last sweep\n")
+    statuses, _ = run(job(tmp_path, "a", "fail=1"))
+    assert "of the last sweep" not in failures(statuses)
+    assert "of the last sweep" in (tmp_path / "a" / "output.log").read_text()
+
+
+@pytest.mark.parametrize(("times", "state"), [(2, FINISHED), (9, STOPPED)])
+def test_an_interrupted_job_is_started_again(tmp_path: Path, times: int, state: str) -> None:
+    (status,), _ = run(job(tmp_path, "a", f"interrupted={times}"))
+    assert status.state == state
+    assert int((tmp_path / "a" / "tries").read_text()) == min(times, 3) + 1
+    if state == STOPPED:
+        with pytest.raises(SystemExit) as ended:
+            end([status])
+        assert ended.value.code == 75
+
+
+def test_what_is_derived_waits_for_its_jobs(tmp_path: Path) -> None:
+    later = job(tmp_path, "both", after=("a", "b"))
+    statuses, seen = run(later, job(tmp_path, "a"), job(tmp_path, "b"), parallel=3, finished=("b",))
+    assert states(statuses) == [FINISHED, FINISHED, EARLIER]
+    assert seen.changes[-1] == ("both", FINISHED)
+    statuses, _ = run(job(tmp_path, "no", after=("bad",)), job(tmp_path, "bad", "fail=1"))
+    assert states(statuses) == [LEFT_OUT, FAILED]
+    assert "no: needs bad" in failures(statuses)
+
+
+def test_a_folder_that_is_in_use_is_waited_for(tmp_path: Path) -> None:
+    """As by a job that a killed sweep left behind and that saves what it has."""
+    (tmp_path / "a").mkdir()
+    lock = FileLock(tmp_path / "a" / ".lock", thread_local=False)  # another thread lets it go
+    lock.acquire()
+    threading.Timer(0.5, lock.release).start()
+    began = time.monotonic()
+    statuses, seen = run(job(tmp_path, "a"))
+    assert time.monotonic() - began >= 0.5
+    assert states(statuses) == [FINISHED]
+    assert seen.changes[0] == ("a", "waiting")
+
+
+def test_a_signal_is_handed_on_and_waited_for(tmp_path: Path) -> None:
+    jobs = [job(tmp_path, "a", "seconds=60"), job(tmp_path, "b")]
+    statuses = [Status(each) for each in jobs]
+    runner = Runner(starter=Local(), changed=lambda _: None, seconds=TURN)
+
+    def look() -> None:
+        output = tmp_path / "a" / "output.log"
+        if not runner.signals and output.exists() and "try" in output.read_text():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    runner.run(statuses, look)
+    assert states(statuses) == [STOPPED, STOPPED]
+    assert "asked to stop" in (tmp_path / "a" / "output.log").read_text()
+    assert not (tmp_path / "b").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to end the jobs of a dead process")
+def test_jobs_of_a_killed_sweep_are_asked_to_stop(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from threeshnet.studies.launching import Job, Local\n"
+        "folder = Path(sys.argv[1]); Local().start(Job('a', folder, ('seconds=60', f'out=\"{folder}\"'), 'sham'))\n"
+        "time.sleep(60)"
+    )
+    folder = tmp_path / "a"
+    sweep = subprocess.Popen([sys.executable, "-c", script, str(folder)])
+    wait_for(lambda: "try 1" in read(folder / "output.log"))
+    sweep.kill()
+    sweep.wait()
+    wait_for(lambda: "asked to stop" in read(folder / "output.log"))
+
+
+def read(file: Path) -> str:
+    return file.read_text() if file.exists() else ""
+
+
+def wait_for(true: Any, seconds: float = 120.0) -> None:
+    end_of_patience = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end_of_patience
+        time.sleep(TURN)
+
+
+# ---- command lines and surroundings
+
+
+def test_several_devices_are_torchruns(tmp_path: Path) -> None:
+    one, two = Job("a", tmp_path, ("x=1",)), Job("a", tmp_path, ("x=1",), devices=2)
+    assert launching.command(one) == [sys.executable, "-m", "threeshnet.commands.train", "x=1"]
+    words = launching.command(two)
+    assert words[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    assert words[6:] == ["-m", "threeshnet.commands.train", "x=1"]
+
+
+def test_a_job_takes_itself_for_no_part_of_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    outer = ("RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "THREESHNET_RUN_DIRECTORY", "PL_GLOBAL_SEED")
+    for name in outer:
+        monkeypatch.setenv(name, "1")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    found = launching.environment(threads=3, cards=["0", "2"])
+    assert not set(outer) & set(found)
+    assert (found["OMP_NUM_THREADS"], found["CUDA_VISIBLE_DEVICES"]) == ("3", "0,2")
+    assert "CUDA_VISIBLE_DEVICES" not in launching.environment(threads=1) or "CUDA_VISIBLE_DEVICES" in os.environ
+
+
+def test_cards_are_dealt_out_and_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four GPUs, jobs of two: two at a time, never the same card twice."""
+    seen: list[set[str]] = []
+
+    class Sham:
+        def __init__(self, job: Job, surroundings: dict[str, str], cards: list[str]) -> None:
+            self.cards, self.left = cards, 2
+            seen.append(set(surroundings["CUDA_VISIBLE_DEVICES"].split(",")))
+
+        def poll(self) -> int | None:
+            self.left -= 1
+            return None if self.left > 0 else 0
+
+    monkeypatch.setattr(launching, "LocalProcess", Sham)
+    local, jobs = Local(cards=list("0123")), [Job(name, tmp_path, (), devices=2, on_gpu=True) for name in "abc"]
+    assert local.room_for(jobs[0])
+    local.start(jobs[0])
+    assert local.room_for(jobs[1])
+    local.start(jobs[1])
+    assert not seen[0] & seen[1]
+    assert local.room_for(jobs[2])  # both have ended by now
+    local.start(jobs[2])
+    assert len(seen[2]) == 2
+    with pytest.raises(ConfigError, match=r"trainer\.devices=8, and there are 4 GPUs"):
+        local.room_for(Job("d", tmp_path, (), devices=8, on_gpu=True))
+
+
+@pytest.mark.parametrize("devices", ["none", 0, -3, "0"])
+def test_wrong_devices_are_named(devices: Any) -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.devices"):
+        launching.processes(devices)
+
+
+# ---- what is shown
+
+
+def progress_of(folder: Path, **more: Any) -> None:
+    from threeshnet.training.progress import _replace
+
+    facts = {
+        "state": "running",
+        "epoch": 2,
+        "epochs": 8,
+        "dev_rsum": 100.0,
+        "best_dev_rsum": 123.4,
+        "seconds_left": 90.0,
+    }
+    folder.mkdir(exist_ok=True)
+    _replace(folder / "progress.json", facts | more)
+
+
+def test_the_board_in_a_terminal_and_elsewhere(tmp_path: Path) -> None:
+    statuses = [Status(job(tmp_path, "a=[x],seed=0"), RUNNING), Status(job(tmp_path, "b"), FAILED, "exit code 1")]
+    progress_of(statuses[0].job.folder)
+    shown = {}
+    for terminal in (True, False):
+        console = Console(file=io.StringIO(), force_terminal=terminal, width=120, color_system=None)
+        board = Board(statuses, title="a study", console=console)
+        with board.shown():
+            board.look()
+            board.look()
+            board.changed(statuses[1])
+        shown[terminal] = console.file.getvalue()  # pyright: ignore
+    for part in ("a study", "a=[x],seed=0", "2 of 8", "123.4", "1 min 30 s", "failed (exit code 1)"):
+        assert part in shown[True]
+    assert shown[False].splitlines() == [
+        "[1/2] a=[x],seed=0: epoch 2 of 8, dev rsum 100.0, 1 min 30 s left",
+        "[2/2] b: failed (exit code 1)",
+    ]

@@ -1,0 +1,216 @@
+"""Studies: what a yaml makes of jobs, who wins over whom, and which of them are finished already."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+
+from threeshnet.commands.preparing import STUDIES, compose_training, divided, load_study, prepare
+from threeshnet.commands.sweep import begin, chosen
+from threeshnet.errors import ConfigError
+from threeshnet.studies.folders import finished_runs
+from threeshnet.studies.study import parse_study, plan
+from threeshnet.studies.words import listed, text
+
+NAMES = sorted(file.stem for file in STUDIES.glob("*.yaml"))
+BEGUN: dict[str, Any] = {"title": "T", "question": "Q"}
+TWO = BEGUN | {
+    "factors": {"activation": ["sigmoid", "softmax"]},
+    "baseline": {"activation": "sigmoid"},
+    "seeds": [0, 1],
+}
+EXPERIMENT = "experiment=region_coco"
+
+
+def names(content: dict[str, Any], *given: str) -> list[str]:
+    return [job.name for job in plan(parse_study("s", content), [EXPERIMENT, *given])]
+
+
+# ---- every study that there is
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_job_of_a_study_composes_and_is_a_run_of_its_own(name: str, synthetic_shards: Path) -> None:
+    """On data that it does not name; of several seeds only the first is composed."""
+    shards = f'shards="{synthetic_shards}"'
+    planned = plan(load_study(name), ["experiment=hybrid_coco", "seed=0", shards])
+    prepared = prepare(planned, load_study(name), Path("runs"))
+    assert len({each.identity for each in prepared}) == len(prepared) >= 1
+    assert {each.record["experiment"] for each in prepared} == {"hybrid_coco"}
+
+
+def test_the_parts_study_ends_in_vse_infinity() -> None:
+    without = {job.factors["without"]: job for job in plan(load_study("parts"), [EXPERIMENT, "seed=0"])}
+    assert set(without) == {"nothing", "VSeM", "VSpM", "scene", "category", "fused", "local", "guidance"}
+    cfg, _ = compose_training([*without["guidance"].overrides])
+    assert (list(cfg.fusion), list(cfg.parts)) == ([], ["local"])
+    cfg, _ = compose_training([*without["scene"].overrides])
+    assert (set(cfg.fusion), set(cfg.parts)) == ({"semantic", "spatial"}, {"category", "local", "fused"})
+
+
+def test_the_late_ensemble_is_of_the_same_seed() -> None:
+    jobs = {job.name: job for job in plan(load_study("features"), ["experiment=hybrid_demo"])}
+    assert len(jobs) == 4 * 3
+    late = jobs["features=late_ensemble,seed=2"]
+    assert (late.of, late.protocol) == (("features=region,seed=2", "features=grid,seed=2"), "ensemble")
+    assert not any(job.of for job in plan(load_study("features"), ["experiment=hybrid_demo", "features=grid"]))
+
+
+# ---- jobs
+
+
+def test_factors_make_a_product_with_every_seed() -> None:
+    content = TWO | {"factors": {"activation": ["sigmoid", "softmax"], "masking": {"no": [], "yes, all": ["a=1"]}}}
+    content |= {"baseline": {"activation": "sigmoid", "masking": "no"}}
+    found = names(content)
+    assert len(found) == 2 * 2 * 2
+    assert found[0] == "activation=sigmoid,masking=no,seed=0"
+    assert "activation=softmax,masking=yes,_all,seed=1" in found
+
+
+def test_the_command_line_wins_over_the_study_and_that_over_the_experiment() -> None:
+    study = parse_study(
+        "s", BEGUN | {"factors": {"size": {"small": ["dim=8", "features=grid"]}}, "baseline": {"size": "small"}}
+    )
+    overrides = {"study": [], "command line": ["dim=16"]}
+    found = {who: plan(study, [EXPERIMENT, *words])[0].overrides for who, words in overrides.items()}
+    assert [compose_training(words)[0].dim for words in found.values()] == [8, 16]  # coco's own is 1,024
+    assert compose_training(found["study"])[0].features.fields == ["grid"]
+
+
+def test_the_command_line_can_take_fewer_levels_or_more_factors() -> None:
+    assert names(TWO, "activation=softmax", "seed=7") == ["activation=softmax,seed=7"]
+    assert names(TWO, "seed=0", "dim=8,16")[1] == "activation=sigmoid,dim=16,seed=0"
+    planned = plan(parse_study("s", TWO), [EXPERIMENT])
+    assert [job.name for job in chosen(planned, "*softmax*1")] == ["activation=softmax,seed=1"]
+    with pytest.raises(ConfigError, match="fits no job; there are: activation=sigmoid,seed=0"):
+        chosen(planned, "nothing")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"factor": {}}, "key='factor' does not exist; there are: title, question, factors"),
+        ({"title": ""}, "title is missing"),
+        ({"baseline": {}}, "no level of activation is named"),
+        ({"baseline": {"activation": "tanh"}}, "'tanh' does not exist; there are: sigmoid, softmax"),
+        ({"derived": {"both": {"factor": "activation", "of": ["sigmoid", "tanh"]}}}, "'tanh'"),
+        ({"derived": {"both": {"factor": "pooling", "of": ["mean"]}}}, "pooling='mean' does not exist"),
+    ],
+)
+def test_a_study_that_is_wrong_says_where(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_study("s", TWO | change)
+    assert said in str(error.value)
+    assert "conf/studies/s.yaml" in str(error.value)
+
+
+def test_wrong_calls_say_what_there_is(synthetic_shards: Path) -> None:
+    with pytest.raises(ConfigError, match="study='activatoin' does not exist; there are: activation"):
+        load_study("activatoin")
+    with pytest.raises(ConfigError, match="give an experiment: EXP="):
+        plan(parse_study("s", TWO), ["dim=8"])
+    with pytest.raises(ConfigError, match="one name"):
+        names(TWO | {"factors": {"a": {"b c": [], "b-c": [], "b  c": []}}, "baseline": {"a": "b c"}})
+    for override, said in {"dimm=8": "did you mean dim", "text=tinny": "text"}.items():
+        with pytest.raises(ConfigError, match=said):
+            compose_training([EXPERIMENT, override])
+    two = {"factors": {"fusion off": {"a": ["fusion=[spatial]"], "b": ["fusion=[semantic]"]}}}
+    study = parse_study("s", BEGUN | two | {"baseline": {"fusion off": "a"}})
+    with pytest.raises(ConfigError, match="are the same run: an override of the command line undoes a factor"):
+        prepare(plan(study, [EXPERIMENT, f'shards="{synthetic_shards}"', "fusion=[]", "seed=0"]), study, Path("runs"))
+
+
+# ---- words
+
+
+@given(value=st.text(st.characters(blacklist_categories=("C", "Zl", "Zp"))))
+def test_any_text_reaches_hydra_as_it_is(value: str) -> None:
+    one, several = OverridesParser.create().parse_overrides([text("out", value), listed("overrides", [value, "b"])])
+    assert (one.value(), several.value()) == (value, [value, "b"])
+
+
+def test_words_of_train_are_put_together() -> None:
+    own = ["study", "out", "cluster", "overrides"]
+    words = ["study=a", "dim=8", "cluster.executor=slurm", 'shards="a b"', "--help", "hydra.verbose=true", "~logger"]
+    kept = ["study=a", "cluster.executor=slurm", "--help", "hydra.verbose=true"]
+    assert divided(words, own) == [*kept, listed("overrides", ["dim=8", 'shards="a b"', "~logger"])]
+    assert divided(["study=a"], own) == ["study=a"]
+
+
+# ---- folders
+
+
+@pytest.fixture
+def prepared(synthetic_shards: Path, tmp_path: Path) -> Any:
+    """A function that prepares the jobs of TWO in a folder."""
+
+    def call(out: str, *words: str) -> Any:
+        study = parse_study("s", TWO)
+        return prepare(plan(study, [EXPERIMENT, f'shards="{synthetic_shards}"', *words]), study, tmp_path / out)
+
+    return call
+
+
+def finish(job: Any, **more: Any) -> None:
+    """As a run that ended would leave its folder."""
+    folder = job.job.folder
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "last.ckpt").touch()
+    (folder / "job.json").write_text(json.dumps(dict(job.record) | {"identity": job.identity, "commit": "c"} | more))
+    (folder / "metrics.json").write_text("{}")
+
+
+def states(prepared: Any, *roots: Path) -> list[str]:
+    return [status.state for status in begin(prepared, roots)]
+
+
+def test_what_is_finished_is_not_run_again_by_any_study(prepared: Any, tmp_path: Path) -> None:
+    one, other = prepared("runs/one"), prepared("runs/other", "highlights=0", "trainer.enable_progress_bar=true")
+    finish(one[0], study="another")
+    assert states(one) == ["finished before", *["waiting"] * 3]
+    assert states(other) == ["waiting"] * 4, "no root, nothing found"
+    assert states(other, tmp_path / "runs") == ["finished before", *["waiting"] * 3]
+    folder = other[0].job.folder
+    found = json.loads((folder / "job.json").read_text())
+    assert (found["study"], found["commit"]) == ("s", "c")
+    assert (folder / found["source"]).resolve() == one[0].job.folder.resolve()
+    assert (folder / "metrics.json").resolve() == (one[0].job.folder / "metrics.json").resolve()
+    assert finished_runs([tmp_path / "runs"]) == {one[0].identity: one[0].job.folder}, (
+        "what points elsewhere is no source"
+    )
+
+
+def test_when_the_other_run_is_gone_it_is_run_here(prepared: Any, tmp_path: Path) -> None:
+    one, other = prepared("runs/one"), prepared("runs/other")
+    finish(one[0])
+    begin(other, [tmp_path / "runs"])
+    for file in ("metrics.json", "job.json", "checkpoints/last.ckpt"):
+        (one[0].job.folder / file).unlink()
+    assert states(other, tmp_path / "runs") == ["waiting"] * 4
+    assert list(other[0].job.folder.iterdir()) == []
+
+
+def test_a_folder_of_another_run_is_refused_and_says_what_differs(prepared: Any) -> None:
+    one, other = prepared("runs"), prepared("runs", "dim=8")
+    finish(one[0])
+    (one[0].job.folder / "config.yaml").write_text("dim: 1024\n")
+    with pytest.raises(ConfigError, match=r"(?s)holds another run \(.*Give another OUT") as error:
+        begin(other, [])
+    assert str(one[0].job.folder) in str(error.value)
+    (one[0].job.folder / "checkpoints" / "last.ckpt").unlink()
+    assert states(other) == ["waiting"] * 4, "one that failed before its first checkpoint is no loss"
+
+
+def test_other_data_are_another_run(prepared: Any, demo_shards: Path) -> None:
+    assert (
+        prepared("a")[0].identity
+        == prepared("b")[0].identity
+        != prepared("a", "experiment=region_demo", f'shards="{demo_shards}"')[0].identity
+    )
