@@ -49,6 +49,12 @@ def test_a_study_from_jobs_to_rows(synthetic_shards: Path, small: list[str], tmp
     record = json.loads((folder / "job.json").read_text())
     assert (record["study"], record["factors"]) == ("activation", {"activation": "softmax"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
-    refused = command("collect", "study=activation", f"out={tmp_path / 'runs'}", f"into={tmp_path / 'study'}")
-    assert refused.code == 1  # two steps are no epoch: there was no dev to select by
-    assert "activation=softmax,seed=0: does not say dev_rsum" in refused.err
+    files = []
+    for _ in range(2):
+        for name, *more in (("collect", f"out={tmp_path / 'runs'}"), ("report",)):
+            ended = command(name, "study=activation", f"into={tmp_path / 'study'}", *more)
+            assert ended.code == 0, ended.err
+        files.append({file.name: file.read_bytes() for file in (tmp_path / "study").iterdir()})
+    assert files[0] == files[1]
+    assert set(files[0]) == {"README.md", "figure.png", "results.csv"}
+    assert b'region_coco,coco,"activation=softmax,seed=0",softmax,0,synthetic' in files[0]["results.csv"]

@@ -10,9 +10,10 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from threeshnet.commands.preparing import STUDIES, compose_training, divided, load_study, prepare
-from threeshnet.commands.sweep import begin, chosen
+from threeshnet.commands.sweeping import begin, chosen
 from threeshnet.errors import ConfigError
 from threeshnet.studies.folders import finished_runs
 from threeshnet.studies.study import parse_study, plan
@@ -125,6 +126,18 @@ def test_wrong_calls_say_what_there_is(synthetic_shards: Path) -> None:
     study = parse_study("s", BEGUN | two | {"baseline": {"fusion off": "a"}})
     with pytest.raises(ConfigError, match="are the same run: an override of the command line undoes a factor"):
         prepare(plan(study, [EXPERIMENT, f'shards="{synthetic_shards}"', "fusion=[]", "seed=0"]), study, Path("runs"))
+
+
+def test_the_sweep_for_wandbs_agents_gives_overrides_that_exist(root: Path) -> None:
+    content: Any = OmegaConf.to_container(
+        OmegaConf.load(root / "experiments/activation/wandb_sweep.yaml"), resolve=False
+    )
+    values = {key: given.get("values", [given.get("value")]) for key, given in content["parameters"].items()}
+    composed = [compose_training([f"{key}={each[0]}" for key, each in values.items()])[0]]
+    composed += [compose_training([f"{key}={value}"])[0] for key, each in values.items() for value in each[1:]]
+    assert len({str(cfg.activation) for cfg in composed}) == 2
+    assert content["command"][2:] == ["-m", "${program}", "${args_no_hyphens}"]
+    assert content["program"] == "threeshnet.commands.train"
 
 
 # ---- words

@@ -55,6 +55,8 @@ class Started(Protocol):
 class Starter(Protocol):
     """Where jobs are started: this machine, or a cluster."""
 
+    parallel: int  # jobs at a time
+
     def room_for(self, job: Job) -> bool: ...
 
     def start(self, job: Job) -> Started: ...

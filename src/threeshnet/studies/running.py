@@ -57,7 +57,10 @@ class Runner:
                 self.turn(statuses)
                 look()
                 if any(not status.ended for status in statuses):
-                    time.sleep(self.seconds)
+                    self.rest()
+
+    def rest(self) -> None:
+        time.sleep(self.seconds)
 
     def turn(self, statuses: Sequence[Status]) -> None:
         """Take in what has ended, start what there is room for."""

@@ -1,0 +1,193 @@
+"""Rows of a study, its tables and figure from them alone, and numbers in the prose that must be theirs."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from threeshnet.errors import ConfigError, DataError
+from threeshnet.reports.study_report import Comparison, check_prose, filled, tables, value_of
+from threeshnet.reports.study_rows import read_rows
+from threeshnet.studies.rows import collect
+
+RSUM = {"sigmoid": [200.0, 210.0, 220.0], "softmax": [205.0, 216.0, 224.0]}
+COMPARISON = Comparison({"activation": ["sigmoid", "softmax"]}, {"activation": "sigmoid"})
+
+
+def write_run(folder: Path, level: str, seed: int, rsum: float, own: Any = None, metrics: Any = None) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {
+        "identity": f"{level}{seed}",
+        "study": "activation",
+        "job_name": folder.name,
+        "factors": {"activation": level},
+    }
+    record |= {
+        "seed": seed,
+        "experiment": "region_demo",
+        "setting": "demo",
+        "recipe": "official",
+        "machine": "2 CPU cores",
+    }
+    recalls = {"R@1": rsum / 6, "R@5": rsum / 6, "R@10": rsum / 6}
+    found = {"data": "demo", "split": "test", "images": 500, "captions": 2500, "protocol": "full", "selection": "best"}
+    found |= {"epochs": 8, "steps": 496, "batch_size": 64, "minutes": 3.5, "checkpoint": "abc", "commit": "def"}
+    found |= {"i2t": recalls, "t2i": recalls, "rsum": rsum, "resumed_at_step": 0}
+    dev = {"state": "finished", "epoch": 8, "epochs": 8, "dev_rsum": 1.0, "best_dev_rsum": rsum + 9}
+    contents = {
+        "job": record | {"fingerprint": "data"} | (own or {}),
+        "metrics": found | (metrics or {}),
+        "progress": dev,
+    }
+    for name, content in contents.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    for level, numbers in RSUM.items():
+        for seed, rsum in enumerate(numbers):
+            write_run(tmp_path / "runs" / f"activation={level},seed={seed}", level, seed, rsum)
+    return sorted((tmp_path / "runs").iterdir())
+
+
+def gathered(runs: list[Path], file: Path, **more: Any) -> list[dict[str, str]]:
+    collect(runs, file, **{"factors": ["activation"], "setting": None, "replace": False} | more)
+    return read_rows(file)
+
+
+def test_a_row_says_where_it_comes_from(runs: list[Path], tmp_path: Path) -> None:
+    rows = gathered(runs, tmp_path / "results.csv")
+    assert len(rows) == 6
+    row = rows[3]
+    assert (row["job"], row["activation"], row["seed"], row["rsum"]) == (
+        "activation=softmax,seed=0",
+        "softmax",
+        "0",
+        "205",
+    )
+    facts = {"dev_rsum": "214", "batch": "64", "machine": "2 CPU cores", "fingerprint": "data", "identity": "softmax0"}
+    facts |= {"i2t_r1": "34.1667", "checkpoint": "abc", "commit": "def", "minutes": "3.5", "selection": "best"}
+    assert {name: row[name] for name in facts} == facts
+
+
+def test_what_is_unfinished_is_named_and_what_is_incomplete_refused(runs: list[Path], tmp_path: Path) -> None:
+    (runs[0] / "metrics.json").unlink()
+    write_run(runs[1], "sigmoid", 1, 1.0, metrics={"commit": "unknown", "checkpoint": None})
+    file = tmp_path / "results.csv"
+    with pytest.raises(DataError, match="activation=sigmoid,seed=1: does not say checkpoint, commit"):
+        gathered(runs, file)
+    assert len(read_rows(file)) == 4
+    count, unfinished = collect(runs[:1], file, factors=["activation"], setting=None, replace=False)
+    assert (count, unfinished) == (0, ["activation=sigmoid,seed=0: finished, epoch 8 of 8"])
+
+
+def test_other_rows_stay_and_are_not_replaced_unasked(runs: list[Path], tmp_path: Path) -> None:
+    file = tmp_path / "results.csv"
+    before = gathered(runs, file)
+    assert gathered(runs[:1], file) == before
+    write_run(runs[0], "sigmoid", 0, 100.0, own={"identity": "another"})
+    with pytest.raises(ConfigError, match=r"activation=sigmoid,seed=0: the row is of run sigmoid0, not another"):
+        gathered(runs[:1], file)
+    assert read_rows(file) == before
+    assert len(gathered(runs[:1], file, setting="short")) == 7
+    assert [row["rsum"] for row in gathered(runs[:1], file, replace=True) if row["identity"] == "another"] == [
+        "100"
+    ] * 2
+
+
+def test_the_table_is_that_of_the_rows(runs: list[Path], tmp_path: Path) -> None:
+    """Against statistics' and scipy's own numbers."""
+    text = tables(gathered(runs, tmp_path / "results.csv"), COMPARISON)
+    apart = [other - one for one, other in zip(*RSUM.values(), strict=True)]
+    half = stats.t.ppf(0.975, 2) * statistics.stdev(apart) / 3**0.5
+    mean = statistics.fmean(apart)
+    assert f"| sigmoid | 0 1 2 | {' | '.join(['35.0 ± 1.7'] * 6)} | 210.0 ± 10.0 | baseline |" in text
+    assert f"| {mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}], difference |" in text
+    assert "region_demo, setting `demo`" in text
+
+
+def test_experiments_stand_apart_and_seeds_are_paired(runs: list[Path], tmp_path: Path) -> None:
+    write_run(tmp_path / "other" / "j", "softmax", 5, 600.0, own={"experiment": "grid_demo"})
+    gathered(runs[:4], tmp_path / "results.csv")  # softmax with seed 0 alone
+    text = tables(gathered([tmp_path / "other" / "j"], tmp_path / "results.csv"), COMPARISON)
+    assert text.index("grid_demo") < text.index("region_demo")
+    assert "| 600.0 | – |" in text
+    assert "| 205.0 | – |" in text, "one seed in common says nothing of chance"
+
+
+def test_factors_of_the_command_line_are_compared_within_their_levels(tmp_path: Path) -> None:
+    for dim in ("8", "16"):
+        for level, numbers in RSUM.items():
+            for seed, rsum in enumerate(numbers):
+                folder = tmp_path / f"activation={level},dim={dim},seed={seed}"
+                write_run(folder, level, seed, rsum + int(dim), own={"factors": {"activation": level, "dim": dim}})
+    rows = gathered(sorted(tmp_path.iterdir()), tmp_path / "results.csv")
+    text = tables(rows, Comparison({**COMPARISON.factors, "dim": []}, COMPARISON.baseline))
+    assert text.count("baseline |") == 2 + 1  # and the header
+    assert text.count("+5.0 [") == 2
+
+
+def test_a_seed_that_stands_twice_is_refused(runs: list[Path], tmp_path: Path) -> None:
+    rows = gathered(runs, tmp_path / "results.csv")
+    with pytest.raises(DataError, match="seeds 0 0 1 2, one of them twice"):
+        tables([*rows, rows[0]], COMPARISON)
+
+
+PROSE = "Softmax gains 5.0<!-- value: region_demo, softmax, rsum, difference -->: "
+PROSE += "sigmoid has {}<!-- value: region_demo, sigmoid, rsum -->."
+
+
+@pytest.mark.parametrize(("number", "right"), [("210.0", True), ("210", True), ("209.9", False), ("+210.0", True)])
+def test_numbers_of_the_prose_are_compared(runs: list[Path], tmp_path: Path, number: str, right: bool) -> None:
+    rows = gathered(runs, tmp_path / "results.csv")
+    if right:
+        assert check_prose(PROSE.format(number), rows, COMPARISON) == 2
+        return
+    with pytest.raises(DataError, match=r"209\.9, `region_demo, sigmoid, rsum`: the rows say 210\.0"):
+        check_prose(PROSE.format(number), rows, COMPARISON)
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("region_demo, sigmoid", "write experiment"),
+        ("grid_demo, sigmoid, rsum", "0 settings of 'grid_demo'"),
+        ("region_demo, tanh, rsum", "no rows of 'tanh'"),
+        ("region_demo, softmax, rsun", "no column 'rsun'"),
+        ("region_demo, softmax, rsum, median", "no statistic 'median'"),
+    ],
+)
+def test_a_key_that_means_nothing_is_explained(runs: list[Path], tmp_path: Path, key: str, said: str) -> None:
+    with pytest.raises(DataError) as error:
+        value_of(key, gathered(runs, tmp_path / "results.csv"), COMPARISON)
+    assert said in str(error.value)
+
+
+@pytest.mark.usefixtures("runs")
+def test_the_command_says_what_is_wrong_and_draws_the_same_bytes(tmp_path: Path, command) -> None:
+    into = f"into={tmp_path / 'study'}"
+    ended = command("collect", "study=activation", f"out={tmp_path / 'runs'}", into)
+    assert (ended.code, "6 rows" in ended.out) == (0, True), ended.err
+    files = []
+    for _ in range(2):
+        assert command("report", "study=activation", into).code == 0
+        files.append({file.name: file.read_bytes() for file in (tmp_path / "study").iterdir()})
+    assert files[0] == files[1]
+    assert files[0]["figure.png"].startswith(b"\x89PNG")
+    readme = tmp_path / "study" / "README.md"
+    readme.write_text(readme.read_text() + PROSE.format("3.0"))
+    ended = command("report", "study=activation", into)
+    assert ended.code == 1
+    assert "the rows say 210.0" in ended.err
+    assert command("collect", "study=activation", f"out={tmp_path / 'nowhere'}", into).err.count("make sweep") == 1
+
+
+def test_markers_must_stand_there_once() -> None:
+    with pytest.raises(ConfigError, match="must stand there once"):
+        filled("# nothing", "table")
