@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import submitit
+from submitit.core.utils import FailedJobError, UncompletedJobError
 from submitit.helpers import DelayedSubmission
 
 from threeshnet.errors import ConfigError, one_of
@@ -89,7 +90,7 @@ class Submitted:
         if self.code is None and self.job.done():
             try:
                 self.code = int(self.job.result())
-            except (submitit.core.utils.FailedJobError, submitit.core.utils.UncompletedJobError):
+            except (FailedJobError, UncompletedJobError):
                 self.code = KILLED
         return self.code
 
