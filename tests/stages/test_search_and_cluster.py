@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ from typing import Any
 import pytest
 
 from threeshnet.errors import ConfigError
-from threeshnet.studies.cluster import Cluster
+from threeshnet.studies.cluster import Cluster, Work
 from threeshnet.studies.launching import Job, Local
 from threeshnet.studies.running import FAILED, FINISHED, STOPPED, Runner, Status, failures
 from threeshnet.studies.searching import PRUNED, Search, Trials, run_search
@@ -102,17 +105,29 @@ def test_ranges_that_are_wrong_are_all_named() -> None:
 
 
 def test_the_queue_runs_what_a_sweep_gives_it(tmp_path: Path) -> None:
-    """By submitit's own executor for one machine, which starts real batch processes."""
-    cluster = Cluster(executor="local", folder=tmp_path / "submitted", options={"timeout_min": 5})
+    """By submitit's stand-in for a queue, which runs the work in this process; the job is a process of its own."""
+    cluster = Cluster(executor="debug", folder=tmp_path / "submitted", options={"timeout_min": 5})
     statuses = [Status(sham(tmp_path, "good")), Status(sham(tmp_path, "bad", "fail=3"))]
-    Runner(starter=cluster, changed=lambda _: None, seconds=0.1).run(statuses, lambda: None)
+    Runner(starter=cluster, changed=lambda _: None, seconds=0.02).run(statuses, lambda: None)
     assert [status.state for status in statuses] == [FINISHED, FAILED]
     assert "bad: exit code 3" in failures(statuses)
     assert "the last word" in failures(statuses)
 
 
+def test_work_that_runs_out_of_time_saves_and_is_queued_again(tmp_path: Path) -> None:
+    work = Work(sham(tmp_path, "long", "seconds=60"))
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(work()))
+    thread.start()
+    output = tmp_path / "long" / "output.log"
+    while not output.exists() or "try 1" not in output.read_text():
+        time.sleep(0.02)
+    again = pickle.loads(pickle.dumps(work.checkpoint().function))
+    thread.join()
+    assert codes == [75]
+    assert again.job == work.job
+
+
 def test_what_the_queue_does_not_know_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cluster\.executor='slrm' does not exist; there are: slurm, local, debug"):
         Cluster(executor="slrm", folder=tmp_path, options={})
-    with pytest.raises(ConfigError, match="partition"):
-        Cluster(executor="local", folder=tmp_path, options={"partition": "gpu"})
