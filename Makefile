@@ -44,7 +44,7 @@ except ImportError as missing:
              "(Debian and Ubuntu: apt-get install python3-venv), %s" % (sys.executable, missing, other))
 endef
 
-.PHONY: help setup setup-locked data import verify train evaluate sweep collect report dashboard bench test lint format typecheck notebook
+.PHONY: help setup setup-locked data import verify train evaluate sweep collect report dashboard bench kills faults test lint format typecheck notebook
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -131,6 +131,12 @@ dashboard: $(READY) ## The page of a study, finished or not: STUDY=name [OUT=run
 
 bench: $(READY) ## Reading speed against other ways, cold and warm: [ARGS="--images 20000 --repeats 5 --folder <folder>"]
 	$(ENV_PYTHON) experiments/speed/bench.py$(more)
+
+kills: $(READY) ## Kill training 100 times, compare with a run left alone [ARGS="--kills 20"]
+	$(ENV_PYTHON) experiments/interruptions/kills.py --csv experiments/interruptions/kills.csv$(more)
+
+faults: $(READY) ## Inject every fault for real, write down what was printed and lost [ARGS="--only …"]
+	$(ENV_PYTHON) experiments/interruptions/faults.py --out experiments/interruptions$(more)
 
 # ---- the house -------------------------------------------------------------------------------------------------------
 

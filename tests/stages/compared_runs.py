@@ -1,0 +1,60 @@
+"""What is compared of two runs that are to be the same."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+STEPS = 7  # batches of 16 in the 120 captions of `synthetic_shards`
+
+
+class Killed(BaseException):
+    """What stands for a process that is gone."""
+
+
+def checkpoint(out: Path, name: str = "last") -> dict[str, Any]:
+    return torch.load(out / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def check_same_run(one: Path, other: Path) -> None:
+    """Weights, optimizer, schedule, random numbers, the best score, and the scores, bit for bit."""
+    for name in ("last", "best"):
+        left, right = checkpoint(one, name), checkpoint(other, name)
+        for part in ("state_dict", "optimizer_states", "lr_schedulers", "random_states", "global_step", "epoch"):
+            assert_equal(left[part], right[part], f"{name}: {part}")
+    assert best_score(one) == best_score(other)
+    scores = [json.loads((out / "metrics.json").read_text()) for out in (one, other)]
+    assert [score["rsum"] for score in scores] == [scores[0]["rsum"]] * 2
+    assert scores[0]["i2t"] == scores[1]["i2t"]
+
+
+def assert_equal(left: Any, right: Any, where: str) -> None:
+    if isinstance(left, Tensor):
+        assert torch.equal(left, right), where
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys(), where
+        for key, value in left.items():
+            assert_equal(value, right[key], f"{where}.{key}")
+    elif isinstance(left, list | tuple):
+        assert len(left) == len(right), where
+        for number, pair in enumerate(zip(left, right, strict=True)):
+            assert_equal(*pair, f"{where}[{number}]")
+    else:
+        assert left == right, where
+
+
+def best_score(out: Path) -> float:
+    states = checkpoint(out)["callbacks"]
+    (state,) = (value for key, value in states.items() if "ModelCheckpoint" in key and "dev/rsum" in key)
+    return float(state["best_model_score"])
+
+
+def logged(out: Path, name: str) -> list[int]:
+    """The steps with a number of that name in metrics.csv, in the file's order."""
+    with (out / "log" / "metrics.csv").open(newline="") as opened:
+        return [int(row["step"]) for row in csv.DictReader(opened) if row[name]]

@@ -1,0 +1,77 @@
+"""Small training runs, and what stops them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from threeshnet.training.module import RetrievalModule
+
+from .compared_runs import STEPS, Killed
+
+STAGES = {"training": "training", "validation": "validating", "test": "testing"}
+Train = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def attempt(command, synthetic_shards: Path, small: list[str]):
+    """Trains `region_coco` in small, however that ends; the rate falls after the first epoch."""
+
+    def call(out: Path, *overrides: str):
+        settings = ["trainer.max_epochs=2", "schedule.milestones=[1]", "highlights=0", "trainer.log_every_n_steps=1"]
+        where = [f"shards={synthetic_shards}", f"out={out}", "checkpoints.steps=1"]
+        return command("train", "experiment=region_coco", *small, *settings, *where, *overrides)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def train(attempt) -> Train:
+    """The same, which has to succeed."""
+
+    def call(out: Path, *overrides: str) -> dict[str, Any]:
+        ended = attempt(out, *overrides)
+        assert ended.code == 0, ended.err
+        return json.loads((out / "metrics.json").read_text()) | {"printed": ended.out + ended.err}
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory, train: Train) -> Path:
+    """The run that nothing happened to; made once."""
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    metrics = train(out)
+    assert (metrics["resumed_at_step"], metrics["steps"], metrics["epochs"]) == (0, 2 * STEPS, 2)
+    return out
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch):
+    """Lets something happen before a step (or in the first validation after it)."""
+
+    def set_up(step: int, act: Callable[[], Any], where: str = "training") -> None:
+        original = getattr(RetrievalModule, f"{where}_step")
+
+        def acting(self: RetrievalModule, *arguments: Any) -> Any:
+            if self.trainer.global_step == step and getattr(self.trainer, STAGES[where]):
+                act()
+            return original(self, *arguments)
+
+        monkeypatch.setattr(RetrievalModule, f"{where}_step", acting)
+
+    return set_up
+
+
+@pytest.fixture
+def killed(at_step):
+    """Lets a run die there."""
+
+    def die() -> None:
+        raise Killed
+
+    return lambda step, where="training": at_step(step, die, where)
