@@ -86,6 +86,7 @@ def test_a_signal_saves_and_leaves(
     assert signal.getsignal(signal.SIGTERM) == before
     assert train(out, "resume=true", "checkpoints.steps=null")["resumed_at_step"] == kept
     check_same_run(out, whole)
+    assert logged(out, "train/loss") == list(range(2 * STEPS))
     assert logged(out, "dev/rsum") == logged(whole, "dev/rsum")
 
 

@@ -73,7 +73,7 @@ def finished(cfg: DictConfig, folder: Path, checkpoint: dict[str, Any] | None) -
     if checkpoint is None or not file.is_file():
         return None
     metrics = json.loads(file.read_text(encoding="utf-8"))
-    epochs, steps = checkpoint[EPOCHS], checkpoint["global_step"]
+    epochs, steps = checkpoint.get(EPOCHS, 0), checkpoint["global_step"]
     ended = epochs >= cfg.trainer.max_epochs >= 0 or steps >= cfg.trainer.max_steps >= 0
     selection = selected(cfg.selection, folder)[0]
     if ended and (metrics["steps"], metrics["selection"]) == (steps, selection):

@@ -34,7 +34,7 @@ class RandomStates(Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        known = checkpoint["random_states"]
+        known = checkpoint["random_states"]  # by rank
         self.pending = known[trainer.global_rank] if trainer.global_rank < len(known) else None
 
     def on_train_batch_start(

@@ -15,6 +15,7 @@ from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
 log = logging.getLogger(__name__)
 EVALUATION_PENDING = "evaluation_pending"  # key of a checkpoint: the dev split was not scored after its last step
+ROW = "row"  # key of a checkpoint: the row of its last step, where that was not logged yet
 EVALUATED = "dev/"  # what the names of the dev split's numbers begin with
 
 
@@ -74,16 +75,23 @@ def carry_on(loggers: Iterable[Any], checkpoint: Mapping[str, Any] | None) -> in
     Rows after them are of steps that the run did not keep and takes once more; so are the numbers of the dev split
     that belong to the last of the steps, when the checkpoint was written before they were known.
     """
-    step, again = (checkpoint["global_step"], checkpoint[EVALUATION_PENDING]) if checkpoint else (0, False)
+    began: Mapping[str, Any] = checkpoint or {}
+    step, again, late = began.get("global_step", 0), began.get(EVALUATION_PENDING, False), began.get(ROW)
     for logger in loggers:
         if isinstance(logger, CSVLogger):
-            for row in rows_of(Path(logger.log_dir) / ExperimentWriter.NAME_METRICS_FILE):
+            rows = rows_of(Path(logger.log_dir) / ExperimentWriter.NAME_METRICS_FILE)
+            for row in [*rows, late] if late and _is_missing(late, rows) else rows:
                 at, evaluation = int(row["step"]), any(name.startswith(EVALUATED) for name in row)
                 if at < step - int(again and evaluation):
                     numbers: dict[str, Any] = {name: value for name, value in row.items() if name != "step"}
                     logger.log_metrics(numbers, at)
             logger.save()
     return step
+
+
+def _is_missing(row: Mapping[str, Any], rows: Iterable[Mapping[str, str]]) -> bool:
+    """Whether a step's row is not among those of the file."""
+    return not any(int(other["step"]) == row["step"] and row.keys() <= other.keys() for other in rows)
 
 
 def rows_of(file: Path) -> list[dict[str, str]]:

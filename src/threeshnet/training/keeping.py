@@ -18,7 +18,7 @@ from threeshnet.errors import CheckpointError, Interrupted
 from threeshnet.nn.collectives import place
 from threeshnet.training.callbacks import RandomStates
 from threeshnet.training.checkpoint_files import LAST, WholeFiles
-from threeshnet.training.csv_log import EVALUATION_PENDING
+from threeshnet.training.csv_log import EVALUATION_PENDING, ROW
 from threeshnet.training.processes import Agreement
 from threeshnet.training.signals import Signals
 
@@ -119,6 +119,7 @@ class LastCheckpoint(Checkpoint):
             return  # the epoch ends at once
         limit = not last and trainer.max_steps != NO_LIMIT and trainer.global_step >= trainer.max_steps
         if stop or due or limit:
+            self.row = row_of_step(trainer)
             self._save(trainer, pending=last, must=limit)  # at the end of `fit` an epoch that was cut counts as done
         if stop:
             raise self._interrupted(trainer)
@@ -186,6 +187,7 @@ class LastCheckpoint(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint[EVALUATION_PENDING], checkpoint[EPOCHS] = self.pending, self._epochs(trainer)
+        checkpoint[ROW], self.row = self.row, None
         loops = checkpoint["loops"]["fit_loop"]
         if self.undo:
             done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
@@ -199,11 +201,15 @@ class LastCheckpoint(Checkpoint):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self.saved = checkpoint["global_step"], checkpoint[EVALUATION_PENDING]
-        if checkpoint[EVALUATION_PENDING]:  # Lightning leaves a run at its last step before it evaluates
+        pending = checkpoint.get(EVALUATION_PENDING, False)
+        self.saved = checkpoint["global_step"], pending
+        if pending:  # Lightning leaves a run at its last step before it evaluates
             loop = trainer.fit_loop.epoch_loop
             self.max_steps, loop.max_steps = loop.max_steps, NO_LIMIT
 
+    row: dict[str, float] | None = (
+        None  # of the step that has just ended: Lightning logs it when its callbacks are done
+    )
     pending = undo = False  # how the checkpoint that is being written differs from what Lightning makes of the moment
 
     def _save(self, trainer: pl.Trainer, *, pending: bool = False, undo: bool = False, must: bool = False) -> None:
@@ -247,6 +253,15 @@ class LastCheckpoint(Checkpoint):
 def evaluates(trainer: pl.Trainer) -> bool:
     """Whether the dev split is scored at the end of this epoch."""
     return trainer.fit_loop.epoch_loop._should_check_val_epoch()
+
+
+def row_of_step(trainer: pl.Trainer) -> dict[str, float] | None:
+    """What Lightning is about to log of a step; None where it will log nothing."""
+    connector = trainer._logger_connector
+    if not connector.should_update_logs:
+        return None
+    numbers = {name: float(value) for name, value in connector.metrics["log"].items()}
+    return {**numbers, "epoch": trainer.current_epoch, "step": trainer.fit_loop.epoch_loop._batches_that_stepped}
 
 
 def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:
