@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for chain in range(len({row.chain for row in rows}), options.kills // options.chain):
             rows += killed(folder, chain, [*RUN, where], seconds, expected, options)
             write(rows, options.csv)
-    write_table(rows, options.csv.with_name("README.md"), sum(seconds))
+    write_table(rows, options.csv.with_name("README.md"))
     return int(any(row.equal == "False" for row in rows))
 
 
@@ -155,7 +155,7 @@ def write(rows: Sequence[Kill], file: Path) -> None:
     partial.replace(file)
 
 
-def write_table(rows: Sequence[Kill], file: Path, seconds: float) -> None:
+def write_table(rows: Sequence[Kill], file: Path) -> None:
     """A row for 0 and for 2 workers, between the two marks of `file`, where it is there."""
     if not file.is_file():
         return
@@ -171,10 +171,9 @@ def write_table(rows: Sequence[Kill], file: Path, seconds: float) -> None:
         equal = sum(row.equal == "True" for row in ends)
         saves = sum(row.unfinished_file for row in kills)
         lines.append(f"| {workers} | {len(ends)} | {len(kills)} | {saves} | {later} | {equal} of {len(ends)} |")
-    told = f"The undisturbed run takes {seconds:.0f} s beside six other jobs on two cores."
     before, _, rest = file.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    file.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n\n{told}\n{END}{after}", encoding="utf-8")
+    file.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,116 @@
+"""Checkpoints on the disk: whole or not there, and the one before behind them."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from threeshnet.errors import CheckpointError
+from threeshnet.training import checkpoint_files
+from threeshnet.training.checkpoint_files import (
+    LAST,
+    PREVIOUS,
+    WholeFiles,
+    fault_of,
+    newest_whole,
+    size_of,
+    write_checkpoint,
+)
+
+
+def step(folder: Path, name: str) -> int:
+    return torch.load(folder / name, weights_only=True)["step"]
+
+
+def write(folder: Path, number: int) -> None:
+    write_checkpoint({"step": number, "weights": torch.full((500,), float(number))}, folder / LAST)
+
+
+def test_the_one_before_is_kept_and_nothing_else(tmp_path: Path) -> None:
+    for number in range(3):
+        write(tmp_path, number)
+    assert (step(tmp_path, LAST), step(tmp_path, PREVIOUS)) == (2, 1)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [LAST, PREVIOUS]
+
+
+def test_a_file_system_without_links_keeps_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refusing)
+    for number in range(3):
+        write(tmp_path, number)
+    assert (step(tmp_path, LAST), step(tmp_path, PREVIOUS)) == (2, 1)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO])
+def test_a_failed_write_leaves_all_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    write(tmp_path, 0)
+
+    def failing(_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(checkpoint_files.os, "fsync", failing)
+    files = WholeFiles()
+    files.save_checkpoint({"step": 1, "weights": torch.zeros(1_000_000)}, tmp_path / LAST)
+    assert files.failure is not None
+    assert f"{tmp_path / LAST} cannot be written: {os.strerror(code)}" in files.failure
+    assert ("needs 4.0 MB" in files.failure) == (code == errno.ENOSPC)
+    assert step(tmp_path, LAST) == 0
+    assert [file.name for file in tmp_path.iterdir()] == [LAST]
+    monkeypatch.undo()
+    files.save_checkpoint({"step": 1}, tmp_path / LAST)
+    assert files.failure is None
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("whole")
+    write(folder, 5)
+    return (folder / LAST).read_bytes()
+
+
+@given(share=st.floats(0, 0.999))
+def test_a_cut_file_is_recognised(tmp_path_factory: pytest.TempPathFactory, whole: bytes, share: float) -> None:
+    file = tmp_path_factory.mktemp("cut") / LAST
+    file.write_bytes(whole[: int(share * len(whole))])
+    assert "cut short" in str(fault_of(file))
+
+
+@given(place=st.integers(min_value=0), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_recognised_or_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory, whole: bytes, place: int, bit: int
+) -> None:
+    """Between the records there is padding, which nobody reads."""
+    content = bytearray(whole)
+    content[place % len(whole)] ^= 1 << bit
+    file = tmp_path_factory.mktemp("flipped") / LAST
+    file.write_bytes(content)
+    if fault_of(file) is None:
+        read = torch.load(file, weights_only=True)
+        assert read["step"] == 5
+        assert torch.equal(read["weights"], torch.full((500,), 5.0))
+
+
+def test_a_torn_one_is_skipped_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert newest_whole(tmp_path) is None
+    write(tmp_path, 0)
+    write(tmp_path, 1)
+    assert newest_whole(tmp_path) == tmp_path / LAST
+    os.truncate(tmp_path / LAST, 100)
+    assert newest_whole(tmp_path) == tmp_path / PREVIOUS
+    assert f"{tmp_path / LAST} is torn" in caplog.text
+    os.truncate(tmp_path / PREVIOUS, 100)
+    with pytest.raises(CheckpointError, match="No checkpoint of this run can be read"):
+        newest_whole(tmp_path)
+
+
+def test_memory_that_is_shared_is_counted_once() -> None:
+    weights = torch.zeros(10)
+    assert size_of({"a": weights, "b": [weights[:5], {"c": torch.zeros(3, dtype=torch.int64)}], "d": "text"}) == 40 + 24

@@ -1,0 +1,213 @@
+"""Signals, locks, random states and logs of runs that are interrupted, each alone."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import random
+import signal
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from threeshnet.batches.loader import TrainingLoader
+from threeshnet.batches.sampler import CaptionBatches
+from threeshnet.commands import run_directory
+from threeshnet.commands.run_directory import locked
+from threeshnet.errors import ConfigError, Interrupted
+from threeshnet.training.callbacks import RandomStates, random_states, set_random_states
+from threeshnet.training.csv_log import RunLog, carry_on, rows_of
+from threeshnet.training.signals import STOPPING, Signals
+
+# ---- signals
+
+
+@pytest.mark.parametrize("name", STOPPING)
+def test_a_signal_is_remembered_and_handlers_are_put_back(name: str) -> None:
+    before = signal.getsignal(signal.Signals[name])
+    with Signals() as signals:
+        assert signals.received is None
+        signal.signal(signal.Signals[name], signal.SIG_DFL)  # as Lightning sets its own
+        signals.take_over()
+        os.kill(os.getpid(), signal.Signals[name])
+        assert signals.received == name
+    assert signal.getsignal(signal.Signals[name]) == before
+
+
+def in_a_fork(act: Any) -> int:
+    if process := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    act()
+    os._exit(0)
+
+
+def test_a_second_sigint_ends_the_process() -> None:
+    def twice() -> None:
+        with Signals():
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    assert in_a_fork(twice) == -signal.SIGINT
+
+
+def test_a_forked_worker_takes_no_notice_until_the_loader_ends_it() -> None:
+    with Signals() as signals:
+        assert in_a_fork(lambda: [os.kill(os.getpid(), each) for each in (signal.SIGINT, signal.SIGINT)]) == 0
+        assert in_a_fork(lambda: os.kill(os.getpid(), signal.SIGTERM)) == 0
+        assert in_a_fork(lambda: [os.kill(os.getpid(), signal.SIGTERM) for _ in range(2)]) == 1
+        assert signals.received is None
+
+
+def test_a_worker_that_dies_of_the_signal_is_an_interruption() -> None:
+    def die() -> None:
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
+
+    signals = Signals()
+    with pytest.raises(RuntimeError, match="killed"), signals:
+        die()
+    signals.received = "SIGTERM"
+    with pytest.raises(Interrupted, match="SIGTERM"), signals:
+        die()
+
+
+# ---- one run in a folder
+
+
+def test_the_holder_of_a_folder_is_named(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        holder = f"process {os.getpid()} on {socket.gethostname()} is working there"
+        with pytest.raises(ConfigError, match=holder), locked(tmp_path):
+            pass
+    with locked(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_the_folder_of_a_dead_process_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: bool
+) -> None:
+    def refusing(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    if not locks:
+        monkeypatch.setattr(fcntl, "flock", refusing)
+
+    def die() -> None:
+        with locked(tmp_path):
+            os._exit(7)
+
+    assert in_a_fork(die) == 7
+    with locked(tmp_path), pytest.raises(ConfigError, match="working there"), locked(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(*_: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(run_directory, "_acquired", refusing)
+    with (
+        pytest.raises(ConfigError, match=r"cannot be written: Read-only file system; give another OUT"),
+        locked(tmp_path),
+    ):
+        pass
+
+
+# ---- random states
+
+
+def draws() -> tuple[float, float, float]:
+    return random.random(), float(np.random.rand()), torch.rand(1).item()  # noqa: NPY002
+
+
+def test_random_states_come_back() -> None:
+    before = random_states()
+    try:
+        random.gauss(0, 1)  # leaves a second number in the state
+        states = random_states()
+        first = (random.gauss(0, 1), *draws())
+        set_random_states(states)
+        assert (random.gauss(0, 1), *draws()) == first
+    finally:
+        set_random_states(before)
+
+
+def test_every_process_takes_its_own_states_and_a_new_one_keeps_its_seed() -> None:
+    known: dict[str, Any] = {"random_states": ["of rank 0", "of rank 1"]}
+    for rank, expected in ((0, "of rank 0"), (1, "of rank 1"), (2, None)):
+        callback = RandomStates()
+        callback.on_load_checkpoint(SimpleNamespace(global_rank=rank), None, known)  # pyright: ignore[reportArgumentType]
+        assert callback.pending == expected
+
+
+# ---- the order of the captions when the number of processes changes
+
+
+def taken(batches: CaptionBatches) -> list[set[int]]:
+    return [{row for _, row in batch} for batch in batches]
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 4)])
+def test_the_order_goes_on_with_another_number_of_processes(before: int, after: int) -> None:
+    def of(rank: int, processes: int) -> CaptionBatches:
+        return CaptionBatches(np.arange(53), batch_size=8, seed=3, rank=rank, world_size=processes)
+
+    undisturbed = taken(of(0, 1))
+    loader = TrainingLoader(range(53), batches=of(0, before))
+    loader.done = 2
+    state = loader.state_dict()
+    rest = []
+    for rank in range(after):
+        resumed = TrainingLoader(range(53), batches=of(rank, after))
+        resumed.load_state_dict(state)
+        rest.append(taken(resumed.batches))
+    assert [set.union(*shares) for shares in zip(*rest, strict=True)] == undisturbed[2:]
+
+
+# ---- metrics.csv
+
+
+def test_the_log_is_whole_and_carried_on(tmp_path: Path) -> None:
+    log = RunLog(str(tmp_path), name="", version="log")
+    log.log_metrics({"train/loss": 3.0}, 0)
+    log.log_metrics({"train/loss": 2.0}, 1)
+    log.save()
+    log.log_metrics({"dev/rsum": 50.0}, 1)  # a new column
+    log.log_metrics({"train/loss": 1.0}, 2)
+    log.save()
+    file = tmp_path / "log" / "metrics.csv"
+    assert [row.get("train/loss") for row in rows_of(file)] == ["3.0", "2.0", None, "1.0"]
+    assert [each.name for each in file.parent.iterdir()] == ["metrics.csv"]
+    with file.open("a") as stream:
+        stream.write("7.5")  # a line that was cut
+    for pending, expected in ((False, ["3.0", "2.0", None]), (True, ["3.0", "2.0"])):
+        again = RunLog(str(tmp_path), name="", version="log")
+        late = {"train/loss": 2.0, "step": 1}
+        assert carry_on([again], {"global_step": 2, "evaluation_pending": pending, "row": late}) == 2
+        assert [row.get("train/loss") for row in rows_of(file)] == expected
+    last = RunLog(str(tmp_path), name="", version="log")
+    carry_on([last], {"global_step": 3, "evaluation_pending": False, "row": {"train/loss": 0.5, "step": 2}})
+    assert [row["train/loss"] for row in rows_of(file)] == ["3.0", "2.0", "0.5"]
+
+
+def test_a_log_that_cannot_be_written_keeps_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = RunLog(str(tmp_path), name="", version="log")
+    log.log_metrics({"train/loss": 3.0}, 0)
+
+    def failing(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", failing)
+        log.save()
+    assert "cannot be written yet: No space left on device" in caplog.text
+    log.save()
+    assert rows_of(tmp_path / "log" / "metrics.csv")[0]["train/loss"] == "3.0"
