@@ -106,7 +106,7 @@ def measured(options: argparse.Namespace, precision: str, compiled: bool) -> dic
         "tflops": f"{speed:.4f}",
         "product_tflops": f"{product:.3f}",
         "peak_tflops": "" if peak is None else peak,
-        "mfu": f"{speed / (product if peak is None else peak):.3f}",
+        "mfu": f"{speed / (product if peak is None else peak):.3f}" if torch.cuda.is_available() else "",
         "minutes": f"{(time.perf_counter() - started) / 60:.1f}",
         "torch": torch.__version__,
         "commit": current_commit(),
@@ -147,7 +147,7 @@ def flops_of_pair(shards: Path, overrides: Sequence[str], pairs: int = 8) -> flo
         batch_size=pairs,
     )
     cfg.sizes.region_width, cfg.sizes.classes = data.manifest.region_width, data.manifest.classes
-    model, batch = instantiate(cfg.model).train(), next(iter(data.train_dataloader()))
+    model, batch = instantiate(cfg.model).train(), next(iter(data.train_dataloader())).to("cpu")  # widens float16
     counter = FlopCounterMode(display=False)
     with counter:
         (model.image_encoder(batch.images).sum() + model.text_encoder(batch.captions).sum()).backward()
@@ -194,7 +194,9 @@ def put(readme: Path, rows: Sequence[dict[str, Any]]) -> None:
     lines = [head, ["---"] * len(head)]
     for row in rows:
         numbers = [row["seconds_a_step"], row["pairs_a_second"], row["waiting"], row["gpu_memory_gb"] or "–"]
-        of_peak = f"{row['mfu']} ({'data sheet' if row['peak_tflops'] else 'a matrix product here'})"
+        of_peak = (
+            f"{row['mfu']} ({'data sheet' if row['peak_tflops'] else 'a matrix product here'})" if row["mfu"] else "–"
+        )
         lines.append([*(str(row[name]) for name in KEY), *map(str, numbers), row["tflops"], of_peak])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
