@@ -194,9 +194,8 @@ def put(readme: Path, rows: Sequence[dict[str, Any]]) -> None:
     lines = [head, ["---"] * len(head)]
     for row in rows:
         numbers = [row["seconds_a_step"], row["pairs_a_second"], row["waiting"], row["gpu_memory_gb"] or "–"]
-        of_peak = (
-            f"{row['mfu']} ({'data sheet' if row['peak_tflops'] else 'a matrix product here'})" if row["mfu"] else "–"
-        )
+        source = "data sheet" if row["peak_tflops"] else "a matrix product here"
+        of_peak = f"{row['mfu']} ({source})" if row["mfu"] else "–"
         lines.append([*(str(row[name]) for name in KEY), *map(str, numbers), row["tflops"], of_peak])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
