@@ -1,5 +1,5 @@
 #!/bin/sh
-# The study `activation` on the demo as issue reports show it: three seeds, two processes a job, killed once and started
+# The study `activation` on the demo under hard conditions: three seeds, two processes a job, killed once and started
 # again, one job made to fail: experiments/activation/run.sh [RUNS]
 #
 #   RUNS    folder of the run directories                (runs/activation)

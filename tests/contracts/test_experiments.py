@@ -91,6 +91,16 @@ def test_missing_data_as_a_process(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("starter", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_processes_that_are_started_together_are_told_their_folder(
+    starter: str, command, synthetic_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(starter, "2")
+    ended = command("train", "experiment=region_coco", f"shards={synthetic_shards.parent}")
+    assert ended.code == 1
+    assert f"{starter}=2 processes need one folder: give it as out=<folder>" in ended.err
+
+
 def test_shards_that_lack_a_field_are_refused(command, small: list[str], tmp_path: Path) -> None:
     grid_only = tmp_path / "shards"
     sizes = ["images=12", "data.extractor.grid_width=8", "data.extractor.classes=3", "fields=[grid,seg]"]

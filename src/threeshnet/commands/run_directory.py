@@ -29,11 +29,15 @@ from threeshnet.training.processes import leave_together
 log = logging.getLogger(__name__)
 CHECKPOINTS, METRICS, CONFIG, HIGHLIGHTS = "checkpoints", "metrics.json", "config.yaml", "highlights"
 LOCK, OWNER = ".lock", ".lock.owner"
+STARTED_BESIDE_OTHERS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")  # torchrun's and srun's word for how many there are
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)  # what file systems without flock say, beside ENOSYS
 
 
 def run_directory(cfg: DictConfig) -> Path:
-    """`out`, a multirun's folder for this job, the newest run to resume, or a new folder named by the time."""
+    """`out`, a multirun's folder for this job, the newest run to resume, or a new folder named by the time.
+
+    Raises ConfigError where torchrun or srun has started several processes without `out`: each would name another.
+    """
     if shared := os.environ.get(SHARED_OUT):
         return Path(shared)
     hydra = HydraConfig.get()
@@ -41,6 +45,8 @@ def run_directory(cfg: DictConfig) -> Path:
         folder = Path(cfg.out)
     elif hydra.mode == RunMode.MULTIRUN:
         folder = Path(hydra.runtime.output_dir)
+    elif together := next((name for name in STARTED_BESIDE_OTHERS if int(os.environ.get(name) or 1) > 1), None):
+        raise ConfigError(f"{together}={os.environ[together]} processes need one folder: give it as out=<folder>")
     else:
         runs = Path("runs") / cfg.experiment_name
         earlier = sorted(file.parents[1] for file in runs.glob(f"*/{CHECKPOINTS}/{LAST}")) if cfg.resume else []
