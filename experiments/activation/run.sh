@@ -16,8 +16,8 @@ SHARDS=${SHARDS:-data/shards}
 PYTHON=${ENV_PYTHON:-.venv/bin/python}
 mkdir -p "$RUNS"
 
-sweep() { # overrides: those of the study's jobs
-  "$PYTHON" -m threeshnet.commands.sweep study=activation experiment=region_demo trainer.devices=2 \
+sweep() { # overrides: those of the study's jobs. The shell becomes the sweep, so that a kill meets the sweep itself
+  exec "$PYTHON" -m threeshnet.commands.sweep study=activation experiment=region_demo trainer.devices=2 \
     "shards=\"$SHARDS\"" "$@" ${ARGS:-}
 }
 
@@ -34,12 +34,12 @@ say() { printf '\n$ %s\n' "$*"; }
     echo "exit code $ended"
   fi
   say "make sweep STUDY=activation EXP=region_demo ARGS=trainer.devices=2  (again)"
-  sweep "out=\"$RUNS\"" && ended=0 || ended=$?
+  (sweep "out=\"$RUNS\"") && ended=0 || ended=$?
   echo "exit code $ended"
   # One job of three fails: a rate at which the loss is no number after a step. The two others are known and not run.
   say "make sweep STUDY=activation EXP=region_demo OUT=$RUNS-failing ARGS=\"trainer.devices=2 activation=sigmoid seed=0" \
     "optimization.learning_rate=5e-4,1e30\""
-  sweep "out=\"$RUNS-failing\"" "reuse=[\"$RUNS\"]" activation=sigmoid seed=0 optimization.learning_rate=5e-4,1e30 \
+  (sweep "out=\"$RUNS-failing\"" "reuse=[\"$RUNS\"]" activation=sigmoid seed=0 optimization.learning_rate=5e-4,1e30) \
     && ended=0 || ended=$?
   echo "exit code $ended"
 } 2>&1 | tee -a "$RUNS/transcript.txt"
