@@ -214,7 +214,8 @@ def test_all_faults_of_a_folder_are_said_at_once(folder: Path) -> None:
     message = str(caught.value)
     assert "train-00000.h5: missing" in message
     assert "train-00001.h5: cannot be read" in message
-    assert "train-00002.h5: image/id has 3 rows; the manifest says 4" in message
+    assert "train-00002.h5: image/id, image/file" in message
+    assert "3 rows; expected 4, as the manifest says" in message
     assert "make data" in message
 
 

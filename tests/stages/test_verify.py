@@ -275,7 +275,7 @@ def test_types_that_cannot_be(folder: Path) -> None:
         (lambda content: content["layout"].update(classes=6), "not a manifest of format 1"),
         (lambda content: content["class_names"].pop(), "4 class names for 5 classes"),
         (lambda content: content["class_names"].reverse(), "its class_table is not the hash of its class_names"),
-        (lambda content: content["layout"]["dtypes"].pop("grid"), "dtypes: {"),
+        (lambda content: content["layout"]["dtypes"].pop("grid"), "with the fields region, seg"),
     ],
 )
 def test_an_edited_manifest(folder: Path, edit: Callable[[Any], Any], message: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from threeshnet.annotations.coco_segmentation import ClassMaps, instance_maps, panoptic_maps
 from threeshnet.annotations.common import file_lookup, finish, load_json, missing, require, slice_dev, tidy
+from threeshnet.annotations.forms import list_faults
 from threeshnet.errors import ConfigError, DataError, Problems, one_of
 from threeshnet.records import AnnotatedSet, Photo
 
@@ -114,16 +115,10 @@ def annotation_file(raw: Path, file: str, name: str) -> Path:
 
 def check(path: Path, content: Any) -> None:
     """Raise once for everything in a captions file that is not of COCO's form."""
-    problems = Problems(str(path))
-    needed = {"images": ("id", "file_name"), "annotations": ("image_id", "caption")}
-    for key, fields in needed.items():
-        entries = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(entries, list):
-            problems.add(f"no list `{key}`; is it a captions_*.json?")
-            continue
-        for number, entry in enumerate(entries):
-            lacking = [field for field in fields if not isinstance(entry, dict) or field not in entry]
-            problems.extend(f"{key}[{number}]: no `{field}`" for field in lacking)
+    problems = Problems(f"{path}; is it a captions_*.json?")
+    sizes = {"width": int, "height": int}
+    problems.extend(list_faults(content, "images", {"id": int, "file_name": str}, sizes))
+    problems.extend(list_faults(content, "annotations", {"image_id": int, "caption": object}))
     problems.raise_as(DataError, "Take the file from cocodataset.org again.")
 
 

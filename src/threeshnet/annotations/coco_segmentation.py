@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import track
 
-from threeshnet.errors import DataError
+from threeshnet.annotations.forms import Forms, list_faults
+from threeshnet.errors import DataError, Problems
 from threeshnet.records import VOID
 
 
@@ -42,21 +43,40 @@ class ClassMaps(NamedTuple):
         return files
 
 
-def numbered(path: Path, content: Any) -> tuple[tuple[str, ...], dict[int, int]]:
-    """The class names in the order of the category ids, and the number of each id."""
+def numbered(path: Path, content: Any, images: Forms, annotations: Forms) -> tuple[tuple[str, ...], dict[int, int]]:
+    """The class names in the order of the category ids, and the number of each id.
+
+    Raises DataError once for all entries that have not the forms of this kind of file.
+    """
     if not isinstance(content, dict) or not {"categories", "annotations", "images"} <= set(content):
         raise DataError(
             f"{path}: expected `images`, `annotations` and `categories`; take it from cocodataset.org again"
         )
+    problems = Problems(str(path))
+    problems.extend(list_faults(content, "categories", {"id": int, "name": str}))
+    problems.extend(list_faults(content, "images", images))
+    problems.extend(list_faults(content, "annotations", annotations))
+    problems.raise_as(DataError, "Take the file from cocodataset.org again.")
     categories = sorted(content["categories"], key=lambda category: category["id"])
     if len(categories) >= VOID:
         raise DataError(f"{path}: {len(categories)} categories; class maps of 8 bits hold at most {VOID}")
-    return tuple(category["name"] for category in categories), {c["id"]: n for n, c in enumerate(categories)}
+    number = {category["id"]: place for place, category in enumerate(categories)}
+    segments = [part for note in content["annotations"] for part in note.get("segments_info", [note])]
+    unknown = {part["category_id"] for part in segments if isinstance(part, dict) and "category_id" in part} - set(
+        number
+    )
+    if unknown:
+        raise DataError(f"{path}: category {', '.join(map(str, sorted(unknown)[:5]))} is not among its `categories`")
+    return tuple(category["name"] for category in categories), number
 
 
 def panoptic_maps(path: Path, content: Any) -> ClassMaps:
     """Of `panoptic_*.json`, whose PNGs lie in the folder of the same name."""
-    classes, number = numbered(path, content)
+    classes, number = numbered(path, content, {}, {"image_id": int, "file_name": str, "segments_info": list})
+    segments = {"all": [part for note in content["annotations"] for part in note["segments_info"]]}
+    problems = Problems(f"{path}: segments_info")
+    problems.extend(list_faults(segments, "all", {"id": int, "category_id": int}))
+    problems.raise_as(DataError, "Take the file from cocodataset.org again.")
     folder = path.with_suffix("")
 
     def drawer(note: Mapping[str, Any]) -> Callable[[], np.ndarray]:
@@ -80,13 +100,20 @@ def panoptic_classes(file: Path, segments: list[Mapping[str, Any]], number: Mapp
 
 def instance_maps(path: Path, content: Any) -> ClassMaps:
     """Of `instances_*.json`: smaller things are drawn over larger ones."""
-    classes, number = numbered(path, content)
+    outlined = {"image_id": int, "category_id": int, "area": float, "segmentation": (list, dict)}
+    classes, number = numbered(path, content, {"id": int, "width": int, "height": int}, outlined)
     notes: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for note in content["annotations"]:
         notes[note["image_id"]].append(note)
 
     def drawer(image: Mapping[str, Any]) -> Callable[[], np.ndarray]:
-        return lambda: instance_classes(image["width"], image["height"], notes[image["id"]], number)
+        def draw() -> np.ndarray:
+            try:
+                return instance_classes(image["width"], image["height"], notes[image["id"]], number)
+            except (ValueError, TypeError, KeyError, MemoryError) as error:
+                raise DataError(f"{path}: the outlines of image {image['id']} cannot be drawn ({error})") from error
+
+        return draw
 
     return ClassMaps(classes, {str(image["id"]): drawer(image) for image in content["images"]})
 

@@ -32,7 +32,7 @@ def load_json(path: Path, what: str, name: str) -> Any:
     require(path, what, name)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # RecursionError: thousands of lists in each other
         raise DataError(f"{path} is not readable JSON ({error}); copy or download it again.") from error
 
 
@@ -50,8 +50,8 @@ def file_lookup() -> Callable[[Path], bool]:
 
 
 def tidy(caption: object) -> str:
-    """A caption on one line without surrounding or doubled blanks; empty where it is not text."""
-    return " ".join(caption.split()) if isinstance(caption, str) else ""
+    """A caption on one line without zero bytes, surrounding or doubled blanks; empty where it is not text."""
+    return " ".join(caption.replace("\0", " ").split()) if isinstance(caption, str) else ""
 
 
 def slice_dev(photos: list[Photo], count: int, name: str) -> list[Photo]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from threeshnet.annotations.common import file_lookup, finish, load_json, require, slice_dev, tidy
+from threeshnet.annotations.forms import form_faults
 from threeshnet.errors import DataError, Problems
 from threeshnet.records import AnnotatedSet, Photo
 
@@ -89,18 +91,12 @@ class KarpathyReader:
 
 def entry_faults(entry: Any) -> list[str]:
     """What keeps one element of `images` from being read."""
-    if not isinstance(entry, dict):
-        return [f"expected an object, found {type(entry).__name__}"]
-    faults = [
-        f"no `{key}`; it has {', '.join(entry)}" for key in ("filename", "split", "sentences") if key not in entry
-    ]
+    needed = {"filename": str, "split": str, "sentences": list}
+    faults = list(form_faults(entry, needed, {"filepath": (str, NoneType), "cocoid": (int, str), "imgid": (int, str)}))
     if not faults and entry["split"] not in SPLITS:
-        faults.append(f"split={entry['split']!r} does not exist; there are: {', '.join(SPLITS)}")
-    if not faults and not isinstance(entry["sentences"], list):
-        faults.append(f"sentences: expected a list, found {type(entry['sentences']).__name__}")
+        faults.append(f"split={entry['split'][:100]!r} does not exist; there are: {', '.join(SPLITS)}")
     for number, sentence in enumerate([] if faults else entry["sentences"]):
-        if not isinstance(sentence, dict) or "raw" not in sentence:
-            faults.append(f"sentences[{number}]: no `raw`")
+        faults += [f"sentences[{number}]: {fault}" for fault in form_faults(sentence, {"raw": object})]
     return faults
 
 

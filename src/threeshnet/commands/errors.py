@@ -16,11 +16,13 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from threeshnet.errors import Interrupted, ThreeSHNetError, one_of
+from threeshnet.commands.settings import check_settings
+from threeshnet.errors import Interrupted, Problems, ThreeSHNetError, one_of
 from threeshnet.training.signals import worker_death
 
 NO_SUCH_KEY = re.compile(r"Could not override '([^']+)'")
@@ -35,6 +37,8 @@ OUT_OF_MEMORY = (
     "fewer batches.workers (0 reads in the main process), or a smaller batches.batch_size or "
     "batches.evaluation_batch_size"
 )
+NO_NAME = "Config group override must be a string or a list"  # all that Hydra says, and not of which
+SHOW_TRACEBACK = "THREESHNET_TRACEBACK"  # set to anything: errors made for people keep their traceback too
 
 NOT_ABOUT_THE_WORK = (
     "treespec, LeafSpec",
@@ -49,7 +53,8 @@ NOT_ABOUT_THE_WORK = (
 def run(main: Callable[[], Any]) -> None:
     """Run a command's Hydra main; errors made for people end it with their message and exit code 1.
 
-    A misspelt override is answered with the names that come near it. Other exceptions keep their traceback.
+    A misspelt override is answered with the names that come near it; a part that cannot be built, a file that the
+    system refuses and memory that is not there are named. Other exceptions keep their traceback.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra else prints its own shortened traceback
     _quiet()
@@ -62,22 +67,65 @@ def run(main: Callable[[], Any]) -> None:
         _end(str(left.reason), left.reason.exit_code)
     except ThreeSHNetError as error:
         _end(str(error), error.exit_code)
-    except RuntimeError as error:
-        if worker_death(error):
-            _end(OUT_OF_MEMORY)
-        if LOST_PEER not in str(error):
+    except Exception as error:
+        message = _for_people(error, Path(inspect.unwrap(main).__code__.co_filename).stem)
+        if message is None or os.environ.get(SHOW_TRACEBACK):
             raise
-        _end("another process of this run has ended; what it said stands above")
-    except InstantiationException as error:
-        if not isinstance(error.__cause__, ThreeSHNetError):
-            raise
-        _end(str(error.__cause__))
-    except (HydraException, OmegaConfBaseException) as error:
-        _end(explained(error, Path(inspect.unwrap(main).__code__.co_filename).stem))
+        _end(message)
+
+
+def _for_people(error: Exception, config_name: str) -> str | None:
+    """What a person can act on in an error; None for one that is a fault of this suite."""
+    if isinstance(error, RuntimeError) and worker_death(error):
+        return OUT_OF_MEMORY
+    if isinstance(error, RuntimeError) and LOST_PEER in str(error):
+        return "another process of this run has ended; what it said stands above"
+    if isinstance(error, InstantiationException):
+        return _not_built(error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return explained(error, config_name)
+    if isinstance(error, ValueError) and str(error).startswith(NO_NAME):
+        return _no_names()
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return _out_of_memory(error)
+
+
+def _not_built(error: InstantiationException) -> str:
+    """Which part could not be built, of which setting, and why in the words of its own code."""
+    if isinstance(error.__cause__, ThreeSHNetError):
+        return str(error.__cause__)
+    message = str(error).strip()
+    where = re.search(r"full_key: (\S+)", message)
+    what = message.replace(where.group(0), "").strip() if where else message
+    return f"{where.group(1) if where else 'configuration'}: {what}\n({SHOW_TRACEBACK}=1 shows where in the code)"
+
+
+def _no_names() -> str:
+    """Groups that were given something else than names; Hydra says neither which nor what."""
+    from threeshnet.commands import CONF
+
+    problems = Problems("choices")
+    for word in (word for word in sys.argv[1:] if "=" in word and not word.startswith("-")):
+        given = OverridesParser.create().parse_override(word)
+        group, value = given.key_or_group.partition("@")[0], given.value()
+        known = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+        if known and not all(isinstance(name, str) for name in (value if isinstance(value, list) else [value])):
+            problems.add(one_of(given.key_or_group, value, known))
+    return problems.text("A group takes the name of one of its files, a list where it takes several.")
+
+
+def _out_of_memory(error: Exception) -> str | None:
+    """For an allocation that failed; None for every other error."""
+    message = str(error).strip()
+    if not isinstance(error, MemoryError) and "can't allocate memory" not in message:
+        return None
+    return f"there is not enough memory ({message or 'while allocating'}): lower batches.batch_size, batch_size or dim"
 
 
 def kept(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """Keeps an error made for people from Hydra, which would print the job's whole command line before it.
+    """Looks at the settings first, and keeps an error made for people from Hydra, which would print the job's whole
+    command line before it.
 
     So a multirun goes on with its next job and ends with the first error, while an interruption ends it at once.
     """
@@ -85,6 +133,7 @@ def kept(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     @functools.wraps(task)
     def quietly(cfg: DictConfig) -> Any:
         try:
+            check_settings(cfg)
             return task(cfg)
         except Interrupted as interrupted:
             raise _Left(interrupted) from interrupted

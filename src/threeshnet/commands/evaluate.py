@@ -9,6 +9,7 @@ from typing import Any
 import hydra
 import pytorch_lightning as pl
 from omegaconf import DictConfig, ListConfig
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from threeshnet.batches.datamodule import RetrievalDataModule
 from threeshnet.commands import CONF, current_commit, kept, run
@@ -74,7 +75,10 @@ def embed(
         perturb_inputs(perturb, model, scored, cfg.perturb_seed)
     module = EncodingModule(model=model)
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
-    trainer = pl.Trainer(accelerator=cfg.accelerator, devices=1, use_distributed_sampler=False, **quiet)
+    try:
+        trainer = pl.Trainer(accelerator=cfg.accelerator, devices=1, use_distributed_sampler=False, **quiet)
+    except (ValueError, MisconfigurationException) as error:
+        raise ConfigError(f"accelerator={cfg.accelerator!r}: {error}") from error
     trainer.test(module, datamodule=datamodule, verbose=False)
     assert module.embeddings is not None
     return module.embeddings, scored, card.get("data")
@@ -82,10 +86,11 @@ def embed(
 
 def load(cfg: DictConfig, file: Path) -> tuple[Any, dict[str, Any]]:
     """The model and its card: the shard fields that it reads, its class table (the authors' files name none)."""
-    if is_official_checkpoint(file):
+    allow: dict[str, bool] = {"allow_pickle": cfg.allow_pickle}
+    if is_official_checkpoint(file, **allow):
         if cfg.text_config is None:
             raise ConfigError(f"{file} is an authors' checkpoint: name its BERT's folder, TEXT=<folder> (text_config=)")
-        official = load_official_checkpoint(file, cfg.text_config, cfg.activation)
+        official = load_official_checkpoint(file, cfg.text_config, cfg.activation, **allow)
         return official, {"fields": OFFICIAL_FIELDS, "class_table": None}
     card = dict(read_checkpoint(file)["threeshnet"])
     return load_model(file), card | {"fields": list(card["fields"])}

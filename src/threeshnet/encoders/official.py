@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from threeshnet.fusion.semantic import SemanticFusion
 from threeshnet.fusion.spatial import SpatialFusion
 from threeshnet.pooling.generalized import GeneralizedPooling
 
+log = logging.getLogger(__name__)
 ACTIVATIONS: dict[str, type[nn.Module]] = {"sigmoid": Sigmoid, "softmax": Softmax}
 
 # The authors' module -> ours. Longest prefix first where one contains another.
@@ -53,15 +55,19 @@ MLP_LAYERS = {"layers.0": "enter", "bns.0": "norm", "layers.1": "leave"}
 UNUSED = ("bns.1.", "bert.pooler.", "bert.embeddings.position_ids")
 
 
-def load_official_checkpoint(path: str | Path, text_config: str | Path, activation: str = "sigmoid") -> RetrievalModel:
+def load_official_checkpoint(
+    path: str | Path, text_config: str | Path, activation: str = "sigmoid", *, allow_pickle: bool = False
+) -> RetrievalModel:
     """The region model of an authors' checkpoint, in evaluation mode.
 
     `text_config` is a folder (or a hub name) with the BERT's `config.json` and `vocab.txt`: the weights are in the
-    checkpoint. Raises CheckpointError naming every key that has no place, and ConfigError for an unknown activation.
+    checkpoint. `allow_pickle` unpickles a file that holds more than the authors' options and numbers, and runs the code
+    in it: only for a file that you made yourself. Raises CheckpointError naming every key that has no place, and
+    ConfigError for an unknown activation.
     """
     if activation not in ACTIVATIONS:
         raise ConfigError(one_of("activation", activation, ACTIVATIONS))
-    image_state, text_state = (_without_wrapper(state) for state in read_states(Path(path)))
+    image_state, text_state = (_without_wrapper(state) for state in read_states(Path(path), allow_pickle=allow_pickle))
     sizes = _sizes(Path(path), image_state)
     image_encoder = _image_encoder(sizes, ACTIVATIONS[activation]())
     text_encoder = BertTextEncoder(
@@ -77,29 +83,50 @@ def load_official_checkpoint(path: str | Path, text_config: str | Path, activati
     return model.eval()
 
 
-def is_official_checkpoint(path: Path) -> bool:
+def is_official_checkpoint(path: Path, *, allow_pickle: bool = False) -> bool:
     """Whether the file is a readable checkpoint of the authors' layout."""
     try:
-        read_states(path)
+        read_states(path, allow_pickle=allow_pickle)
     except CheckpointError:
         return False
     return True
 
 
-def read_states(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The image state and the text state of the file, weights-only: nothing in the file is run."""
+def read_states(path: Path, *, allow_pickle: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The image state and the text state of the file, weights-only: nothing in the file is run.
+
+    A file that holds more is read with `allow_pickle` alone, and a warning says so.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; expected an authors' checkpoint (.pth or .pth.tar)")
     try:
         with torch.serialization.safe_globals(_harmless_types()):
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as reason:
-        raise CheckpointError(f"{path} could not be read without running code in it: {unreadable(reason)}") from reason
+        if not allow_pickle:
+            raise CheckpointError(
+                f"{path} could not be read without running code in it: {unreadable(reason)}; "
+                "allow_pickle=true runs it, which is for a file that you made yourself"
+            ) from reason
+        content = _unpickled(path)
     states = content.get("model") if isinstance(content, dict) else None
-    if not (isinstance(states, list | tuple) and len(states) == 2 and all(isinstance(state, dict) for state in states)):
+    if not (isinstance(states, list | tuple) and len(states) == 2 and all(map(_is_state, states))):
         found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(f"{path}: expected `model` to be [image state, text state]; found {found}")
     return states[0], states[1]
+
+
+def _is_state(state: Any) -> bool:
+    return isinstance(state, dict) and all(isinstance(key, str) for key in state)
+
+
+def _unpickled(path: Path) -> Any:
+    """The content of a file whose owner asked to have it run."""
+    log.warning("%s: allow_pickle=true, so whatever code is in this file is RUN now", path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as reason:
+        raise CheckpointError(f"{path} could not be read even as a pickle: {unreadable(reason)}") from reason
 
 
 def unreadable(reason: Exception) -> str:
@@ -132,11 +159,15 @@ class _Sizes(NamedTuple):
 
 
 def _sizes(path: Path, state: dict[str, Tensor]) -> _Sizes:
-    try:
-        dim, width = state["fc.weight"].shape
-        return _Sizes(dim, width, state["embed_category.0.weight"].shape[1])
-    except KeyError as missing:
-        raise CheckpointError(f"{path}: key {missing} is missing, so the sizes of the model are unknown") from missing
+    shapes = []
+    for key in ("fc.weight", "embed_category.0.weight"):
+        if key not in state:
+            raise CheckpointError(f"{path}: key {key!r} is missing, so the sizes of the model are unknown")
+        if not isinstance(state[key], Tensor) or state[key].ndim != 2:
+            raise CheckpointError(f"{path}: {key} is no matrix, so the sizes of the model are unknown")
+        shapes.append(state[key].shape)
+    (dim, width), (_, classes) = shapes
+    return _Sizes(dim, width, classes)
 
 
 def _image_encoder(sizes: _Sizes, activation: nn.Module) -> ImageEncoder:
@@ -165,6 +196,8 @@ def _load(module: nn.Module, state: dict[str, Tensor], names: dict[str, str], si
         name = _rename(key, names)
         if name is None or name not in ours:
             problems.add(f"{side} key {key} has no place in the model")
+        elif fault := weight_fault(ours[name], value):
+            problems.add(f"{side} key {key} {fault}")
         elif ours[name].shape != value.shape:
             problems.add(f"{side} key {key} is {tuple(value.shape)}, expected {tuple(ours[name].shape)}")
         else:
@@ -172,6 +205,19 @@ def _load(module: nn.Module, state: dict[str, Tensor], names: dict[str, str], si
     problems.extend(f"{side} weight {name} is missing" for name in ours if name not in renamed and not problems)
     if not problems:
         module.load_state_dict(renamed)
+
+
+def weight_fault(ours: Tensor, value: Any) -> str | None:
+    """Why something cannot be a weight, whatever its shape: no tensor, of another kind, or with NaN in it."""
+    if not isinstance(value, Tensor):
+        return f"is no tensor but {type(value).__name__}"
+    if value.layout != torch.strided or value.is_meta or value.is_quantized:
+        return "is no plain tensor"
+    if value.is_floating_point() != ours.is_floating_point() or value.is_complex():
+        return f"is of type {value.dtype}, expected {ours.dtype}"
+    if value.shape == ours.shape and not value.isfinite().all():
+        return "holds numbers that are not finite"
+    return None
 
 
 def _rename(key: str, names: dict[str, str]) -> str | None:

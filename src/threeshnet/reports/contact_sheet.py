@@ -78,7 +78,8 @@ def draw_boxes(photo: Image.Image, boxes: np.ndarray, scores: np.ndarray, names:
     for place in range(len(best) - 1, -1, -1):
         x0, y0, x1, y1 = (boxes[best[place]] * np.tile([drawn.width - 1, drawn.height - 1], 2)).round().tolist()
         pen.rectangle((x0, y0, x1, y1), outline="black", width=5)  # its rim shows on every ground
-        inner = (min(x0 + 1, x1), min(y0 + 1, y1), max(x1 - 1, x0), max(y1 - 1, y0))
+        left, top = min(x0 + 1, x1), min(y0 + 1, y1)
+        inner = (left, top, max(x1 - 1, left), max(y1 - 1, top))  # of a box one pixel high as well
         pen.rectangle(inner, outline=CLASS_COLOURS[place % len(CLASS_COLOURS)], width=3)
         if names:
             pen.text((x0 + 5, y0 + 4), names[int(best[place])], fill="white", stroke_fill="black", stroke_width=2)

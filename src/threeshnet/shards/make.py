@@ -13,6 +13,7 @@ import h5py
 import pytorch_lightning as pl
 from pytorch_lightning.accelerators import CUDAAccelerator
 from pytorch_lightning.plugins.environments import LightningEnvironment  # pyright: ignore[reportPrivateImportUsage]
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from threeshnet.errors import ConfigError, one_of
@@ -147,17 +148,20 @@ def predictor(filler: ShardFiller, *, accelerator: str, device: int, precision: 
     nothing of each other, and without a plugin Lightning would take them for one run over several devices.
     """
     on_gpu = accelerator in ("auto", "gpu", "cuda") and CUDAAccelerator.is_available()
-    return pl.Trainer(
-        accelerator=accelerator,
-        devices=[device % CUDAAccelerator.auto_device_count()] if on_gpu else 1,
-        plugins=[LightningEnvironment()],
-        precision=precision,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=bar,
-        callbacks=[filler, *([PhotoProgress(len(filler.photos))] if bar else [])],
-    )
+    try:
+        return pl.Trainer(
+            accelerator=accelerator,
+            devices=[device % CUDAAccelerator.auto_device_count()] if on_gpu else 1,
+            plugins=[LightningEnvironment()],
+            precision=precision,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=bar,
+            callbacks=[filler, *([PhotoProgress(len(filler.photos))] if bar else [])],
+        )
+    except (ValueError, MisconfigurationException) as error:
+        raise ConfigError(f"accelerator={accelerator!r}, precision={precision!r}: {error}") from error
 
 
 def extract(

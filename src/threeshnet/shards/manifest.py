@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from threeshnet.errors import DataError
+from threeshnet.shards.manifest_form import manifest_faults
 from threeshnet.shards.remote import is_remote, mirror
 from threeshnet.shards.schema import FORMAT, Layout
 
@@ -101,13 +102,16 @@ class Manifest:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             return cls._parse(content)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"{file}: not a manifest of format {FORMAT} ({error!r}); {MAKE_DATA}") from error
 
     @classmethod
     def _parse(cls, content: dict[str, Any]) -> Manifest:
-        if content["format"] != FORMAT:
-            raise ValueError(f"format {content['format']}")
+        if not isinstance(content, dict) or content.get("format") is True or content.get("format") != FORMAT:
+            found = content.get("format") if isinstance(content, dict) else type(content).__name__
+            raise ValueError(f"format {found}")
+        if faults := list(manifest_faults(content)):
+            raise ValueError("; ".join(faults[:5]))
         layout = content["layout"]
         size = layout["grid_size"]
         splits = {

@@ -17,8 +17,18 @@ from threeshnet.records import ImageArrays
 from threeshnet.shards.direct import announce
 from threeshnet.shards.files import OPEN_FILES, ShardFiles
 from threeshnet.shards.manifest import MAKE_DATA, Manifest, ShardEntry, SplitEntry, open_shards
-from threeshnet.shards.schema import FIELDS, layout_of_file, row_types
+from threeshnet.shards.schema import FIELDS, REQUIRED, layout_of_file, row_types
 from threeshnet.shards.store import LocalStore, store_of
+from threeshnet.shards.structure import (
+    NEEDED,
+    UNREADABLE,
+    count_faults,
+    expected_shapes,
+    misshapen_datasets,
+    place_faults,
+    rows_of,
+    strange_datasets,
+)
 from threeshnet.shards.texts import ShardTexts
 
 __all__ = ["ShardedSplit", "open_shards"]
@@ -158,21 +168,20 @@ class ShardedSplit:
                 self._offsets.append(offsets)
         except FileNotFoundError:
             yield f"{shard.file}: missing; the manifest lists it with {shard.images} images"
-        except (OSError, KeyError, RuntimeError) as error:
+        except UNREADABLE as error:
             yield f"{shard.file}: cannot be read ({error})"
 
     def _mismatches(self, opened: h5py.File, shard: ShardEntry) -> list[str]:
-        counts = {"image/id": shard.images, "caption/text": shard.captions, "caption/owner": shard.captions}
-        counts |= dict.fromkeys(("grid/features", "seg/semantic", "seg/map", "seg/categories"), shard.images)
-        counts["region/offsets"] = shard.images + 1
-        found = {key: opened[key].shape[0] for key in counts if key in opened}  # pyright: ignore
-        wrong = [
-            f"{shard.file}: {key} has {count} rows; the manifest says {counts[key]}"
-            for key, count in found.items()
-            if count != counts[key]
-        ]
-        different = self.manifest.layout.differences(layout_of_file(opened))
-        return wrong + [f"{shard.file}: {line}, as the manifest says" for line in different]
+        faults = strange_datasets(opened, expected_shapes(self.manifest, shard, 0))
+        if not faults:
+            shapes = expected_shapes(self.manifest, shard, rows_of(opened, "region/features"))
+            needed = (*NEEDED, *(key for name in self.manifest.fields for key in REQUIRED[name]))
+            faults = [f"no {key}" for key in needed if key not in opened]
+            faults += [f"{line}, as the manifest says" for line in count_faults(opened, shapes)]
+            different = self.manifest.layout.differences(layout_of_file(opened))
+            faults += [f"{line}, as the manifest says" for line in different]
+            faults += dict(misshapen_datasets(opened, shapes)).values()
+        return [f"{shard.file}: {line}" for line in faults or place_faults(opened, shard.images)]
 
     def _texts(self, key: str, shard: int) -> list[str]:
         """All texts of a kind of one shard; empty ones where they have none."""

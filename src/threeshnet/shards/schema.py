@@ -75,16 +75,21 @@ def layout_of_arrays(arrays: ImageArrays, grid_size: tuple[int, int] | None) -> 
 
 
 def layout_of_file(shard: h5py.File) -> Layout:
-    """The layout of an open shard."""
+    """The layout of an open shard; None for what is not as it should be."""
     dtypes, known = {}, {}
     if (regions := _dataset(shard, "region/features")) is not None:
-        dtypes["region"], known["region_width"] = str(regions.dtype), int(regions.shape[1])
+        dtypes["region"], known["region_width"] = str(regions.dtype), _length(regions, 1)
     if (grid := _dataset(shard, "grid/features")) is not None:
-        dtypes["grid"], known["grid_width"] = str(grid.dtype), int(grid.shape[2])
-        known["grid_size"] = (int(grid.attrs["H"]), int(grid.attrs["W"]))
+        dtypes["grid"], known["grid_width"] = str(grid.dtype), _length(grid, 2)
+        sides = [grid.attrs.get(side) for side in "HW"]
+        known["grid_size"] = tuple(map(int, sides)) if all(isinstance(side, np.integer) for side in sides) else None
     if (semantic := _dataset(shard, "seg/semantic")) is not None:
-        dtypes["seg"], known["classes"] = str(semantic.dtype), int(semantic.shape[1])
+        dtypes["seg"], known["classes"] = str(semantic.dtype), _length(semantic, 1)
     return Layout(boxes="region/boxes" in shard, labels="region/labels" in shard, dtypes=dtypes, **known)
+
+
+def _length(dataset: Any, axis: int) -> int | None:
+    return int(dataset.shape[axis]) if dataset.ndim > axis else None
 
 
 def _dataset(shard: h5py.File, key: str) -> Any:

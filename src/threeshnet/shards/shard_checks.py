@@ -11,23 +11,23 @@ from typing import Any
 import h5py
 import numpy as np
 
-from threeshnet.records import MAP_SIDE, SCENE_SIDE
 from threeshnet.shards.guarded import CrashError, guarded
 from threeshnet.shards.manifest import Manifest, ShardEntry
 from threeshnet.shards.row_checks import Advance, Notes, RowNames, look_at_texts, look_at_values, text_of
 from threeshnet.shards.schema import MAX_REGIONS, REQUIRED, layout_of_file
+from threeshnet.shards.structure import (
+    NEEDED,
+    UNREADABLE,
+    count_faults,
+    expected_shapes,
+    misshapen_datasets,
+    rows_of,
+    strange_datasets,
+)
 from threeshnet.shards.writer import LEFT_OUT
 
-NEEDED = ("image/id", "image/file", "caption/text", "caption/owner")  # of every shard, whatever its fields
-KINDS = {  # NumPy's letters of the types that a dataset may have
-    **dict.fromkeys(("image/id", "image/file", "caption/text", "caption/tag"), "O"),
-    **dict.fromkeys(("image/size", "caption/owner", "region/offsets", "region/labels"), "i"),
-    **dict.fromkeys(("image/sha256", "image/perceptual_hash", "seg/map", "seg/categories"), "u"),
-    **dict.fromkeys(("region/features", "region/boxes", "region/scores", "grid/features", "seg/semantic"), "f"),
-}
 NOTHING = np.zeros(0, np.int64)
 HASHED_BYTES = 1 << 22  # read together
-UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError)  # what h5py raises on damaged files
 
 
 @dataclass
@@ -72,6 +72,9 @@ def look_inside(file: Path, manifest: Manifest, shard: ShardEntry, advance: Adva
 
 def _look(opened: h5py.File, manifest: Manifest, shard: ShardEntry, look: ShardLook, advance: Advance) -> None:
     notes = look.notes
+    if strange := strange_datasets(opened, expected_shapes(manifest, shard, 0)):
+        notes.faults += strange
+        return
     shapes = expected_shapes(manifest, shard, rows_of(opened, "region/features"))
     notes.remarks += [f"{key} is not part of a shard; it is never read" for key in _strangers(opened, shapes)]
     needed = (*NEEDED, *(key for name in manifest.fields for key in REQUIRED[name]))
@@ -82,8 +85,8 @@ def _look(opened: h5py.File, manifest: Manifest, shard: ShardEntry, look: ShardL
         notes.faults += manifest.layout.differences(layout_of_file(opened))
     look.captions, look.regions = rows_of(opened, "caption/text"), rows_of(opened, "region/features")
     notes.faults += _own_counts(opened, shard)
-    notes.faults += _count_faults(opened, shapes)
-    misshapen = dict(_misshapen(opened, shapes))
+    notes.faults += count_faults(opened, shapes)
+    misshapen = dict(misshapen_datasets(opened, shapes))
     notes.faults += misshapen.values()
     names = RowNames([], NOTHING, NOTHING)
     try:
@@ -113,37 +116,6 @@ def _look_at_structure(opened: h5py.File, there: set[str], look: ShardLook) -> R
     return names
 
 
-def expected_shapes(manifest: Manifest, shard: ShardEntry, regions: int) -> Mapping[str, tuple[int, ...]]:
-    """The shape of every dataset that a shard may have; `regions` is the number of regions in it."""
-    layout, images, captions = manifest.layout, shard.images, shard.captions
-    height, width = layout.grid_size or (0, 0)
-    classes = layout.classes or 0
-    return {
-        "image/id": (images,),
-        "image/file": (images,),
-        "image/size": (images, 2),
-        "image/sha256": (images, 32),
-        "image/perceptual_hash": (images,),
-        "caption/text": (captions,),
-        "caption/owner": (captions,),
-        "caption/tag": (captions,),
-        "region/features": (regions, layout.region_width or 0),
-        "region/offsets": (images + 1,),
-        "region/boxes": (regions, 4),
-        "region/scores": (regions,),
-        "region/labels": (regions,),
-        "grid/features": (images, height * width, layout.grid_width or 0),
-        "seg/semantic": (images, classes, SCENE_SIDE, SCENE_SIDE),
-        "seg/map": (images, MAP_SIDE, MAP_SIDE),
-        "seg/categories": (images, classes),
-    }
-
-
-def rows_of(opened: h5py.File, key: str) -> int:
-    """Rows of a dataset, 0 when there is no such dataset."""
-    return len(opened[key]) if key in opened else 0  # pyright: ignore[reportArgumentType]
-
-
 def _sha256(file: Path, advance: Advance) -> str:
     digest = hashlib.sha256()
     with file.open("rb") as stream:
@@ -163,29 +135,6 @@ def _own_counts(opened: h5py.File, shard: ShardEntry) -> Iterator[str]:
     for name, count in (("images", shard.images), ("captions", shard.captions)):
         if name in opened.attrs and int(opened.attrs[name]) != count:  # pyright: ignore[reportArgumentType]
             yield f"says of itself that it has {opened.attrs[name]} {name}; the manifest says {count}"
-
-
-def _count_faults(opened: h5py.File, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
-    """Datasets with more or fewer rows than they should have, those with the same numbers in one line."""
-    wrong: dict[tuple[int, int], list[str]] = {}
-    for key, expected in shapes.items():
-        found = rows_of(opened, key)
-        if key in opened and found != expected[0]:
-            wrong.setdefault((found, expected[0]), []).append(key)
-    for (found, expected), keys in wrong.items():
-        yield f"{', '.join(keys)}: {found} rows; expected {expected}"
-
-
-def _misshapen(opened: h5py.File, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, str]]:
-    """Datasets whose rows have another shape or type than they should, each with what to say of it."""
-    for key, expected in shapes.items():
-        if key not in opened:
-            continue
-        found, kind = opened[key].shape[1:], opened[key].dtype.kind  # pyright: ignore
-        if found != expected[1:]:
-            yield key, f"{key} has rows of shape {found}; expected {expected[1:]}"
-        elif kind not in KINDS[key]:
-            yield key, f"{key} is of type {opened[key].dtype}, which cannot be"  # pyright: ignore
 
 
 def _caption_faults(texts: np.ndarray, owners: np.ndarray, images: int, names: RowNames) -> Iterator[str]:

@@ -98,7 +98,7 @@ class ShardWriter:
         self._extend("caption/text", _texts(text for photo in photos for text in photo.captions))
         self._extend("caption/owner", np.array(owners, np.int32))
         tags = [tag for photo in photos for tag in (photo.tags or [""] * len(photo.captions))]
-        self._extend("caption/tag", np.array(tags, object))
+        self._extend("caption/tag", _texts(tags))
         self.captions += len(owners)
 
     def _append_regions(self, arrays: ImageArrays) -> None:
@@ -167,8 +167,9 @@ class ShardWriter:
 
 
 def _texts(values: Iterable[str]) -> np.ndarray:
-    """[n] objects that HDF5 can store as UTF-8: names of files may hold bytes that are no text, which are escaped."""
-    return np.array([value.encode("utf-8", "backslashreplace").decode("utf-8") for value in values], object)
+    """[n] objects that HDF5 can store as UTF-8: bytes that are no text, and zeros, which it refuses, are escaped."""
+    kept = (value.encode("utf-8", "backslashreplace").decode("utf-8") for value in values)
+    return np.array([value.replace("\0", "\\x00") for value in kept], object)
 
 
 def write_shard(

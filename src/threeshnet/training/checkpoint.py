@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
 from hydra.utils import get_object
 
+from threeshnet.annotations.forms import form_faults
 from threeshnet.encoders.model import RetrievalModel
-from threeshnet.encoders.official import unreadable
+from threeshnet.encoders.official import unreadable, weight_fault
 from threeshnet.errors import CheckpointError, Problems
 from threeshnet.shards.manifest import file_sha256
+from threeshnet.shards.schema import FIELDS
 
 CARD_FORMAT = 1
 # What a checkpoint may name: classes and functions of these packages, and nothing that they import.
@@ -47,24 +50,43 @@ def load_model(path: str | Path) -> RetrievalModel:
     missing, torn, made by other software, or when weights and model do not fit.
     """
     content = read_checkpoint(path)
-    card = content["threeshnet"]
+    recipe, weights = content["threeshnet"]["model"], model_weights(content)
     problems = Problems(f"{path}")
-    builders = {target: _builder(target, problems) for target in sorted(set(_targets(card["model"])))}
+    builders = {target: _builder(target, problems) for target in sorted(set(_targets(recipe)))}
     problems.raise_as(CheckpointError, f"A checkpoint may name parts in {', '.join(BUILDERS)} and nothing else.")
     try:
-        model = _build(card["model"], builders)
+        with torch.device("meta"):  # sizes without numbers: a recipe may ask for more memory than there is
+            outline = _build(recipe, builders)
+        _check_weights(path, outline, weights)
+        model = _build(recipe, builders)
+    except CheckpointError:
+        raise
     except Exception as reason:
         raise CheckpointError(f"{path} describes a model that this version cannot build: {reason}") from reason
-    weights = {
-        key.removeprefix(MODEL_PREFIX): value
-        for key, value in content["state_dict"].items()
-        if key.startswith(MODEL_PREFIX)
-    }
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as reason:
-        raise CheckpointError(f"{path}: {reason}") from reason
+    model.load_state_dict(weights)
     return model.eval()
+
+
+def model_weights(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's own weights among those of a training run."""
+    names = (key for key in content["state_dict"] if key.startswith(MODEL_PREFIX))
+    return {key.removeprefix(MODEL_PREFIX): content["state_dict"][key] for key in names}
+
+
+def _check_weights(path: str | Path, model: Any, weights: Mapping[str, Any]) -> None:
+    """Raises CheckpointError once for all weights that are missing, have no place, another shape, or are no numbers."""
+    if not isinstance(model, RetrievalModel):
+        raise CheckpointError(f"{path} describes a {type(model).__name__}, and not a model of images and texts")
+    ours, problems = model.state_dict(), Problems(f"{path}: weights that do not fit its model")
+    problems.extend(f"{name} is missing" for name in ours if name not in weights)
+    for name, value in weights.items():
+        if name not in ours:
+            problems.add(f"{name} has no place in it")
+        elif fault := weight_fault(ours[name], value):
+            problems.add(f"{name} {fault}")
+        elif ours[name].shape != value.shape:
+            problems.add(f"{name}: size mismatch, {tuple(value.shape)} where {tuple(ours[name].shape)} is expected")
+    problems.raise_as(CheckpointError)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -83,7 +105,28 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from reason
     if not isinstance(content, dict) or "threeshnet" not in content:
         raise CheckpointError(f"{file} was not written by `make train` ({AUTHORS_WAY})")
+    problems = Problems(f"{file} is not a checkpoint of this version")
+    problems.extend(content_faults(content))
+    problems.raise_as(CheckpointError, "Was it changed after `make train` had written it?")
     return content
+
+
+def content_faults(content: Mapping[str, Any]) -> list[str]:
+    """What in a checkpoint is of another form than what we write."""
+    faults = list(form_faults(content, {"threeshnet": dict, "state_dict": dict}))
+    if faults:
+        return faults
+    card = content["threeshnet"]
+    needed = {"format": int, "model": dict, "fields": list}
+    optional = {"data": str, "experiment": str, "class_table": (str, NoneType)}
+    faults += [f"threeshnet: {fault}" for fault in form_faults(card, needed, optional)]
+    if not faults and card["format"] != CARD_FORMAT:
+        faults.append(f"threeshnet: format {card['format']}, and this version reads {CARD_FORMAT}")
+    if not faults and not set(map(str, card["fields"])) <= set(FIELDS):
+        faults.append(f"threeshnet: fields={card['fields']}; there are: {', '.join(FIELDS)}")
+    if not all(isinstance(key, str) for key in content["state_dict"]):
+        faults.append("state_dict: names that are no texts")
+    return faults
 
 
 def checkpoint_hash(path: str | Path) -> str:

@@ -5,7 +5,6 @@ A `.pth` is opened for weights only: what else a pickle may hold is refused.
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Literal
 
@@ -108,8 +107,8 @@ def grid_of(file: Path, channels: str) -> np.ndarray:
 def _tensor(file: Path) -> np.ndarray:
     try:
         values = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise DataError(f"cannot be opened for weights alone ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # torch's readers of damaged files raise whatever they stumble over
+        raise DataError(f"cannot be opened for weights alone ({str(error).partition(chr(10))[0]})") from error
     if not isinstance(values, torch.Tensor):
         raise DataError(f"holds a {type(values).__name__}; expected one tensor")
     return (values.float() if values.dtype == torch.bfloat16 else values).numpy()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import tokenize
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from numpy.lib import format as npy_format
 from threeshnet.errors import DataError, Problems
 
 HEADERS = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
+# Beside its own, what NumPy lets through of its parser of headers.
+NO_HEADER = (ValueError, TypeError, SyntaxError, tokenize.TokenError, MemoryError, RecursionError, OverflowError)
 RESAVE = "np.save(file, np.ascontiguousarray(np.load(file)))"
 
 
@@ -89,5 +92,5 @@ def _header(file: Path, stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[An
         if version not in HEADERS:
             raise DataError(f"{file}: .npy of version {version}; expected 1.0 or 2.0; save it again: {RESAVE}")
         return HEADERS[version](stream)
-    except ValueError as error:
+    except NO_HEADER as error:
         raise DataError(f"{file}: not a .npy file ({error}); copy or download it again") from error

@@ -1,0 +1,294 @@
+"""What the hostile cases of `tests/fuzz` once brought down, each as small as it can be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from threeshnet.annotations.common import load_json, tidy
+from threeshnet.annotations.forms import form_faults
+from threeshnet.encoders.official import load_official_checkpoint
+from threeshnet.errors import CheckpointError, DataError
+from threeshnet.features.published.grid_files import grid_of
+from threeshnet.features.published.npy import NpyRows
+from threeshnet.records import ImageArrays, Photo
+from threeshnet.reports.contact_sheet import draw_boxes
+from threeshnet.shards.manifest import Manifest
+from threeshnet.shards.reader import ShardedSplit
+from threeshnet.shards.verify import look_through
+from threeshnet.shards.writer import write_shard
+from threeshnet.training.checkpoint import load_model
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+# ---- settings
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["out=2024"], "out=2024: a text is needed (in quotes: 'out=\"2024\"')"),
+        (["dim=wide"], "dim='wide': a whole number of 64 bits is needed, as 1024 is"),
+        (["seed=1.5"], "seed=1.5: a whole number"),
+        (["seed=true"], "seed=True: a whole number"),
+        (["seed=null"], "seed=null: a whole number"),
+        (["optimization.learning_rate=nan"], "optimization.learning_rate=nan: a number is needed"),
+        (["+batches.batch_size.more=1"], "batches.batch_size is a whole number of 64 bits, not a group of settings"),
+        (["batches={workers: many}"], "batches.workers='many': a whole number"),
+        (["shards=[a,b]"], "shards=['a', 'b']: a text is needed"),
+        (["trainer.max_epochs=many"], "trainer.max_epochs='many'"),
+        (["objective=null"], "objective=None does not exist; there are: infonce, triplet"),
+        (["activation=true"], "activation=True does not exist; there are: sigmoid, softmax"),
+    ],
+)
+def test_settings_of_another_kind_are_named_with_the_default(command, words: list[str], message: str) -> None:
+    ended = command("train", "experiment=region_coco", *words)  # whose shards are not made by themselves
+    assert ended.code == 1
+    assert message in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_all_wrong_settings_are_said_at_once(command) -> None:
+    ended = command("train", "experiment=region_coco", "seed=a", "dim=b", "batches.workers=c")
+    assert "settings: 3 problems" in ended.err
+
+
+def test_a_part_that_cannot_be_built_names_its_setting(
+    command, synthetic_shards: Path, small: list[str], tmp_path: Path
+) -> None:
+    where = [f"shards={synthetic_shards}", f"out={tmp_path / 'run'}"]
+    ended = command("train", "experiment=region_coco", *small, *where, "trainer.max_epochs=-7")
+    assert ended.code == 1
+    assert ended.err.splitlines()[-2].startswith("trainer: Error in call to target 'pytorch_lightning")
+    assert "THREESHNET_TRACEBACK=1" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_a_file_that_the_system_refuses_is_named(command, synthetic_shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "run"
+    ended = command("train", "experiment=region_coco", f"shards={synthetic_shards}", f"out={out}")
+    assert ended.code == 1
+    assert f"{out}: Not a directory" in ended.err
+
+
+# ---- annotations and arrays
+
+
+def test_lists_in_lists_without_end(tmp_path: Path) -> None:
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"deep\.json is not readable JSON"):
+        load_json(tmp_path / "deep.json", "the captions", "coco")
+
+
+def test_forms_say_what_was_expected() -> None:
+    forms: Any = {"id": int, "size": (list, dict), "area": float}
+    assert list(form_faults({"id": True, "size": 5, "area": 7}, forms)) == [
+        "id=True: expected a whole number",
+        "size=5: expected a list or an object",
+    ]
+    assert list(form_faults([], forms)) == ["expected an object, found list"]
+    assert list(form_faults({"name": "a\0b"}, {"name": str})) == ["name='a\\x00b': a text with a zero byte in it"]
+
+
+def test_a_header_that_no_parser_takes(tmp_path: Path) -> None:
+    header = "{'descr': '<f4', 'shape': ((((".ljust(117) + "\n"
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+    with pytest.raises(DataError, match=r"x\.npy: not a \.npy file"):
+        NpyRows(tmp_path / "x.npy")
+
+
+def test_an_empty_tensor_file(tmp_path: Path) -> None:
+    (tmp_path / "x.pth").write_bytes(b"")
+    with pytest.raises(DataError, match="cannot be opened for weights alone"):
+        grid_of(tmp_path / "x.pth", "first")
+
+
+def test_zeros_and_half_letters_in_texts_are_kept_out_of_hdf5(tmp_path: Path) -> None:
+    assert tidy("a\0 dog\n") == "a dog"
+    photo = Photo("id\0\ud800", tmp_path / "x.png", "train", ("a \ud83d dog",), tags=("t\0",))
+    arrays = ImageArrays(grid=np.ones((1, 4, 3), np.float32))
+    write_shard(tmp_path / "x.h5", photos=[photo], arrays=arrays, sizes=[(4, 4)], grid_size=(2, 2))
+    with h5py.File(tmp_path / "x.h5") as shard:
+        stored = [shard[key][0].decode() for key in ("image/id", "caption/text", "caption/tag")]  # pyright: ignore
+    assert stored == ["id\\x00\\ud800", "a \\ud83d dog", "t\\x00"]
+
+
+# ---- shards
+
+
+def spoiled(shards: Path, folder: Path, change: Callable[[h5py.File], Any]) -> Path:
+    """A copy of the shards with something else in the file of the dev split."""
+    for file in shards.glob("*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    with h5py.File(folder / "dev-00000.h5", "a") as opened:
+        change(opened)
+    return folder
+
+
+def link(target: Any) -> Callable[[h5py.File], Any]:
+    def change(opened: h5py.File) -> None:
+        del opened["caption/text"]
+        opened["caption/text"] = target
+
+    return change
+
+
+def in_another_file(opened: h5py.File) -> None:
+    del opened["seg/map"]
+    opened["seg"].create_dataset("map", (4, 64, 64), "u1", external=[("/etc/passwd", 0, 16384)])  # pyright: ignore
+
+
+def huge(opened: h5py.File) -> None:
+    del opened["image/id"]
+    opened.create_dataset("image/id", (2**40,), h5py.string_dtype(), chunks=(64,))
+
+
+def group(opened: h5py.File) -> None:
+    del opened["grid/features"]
+    opened.create_group("grid/features")
+
+
+def numbers_for_texts(opened: h5py.File) -> None:
+    rows = len(opened["caption/text"])  # pyright: ignore
+    del opened["caption/text"]
+    opened["caption/text"] = np.zeros(rows)
+
+
+def stray(opened: h5py.File) -> None:
+    opened["caption/owner"][0] = -1  # pyright: ignore
+
+
+def backwards(opened: h5py.File) -> None:
+    opened["region/offsets"][:] = opened["region/offsets"][:][::-1]  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (link(h5py.ExternalLink("/etc/x.h5", "/a")), "caption/text is a link, which is never followed"),
+        (link(h5py.SoftLink("/image/id")), "caption/text is a link"),
+        (in_another_file, "seg/map has its data in another file, which is never read"),
+        (huge, "image/id declares 17,592,186,044,416 bytes and stores 0"),
+        (group, "grid/features is no dataset"),
+        (numbers_for_texts, "caption/text is of type float64"),
+        (stray, "caption/owner from -1"),
+        (backwards, "region/offsets"),
+    ],
+)
+def test_a_shard_that_lies_is_refused_by_reader_and_verify(
+    synthetic_shards: Path, tmp_path: Path, change: Callable[[h5py.File], Any], message: str
+) -> None:
+    folder = spoiled(synthetic_shards, tmp_path, change)
+    with pytest.raises(DataError) as refused:
+        ShardedSplit(folder, "dev")
+    assert f"dev-00000.h5: {message}" in str(refused.value)
+    assert any(message in fault for fault in look_through(folder).faults)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content.update(format=True), "format True"),
+        (lambda content: content.update(dataset="../x"), "no name of a data set"),
+        (lambda content: content["layout"].update(classes=10**9), "classes=1000000000: expected 1 to 255"),
+        (lambda content: content["layout"].update(grid_size=[7]), "grid_size=[7]: expected height and width"),
+        (lambda content: content["splits"]["dev"].update(images=-1), "images=-1"),
+        (lambda content: content["splits"]["dev"]["shards"][0].update(file="../x.h5"), "'../x.h5' is not the name"),
+        (lambda content: content["splits"]["dev"]["shards"][0].update(file="/etc/passwd"), "'/etc/passwd' is not"),
+        (lambda content: content["splits"]["dev"]["shards"][0].update(file=5), "file=5: expected a text"),
+        (lambda content: content["splits"]["dev"]["shards"][0].update(surprise=5), "'surprise' is not a part of it"),
+    ],
+)
+def test_a_manifest_that_lies_is_refused(
+    synthetic_shards: Path, tmp_path: Path, change: Callable[[Any], Any], message: str
+) -> None:
+    content = json.loads((synthetic_shards / "manifest.json").read_text())
+    change(content)
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(DataError) as refused:
+        Manifest.load(tmp_path)
+    assert message in str(refused.value)
+
+
+def test_a_box_one_pixel_high_is_drawn() -> None:
+    photo, ones = Image.new("RGB", (11, 11)), np.ones(3, np.float32)
+    boxes = np.array([[0.1, 0.1, 0.9, 0.2], [0.5, 0.5, 0.5, 0.5], [0.2, 0.1, 0.3, 0.9]], np.float32)
+    assert draw_boxes(photo, boxes, ones).getbbox() is not None
+
+
+# ---- checkpoints
+
+
+@pytest.fixture(scope="module")
+def content(command, synthetic_shards: Path, small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    out = tmp_path_factory.mktemp("run")
+    words = [*small, f"shards={synthetic_shards}", "trainer.max_steps=1", "highlights=0", f"out={out}"]
+    assert command("train", "experiment=region_coco", *words).code == 0
+    return torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda card, _: card.update(format=99), "format 99, and this version reads 1"),
+        (lambda card, _: card.update(fields="region"), "fields='region': expected a list"),
+        (lambda card, _: card.update(fields=["depth"]), "there are: region, grid, seg"),
+        (lambda card, _: card.update(model=5), "model=5: expected an object"),
+        (lambda card, _: card.update(model=card["model"]["image_encoder"]), "not a model of images and texts"),
+        (lambda card, _: card["model"]["image_encoder"]["project"].update(dim=10**13), "size mismatch"),
+        (lambda _, state: state.update({5: torch.zeros(1)}), "names that are no texts"),
+        (lambda _, state: state.update({first(state): "text"}), "is no tensor but str"),
+        (lambda _, state: state.update({first(state): state[first(state)] * torch.nan}), "not finite"),
+        (lambda _, state: state.update({first(state): torch.zeros(1).expand(2**45)}), "size mismatch"),
+        (lambda _, state: state.update({first(state): torch.eye(3).to_sparse()}), "is no plain tensor"),
+    ],
+)
+def test_a_checkpoint_that_lies_is_refused(
+    content: Any, tmp_path: Path, change: Callable[[Any, Any], Any], message: str
+) -> None:
+    import copy
+
+    card, state = copy.deepcopy(content["threeshnet"]), dict(content["state_dict"])
+    change(card, state)
+    torch.save({**content, "threeshnet": card, "state_dict": state}, tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError) as refused:
+        load_model(tmp_path / "x.ckpt")
+    assert message in str(refused.value)
+    assert "x.ckpt" in str(refused.value)
+
+
+def first(state: dict[str, Any]) -> str:
+    return next(key for key in state if key.startswith("model.") and key.endswith("weight"))
+
+
+class Options:
+    """A class of somebody's own training code."""
+
+
+def test_another_pickle_is_read_when_it_is_asked_for_and_never_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+    import types
+
+    home = types.ModuleType("their_code")
+    monkeypatch.setitem(sys.modules, "their_code", home)
+    Options.__module__, home.Options = "their_code", Options  # pyright: ignore[reportAttributeAccessIssue]
+    whole = torch.load(GOLDEN / "official_checkpoint.pth", weights_only=False)  # our own file
+    torch.save(whole | {"opt": Options()}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"it holds their_code\.Options.*; allow_pickle=true runs it"):
+        load_official_checkpoint(tmp_path / "x.pth", GOLDEN / "bert")
+    assert not caplog.records
+    model = load_official_checkpoint(tmp_path / "x.pth", GOLDEN / "bert", allow_pickle=True)
+    assert "is RUN now" in caplog.text
+    assert model.encode_texts(["a dog"]).shape[0] == 1
