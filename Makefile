@@ -44,7 +44,7 @@ except ImportError as missing:
              "(Debian and Ubuntu: apt-get install python3-venv), %s" % (sys.executable, missing, other))
 endef
 
-.PHONY: help setup setup-locked data import verify train evaluate sweep collect report dashboard bench kills faults test lint format typecheck notebook
+.PHONY: help setup setup-locked data import verify train evaluate sweep collect report dashboard bench kills faults test nightly lint format typecheck notebook
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -142,6 +142,9 @@ faults: $(READY) ## Inject every fault for real, write down what was printed and
 
 test: lint typecheck ## Lint, types, then every test [ARGS="-k word"]
 	$(ENV_PYTHON) -m pytest$(more)
+
+nightly: $(READY) ## A thousand hostile inputs to every command, half an hour [ARGS="-k evaluate-checkpoint-017"]
+	$(ENV_PYTHON) -m pytest tests/fuzz -m nightly$(more)
 
 lint: $(READY) ## ruff: rules and format, changing nothing
 	$(ENV_PYTHON) -m ruff check

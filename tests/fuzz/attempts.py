@@ -1,0 +1,73 @@
+"""What a hostile case asks of a command, and what came of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .forks import Ended
+
+DONE, REFUSED = "done", "refused"
+GOOD_OUTCOMES = (DONE, REFUSED)
+HYDRAS = "Error executing job with overrides"  # a line that Hydra prints before the exception goes on
+LONGEST_MESSAGE = 20_000  # characters that a person can be asked to scroll through
+
+
+class Attempt(NamedTuple):
+    """A command line over something hostile."""
+
+    overrides: list[str]
+    what: str  # was done to the input
+    names: tuple[str, ...] = ()  # of which a refusal has to say one: the file, the key, or its value
+
+
+def judged(ended: Ended, attempt: Attempt, folder: Path) -> tuple[str, str]:
+    """The outcome, and the first line of the message.
+
+    `done` is exit code 0 with numbers that are finite; `refused` is exit code 1 with a message of ours that names what
+    is wrong. Everything else is a fault of the suite: `traceback`, `signal`, `hang`, `silent`, `vague`, `code`, `nan`,
+    `executed`.
+    """
+    said = [line for line in ended.err.splitlines() if line.strip() and not line.startswith(HYDRAS)]
+    first = said[0][:300] if said else ""
+    last = said[-1][:300] if said else ""
+    if trace_of(folder).exists():
+        return "executed", first
+    if ended.code is None:
+        return "hang", last
+    if ended.code < 0:
+        return f"signal {-ended.code}", last
+    if "Traceback (most recent call last)" in ended.err:
+        return "traceback", last
+    if ended.code == 0:
+        strange = not_finite(folder)
+        return ("nan", strange) if strange else (DONE, first)
+    if ended.code != 1:
+        return f"code {ended.code}", first
+    if not said:
+        return "silent", ""
+    if len(ended.err) > LONGEST_MESSAGE:
+        return "endless", first
+    if attempt.names and not any(name and name in ended.err for name in attempt.names):
+        return "vague", first
+    return REFUSED, next((line for line in said if not line.startswith("[")), first)[:300]
+
+
+def trace_of(folder: Path) -> Path:
+    """A file that is there when something in an input was run."""
+    return folder / "executed"
+
+
+def not_finite(folder: Path) -> str:
+    """Which of the numbers in a metrics.json below a folder is no number."""
+
+    def strange(constant: str) -> Any:
+        raise ValueError(constant)
+
+    for file in folder.rglob("metrics.json"):
+        try:
+            json.loads(file.read_text(encoding="utf-8"), parse_constant=strange)
+        except ValueError as error:
+            return f"{file.name} holds {error}"
+    return ""

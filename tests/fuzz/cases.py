@@ -1,0 +1,71 @@
+"""Which hostile cases there are: a family a command, drawn from a seed that is the name of the case."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from . import checkpoint_inputs, raw_inputs
+from .arena import GOOD, Arena
+from .attempts import Attempt
+from .configs import configs
+from .nonsense import Generator
+from .shard_inputs import manifests, shards
+
+Family = Callable[[Arena, Path, Generator], Attempt]
+
+
+class Kind(NamedTuple):
+    """Cases of one kind for one command."""
+
+    command: str
+    name: str
+    make: Family
+    nightly: int  # how many there are
+    sample: int = 1  # how many of them run in `make test`
+
+
+class Case(NamedTuple):
+    """One hostile case; `id` is all that is needed to make it again."""
+
+    id: str
+    kind: Kind
+    in_sample: bool
+
+    def attempt(self, arena: Arena, folder: Path) -> Attempt:
+        """Write what is hostile into `folder`; the command line over it."""
+        seed = zlib.crc32(self.id.encode())
+        return self.kind.make(arena, folder, np.random.default_rng(seed))
+
+
+KINDS = [
+    *(Kind(command, "settings", configs(command), 60) for command in GOOD if command != "train"),
+    Kind("train", "settings", configs("train"), 180, sample=3),
+    Kind("shards", "captions", raw_inputs.captions, 80, sample=2),
+    Kind("shards", "karpathy", raw_inputs.karpathy, 60, sample=2),
+    Kind("shards", "coco", raw_inputs.coco, 60, sample=2),
+    Kind("shards", "photos", raw_inputs.photos, 30),
+    Kind("imports", "npy", raw_inputs.npy, 80, sample=2),
+    Kind("imports", "published", raw_inputs.published, 80, sample=2),
+    Kind("imports", "caption-lists", raw_inputs.caption_lists, 40, sample=2),
+    *(Kind(command, "shards", shards(command), 70, sample=2) for command in ("verify", "train", "evaluate")),
+    *(Kind(command, "manifest", manifests(command), 50, sample=2) for command in ("verify", "train", "evaluate")),
+    Kind("evaluate", "checkpoint", checkpoint_inputs.ours, 100, sample=4),
+    Kind("evaluate", "official", checkpoint_inputs.official, 50, sample=2),
+    Kind("train", "resume", checkpoint_inputs.resumed, 40),
+]
+
+
+def all_cases() -> list[Case]:
+    return [
+        Case(f"{kind.command}-{kind.name}-{number:03d}", kind, number < kind.sample)
+        for kind in KINDS
+        for number in range(kind.nightly)
+    ]
+
+
+CASES: Mapping[str, Case] = {case.id: case for case in all_cases()}

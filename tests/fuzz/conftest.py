@@ -1,0 +1,54 @@
+"""The parent of the forked commands and the good inputs, and the file that a row a case goes into."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .arena import GOOD, Arena
+from .cases import Case
+from .forks import Forks
+
+COLUMNS = ("id", "command", "kind", "what", "outcome", "seconds", "message")
+Row = tuple[str, ...]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--hostile-rows", help="CSV that a row of each hostile case is added to; cases in it are skipped")
+
+
+@pytest.fixture(scope="session")
+def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
+    with Forks(commands=sorted(GOOD)) as forks:
+        yield Arena(tmp_path_factory.mktemp("arena"), forks)
+
+
+@pytest.fixture(scope="session")
+def written(request: pytest.FixtureRequest) -> Callable[[Case, Row], None]:
+    """Adds the row of a case to the file that was asked for; nothing where none was."""
+    name = request.config.getoption("--hostile-rows")
+
+    def write(case: Case, row: Row) -> None:
+        if name is None:
+            return
+        file = Path(name)
+        begun = not file.is_file()
+        with file.open("a", newline="", encoding="utf-8") as stream:
+            rows = csv.writer(stream)
+            rows.writerows([COLUMNS] if begun else [])
+            rows.writerow((case.id, case.kind.command, case.kind.name, *row))
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def finished(request: pytest.FixtureRequest) -> frozenset[str]:
+    """Cases that have a row already: a run that was cut goes on where it was."""
+    name = request.config.getoption("--hostile-rows")
+    if name is None or not Path(name).is_file():
+        return frozenset()
+    with Path(name).open(newline="", encoding="utf-8") as stream:
+        return frozenset(row["id"] for row in csv.DictReader(stream))

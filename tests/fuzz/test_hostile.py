@@ -1,0 +1,71 @@
+"""Hostile inputs to every command: each case ends in success or in one clear error.
+
+pytest tests/fuzz                                       a sample, as in `make test`
+make nightly                                            all of them
+make nightly ARGS="-k evaluate-checkpoint-017"          one of them, again
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import threeshnet.commands
+
+from .arena import GOOD, Arena
+from .attempts import GOOD_OUTCOMES, judged
+from .cases import CASES, Case
+
+SECONDS = 300  # a case takes one or two; machines that are shared take their time
+
+
+def check(case: Case, arena: Arena, folder: Path, written: Callable[..., None]) -> None:
+    attempt = case.attempt(arena, folder)
+    ended = arena.forks.run(case.kind.command, attempt.overrides, folder=folder, seconds=SECONDS)
+    outcome, message = judged(ended, attempt, folder)
+    whole, relative = str(folder), str(arena.folder)
+    what, said = (one_line(text).replace(whole, "…").replace(relative, "…") for text in (attempt.what, message))
+    written(case, (what[:200], outcome, f"{ended.seconds:.2f}", said))
+    line = f"python -m threeshnet.commands.{case.kind.command} {shlex.join(attempt.overrides)}"
+    assert outcome in GOOD_OUTCOMES, f"{case.id}: {attempt.what}\n{outcome}: {message}\n{line}\n{ended.err[-5000:]}"
+
+
+def one_line(text: str) -> str:
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+@pytest.mark.parametrize("name", [case.id for case in CASES.values() if case.in_sample])
+def test_a_sample_of_hostile_inputs(name: str, arena: Arena, tmp_path: Path) -> None:
+    check(CASES[name], arena, tmp_path, lambda *_: None)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", list(CASES))
+def test_every_hostile_input(name: str, arena: Arena, tmp_path: Path, finished: frozenset[str], written) -> None:
+    if name in finished:
+        pytest.skip("it has its row")
+    check(CASES[name], arena, tmp_path, written)
+
+
+def test_there_are_a_thousand_cases() -> None:
+    assert len(CASES) >= 1000
+
+
+def test_every_command_has_hostile_cases() -> None:
+    """A new command in the folder fails here until `arena.GOOD` says what a good command line of it is."""
+    modules = [module.name for module in pkgutil.iter_modules(threeshnet.commands.__path__)]
+    commands = [name for name in modules if hasattr(importlib.import_module(f"threeshnet.commands.{name}"), "main")]
+    assert sorted(GOOD) == sorted(commands)
+    assert {case.kind.command for case in CASES.values()} == set(commands)
+
+
+@pytest.mark.parametrize("command", sorted(GOOD))
+def test_the_good_input_is_taken(command: str, arena: Arena, tmp_path: Path) -> None:
+    """Else every refusal would prove nothing."""
+    ended = arena.forks.run(command, GOOD[command](arena), folder=tmp_path, seconds=SECONDS)
+    assert ended.code == 0, ended.err
