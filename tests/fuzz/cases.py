@@ -54,7 +54,7 @@ KINDS = [
     Kind("imports", "caption-lists", raw_inputs.caption_lists, 40, sample=2),
     *(Kind(command, "shards", shards(command), 70, sample=2) for command in ("verify", "train", "evaluate")),
     *(Kind(command, "manifest", manifests(command), 50, sample=2) for command in ("verify", "train", "evaluate")),
-    Kind("evaluate", "checkpoint", checkpoint_inputs.ours, 100, sample=4),
+    Kind("evaluate", "checkpoint", checkpoint_inputs.ours, 100, sample=3),
     Kind("evaluate", "official", checkpoint_inputs.official, 50, sample=2),
     Kind("train", "resume", checkpoint_inputs.resumed, 40),
 ]

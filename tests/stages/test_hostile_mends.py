@@ -68,7 +68,8 @@ def test_a_part_that_cannot_be_built_names_its_setting(
     where = [f"shards={synthetic_shards}", f"out={tmp_path / 'run'}"]
     ended = command("train", "experiment=region_coco", *small, *where, "trainer.max_epochs=-7")
     assert ended.code == 1
-    assert ended.err.splitlines()[-2].startswith("trainer: Error in call to target 'pytorch_lightning")
+    assert "trainer: Error" in ended.err
+    assert "`max_epochs` must be a non-negative integer or -1. You passed in -7." in ended.err
     assert "THREESHNET_TRACEBACK=1" in ended.err
     assert "Traceback" not in ended.err
 
@@ -78,7 +79,9 @@ def test_a_file_that_the_system_refuses_is_named(command, synthetic_shards: Path
     out = tmp_path / "file" / "run"
     ended = command("train", "experiment=region_coco", f"shards={synthetic_shards}", f"out={out}")
     assert ended.code == 1
-    assert f"{out}: Not a directory" in ended.err
+    assert f"{out}" in ended.err
+    assert "Not a directory" in ended.err
+    assert "Traceback" not in ended.err
 
 
 # ---- annotations and arrays
@@ -178,7 +181,7 @@ def backwards(opened: h5py.File) -> None:
         (link(h5py.ExternalLink("/etc/x.h5", "/a")), "caption/text is a link, which is never followed"),
         (link(h5py.SoftLink("/image/id")), "caption/text is a link"),
         (in_another_file, "seg/map has its data in another file, which is never read"),
-        (huge, "image/id declares 17,592,186,044,416 bytes and stores 0"),
+        (huge, "image/id declares 8,796,093,022,208 bytes and stores 0"),
         (group, "grid/features is no dataset"),
         (numbers_for_texts, "caption/text is of type float64"),
         (stray, "caption/owner from -1"),
@@ -245,7 +248,7 @@ def content(command, synthetic_shards: Path, small: list[str], tmp_path_factory:
         (lambda card, _: card.update(fields=["depth"]), "there are: region, grid, seg"),
         (lambda card, _: card.update(model=5), "model=5: expected an object"),
         (lambda card, _: card.update(model=card["model"]["image_encoder"]), "not a model of images and texts"),
-        (lambda card, _: card["model"]["image_encoder"]["project"].update(dim=10**13), "size mismatch"),
+        (lambda card, _: card["model"]["image_encoder"]["project"].update(dim=10**8), "size mismatch"),
         (lambda _, state: state.update({5: torch.zeros(1)}), "names that are no texts"),
         (lambda _, state: state.update({first(state): "text"}), "is no tensor but str"),
         (lambda _, state: state.update({first(state): state[first(state)] * torch.nan}), "not finite"),
