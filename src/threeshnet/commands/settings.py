@@ -36,7 +36,7 @@ UNSAID = {
     **dict.fromkeys(("sizes.region_width", "sizes.grid_width", "sizes.classes"), WHOLE),
     **dict.fromkeys(("splits", "fields"), LIST),
 }
-MAY_BE_NULL = ("data.dev_split", "data.test_split", "leakage_distance")  # though their defaults are not
+MAY_BE_NULL = ("dev_split", "test_split", "leakage_distance", "minutes", "revision")  # though their defaults are not
 ANOTHER = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")  # an interpolation of one setting
 SEVERAL_KINDS = ("trainer.devices",)  # a number, a list of numbers or "auto": Lightning looks at it
 
@@ -114,7 +114,7 @@ class Defaults:
         return any(at(tree, key.split(".")) is not ... for tree in self._trees(key))
 
     def _may_be_null(self, key: str, default: Any) -> bool:
-        return default is None or key in MAY_BE_NULL or self._foreign(key)
+        return default is None or key.rsplit(".", 1)[-1] in MAY_BE_NULL or self._foreign(key)
 
     def _foreign(self, key: str) -> bool:
         """Whether the setting goes to a class of another package, which knows best what it takes."""
