@@ -68,7 +68,7 @@ def test_a_part_that_cannot_be_built_names_its_setting(
     where = [f"shards={synthetic_shards}", f"out={tmp_path / 'run'}"]
     ended = command("train", "experiment=region_coco", *small, *where, "trainer.max_epochs=-7")
     assert ended.code == 1
-    assert "trainer: Error" in ended.err
+    assert "Error in call to target 'pytorch_lightning.trainer.trainer.Trainer'" in ended.err
     assert "`max_epochs` must be a non-negative integer or -1. You passed in -7." in ended.err
     assert "THREESHNET_TRACEBACK=1" in ended.err
     assert "Traceback" not in ended.err

@@ -97,8 +97,8 @@ def _not_built(error: InstantiationException) -> str:
         return str(error.__cause__)
     message = str(error).strip()
     where = re.search(r"full_key: (\S+)", message)
-    what = message.replace(where.group(0), "").strip() if where else message
-    return f"{where.group(1) if where else 'configuration'}: {what}\n({SHOW_TRACEBACK}=1 shows where in the code)"
+    what = f"{where.group(1)}: {message.replace(where.group(0), '').strip()}" if where else message
+    return f"{what}\n({SHOW_TRACEBACK}=1 shows where in the code)"
 
 
 def _no_names() -> str:
