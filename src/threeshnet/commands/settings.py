@@ -37,6 +37,7 @@ UNSAID = {
     **dict.fromkeys(("splits", "fields"), LIST),
 }
 MAY_BE_NULL = ("dev_split", "test_split", "leakage_distance", "minutes", "revision")  # though their defaults are not
+FRACTIONS = ("warm_up_epochs", "minutes")  # though their defaults are whole
 ANOTHER = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")  # an interpolation of one setting
 SEVERAL_KINDS = ("trainer.devices",)  # a number, a list of numbers or "auto": Lightning looks at it
 
@@ -87,6 +88,8 @@ class Defaults:
         """The kind of a setting, None where nothing says it."""
         if key in SEVERAL_KINDS:
             return None
+        if key.rsplit(".", 1)[-1] in FRACTIONS:
+            return NUMBER
         if (other := self._other(key)) is not None:
             return self.kind(other)
         default = self._default(key)
