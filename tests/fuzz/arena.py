@@ -40,7 +40,8 @@ class Arena:
             / "made"
             / "precomp"
         )
-        run = folder / "run"
+        self.study = folder / "study"
+        run = self.study / "run"
         self._made("train", *TRAIN, f"shards={self.shards}", f"out={run}")
         self.checkpoint = run / "checkpoints" / "last.ckpt"
 
@@ -61,12 +62,13 @@ def shards_words() -> list[str]:
     return ["data=synthetic", "images=12", "+data.extractor.regions=4", *sizes, *MAKE]
 
 
-# The command line of each command over good inputs; a command without one fails a test.
+# The command line of each command over good inputs; of one that is not here only the settings are spoiled.
 GOOD: Mapping[str, Callable[[Arena], list[str]]] = {
     "shards": lambda arena: ["data=folder", f"raw={arena.photos}", "extractor=tiny", "accelerator=cpu", *MAKE],
     "imports": lambda arena: [f"raw={arena.arrays}", "progress=false"],
     "verify": lambda arena: [f"shards={arena.shards}", "progress=false", "photos=2", "out=card.html"],
     "train": lambda arena: [*TRAIN, f"shards={arena.shards}", "out=run"],
+    "dashboard": lambda arena: ["study=custom", f"out={arena.study}", "page=page.html"],
     "evaluate": lambda arena: [
         f"checkpoint={arena.checkpoint}",
         f"shards={arena.shards}",

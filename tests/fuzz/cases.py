@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+import threeshnet.commands
+
 from . import checkpoint_inputs, raw_inputs
-from .arena import GOOD, Arena
+from .arena import Arena
 from .attempts import Attempt
-from .configs import configs
+from .configs import CONF, configs
 from .nonsense import Generator
 from .shard_inputs import manifests, shards
 
@@ -42,8 +45,15 @@ class Case(NamedTuple):
         return self.kind.make(arena, folder, np.random.default_rng(seed))
 
 
+def commands() -> list[str]:
+    """Every command that there is, from the folder: a new one is fuzzed unasked."""
+    modules = [module.name for module in pkgutil.iter_modules(threeshnet.commands.__path__)]
+    return [name for name in modules if (CONF / f"{name}.yaml").is_file()]
+
+
+COMMANDS = commands()
 KINDS = [
-    *(Kind(command, "settings", configs(command), 60) for command in GOOD if command != "train"),
+    *(Kind(command, "settings", configs(command), 60) for command in COMMANDS if command != "train"),
     Kind("train", "settings", configs("train"), 180, sample=3),
     Kind("shards", "captions", raw_inputs.captions, 80, sample=2),
     Kind("shards", "karpathy", raw_inputs.karpathy, 60, sample=2),
@@ -56,6 +66,7 @@ KINDS = [
     *(Kind(command, "manifest", manifests(command), 50, sample=2) for command in ("verify", "train", "evaluate")),
     Kind("evaluate", "checkpoint", checkpoint_inputs.ours, 100, sample=3),
     Kind("evaluate", "official", checkpoint_inputs.official, 50, sample=2),
+    Kind("dashboard", "study", raw_inputs.study, 40, sample=0),
     Kind("train", "resume", checkpoint_inputs.resumed, 40),
 ]
 

@@ -86,7 +86,7 @@ def configs(command: str) -> Callable[[Arena, Path, Generator], Attempt]:
 
     def made(arena: Arena, folder: Path, generator: Generator) -> Attempt:
         del folder
-        good = GOOD[command](arena)
+        good = GOOD[command](arena) if command in GOOD else []
         way = generator.integers(10)
         if way == 0:
             word = str(pick(generator, BAD_WORDS))

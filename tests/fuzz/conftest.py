@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from .arena import GOOD, Arena
-from .cases import Case
+from .arena import Arena
+from .cases import COMMANDS, Case
 from .forks import Forks
 
 COLUMNS = ("id", "command", "kind", "what", "outcome", "seconds", "message")
@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
-    with Forks(commands=sorted(GOOD)) as forks:
+    with Forks(commands=COMMANDS) as forks:
         yield Arena(tmp_path_factory.mktemp("arena"), forks)
 
 

@@ -207,3 +207,16 @@ def caption_lists(arena: Arena, folder: Path, generator: Generator) -> Attempt:
         (raw / name).write_bytes(content)
     words = [f"raw={raw}", "progress=false", *(["split=train"] if generator.integers(2) else [])]
     return Attempt(words, f"{name}: {said}", (name, str(raw), "captions", "region_files"))
+
+
+def study(arena: Arena, folder: Path, generator: Generator) -> Attempt:
+    """What a run has written of itself, spoiled."""
+    runs = arena.copy(arena.study, folder)
+    file = pick(generator, sorted([*runs.rglob("*.json"), *runs.rglob("*.csv")]))
+    if file.suffix == ".json" and generator.integers(3):
+        content, said = spoiled_json(json.loads(file.read_text()), generator)
+        file.write_bytes(content)
+    else:
+        said = spoil_bytes(file, generator)
+    words = ["study=custom", f"out={runs}", "page=page.html"]
+    return Attempt(words, f"{file.name}: {said}", (file.name, str(runs)))

@@ -9,7 +9,7 @@ import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
-from threeshnet.commands import CONF, run
+from threeshnet.commands import CONF, kept, run
 from threeshnet.errors import ConfigError
 from threeshnet.reports.dashboard import write_dashboard
 from threeshnet.training.wandb_log import mode_of
@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="dashboard")
+@kept
 def main(cfg: DictConfig) -> None:
     folder = Path(cfg.out or Path("runs") / cfg.study)
     page = write_dashboard(folder, study=cfg.study, out=None if cfg.page is None else Path(cfg.page))

@@ -30,7 +30,7 @@ UNSAID = {
     **dict.fromkeys(
         ("out", "shards", "name", "split", "text_config", "bank", "perturb", "dtype", "most_regions"), TEXT
     ),
-    **dict.fromkeys(("masks", "classes", "cache", "data.reader.captions"), TEXT),
+    **dict.fromkeys(("masks", "classes", "cache", "data.reader.captions", "study", "page", "wandb_entity"), TEXT),
     **dict.fromkeys(("raw", "checkpoint", "captions"), TEXTS),
     **dict.fromkeys(("limit", "cells", "limit_train_images", "chunk", "leakage_distance"), WHOLE),
     **dict.fromkeys(("sizes.region_width", "sizes.grid_width", "sizes.classes"), WHOLE),
