@@ -8,8 +8,8 @@ from typing import Any
 
 import hydra
 import pytorch_lightning as pl
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, ListConfig
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from threeshnet.batches.datamodule import RetrievalDataModule
 from threeshnet.commands import CONF, current_commit, kept, run
