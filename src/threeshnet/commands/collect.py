@@ -8,7 +8,7 @@ import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
-from threeshnet.commands import CONF, run
+from threeshnet.commands import CONF, kept, run
 from threeshnet.commands.preparing import load_study
 from threeshnet.errors import DataError
 from threeshnet.studies.rows import collect
@@ -17,6 +17,7 @@ RESULTS = "results.csv"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="collect")
+@kept
 def main(cfg: DictConfig) -> None:
     study = load_study(cfg.study)
     out = Path(cfg.out or f"runs/{study.name}")

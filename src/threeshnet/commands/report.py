@@ -8,7 +8,7 @@ import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
-from threeshnet.commands import CONF, run
+from threeshnet.commands import CONF, kept, run
 from threeshnet.commands import run_directory as runs
 from threeshnet.commands.collect import RESULTS, into
 from threeshnet.commands.preparing import load_study
@@ -21,6 +21,7 @@ README = "README.md"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="report")
+@kept
 def main(cfg: DictConfig) -> None:
     study = load_study(cfg.study)
     folder = into(cfg, study.name)

@@ -31,15 +31,16 @@ UNSAID = {
         ("out", "shards", "name", "split", "text_config", "bank", "perturb", "dtype", "most_regions"), TEXT
     ),
     **dict.fromkeys(("masks", "classes", "cache", "data.reader.captions", "study", "page", "wandb_entity"), TEXT),
+    **dict.fromkeys(("only", "into", "setting"), TEXT),
     **dict.fromkeys(("raw", "checkpoint", "captions"), TEXTS),
-    **dict.fromkeys(("limit", "cells", "limit_train_images", "chunk", "leakage_distance"), WHOLE),
+    **dict.fromkeys(("limit", "cells", "limit_train_images", "chunk", "parallel", "trials"), WHOLE),
     **dict.fromkeys(("sizes.region_width", "sizes.grid_width", "sizes.classes"), WHOLE),
     **dict.fromkeys(("splits", "fields"), LIST),
 }
 MAY_BE_NULL = ("dev_split", "test_split", "leakage_distance", "minutes", "revision")  # though their defaults are not
 FRACTIONS = ("warm_up_epochs", "minutes")  # though their defaults are whole
 ANOTHER = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")  # an interpolation of one setting
-SEVERAL_KINDS = ("trainer.devices",)  # a number, a list of numbers or "auto": Lightning looks at it
+SEVERAL_KINDS = ("trainer.devices", "trainer.compile")  # a number, a list or a text: who takes them looks at them
 
 
 def check_settings(cfg: DictConfig) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from threeshnet.commands import CONF, run
+from threeshnet.commands import CONF, kept, run
 from threeshnet.commands import run_directory as runs
 from threeshnet.commands.preparing import divided, load_study
 from threeshnet.commands.sweeping import run_all, search
@@ -16,6 +16,7 @@ from threeshnet.studies.multirun import end
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="sweep")
+@kept
 def main(cfg: DictConfig) -> None:
     study = load_study(cfg.study)
     out = Path(cfg.out or f"runs/{study.name}").absolute()
