@@ -36,7 +36,7 @@ say() { printf '\n$ %s\n' "$*"; }
   say "make sweep STUDY=activation EXP=region_demo ARGS=trainer.devices=2  (again)"
   (sweep "out=\"$RUNS\"") && ended=0 || ended=$?
   echo "exit code $ended"
-  # One job of three fails: a rate at which the loss is no number after a step. The two others are known and not run.
+  # One of two jobs fails: a rate at which the loss is no number after a step. The other one is known and is not run.
   say "make sweep STUDY=activation EXP=region_demo OUT=$RUNS-failing ARGS=\"trainer.devices=2 activation=sigmoid seed=0" \
     "optimization.learning_rate=5e-4,1e30\""
   (sweep "out=\"$RUNS-failing\"" "reuse=[\"$RUNS\"]" activation=sigmoid seed=0 optimization.learning_rate=5e-4,1e30) \

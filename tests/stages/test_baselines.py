@@ -1,12 +1,9 @@
-"""Floors: chance by enumeration, the ridge by its normal equations, and the scripts of both experiments."""
+"""Floors: chance by enumeration, the ridge by its normal equations, and the proxy setting."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
-import re
 import shutil
-import subprocess
 from itertools import permutations
 from pathlib import Path
 from types import ModuleType
@@ -77,17 +74,9 @@ def test_the_committed_table_is_that_of_the_committed_rows(baselines: ModuleType
         assert (tmp_path / name).read_bytes() == (BASELINES / name).read_bytes()
 
 
-def test_every_option_of_the_script_composes_and_opens_no_held_out_photo(tmp_path: Path) -> None:
-    environment = os.environ | {"MAKE": "echo", "SEEDS": "0", "RUNS": str(tmp_path)}
-    done = subprocess.run(
-        [ROOT / "experiments/options/run.sh"], env=environment, capture_output=True, text=True, check=True
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("train ")]
-    assert len(lines) == len(set(lines)) == 16
-    for line in lines:
-        found = re.search(r"ARGS=(.*)", line)
-        assert found is not None
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            cfg = compose("train", ["experiment=grid_flickr8k", *found[1].split()])
-        assert (cfg.data.test_split, cfg.data.dev_split, cfg.selection) == ("dev", None, "last")
-        assert (list(cfg.milestones), cfg.trainer.max_epochs, cfg.batches.limit_train_images) == ([2], 3, 2000)
+def test_the_proxy_setting_opens_no_held_out_photo() -> None:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", ["experiment=grid_flickr8k", "setting=flickr8k_proxy"])
+    assert (list(cfg.data.train_splits), cfg.data.test_split, cfg.data.dev_split) == (["train"], "dev", None)
+    assert (list(cfg.milestones), cfg.trainer.max_epochs, cfg.batches.limit_train_images) == ([2], 3, 2000)
+    assert (cfg.selection, cfg.dim, cfg.batches.batch_size) == ("last", 256, 128)
