@@ -31,7 +31,8 @@ def main() -> int:
     options = parser.parse_args()
     code = 0
     if not options.tables:
-        words = ["-m", "nightly", "-q", "-p", "no:cacheprovider", "--tb=short", f"--hostile-rows={ROWS}"]
+        words = ["-m", "nightly", "-q", "--tb=line", "-p", "no:cacheprovider", f"--hostile-rows={ROWS}"]
+        words += ["-o", "tmp_path_retention_policy=failed"]
         code = int(pytest.main([str(ROOT / "tests" / "fuzz"), *words, "-k", options.cases]))
     with ROWS.open(newline="", encoding="utf-8") as stream:
         fill(HERE / "README.md", table(list(csv.DictReader(stream))))

@@ -21,6 +21,7 @@ from threeshnet.features.published.grid_files import grid_of
 from threeshnet.features.published.npy import NpyRows
 from threeshnet.records import ImageArrays, Photo
 from threeshnet.reports.contact_sheet import draw_boxes
+from threeshnet.reports.dashboard import write_dashboard
 from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.shards.verify import look_through
@@ -227,6 +228,17 @@ def test_a_box_one_pixel_high_is_drawn() -> None:
     photo, ones = Image.new("RGB", (11, 11)), np.ones(3, np.float32)
     boxes = np.array([[0.1, 0.1, 0.9, 0.2], [0.5, 0.5, 0.5, 0.5], [0.2, 0.1, 0.3, 0.9]], np.float32)
     assert draw_boxes(photo, boxes, ones).getbbox() is not None
+
+
+@pytest.mark.parametrize("name", ["job", "progress", "metrics", "inspection"])
+@pytest.mark.parametrize(
+    "content", ['{"rsum": "9"}', '{"updated": 1e400, "pooling": {"a": {"b": [[]]}}}', '{"factors": 5}']
+)
+def test_a_strange_file_of_a_run_counts_as_not_there(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("")
+    (tmp_path / "run" / f"{name}.json").write_text(content)
+    assert "waiting" in write_dashboard(tmp_path, study="x\ud800").read_text()
 
 
 # ---- checkpoints

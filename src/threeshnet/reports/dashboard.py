@@ -47,7 +47,7 @@ def write_dashboard(folder: Path, *, study: str, out: Path | None = None, now: f
     page = _environment().get_template("dashboard.html").render(content(Path(folder), study=study, now=now))
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(page, encoding="utf-8")
+    partial.write_text(page, encoding="utf-8", errors="backslashreplace")  # a run may have written half a letter
     partial.replace(file)
     return file
 
@@ -115,9 +115,11 @@ def _picture(file: Path) -> str:
 
 def _inner(inspected: Mapping[str, Any]) -> Iterator[CardFigure]:
     for name, sizes in inspected.get("pooling", {}).items():
+        sizes = {size: weights for size, weights in sizes.items() if weights}
         yield pooling_figure(name.removesuffix(".pooling").replace("image_encoder.branches.", ""), sizes)
     for source, histogram in inspected.get("semantic", {}).items():
-        yield semantic_figure(source, histogram)
+        if len(histogram["edges"]) == len(histogram["counts"]) + 1:
+            yield semantic_figure(source, histogram)
 
 
 def _confusions(inspected: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:

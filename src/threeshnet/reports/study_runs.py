@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from threeshnet.errors import DataError
+from threeshnet.reports.study_forms import INSPECTION, JOB, METRICS, PROGRESS, fits
 
 STATES = ("finished", "running", "silent", "interrupted", "failed", "waiting")
 SILENT_AFTER = 900.0  # seconds without a sign of a run that says it is running
@@ -67,8 +68,9 @@ def read_study(folder: Path, *, now: float | None = None) -> list[StudyRun]:
 
 
 def read_run(folder: Path, *, now: float) -> StudyRun:
-    """One run directory. A torn or missing file counts as not there: the run may be writing it."""
-    job, progress, metrics = (_json(folder / f"{name}.json") for name in ("job", "progress", "metrics"))
+    """One run directory. A file that is missing, torn (the run may be writing it) or strange counts as not there."""
+    job, progress = _json(folder / "job.json", JOB), _json(folder / "progress.json", PROGRESS)
+    metrics = _json(folder / "metrics.json", METRICS)
     factors = {str(name): _text(level) for name, level in (job.get("factors") or {}).items() if name != "seed"}
     quiet_for = max(now - float(progress.get("updated", now)), 0.0)
     state = state_of(progress, finished="rsum" in metrics, quiet_for=quiet_for)
@@ -84,7 +86,7 @@ def read_run(folder: Path, *, now: float) -> StudyRun:
         metrics=metrics,
         curve=curve,
         losses=losses,
-        inspection=_json(folder / "inspection.json"),
+        inspection=_json(folder / "inspection.json", INSPECTION),
         pictures=sorted((folder / "highlights").glob("*.png")),
         last_lines=_tail(folder / "output.log") if state in ("failed", "interrupted") else (),
         quiet_for=quiet_for,
@@ -130,12 +132,12 @@ def _run_directories(folder: Path) -> Iterator[Path]:
     yield from (one for one in below if one.is_dir() and any((one / mark).is_file() for mark in marks))
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _json(file: Path, form: Any) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return content if fits(content, form) else {}
 
 
 def _rows(file: Path) -> list[dict[str, str]]:
