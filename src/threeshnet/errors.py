@@ -61,7 +61,7 @@ class Problems:
         """The problems as one message, the first `shown` of them a line each."""
         count = len(self.found)
         lines = [f"{self.subject}: {count} problem{'s' if count != 1 else ''}"]
-        lines += [f"  - {problem}" for problem in self.found[: self.shown]]
+        lines += [f"  - {shortened(problem)}" for problem in self.found[: self.shown]]
         if count > self.shown:
             lines.append(f"  - and {count - self.shown} more")
         return "\n".join(lines + ([way_out] if way_out else []))
@@ -72,10 +72,19 @@ class Problems:
             raise error(self.text(way_out))
 
 
+def shortened(text: str, most: int = 2000) -> str:
+    """A text of bounded length: names and captions of a stranger may have any.
+
+    >>> shortened("a dog", 4)
+    'a do…'
+    """
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def one_of(name: str, value: object, known: Iterable[object]) -> str:
     """The message for a name that does not exist.
 
     >>> one_of("activation", "sigmod", ["sigmoid", "softmax"])
     "activation='sigmod' does not exist; there are: sigmoid, softmax"
     """
-    return f"{name}={value!r} does not exist; there are: {', '.join(str(item) for item in known)}"
+    return f"{name}={shortened(repr(value), 200)} does not exist; there are: {', '.join(str(item) for item in known)}"

@@ -43,6 +43,8 @@ def judged(ended: Ended, attempt: Attempt, folder: Path) -> tuple[str, str]:
     if ended.code == 0:
         strange = not_finite(folder)
         return ("nan", strange) if strange else (DONE, first)
+    if ended.code == 2 and "error: unrecognized arguments" in ended.err:  # argparse, before anything of ours
+        return REFUSED, last
     if ended.code != 1:
         return f"code {ended.code}", first
     if not said:

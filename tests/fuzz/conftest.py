@@ -37,7 +37,7 @@ def written(request: pytest.FixtureRequest) -> Callable[[Case, Row], None]:
         file = Path(name)
         begun = not file.is_file()
         with file.open("a", newline="", encoding="utf-8") as stream:
-            rows = csv.writer(stream)
+            rows = csv.writer(stream, lineterminator="\n")
             rows.writerows([COLUMNS] if begun else [])
             rows.writerow((case.id, case.kind.command, case.kind.name, *row))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from .arena import GOOD, Arena
+from .arena import GOOD, ROOT, Arena
 from .attempts import GOOD_OUTCOMES, judged
 from .cases import CASES, COMMANDS, Case
 
@@ -25,8 +25,9 @@ def check(case: Case, arena: Arena, folder: Path, written: Callable[..., None]) 
     attempt = case.attempt(arena, folder)
     ended = arena.forks.run(case.kind.command, attempt.overrides, folder=folder, seconds=SECONDS)
     outcome, message = judged(ended, attempt, folder)
-    whole, relative = str(folder), str(arena.folder)
-    what, said = (one_line(text).replace(whole, "…").replace(relative, "…") for text in (attempt.what, message))
+    what, said = one_line(attempt.what), one_line(message)
+    for place in (folder, arena.folder, ROOT):
+        what, said = (text.replace(str(place), "…") for text in (what, said))
     written(case, (what[:200], outcome, f"{ended.seconds:.2f}", said))
     line = f"python -m threeshnet.commands.{case.kind.command} {shlex.join(attempt.overrides)}"
     assert outcome in GOOD_OUTCOMES, f"{case.id}: {attempt.what}\n{outcome}: {message}\n{line}\n{ended.err[-5000:]}"

@@ -15,8 +15,9 @@ from PIL import Image
 
 from threeshnet.annotations.common import load_json, tidy
 from threeshnet.annotations.forms import form_faults
+from threeshnet.commands.errors import for_terminals
 from threeshnet.encoders.official import load_official_checkpoint
-from threeshnet.errors import CheckpointError, DataError
+from threeshnet.errors import CheckpointError, DataError, Problems, one_of
 from threeshnet.features.published.grid_files import grid_of
 from threeshnet.features.published.npy import NpyRows
 from threeshnet.records import ImageArrays, Photo
@@ -83,6 +84,14 @@ def test_a_file_that_the_system_refuses_is_named(command, synthetic_shards: Path
     assert f"{out}" in ended.err
     assert "Not a directory" in ended.err
     assert "Traceback" not in ended.err
+
+
+def test_messages_are_bounded_and_steer_no_terminal() -> None:
+    problems = Problems("x")
+    problems.add("y" * 10**6)
+    problems.add(one_of("split", "z" * 10**6, ["train"]))
+    assert len(problems.text()) < 3000
+    assert for_terminals("\x1b[2J\x00a\u202e\ud800\tb\n") == r"\x1b[2J\x00a\u202e\ud800" + "\tb\n"
 
 
 # ---- annotations and arrays

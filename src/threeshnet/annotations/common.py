@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from threeshnet.errors import DataError
+from threeshnet.errors import DataError, shortened
 from threeshnet.records import AnnotatedSet, Photo
 
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
@@ -72,7 +72,7 @@ def finish(
     """The set, or a `DataError` with the first reasons when no photo is left."""
     kept, reasons = tuple(photos), tuple(problems)
     if not kept:
-        shown = "".join(f"\n  - {reason}" for reason in reasons[:20])
+        shown = "".join(f"\n  - {shortened(reason)}" for reason in reasons[:20])
         raise DataError(
             f"{name}: no photo with a caption was found under {where}.{shown}\nCheck the folder given as RAW=."
         )

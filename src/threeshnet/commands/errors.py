@@ -161,13 +161,22 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", f".*{message}.*")
 
 
+def for_terminals(message: str) -> str:
+    r"""A message that only says: what stands in a stranger's file must not steer the terminal.
+
+    >>> for_terminals("a \x1b[31mred\u202e dog\n  - 東京 🐕")
+    'a \\x1b[31mred\\u202e dog\n  - 東京 🐕'
+    """
+    return "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in message)
+
+
 def _end(message: str, code: int = 1) -> None:
     """Processes that Lightning has started leave the last word to the first one, and kill it by any code but 0."""
     if code == Interrupted.exit_code and SHARED_OUT in os.environ:
         sys.exit(0)
     if IN_A_WORKER in message:  # torch puts the worker's whole traceback before what was said
         message = re.split(r"^threeshnet\.errors\.\w+: ", message, flags=re.MULTILINE)[-1].strip()
-    sys.stderr.write(f"{message}\n")
+    sys.stderr.write(f"{for_terminals(message)}\n")
     sys.exit(code)
 
 
