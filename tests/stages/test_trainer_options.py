@@ -202,7 +202,7 @@ def test_options_together_train_as_one_process_does(found: dict[str, Any]) -> No
     assert {row["case"].removesuffix(", BatchNorm by shares") for row in found["N=2"]} == asked
     for row in [*found["N=1"], *found["N=2"]]:
         exact = row["precision"] == "32-true"
-        assert row["batches"] == 4
+        assert row["batches"] == 3  # 16, 16 and 15 of 47 captions: the second step is of the last batch alone
         assert row["same_names"], row  # of the weights, and all of them in float32
         if row["sync"]:
             assert row["to_one"] < (1e-4 if exact else 2e-2), row
