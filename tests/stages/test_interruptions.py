@@ -20,7 +20,7 @@ from threeshnet.batches.loader import TrainingLoader
 from threeshnet.batches.sampler import CaptionBatches
 from threeshnet.commands import run_directory
 from threeshnet.commands.run_directory import locked
-from threeshnet.errors import ConfigError, Interrupted
+from threeshnet.errors import CheckpointError, ConfigError, Interrupted
 from threeshnet.training.callbacks import RandomStates, random_states, set_random_states
 from threeshnet.training.csv_log import RunLog, carry_on, rows_of
 from threeshnet.training.signals import STOPPING, Signals
@@ -144,6 +144,12 @@ def test_every_process_takes_its_own_states_and_a_new_one_keeps_its_seed() -> No
         callback = RandomStates()
         callback.on_load_checkpoint(SimpleNamespace(global_rank=rank), None, known)  # pyright: ignore[reportArgumentType]
         assert callback.pending == expected
+
+
+@pytest.mark.parametrize("known", [{}, {"random_states": {"torch": torch.get_rng_state()}}])
+def test_a_checkpoint_of_an_earlier_version_is_refused(known: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match=r"of an earlier version.* another OUT"):
+        RandomStates().on_load_checkpoint(SimpleNamespace(global_rank=0), None, known)  # pyright: ignore[reportArgumentType]
 
 
 # ---- the order of the captions when the number of processes changes

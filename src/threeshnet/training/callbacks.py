@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 
+from threeshnet.errors import CheckpointError
 from threeshnet.nn.collectives import place
 
 
@@ -34,7 +35,14 @@ class RandomStates(Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        known = checkpoint["random_states"]  # by rank
+        """Raises CheckpointError for a checkpoint of an earlier version."""
+        known = checkpoint.get("random_states")  # by rank
+        if not isinstance(known, list):
+            raise CheckpointError(
+                "this checkpoint is of an earlier version, which kept the random states of the first process alone and "
+                "its best score under another name, so the run cannot go on as if nothing had happened: begin anew in "
+                "another OUT (out=<folder>); its weights can be scored by `make evaluate CKPT=<file>`"
+            )
         self.pending = known[trainer.global_rank] if trainer.global_rank < len(known) else None
 
     def on_train_batch_start(
