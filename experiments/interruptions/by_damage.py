@@ -22,9 +22,10 @@ from runs import finish, start, wait_for_save
 from scene import NotPermitted, Scene, fault
 
 from threeshnet.commands.train import main as train
+from threeshnet.commands.verify import main as verify
 from threeshnet.training.checkpoint_files import LAST
 
-MOUNT_SIZE = "20m"
+MOUNT_SIZE = "60m"  # room for last, previous, best and what is written beside them, 13 MB each
 
 
 # ---- disks
@@ -47,7 +48,8 @@ def disk(folder: Path, options: str) -> Iterator[None]:
 def full_disk(scene: Scene) -> int:
     with disk(scene.out, f"size={MOUNT_SIZE}"):
         process = scene.begin()
-        wait_for_save(scene.folder, process)
+        for _ in range(2):  # the first one is kept
+            wait_for_save(scene.folder, process)
         filler = scene.out / "filler"
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as stream:
             while True:
@@ -68,9 +70,18 @@ def read_only(scene: Scene) -> int:
 # ---- shards
 
 
-@fault("a shard vanishes")
+@fault("a shard vanishes while it is open")
 def shard_vanishes(scene: Scene) -> int:
     return while_running(scene, lambda file: file.unlink())
+
+
+@fault("a shard is not there at the start")
+def shard_missing(scene: Scene) -> int:
+    kept = scene.folder / "kept.h5"
+    scene.shard.replace(kept)
+    code = finish(scene.begin())
+    kept.replace(scene.shard)
+    return code
 
 
 @fault("a shard shrinks")
@@ -87,6 +98,24 @@ def while_running(scene: Scene, damage: Callable[[Path], None]) -> int:
     code = finish(process)
     kept.replace(scene.shard)
     return code
+
+
+@fault("a byte of a shard flipped, then `make verify`")
+def flipped_shard(scene: Scene) -> int:
+    kept = scene.folder / "kept.h5"
+    shutil.copy(scene.shard, kept)
+    flip(scene.shard, scene.shard.stat().st_size // 2)
+    code = finish(scene.begin_other(verify, "verify", f"shards={scene.folder / 'synthetic'}"))
+    kept.replace(scene.shard)
+    return code
+
+
+def flip(file: Path, place: int) -> None:
+    with file.open("r+b") as stream:
+        stream.seek(place)
+        byte = stream.read(1)
+        stream.seek(place)
+        stream.write(bytes([byte[0] ^ 1]))
 
 
 @fault("NaN in a feature row")
@@ -143,11 +172,7 @@ def torn(scene: Scene) -> int:
 @fault("a byte of last.ckpt flipped")
 def flipped(scene: Scene) -> int:
     signalled(scene, signal.SIGTERM)
-    with (scene.out / "checkpoints" / LAST).open("r+b") as stream:
-        stream.seek(150_000)
-        byte = stream.read(1)
-        stream.seek(150_000)
-        stream.write(bytes([byte[0] ^ 1]))
+    flip(scene.out / "checkpoints" / LAST, 150_000)
     return finish(scene.begin("resume=true"))
 
 

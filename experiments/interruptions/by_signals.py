@@ -15,7 +15,8 @@ from threeshnet.commands.train import main as train
 
 def signalled(scene: Scene, number: signal.Signals, *, everywhere: bool = False) -> int:
     process = scene.begin()
-    wait_for_save(scene.folder, process)
+    for _ in range(2):  # so that one is kept, whatever the signal cuts
+        wait_for_save(scene.folder, process)
     (os.killpg if everywhere else os.kill)(process, number)
     return finish(process)
 
@@ -83,6 +84,6 @@ def at_call(owner: Any, name: str, call: int, act: Callable[[], None]) -> None:
     train()
 
 
-@fault("SIGKILL between two steps")
+@fault("SIGKILL while a checkpoint is written")
 def sigkill(scene: Scene) -> int:
     return signalled(scene, signal.SIGKILL, everywhere=True)

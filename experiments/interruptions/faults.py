@@ -37,12 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     file = options.out / "faults.json"
     rows = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     with tempfile.TemporaryDirectory() as scratch:
-        plain = Scene(Path(scratch) / "undisturbed")
+        length = [f"trainer.max_epochs={options.epochs}"]
+        plain = Scene(Path(scratch) / "undisturbed", length)
         if finish(start(plain.folder, make_data, "shards", [*SHARDS, "out=."])) or finish(plain.begin()):
             raise SystemExit(plain.printed())
         expected = digest(plain.out)
         for number, name in enumerate(options.only or [name for name in FAULTS if name not in rows]):
-            scene = Scene(Path(scratch) / str(number))
+            scene = Scene(Path(scratch) / str(number), [*length])
             shutil.copytree(plain.folder / "synthetic", scene.folder / "synthetic")
             rows[name] = happened(FAULTS[name], scene, expected)
             file.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(FAULTS), help="anew, whatever faults.json holds")
+    parser.add_argument("--epochs", type=int, default=6, help="of each run, of seven steps")
     parser.add_argument("--out", type=Path, required=True, help="folder of faults.json and of README.md with the table")
     return parser.parse_args(arguments)
 

@@ -58,9 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(scratch)
         if finish(start(folder / "shards", make_data, "shards", [*SHARDS, "out=shards"])):
             raise SystemExit((folder / "shards" / "log.txt").read_text())
-        where = f"shards={folder / 'shards' / 'shards' / 'synthetic'}"
+        where = [f"shards={folder / 'shards' / 'shards' / 'synthetic'}", f"trainer.max_epochs={options.epochs}"]
         begun = time.perf_counter()
-        undisturbed = start(folder / "undisturbed", train, "train", [*RUN, where, "batches.workers=0", "out=run"])
+        undisturbed = start(folder / "undisturbed", train, "train", [*RUN, *where, "batches.workers=0", "out=run"])
         wait_for_save(folder / "undisturbed", undisturbed)
         to_first = time.perf_counter() - begun
         if finish(undisturbed):
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         expected = digest(folder / "undisturbed" / "run")
         seconds = to_first, time.perf_counter() - begun - to_first
         for chain in range(len({row.chain for row in rows}), options.kills // options.chain):
-            rows += killed(folder, chain, [*RUN, where], seconds, expected, options)
+            rows += killed(folder, chain, [*RUN, *where], seconds, expected, options)
             write(rows, options.csv)
     write_table(rows, options.csv.with_name("README.md"))
     return int(any(row.equal == "False" for row in rows))
@@ -78,6 +78,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--chain", type=int, default=10, help="kills of one run")
+    parser.add_argument("--epochs", type=int, default=6, help="of each run, of seven steps")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--csv", type=Path, required=True, help="a row a start; the table goes to README.md beside it")
     return parser.parse_args(arguments)

@@ -33,8 +33,11 @@ class Scene:
         return [*RUN, f"shards={self.folder / 'synthetic'}", "batches.workers=0", *self.words]
 
     def begin(self, *more: str, command: Callable[[], Any] = train) -> int:
+        return self.begin_other(command, "train", *self.settings, "out=run", *more)
+
+    def begin_other(self, command: Callable[[], Any], name: str, *words: str) -> int:
         (self.folder / "log.txt").unlink(missing_ok=True)
-        return start(self.folder, command, "train", [*self.settings, "out=run", *more])
+        return start(self.folder, command, name, words)
 
     def printed(self) -> str:
         text = (self.folder / "log.txt").read_text(encoding="utf-8")

@@ -7,11 +7,13 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import Tensor
 
 from threeshnet.objectives.triplet import TripletLoss
+from threeshnet.training.checkpoint_files import WholeFiles
 
 from .compared_runs import STEPS, Killed, assert_equal, best_score, check_same_run, checkpoint, logged
 
@@ -193,26 +195,54 @@ def test_a_resume_with_other_batches_is_refused_in_mid_epoch(
 # ---- what goes wrong in a step
 
 
+@pytest.mark.parametrize("step", [0, STEPS, STEPS + 2])
 def test_a_loss_that_is_no_number_stops_before_a_weight_changes(
-    attempt, train, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    attempt, train, whole: Path, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Running statistics and random numbers of the step are taken back: what goes on is the undisturbed run."""
     plain, out, count = TripletLoss.forward, tmp_path / "run", iter(range(100))
 
     def broken(self: TripletLoss, images: Tensor, captions: Tensor, owners: Tensor, epoch: int) -> dict[str, Tensor]:
         numbers = plain(self, images, captions, owners, epoch)
-        return {"loss": numbers["loss"] * float("nan")} if next(count) == STEPS + 2 else numbers
+        return {"loss": numbers["loss"] * float("nan")} if next(count) == step else numbers
 
     monkeypatch.setattr(TripletLoss, "forward", broken)
     ended = attempt(out, "checkpoints.steps=null")
     assert ended.code == 1
-    assert f"the loss is nan at step {STEPS + 2} (epoch 1); captions of the batch: " in ended.err
+    assert f"the loss is nan at step {step} (epoch {step // STEPS}); captions of the batch: " in ended.err
     assert "Their features are finite numbers" in ended.err
     assert "Traceback" not in ended.err
     assert not (out / "metrics.json").exists()
     monkeypatch.undo()
-    assert train(out, "resume=true")["resumed_at_step"] == STEPS + 2
+    assert train(out, "resume=true")["resumed_at_step"] == step
     check_same_run(out, whole)
+    assert logged(out, "train/loss") == list(range(2 * STEPS))
+
+
+@pytest.mark.parametrize("step", [3, STEPS])
+def test_a_worker_that_dies_while_a_checkpoint_is_written(
+    attempt, train, whole: Path, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch raises wherever the main process is: the step has changed the weights and is neither saved nor logged."""
+    plain, died = WholeFiles.save_checkpoint, []
+
+    def cut(self: WholeFiles, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if checkpoint["global_step"] == step and not died:
+            died.append(step)
+            raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+        plain(self, checkpoint, path, storage_options)
+
+    monkeypatch.setattr(WholeFiles, "save_checkpoint", cut)
+    out = tmp_path / "run"
+    ended = attempt(out)
+    monkeypatch.undo()
+    assert (ended.code, died) == (1, [step])
+    assert "fewer batches.workers" in ended.err.splitlines()[-1]
+    assert "Error executing job" not in ended.err
+    assert train(out, "resume=true")["resumed_at_step"] == step
+    check_same_run(out, whole)
+    assert logged(out, "train/loss") == list(range(2 * STEPS))
+    assert logged(out, "dev/rsum") == logged(whole, "dev/rsum")
 
 
 def test_every_epoch_is_in_the_log(whole: Path) -> None:

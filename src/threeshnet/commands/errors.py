@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from threeshnet.commands.settings import check_settings
-from threeshnet.errors import Interrupted, Problems, ThreeSHNetError, one_of
+from threeshnet.errors import DataError, Interrupted, Problems, ThreeSHNetError, one_of
 from threeshnet.training.signals import worker_death
 
 NO_SUCH_KEY = re.compile(r"Could not override '([^']+)'")
@@ -138,11 +138,19 @@ def kept(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
         except Interrupted as interrupted:
             raise _Left(interrupted) from interrupted
         except ThreeSHNetError as error:
-            if FAILED:  # the last word is of the first error
-                sys.stderr.write(f"{error}\n")
-            FAILED.append(error)
+            _failed(error)
+        except RuntimeError as error:
+            if not worker_death(error):
+                raise
+            _failed(DataError(OUT_OF_MEMORY))
 
     return quietly
+
+
+def _failed(error: ThreeSHNetError) -> None:
+    if FAILED:  # the last word is of the first error
+        sys.stderr.write(f"{error}\n")
+    FAILED.append(error)
 
 
 class _Left(BaseException):

@@ -72,10 +72,12 @@ def fault_of(file: Path) -> str | None:
     try:
         with zipfile.ZipFile(file) as archive:
             broken = archive.testzip()
+        if broken:
+            return f"the bytes of {broken} are not those that were written"
         torch.load(file, map_location="meta", weights_only=True)  # reads no weights: torch looks at other fields too
     except Exception as reason:  # whatever a random byte leads to
         return f"it is cut short or no checkpoint ({reason})"
-    return f"the bytes of {broken} are not those that were written" if broken else None
+    return None
 
 
 def newest_whole(folder: Path) -> Path | None:

@@ -112,9 +112,9 @@ class LastCheckpoint(Checkpoint):
         loop = trainer.fit_loop.epoch_loop
         if loop._should_accumulate():  # gradients wait for the batches that belong to them
             return
-        self.place = "between"
-        stop, due = self.agreement.any(self.signals.received is not None, self._due(trainer))
         last, evaluated = loop._num_ready_batches_reached(), evaluates(trainer)
+        self.place = "evaluating" if last and evaluated else "between"
+        stop, due = self.agreement.any(self.signals.received is not None, self._due(trainer))
         if last and not evaluated:
             return  # the epoch ends at once
         limit = not last and trainer.max_steps != NO_LIMIT and trainer.global_step >= trainer.max_steps
@@ -170,13 +170,16 @@ class LastCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Saves the state after the last whole step. Of several processes one may have failed alone: then it cannot."""
-        whole = self.place in ("between", "in a step", "evaluating")
+        batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        whole = self.place in ("between", "in a step", "evaluating") and trainer.global_step > 0
         everywhere = place()[1] == 1 or getattr(exception, "everywhere", False)
         expected = isinstance(exception, Exception) and not isinstance(exception, Interrupted | CheckpointError)
         if whole and everywhere and expected and self.saved != (trainer.global_step, self.place == "evaluating"):
             if self.place == "in a step":
                 _copy(*reversed(self.buffers))
                 self.random_states.undo_step()
+            elif batches.processed > batches.completed:  # torch reports a dead worker in the middle of a save too
+                self.row = row_of_step(trainer)
             self._save(trainer, pending=self.place == "evaluating", undo=True)
         if expected and self.place != "outside" and self.saved is not None:
             log.warning("saved: %s, of step %d", self.file, self.saved[0])
@@ -190,11 +193,12 @@ class LastCheckpoint(Checkpoint):
         checkpoint[ROW], self.row = self.row, None
         loops = checkpoint["loops"]["fit_loop"]
         if self.undo:
-            done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+            done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
             for state in loops["state_dict"].get("combined_loader", []):
                 state["batches"] = done
+            loops["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step
             for progress in _counters(loops, but=OF_AN_EVALUATION):
-                progress.update(dict.fromkeys(progress, progress["completed"]))
+                progress.update(dict.fromkeys(progress, progress.get("processed", progress["completed"])))
         if self.pending:
             _before_evaluation(loops)
 
@@ -207,9 +211,7 @@ class LastCheckpoint(Checkpoint):
             loop = trainer.fit_loop.epoch_loop
             self.max_steps, loop.max_steps = loop.max_steps, NO_LIMIT
 
-    row: dict[str, float] | None = (
-        None  # of the step that has just ended: Lightning logs it when its callbacks are done
-    )
+    row: dict[str, float] | None = None  # of the step that ends: Lightning logs it when its callbacks are done
     pending = undo = False  # how the checkpoint that is being written differs from what Lightning makes of the moment
 
     def _save(self, trainer: pl.Trainer, *, pending: bool = False, undo: bool = False, must: bool = False) -> None:
