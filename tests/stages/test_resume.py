@@ -117,20 +117,6 @@ def test_an_evaluation_after_the_last_step_is_made_up_for(
     assert logged(out, "dev/rsum") == logged(whole, "dev/rsum")
 
 
-def test_the_gradient_scaler_goes_on(train, killed, tmp_path: Path, monkeypatch) -> None:
-    """16-mixed: the scale, and how many steps it has held, which no other test would miss."""
-    plain, out, half = tmp_path / "plain", tmp_path / "run", ("trainer.precision=16-mixed", "trainer.max_epochs=1")
-    train(plain, *half)
-    killed(4)
-    with pytest.raises(Killed):
-        train(out, *half)
-    monkeypatch.undo()
-    assert checkpoint(out)["MixedPrecision"]["_growth_tracker"] == 4
-    train(out, *half, "resume=true")
-    check_same_run(out, plain)
-    assert_equal(checkpoint(out)["MixedPrecision"], checkpoint(plain)["MixedPrecision"], "scaler")
-
-
 def test_a_run_directory_may_be_moved(train, whole: Path, tmp_path: Path) -> None:
     """The best score goes with it: Lightning forgets it where the folder has another name."""
     train(tmp_path / "here", "trainer.max_epochs=1")

@@ -69,10 +69,10 @@ class ShardedSplit:
         problems.raise_as(DataError, f"make the folder again: {MAKE_DATA} (finished shards are kept)")
         self.owners = np.concatenate(owners)
         captions = [shard.captions for shard in self._entry.shards]
-        self.image_ids: Sequence[str] = ShardTexts(counts, read=partial(self._texts, "image/id"))
-        self.image_files: Sequence[str] = ShardTexts(counts, read=partial(self._texts, "image/file"))
-        self.caption_texts: Sequence[str] = ShardTexts(captions, read=partial(self._texts, "caption/text"))
-        self.caption_tags: Sequence[str] = ShardTexts(captions, read=partial(self._texts, "caption/tag"))
+        self.image_ids = ShardTexts(counts, read=partial(self._texts, "image/id"))
+        self.image_files = ShardTexts(counts, read=partial(self._texts, "image/file"))
+        self.caption_texts: ShardTexts | list[str] = ShardTexts(captions, read=partial(self._texts, "caption/text"))
+        self.caption_tags = ShardTexts(captions, read=partial(self._texts, "caption/tag"))
 
     def read(
         self, numbers: Sequence[int] | np.ndarray, fields: Collection[str] | None = None, *, extras: bool = True

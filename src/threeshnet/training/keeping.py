@@ -193,10 +193,11 @@ class LastCheckpoint(Checkpoint):
         checkpoint[ROW], self.row = self.row, None
         loops = checkpoint["loops"]["fit_loop"]
         if self.undo:
-            done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
+            batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
             for state in loops["state_dict"].get("combined_loader", []):
-                state["batches"] = done
-            loops["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step
+                state["batches"] = batches.processed
+            counted = trainer.global_step - int(self.pending)  # Lightning counts a step after the evaluation behind it
+            loops["epoch_loop.state_dict"]["_batches_that_stepped"] = counted
             for progress in _counters(loops, but=OF_AN_EVALUATION):
                 progress.update(dict.fromkeys(progress, progress.get("processed", progress["completed"])))
         if self.pending:
