@@ -156,7 +156,7 @@ def test_padding_takes_no_part() -> None:
 def test_the_table_of_models_is_that_of_the_ground_truth(tmp_path: Path) -> None:
     ids = list(range(1, 266, 2))  # only their order counts
     categories = [{"id": number, "name": name} for number, name in zip(ids, COCO_PANOPTIC, strict=True)]
-    truth, _ = numbered(tmp_path, {"categories": categories[::-1], "annotations": [], "images": []})
+    truth, _ = numbered(tmp_path, {"categories": categories[::-1], "annotations": [], "images": []}, {}, {})
     short = [name.replace("-other", "").replace("-merged", "").replace("-stuff", "") for name in COCO_PANOPTIC]
     for spelling in (COCO_PANOPTIC, COCO_PANOPTIC[::-1], short, [name.title() for name in COCO_PANOPTIC]):
         table, places = aligned(spelling)
@@ -169,7 +169,7 @@ def test_the_table_of_models_is_that_of_the_ground_truth(tmp_path: Path) -> None
 @pytest.mark.skipif(not SHARED.is_dir(), reason="COCO's own list is not beside the checkout")
 def test_the_table_is_cocos() -> None:
     categories = json.loads((SHARED / "panoptic_coco_categories.json").read_text())
-    assert numbered(SHARED, {"categories": categories, "annotations": [], "images": []})[0] == COCO_PANOPTIC
+    assert numbered(SHARED, {"categories": categories, "annotations": [], "images": []}, {}, {})[0] == COCO_PANOPTIC
     assert tuple(entry["name"] for entry in categories if not entry["isthing"]) == COCO_STUFF
 
 

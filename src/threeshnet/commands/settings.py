@@ -44,7 +44,12 @@ SEVERAL_KINDS = ("trainer.devices", "trainer.compile")  # a number, a list or a 
 
 
 def check_settings(cfg: DictConfig) -> None:
-    """Look at what was given on the command line.  Raises ConfigError once for all that is of another kind."""
+    """Look at what was given on the command line.  Raises ConfigError once for all that is of another kind.
+
+    A configuration that a program composed has no command line: nothing is looked at.
+    """
+    if not HydraConfig.initialized():
+        return
     hydra = HydraConfig.get()
     given = [override.key_or_group for override in OverridesParser.create().parse_overrides(list(hydra.overrides.task))]
     defaults = Defaults(str(hydra.job.config_name), hydra.runtime.choices)
