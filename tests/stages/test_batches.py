@@ -96,6 +96,13 @@ def test_vocabulary_faults_are_named_together(tokenizer: Wordpieces, tmp_path: P
         Wordpieces.from_file(tmp_path)
     (tmp_path / "vocab.txt").write_text("\n".join([*tokenizer.vocabulary, "\u2028"]) + "\n", encoding="utf-8")
     assert len(Wordpieces.from_file(tmp_path)) == len(tokenizer) + 1
+    with pytest.raises(DataError, match=r"'a\\nb' is more than a line"):
+        Wordpieces([*SPECIALS, "a\nb"])
+
+
+def test_a_vocabulary_is_one_text(tokenizer: Wordpieces) -> None:
+    longer = Wordpieces([*tokenizer.vocabulary, "\u2028", "\r"])
+    assert Wordpieces.from_lines(longer.lines).vocabulary == longer.vocabulary
 
 
 def test_tokenizer_crosses_to_another_process(tokenizer: Wordpieces) -> None:

@@ -76,6 +76,19 @@ def test_a_checkpoint_builds_its_model_again(run: Path, synthetic_shards: Path) 
     assert all(torch.equal(weights[f"model.{name}"], value) for name, value in loaded.items())
 
 
+def test_a_vocabulary_that_is_a_list_is_read_too(run: Path, tmp_path: Path) -> None:
+    """So it was written once; and a list takes weights-only loading as long as the rest of the file."""
+    content = torch.load(run, weights_only=True)
+    tokenizer = content["threeshnet"]["model"]["tokenizer"]
+    tokenizer |= {
+        "_target_": "threeshnet.batches.tokenizers.Wordpieces",
+        "vocabulary": tokenizer.pop("lines").split("\n"),
+    }
+    torch.save(content, tmp_path / "older.ckpt")
+    texts = ["a dog runs in the deep snow of a field"]
+    assert torch.equal(load_model(tmp_path / "older.ckpt").encode_texts(texts), load_model(run).encode_texts(texts))
+
+
 @both
 def test_sentences_keep_their_order(run: Path) -> None:
     model = load_model(run)

@@ -37,7 +37,7 @@ class Wordpieces:
     """
 
     def __init__(self, vocabulary: Sequence[str], *, max_wordpieces: int = 128, lowercase: bool = True) -> None:
-        """Raises DataError for a vocabulary that lacks a special wordpiece or names one twice."""
+        """Raises DataError for a vocabulary that lacks a special wordpiece, names one twice or holds a line end."""
         self.vocabulary = list(vocabulary)
         self.max_wordpieces = max_wordpieces
         self.lowercase = lowercase
@@ -55,12 +55,22 @@ class Wordpieces:
         if not file.is_file():
             way_out = "give a BERT `vocab.txt` (one wordpiece a line) or the folder that holds it"
             raise DataError(f"{file}: no such vocabulary; {way_out}")
-        # Not splitlines(): BERT's vocabulary holds characters that Python takes for line ends.
-        lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        lines = file.read_text(encoding="utf-8").removesuffix("\n")
         try:
-            return cls(lines, max_wordpieces=max_wordpieces, lowercase=lowercase)
+            return cls.from_lines(lines, max_wordpieces=max_wordpieces, lowercase=lowercase)
         except DataError as error:
             raise DataError(f"{file}: {error}") from error
+
+    @classmethod
+    def from_lines(cls, lines: str, *, max_wordpieces: int = 128, lowercase: bool = True) -> Wordpieces:
+        """From one text, a wordpiece a line: what `lines` gives."""
+        # Not splitlines(): BERT's vocabulary holds characters that Python takes for line ends.
+        return cls(lines.split("\n"), max_wordpieces=max_wordpieces, lowercase=lowercase)
+
+    @property
+    def lines(self) -> str:
+        """The vocabulary as one text, as in a `vocab.txt`."""
+        return "\n".join(self.vocabulary)
 
     def __len__(self) -> int:
         return len(self.vocabulary)
@@ -91,6 +101,7 @@ def _check(vocabulary: list[str], numbers: dict[str, int], max_wordpieces: int) 
     problems.extend(f"{name} is missing" for name in SPECIALS if name not in numbers)
     twice = [piece for number, piece in enumerate(vocabulary) if numbers[piece] != number]
     problems.extend(f"{piece!r} stands there more than once" for piece in twice)
+    problems.extend(f"{piece!r} is more than a line" for piece in vocabulary if "\n" in piece)
     if max_wordpieces <= CLS_AND_SEP:
         problems.add(f"max_wordpieces={max_wordpieces} leaves no room for a word beside [CLS] and [SEP]")
     problems.raise_as(DataError, "A BERT `vocab.txt` holds one wordpiece a line, each once.")

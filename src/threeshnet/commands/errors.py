@@ -76,8 +76,6 @@ def run(main: Callable[[], Any]) -> None:
 
 def _for_people(error: Exception, config_name: str) -> str | None:
     """What a person can act on in an error; None for one that is a fault of this suite."""
-    if isinstance(error, RuntimeError) and worker_death(error):
-        return OUT_OF_MEMORY
     if isinstance(error, RuntimeError) and LOST_PEER in str(error):
         return "another process of this run has ended; what it said stands above"
     if isinstance(error, InstantiationException):
