@@ -1,0 +1,97 @@
+"""Runs that are killed, signalled and failed for real: a sample of what `make kills` and `make faults` do."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "experiments" / "interruptions"
+FAULTS = ["a shard shrinks", "a loader's worker is killed"]
+
+
+def surroundings() -> dict[str, str]:
+    return os.environ | {"THREESHNET_CONF": str(ROOT / "conf"), "OMP_NUM_THREADS": "1"}
+
+
+def called(script: str, *arguments: str) -> None:
+    command = [sys.executable, str(SCRIPTS / script), *arguments]
+    ended = subprocess.run(command, env=surroundings(), capture_output=True, text=True, timeout=500, check=False)
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+
+
+def test_a_chain_of_kills(tmp_path: Path) -> None:
+    called("kills.py", "--kills", "2", "--chain", "2", "--epochs", "2", "--csv", str(tmp_path / "kills.csv"))
+    rows = list(csv.DictReader((tmp_path / "kills.csv").open(newline="")))
+    assert [(row["kind"], row["equal"]) for row in rows][-1] == ("to the end", "True")
+    assert len(rows) == 3
+
+
+def test_faults(tmp_path: Path) -> None:
+    called("faults.py", "--epochs", "2", "--out", str(tmp_path), "--only", *FAULTS)
+    rows = json.loads((tmp_path / "faults.json").read_text())
+    assert {name: row["lost"] for name, row in rows.items()} == dict.fromkeys(FAULTS, "nothing")
+
+
+# ---- a signal to one of two processes
+
+
+def train(folder: Path, shards: Path, *overrides: str) -> subprocess.Popen[str]:
+    settings = ["text=tiny", "dim=32", "batches.batch_size=16", "batches.workers=0", "trainer.max_epochs=2"]
+    devices = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.enable_progress_bar=false", "highlights=0"]
+    words = [*settings, *devices, "trainer.log_every_n_steps=1", f"shards={shards}", f"out={folder / 'run'}"]
+    command = [sys.executable, "-m", "threeshnet.commands.train", "experiment=region_coco", *words, *overrides]
+    return subprocess.Popen(
+        command, cwd=folder, env=surroundings(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[int, str]:
+    printed, _ = process.communicate(timeout=300)
+    return process.returncode, printed
+
+
+def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 200
+    while not file.exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, synthetic_shards: Path) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    code, printed = finished(train(folder, synthetic_shards))
+    assert code == 0, printed
+    return folder / "run"
+
+
+def weights(run: Path) -> dict[str, Any]:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_a_signal_to_one_of_two_processes(undisturbed: Path, synthetic_shards: Path, tmp_path: Path) -> None:
+    """Both leave at the same step, everything is saved, and the run that goes on is the undisturbed one."""
+    process = train(tmp_path, synthetic_shards, "checkpoints.steps=1")
+    wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt", process)
+    process.send_signal(signal.SIGTERM)
+    code, printed = finished(process)
+    assert code == 75, printed
+    assert "SIGTERM: left after step " in printed
+    code, printed = finished(train(tmp_path, synthetic_shards, "resume=true"))
+    assert code == 0, printed
+    metrics, expected = (json.loads((run / "metrics.json").read_text()) for run in (tmp_path / "run", undisturbed))
+    assert 0 < metrics["resumed_at_step"] < metrics["steps"] == expected["steps"]
+    assert (metrics["i2t"], metrics["t2i"]) == (expected["i2t"], expected["t2i"])
+    found, same = weights(tmp_path / "run"), weights(undisturbed)
+    assert found.keys() == same.keys()
+    assert all(torch.equal(found[name], same[name]) for name in same)
