@@ -24,7 +24,7 @@ from tables import rewrite
 
 HERE = Path(__file__).parent
 COLUMNS = ["way", "order", "cache", "repeat", "images", "seconds", "cpu_seconds", "anonymous_mb", "disk_bytes", "note"]
-SAMPLED = 0.05  # seconds between looks at the memory
+SAMPLED = 0.25  # seconds between looks at the memory: each walks the page tables and holds the reading up
 
 
 def main() -> None:

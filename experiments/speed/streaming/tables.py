@@ -52,7 +52,7 @@ def speed_table(rows: Sequence[Row]) -> str:
             if not mine:
                 continue
             if not mine[0]["seconds"]:
-                lines.append([way, mine[0]["order"], cache, f"{mine[0]['note']}", *[""] * 6])
+                lines.append([way, mine[0]["order"], cache, "0", f"{mine[0]['note']}", *[""] * 6])
                 continue
             found = speeds(rows, way, cache)
             middle = statistics.median(found)
@@ -60,12 +60,19 @@ def speed_table(rows: Sequence[Row]) -> str:
             memory = max(float(row["anonymous_mb"]) for row in mine)
             size = int(mine[0]["disk_bytes"]) / 1e9
             spread = f"{min(found):,.0f} to {max(found):,.0f}"
-            numbers = [f"{middle:,.0f}", spread, f"{middle * 1e6 / IMAGE_BYTES:,.0f}", f"{middle / limits[cache]:.2f}"]
+            numbers = [
+                str(len(found)),
+                f"{middle:,.0f}",
+                spread,
+                f"{middle * 1e6 / IMAGE_BYTES:,.0f}",
+                f"{middle / limits[cache]:.2f}",
+            ]
             lines.append([way, mine[0]["order"], cache, *numbers, f"{cpu:.2f}", f"{memory:,.0f}", f"{size:.2f}"])
     head = [
         "way",
         "order",
         "cache",
+        "runs",
         "MB/s",
         "least to most",
         "samples/s",
@@ -74,10 +81,7 @@ def speed_table(rows: Sequence[Row]) -> str:
         "memory MB",
         "disk GB",
     ]
-    count = len(speeds(rows, "raw read", "cold"))
-    title = (
-        f"{images:,} samples of {IMAGE_BYTES:,} bytes ({images * IMAGE_BYTES / 1e9:.1f} GB), median of {count} runs:"
-    )
+    title = f"{images:,} samples of {IMAGE_BYTES:,} bytes ({images * IMAGE_BYTES / 1e9:.1f} GB), medians of the runs:"
     return f"{title}\n\n{table(head, lines)}"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import h5py
@@ -29,7 +30,7 @@ class DirectRows:
     chunk_rows: int
     chunk_starts: np.ndarray  # [chunks] int64, bytes from the start of the file
 
-    @property
+    @cached_property  # asked for every image
     def row_bytes(self) -> int:
         return self.dtype.itemsize * int(np.prod(self.row_shape, dtype=np.int64))
 

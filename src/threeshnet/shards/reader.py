@@ -239,12 +239,12 @@ class ShardedSplit:
         found: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for shard, first, end, _ in self._runs(unique):
             low, high = self._region_rows(shard, first, end)
-            cuts = self._offsets[shard][first + 1 : end] - low  # pyright: ignore[reportOptionalSubscript]
+            ends = (self._offsets[shard][first : end + 1] - low).tolist()  # pyright: ignore[reportOptionalSubscript]
             for name in names:
                 shape, dtype = self._row_types[f"region/{name}"]
                 rows = np.empty((high - low, *shape), dtype)
                 self._read_into(rows, shard, f"region/{name}", low, high)
-                found[name] += np.split(rows, cuts)
+                found[name] += [rows[start:stop] for start, stop in pairwise(ends)]  # np.split takes longer than a read
         ordered = {name: [arrays[place] for place in places] for name, arrays in found.items()}
         return {"regions" if name == "features" else name: arrays for name, arrays in ordered.items()}
 

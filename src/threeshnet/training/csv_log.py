@@ -41,19 +41,22 @@ class RowsAside(ExperimentWriter):
     def __init__(self, log_dir: str) -> None:
         super().__init__(log_dir)
         self._saved = 0
+        self._failing = False
 
     def save(self) -> None:
         """The whole file, written aside and renamed; nothing where no row is new.
 
-        A log that cannot be written is no reason to end a run: the rows stay here until it can.
+        A log that cannot be written is no reason to end a run: the rows stay here until it can, which is said once.
         """
         if len(self.metrics) == self._saved:
             return
         try:
             self._write(Path(self.metrics_file_path))
-            self._saved = len(self.metrics)
+            self._saved, self._failing = len(self.metrics), False
         except OSError as error:
-            log.warning("%s cannot be written yet: %s", self.metrics_file_path, error.strerror)
+            if not self._failing:
+                log.warning("%s cannot be written yet: %s", self.metrics_file_path, error.strerror)
+            self._failing = True
 
     def _write(self, file: Path) -> None:
         partial = file.with_name(file.name + ".partial")
