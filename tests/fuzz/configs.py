@@ -81,6 +81,9 @@ BAD_WORDS += (
 )
 
 
+SHORTEST_VALUE = 3  # letters of a value that stand in a message for no other reason
+
+
 def configs(command: str) -> Callable[[Arena, Path, Generator], Attempt]:
     """Settings of a command with other values than they can have, keys that do not exist, choices that do not."""
 
@@ -96,6 +99,7 @@ def configs(command: str) -> Callable[[Arena, Path, Generator], Attempt]:
         words = [changed(key, generator) for key in chosen]
         kept = [word for word in good if word.split("=")[0].lstrip("+") not in chosen]
         names = tuple(part for key in chosen for part in (key, key.rsplit(".", 1)[-1]))
+        names += tuple(value for word in words if len(value := word.partition("=")[2].strip("'\"")) >= SHORTEST_VALUE)
         return Attempt([*kept, *words], " ".join(words)[:300], names)
 
     return made

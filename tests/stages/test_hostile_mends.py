@@ -50,6 +50,11 @@ GOLDEN = Path(__file__).parents[1] / "golden"
         (["trainer.max_epochs=many"], "trainer.max_epochs='many'"),
         (["objective=null"], "objective=None does not exist; there are: gradual, infonce, mixed, triplet"),
         (["activation=true"], "activation=True does not exist; there are: sigmoid, softmax"),
+        (["activation=[[a]]"], "activation=[['a']] does not exist; there are: sigmoid, softmax"),
+        (["fusion.spatial.classes=[[[[]]]]"], "fusion.spatial.classes=[[[[]]]]: a whole number"),
+        (["boxes='${oc.create:{a:1}}'"], "boxes='${oc.create:{a:1}}' does not exist; there are: "),
+        (["+checkpoints.more={}"], "checkpoints.more is not a setting; in checkpoints there are: minutes, steps"),
+        (["checkpoints.steps=-0.0"], "checkpoints.steps=-0.0: a whole number"),
     ],
 )
 def test_settings_of_another_kind_are_named_with_the_default(command, words: list[str], message: str) -> None:
@@ -57,6 +62,25 @@ def test_settings_of_another_kind_are_named_with_the_default(command, words: lis
     assert ended.code == 1
     assert message in ended.err
     assert "Traceback" not in ended.err
+
+
+def test_intervals_between_checkpoints_are_looked_at(
+    command, synthetic_shards: Path, small: list[str], tmp_path: Path
+) -> None:
+    where = [f"shards={synthetic_shards}", f"out={tmp_path / 'run'}", *small]
+    ended = command("train", "experiment=region_coco", *where, "checkpoints.steps=0", "checkpoints.minutes=-1")
+    assert ended.code == 1
+    for said in (
+        "checkpoints.steps=0 must be at least 1",
+        "checkpoints.minutes=-1 must be at least 0",
+        "null is for none",
+    ):
+        assert said in ended.err
+
+
+def test_an_empty_page_is_the_usual_one(command, tmp_path: Path) -> None:
+    ended = command("dashboard", f"out={tmp_path}", "study=activation", "page=''")
+    assert (ended.code, "no run directory" in ended.err) == (1, True)
 
 
 def test_all_wrong_settings_are_said_at_once(command) -> None:

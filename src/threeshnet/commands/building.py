@@ -21,10 +21,11 @@ from threeshnet.commands.trainer_options import of_lightning, of_module
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.errors import ConfigError, DataError, Problems
 from threeshnet.shards.manifest import Manifest, open_shards
+from threeshnet.training.best import BestModelCheckpoint
 from threeshnet.training.callbacks import RandomStates, StepClock
 from threeshnet.training.checkpoint import model_card
 from threeshnet.training.checkpoint_files import WholeFiles
-from threeshnet.training.keeping import BestModelCheckpoint, LastCheckpoint
+from threeshnet.training.keeping import LastCheckpoint
 from threeshnet.training.module import RetrievalModule
 from threeshnet.training.processes import Agreement
 from threeshnet.training.progress import Progress
@@ -49,9 +50,9 @@ def shards_folder(cfg: DictConfig) -> Path:
 
 def fill_sizes(cfg: DictConfig, manifest: Manifest) -> None:
     """Widths and class count come from the shards.  Raises ConfigError when those lack what the model reads."""
-    problems = Problems("shards")
+    problems = Problems("what the model reads")
     problems.extend(
-        f"{name!r} is not in these shards, which hold {', '.join(manifest.fields)}"
+        f"fields: {name!r} is not in these shards, which hold {', '.join(manifest.fields)}"
         for name in fields_read(cfg)
         if name not in manifest.fields
     )

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 @kept
 def main(cfg: DictConfig) -> None:
     folder = Path(cfg.out or Path("runs") / cfg.study)
-    page = write_dashboard(folder, study=cfg.study, out=None if cfg.page is None else Path(cfg.page))
+    page = write_dashboard(folder, study=cfg.study, out=Path(cfg.page) if cfg.page else None)
     console = Console()
     console.print(f"page: {page.absolute()}", highlight=False, soft_wrap=True)
     if mode_of(cfg.wandb) == "online":

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,7 +38,7 @@ OUT_OF_MEMORY = (
     "fewer batches.workers (0 reads in the main process), or a smaller batches.batch_size or "
     "batches.evaluation_batch_size"
 )
-NO_NAME = "Config group override must be a string or a list"  # all that Hydra says, and not of which
+HYDRAS_CHOICES = ("hydra/_internal/defaults_list.py", "hydra/core/default_element.py")
 SHOW_TRACEBACK = "THREESHNET_TRACEBACK"  # set to anything: errors made for people keep their traceback too
 
 NOT_ABOUT_THE_WORK = (
@@ -82,8 +83,8 @@ def _for_people(error: Exception, config_name: str) -> str | None:
         return _not_built(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return explained(error, config_name)
-    if isinstance(error, ValueError) and str(error).startswith(NO_NAME):
-        return _no_names()
+    if _among_choices(error) and (message := _no_names()):
+        return message
     if isinstance(error, OSError) and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return _out_of_memory(error)
@@ -99,8 +100,14 @@ def _not_built(error: InstantiationException) -> str:
     return f"{what}\n({SHOW_TRACEBACK}=1 shows where in the code)"
 
 
-def _no_names() -> str:
-    """Groups that were given something else than names; Hydra says neither which nor what."""
+def _among_choices(error: Exception) -> bool:
+    """Whether Hydra stumbled while it was looking up the files of groups."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].filename.replace(os.sep, "/").endswith(HYDRAS_CHOICES)
+
+
+def _no_names() -> str | None:
+    """Groups that were given something else than names, None without one; Hydra says neither which nor what."""
     from threeshnet.commands import CONF
 
     problems = Problems("choices")
@@ -108,9 +115,14 @@ def _no_names() -> str:
         given = OverridesParser.create().parse_override(word)
         group, value = given.key_or_group.partition("@")[0], given.value()
         known = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
-        if known and not all(isinstance(name, str) for name in (value if isinstance(value, list) else [value])):
+        names = value if isinstance(value, list) else [value]
+        if known and not all(isinstance(name, str) and "${" not in name for name in names):
             problems.add(one_of(given.key_or_group, value, known))
-    return problems.text("A group takes the name of one of its files, a list where it takes several.")
+    return (
+        problems.text("A group takes the name of one of its files, a list where it takes several.")
+        if problems
+        else None
+    )
 
 
 def _out_of_memory(error: Exception) -> str | None:

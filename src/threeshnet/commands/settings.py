@@ -34,7 +34,7 @@ UNSAID = {
     **dict.fromkeys(("only", "into", "setting"), TEXT),
     **dict.fromkeys(("raw", "checkpoint", "captions"), TEXTS),
     **dict.fromkeys(("limit", "cells", "limit_train_images", "chunk", "parallel", "trials"), WHOLE),
-    **dict.fromkeys(("sizes.region_width", "sizes.grid_width", "sizes.classes"), WHOLE),
+    **dict.fromkeys(("checkpoints.steps", "sizes.region_width", "sizes.grid_width", "sizes.classes"), WHOLE),
     **dict.fromkeys(("splits", "fields"), LIST),
 }
 MAY_BE_NULL = ("dev_split", "test_split", "leakage_distance", "minutes", "revision")  # though their defaults are not
@@ -75,6 +75,8 @@ class Defaults:
             if kind not in (None, GROUP) and isinstance(OmegaConf.select(cfg, above), DictConfig):
                 yield f"{above} is {kind}, not {GROUP}"
                 return
+        if parts[0] != "hydra" and not self._known(key) and (others := self._closed(parts[:-1])):
+            yield f"{key} is not a setting; in {'.'.join(parts[:-1])} there are: {', '.join(others)}"
         yield from self._faults_below(key, OmegaConf.select(cfg, key, default=...))
 
     def _faults_below(self, key: str, value: Any) -> Iterator[str]:
@@ -122,6 +124,11 @@ class Defaults:
     def _known(self, key: str) -> bool:
         return any(at(tree, key.split(".")) is not ... for tree in self._trees(key))
 
+    def _closed(self, group: list[str]) -> list[str]:
+        """The settings of a group that can have no others: one of the command's own that no part is built from."""
+        found = at(_loaded(self.primary), group) if group else ...
+        return list(found) if isinstance(found, dict) and "_target_" not in found else []
+
     def _may_be_null(self, key: str, default: Any) -> bool:
         return default is None or key.rsplit(".", 1)[-1] in MAY_BE_NULL or self._foreign(key)
 
@@ -143,6 +150,8 @@ class Defaults:
                 for part in reversed(package.replace("/", ".").split(".")):
                     tree = {part: tree}
                 yield tree
+        if top not in self.choices:  # a group that takes several files, of which Hydra does not say which
+            yield from ({top: _loaded(file)} for file in sorted((self.conf / top).glob("*.yaml")))
 
 
 _FILES: dict[Path, Any] = {}

@@ -66,7 +66,7 @@ class ShardedSplit:
         problems = Problems(f"{self.folder}, split {split!r}")
         for shard, start in zip(self._entry.shards, self._starts[:-1], strict=True):
             problems.extend(self._take_in(shard, int(start), owners))
-        problems.raise_as(DataError, f"make the folder again: {MAKE_DATA} (finished shards are kept)")
+        problems.raise_as(DataError, f"{MAKE_DATA} (again: finished shards are kept)")
         self.owners = np.concatenate(owners)
         captions = [shard.captions for shard in self._entry.shards]
         self.image_ids = ShardTexts(counts, read=partial(self._texts, "image/id"))

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
-from threeshnet.errors import CheckpointError, Interrupted
+from threeshnet.errors import CheckpointError, ConfigError, Interrupted, Problems
 from threeshnet.nn.collectives import place
 from threeshnet.training.callbacks import RandomStates
 from threeshnet.training.checkpoint_files import LAST, WholeFiles
@@ -26,37 +26,6 @@ log = logging.getLogger(__name__)
 EPOCHS = "epochs"  # key of a checkpoint: those that are finished, with their evaluation
 OF_AN_EVALUATION = "epoch_loop.val_loop."
 NO_LIMIT = -1  # of steps, in Lightning
-
-
-class BestModelCheckpoint(ModelCheckpoint):
-    """The best by dev rsum. Its score outlives a resume in a run directory that was moved, and a full disk is an error.
-
-    A run that went on without its best weights would end with a checkpoint and a score that do not belong together.
-    """
-
-    def __init__(self, *, folder: Path, files: WholeFiles, agreement: Agreement) -> None:
-        super().__init__(
-            dirpath=folder,
-            filename="best",
-            monitor="dev/rsum",
-            mode="max",
-            enable_version_counter=False,
-            save_on_train_epoch_end=False,  # after the evaluation: before the last one, which holds its score
-        )
-        self.files, self.agreement = files, agreement
-
-    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
-        super()._save_checkpoint(trainer, filepath)
-        if self.agreement.any(self.files.failure is not None)[0]:
-            raise CheckpointError(self.files.failure or "the first process cannot write its checkpoint")
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        here = {path: str(Path(str(self.dirpath)) / Path(path).name) for path in state_dict["best_k_models"]}
-        moved = {"dirpath": self.dirpath, "best_k_models": {}}
-        moved["best_k_models"] = {here[path]: score for path, score in state_dict["best_k_models"].items()}
-        for name in ("best_model_path", "kth_best_model_path"):
-            moved[name] = here.get(state_dict[name], state_dict[name])
-        super().load_state_dict(state_dict | moved)
 
 
 class LastCheckpoint(Checkpoint):
@@ -78,7 +47,13 @@ class LastCheckpoint(Checkpoint):
         minutes: float | None = 5,
         steps: int | None = None,
     ) -> None:
-        """`minutes` and `steps` between checkpoints within an epoch, null for none."""
+        """`minutes` and `steps` between checkpoints within an epoch, null for none.  Raises ConfigError for less."""
+        problems = Problems("checkpoints")
+        if steps is not None and steps < 1:
+            problems.add(f"checkpoints.steps={steps} must be at least 1")
+        if minutes is not None and minutes < 0:
+            problems.add(f"checkpoints.minutes={minutes} must be at least 0, which is after every step")
+        problems.raise_as(ConfigError, "null is for none within an epoch.")
         self.file, self.files, self.agreement = folder / LAST, files, agreement
         self.signals, self.random_states = signals, random_states
         self.minutes, self.steps = minutes, steps
