@@ -19,7 +19,9 @@ from threeshnet.commands.errors import for_terminals
 from threeshnet.encoders.official import load_official_checkpoint
 from threeshnet.errors import CheckpointError, DataError, Problems, one_of
 from threeshnet.features.published.grid_files import grid_of
+from threeshnet.features.published.layout import Asked
 from threeshnet.features.published.npy import NpyRows
+from threeshnet.features.published.npz_files import NpzLayout
 from threeshnet.records import ImageArrays, Photo
 from threeshnet.reports.contact_sheet import draw_boxes
 from threeshnet.reports.dashboard import write_dashboard
@@ -142,6 +144,28 @@ def test_a_header_that_no_parser_takes(tmp_path: Path) -> None:
     (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
     with pytest.raises(DataError, match=r"x\.npy: not a \.npy file"):
         NpyRows(tmp_path / "x.npy")
+
+
+def test_a_npy_of_less_than_nothing_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "x.npy").open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": (-1, 4)})
+    with pytest.raises(DataError, match=r"x\.npy: a shape of \(-1, 4\)"):
+        NpyRows(tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        ({"num_bbox": np.ones(3, complex)}, "num_bbox holds complex128; expected numbers"),
+        ({"num_bbox": np.arange(3)}, r"num_bbox holds int64 of shape \(3,\); expected one whole number"),
+        ({"num_bbox": np.array(np.nan)}, "expected one whole number"),
+        ({"num_bbox": np.array(2), "bbox": np.ones((2, 4), complex)}, "bbox holds complex128"),
+    ],
+)
+def test_an_npz_with_strange_counts_is_refused(tmp_path: Path, held: dict[str, np.ndarray], message: str) -> None:
+    np.savez(tmp_path / "1.npz", x=np.ones((2, 4), np.float32), **held)
+    with pytest.raises(DataError, match=message):
+        NpzLayout().open(tmp_path, Asked(), Problems("x"))
 
 
 def test_an_empty_tensor_file(tmp_path: Path) -> None:

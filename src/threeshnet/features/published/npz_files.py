@@ -35,7 +35,7 @@ class NpzRows:
         if self.turned:
             read["regions"] = np.ascontiguousarray(read["regions"].T)
         if "count" in read:
-            count = int(read.pop("count"))
+            count = _number(read.pop("count"), self.names["count"])
             read = {name: values[:count] for name, values in read.items()}
         wrong = {name: len(values) for name, values in read.items() if len(values) != len(read["regions"])}
         if wrong:
@@ -71,8 +71,8 @@ class NpzLayout(PublishedLayout):
         sizes = partial(_size, problems=problems) if all(name in held for name in SIZE) else lambda _: None
         first = _loaded(files[0], list(names.values()))
         regions = first[names["regions"]]
-        turned = "count" in names and regions.ndim == 2 and len(regions) != int(first[names["count"]])
-        turned = turned and regions.shape[1] == int(first[names["count"]])
+        count = _number(first[names["count"]], f"{files[0].name}: {names['count']}") if "count" in names else None
+        turned = count is not None and regions.ndim == 2 and len(regions) != count == regions.shape[1]
         inside = "boxes" in names and first[names["boxes"]].size and float(first[names["boxes"]].max()) <= 1
         remarks = [f"read from each .npz: {', '.join(names.values())}; not read: {some(_rest(held, names), 9)}"]
         if turned:
@@ -110,16 +110,29 @@ def _members(file: Path) -> list[str]:
 def _size(file: Path, problems: Problems) -> tuple[int, int] | None:
     try:
         values = _loaded(file, SIZE)
-        return int(values["image_w"]), int(values["image_h"])
-    except (DataError, TypeError) as error:
+        return _number(values["image_w"], "image_w"), _number(values["image_h"], "image_h")
+    except DataError as error:
         problems.add(f"{file}: {error}")
         return None
 
 
+def _number(values: np.ndarray, name: str) -> int:
+    """The one whole number that an array holds.  Raises DataError for another array."""
+    if values.size != 1 or not np.isfinite(values).all() or (number := int(values.reshape(-1)[0])) != values.item():
+        raise DataError(f"{name} holds {values.dtype} of shape {values.shape}; expected one whole number")
+    return number
+
+
 def _loaded(file: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The members by name; DataError when one is absent, torn or a pickle."""
+    """The members by name; DataError when one is absent, torn, a pickle or no numbers."""
     try:
         with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in names}
+            found = {name: archive[name] for name in names}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"cannot be read ({error})") from error
+    problems = Problems(file.name)
+    problems.extend(
+        f"{name} holds {a.dtype}; expected numbers" for name, a in found.items() if a.dtype.kind not in "fiub"
+    )
+    problems.raise_as(DataError)
+    return found
