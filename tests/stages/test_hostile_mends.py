@@ -168,6 +168,13 @@ def test_an_npz_with_strange_counts_is_refused(tmp_path: Path, held: dict[str, n
         NpzLayout().open(tmp_path, Asked(), Problems("x"))
 
 
+def test_a_manifest_in_another_encoding_is_not_printed(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{" + " " * 50_000 + "}", encoding="utf-32")
+    with pytest.raises(DataError, match=r"manifest\.json: not a manifest of format 1 \(UnicodeDecodeError: ") as found:
+        Manifest.load(tmp_path)
+    assert len(str(found.value)) < 1000
+
+
 def test_an_empty_tensor_file(tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_bytes(b"")
     with pytest.raises(DataError, match="cannot be opened for weights alone"):

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from threeshnet.errors import DataError
+from threeshnet.errors import DataError, shortened
 from threeshnet.shards.manifest_form import manifest_faults
 from threeshnet.shards.remote import is_remote, mirror
 from threeshnet.shards.schema import FORMAT, Layout
@@ -103,7 +103,8 @@ class Manifest:
             content = json.loads(file.read_text(encoding="utf-8"))
             return cls._parse(content)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DataError(f"{file}: not a manifest of format {FORMAT} ({error!r}); {MAKE_DATA}") from error
+            reason = shortened(f"{type(error).__name__}: {error}", 300)  # not repr: it holds all that cannot be decoded
+            raise DataError(f"{file}: not a manifest of format {FORMAT} ({reason}); {MAKE_DATA}") from error
 
     @classmethod
     def _parse(cls, content: dict[str, Any]) -> Manifest:
