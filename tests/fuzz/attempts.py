@@ -20,6 +20,7 @@ class Attempt(NamedTuple):
     overrides: list[str]
     what: str  # was done to the input
     names: tuple[str, ...] = ()  # of which a refusal has to say one: the file, the key, or its value
+    given: Path | None = None  # a folder of runs that were made before: what their files hold is not the command's
 
 
 def judged(ended: Ended, attempt: Attempt, folder: Path) -> tuple[str, str]:
@@ -41,7 +42,7 @@ def judged(ended: Ended, attempt: Attempt, folder: Path) -> tuple[str, str]:
     if "Traceback (most recent call last)" in ended.err:
         return "traceback", last
     if ended.code == 0:
-        strange = not_finite(folder)
+        strange = not_finite(folder, attempt.given)
         return ("nan", strange) if strange else (DONE, first)
     if ended.code == 2 and "error: unrecognized arguments" in ended.err:  # argparse, before anything of ours
         return REFUSED, last
@@ -61,13 +62,13 @@ def trace_of(folder: Path) -> Path:
     return folder / "executed"
 
 
-def not_finite(folder: Path) -> str:
-    """Which of the numbers in a metrics.json below a folder is no number."""
+def not_finite(folder: Path, but: Path | None) -> str:
+    """Which of the numbers in a metrics.json below a folder, `but` for those in another one, is no number."""
 
     def strange(constant: str) -> Any:
         raise ValueError(constant)
 
-    for file in folder.rglob("metrics.json"):
+    for file in (file for file in folder.rglob("metrics.json") if but is None or but not in file.parents):
         try:
             json.loads(file.read_text(encoding="utf-8"), parse_constant=strange)
         except ValueError as error:

@@ -219,4 +219,4 @@ def study(arena: Arena, folder: Path, generator: Generator) -> Attempt:
     else:
         said = spoil_bytes(file, generator)
     words = ["study=custom", f"out={runs}", "page=page.html"]
-    return Attempt(words, f"{file.name}: {said}", (file.name, str(runs)))
+    return Attempt(words, f"{file.name}: {said}", (file.name, str(runs)), runs)

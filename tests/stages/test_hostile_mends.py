@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,30 @@ def test_a_manifest_in_another_encoding_is_not_printed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"manifest\.json: not a manifest of format 1 \(UnicodeDecodeError: ") as found:
         Manifest.load(tmp_path)
     assert len(str(found.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content["layout"]["dtypes"].update(region="dog"), "dtypes.region='dog'; expected float16 or"),
+        (lambda content: content["layout"]["dtypes"].update(region="int8"), "dtypes.region='int8'"),
+    ],
+)
+def test_types_of_a_manifest(synthetic_shards: Path, tmp_path: Path, change: Any, message: str) -> None:
+    content = json.loads((synthetic_shards / "manifest.json").read_text())
+    change(content)
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=message):
+        Manifest.load(tmp_path)
+
+
+def test_totals_that_lie_are_refused_before_anything_is_scored(synthetic_shards: Path, tmp_path: Path) -> None:
+    shutil.copytree(synthetic_shards, tmp_path / "shards")
+    content = json.loads((synthetic_shards / "manifest.json").read_text())
+    content["splits"]["testall"].update(images=1)
+    (tmp_path / "shards" / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"manifest\.json: the split has 1 images, its shards "):
+        ShardedSplit(tmp_path / "shards", "testall")
 
 
 def test_an_empty_tensor_file(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,13 @@ class SplitEntry:
     images: int
     captions: int
     shards: tuple[ShardEntry, ...]
+
+    def wrong_totals(self) -> Iterator[str]:
+        """Counts that are not the sums over its shards."""
+        for count in ("images", "captions"):
+            total = sum(getattr(shard, count) for shard in self.shards)
+            if total != getattr(self, count):
+                yield f"{getattr(self, count)} {count}, its shards {total}"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from threeshnet.annotations.forms import form_faults
 from threeshnet.records import VOID
-from threeshnet.shards.schema import FIELDS
+from threeshnet.shards.schema import FEATURE_TYPES, FIELDS
 
 MAYBE = (int, NoneType)
 TOP = {"dataset": str, "layout": dict, "splits": dict, "class_names": list, "left_out": list}
@@ -56,6 +56,9 @@ def _layout_faults(layout: Any) -> Iterator[str]:
     if sides is not None and not (len(sides) == 2 and all(type(side) is int and 0 < side < BEYOND for side in sides)):
         yield f"grid_size={sides}: expected height and width"
     yield from (f"dtypes names {name!r}; there are: {', '.join(FIELDS)}" for name in dtypes if name not in FIELDS)
+    for name, dtype in dtypes.items():
+        if dtype not in FEATURE_TYPES:
+            yield f"dtypes.{name}={str(dtype)[:LONGEST_NAME]!r}; expected {' or '.join(FEATURE_TYPES)}"
     for field, key in (("region", "region_width"), ("grid", "grid_width"), ("seg", "classes")):
         size, most = layout[key], VOID if key == "classes" else BEYOND - 1
         if (field in dtypes) != (size is not None):

@@ -16,7 +16,7 @@ from threeshnet.errors import DataError, Problems, one_of
 from threeshnet.records import ImageArrays
 from threeshnet.shards.direct import announce
 from threeshnet.shards.files import OPEN_FILES, ShardFiles
-from threeshnet.shards.manifest import MAKE_DATA, Manifest, ShardEntry, SplitEntry, open_shards
+from threeshnet.shards.manifest import MAKE_DATA, MANIFEST, Manifest, ShardEntry, SplitEntry, open_shards
 from threeshnet.shards.schema import FIELDS, REQUIRED, layout_of_file, row_types
 from threeshnet.shards.store import LocalStore, store_of
 from threeshnet.shards.structure import (
@@ -64,6 +64,7 @@ class ShardedSplit:
         self._files = self._new_files()
         owners: list[np.ndarray] = [np.zeros(0, np.int32)]
         problems = Problems(f"{self.folder}, split {split!r}")
+        problems.extend(f"{MANIFEST}: the split has {wrong}" for wrong in self._entry.wrong_totals())
         for shard, start in zip(self._entry.shards, self._starts[:-1], strict=True):
             problems.extend(self._take_in(shard, int(start), owners))
         problems.raise_as(DataError, f"{MAKE_DATA} (again: finished shards are kept)")

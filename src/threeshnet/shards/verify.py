@@ -93,10 +93,7 @@ def bytes_to_look_at(folder: Path) -> int:
 def _manifest_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
     listed = Counter(shard.file for split in manifest.splits.values() for shard in split.shards)
     for name, split in manifest.splits.items():
-        for count in ("images", "captions"):
-            total = sum(getattr(shard, count) for shard in split.shards)
-            if total != getattr(split, count):
-                yield f"{MANIFEST}: split {name!r} has {getattr(split, count)} {count}, its shards {total}"
+        yield from (f"{MANIFEST}: split {name!r} has {wrong}" for wrong in split.wrong_totals())
     yield from (f"{MANIFEST}: {file} is listed {count} times" for file, count in listed.items() if count > 1)
     yield from (f"{MANIFEST}: {file!r} is not the name of a file here" for file in listed if Path(file).name != file)
     yield from (f"{file.name}: not in the manifest" for file in sorted(folder.glob("*.h5")) if file.name not in listed)
