@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from threeshnet.objectives.triplet import TripletLoss
@@ -181,6 +183,29 @@ def test_a_resume_with_other_batches_is_refused_in_mid_epoch(
     ended = command("train", "experiment=region_coco", *small, *where, "batches.batch_size=8")
     assert ended.code == 1
     assert "batch_size=8, but the run began with 16" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "message"),
+    [
+        (lambda content: content.pop("pytorch-lightning_version"), [], "no `pytorch-lightning_version`"),
+        (lambda content: content.update(loops=5, epoch="2"), [], "loops=5: expected an object"),
+        (lambda _: None, ["dim=16"], "size mismatch, (32"),
+    ],
+)
+def test_a_run_cannot_go_on_from_another_one(
+    attempt, whole: Path, tmp_path: Path, change: Any, words: list[str], message: str
+) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "metrics.json").unlink()
+    for file in (tmp_path / "run" / "checkpoints").glob("*.ckpt"):
+        content = torch.load(file, weights_only=True)
+        change(content)
+        torch.save(content, file)
+    ended = attempt(tmp_path / "run", "resume=true", "trainer.max_epochs=3", *words)
+    assert ended.code == 1
+    assert message in ended.err
+    assert "Traceback" not in ended.err
 
 
 # ---- what goes wrong in a step

@@ -17,7 +17,7 @@ from threeshnet.commands.job_record import write_job
 from threeshnet.commands.scoring import facts_of_run, metrics_of
 from threeshnet.commands.tracking import Tracker, name_of
 from threeshnet.shards.manifest import Manifest
-from threeshnet.training.checkpoint import checkpoint_hash, read_checkpoint
+from threeshnet.training.checkpoint import check_resumable, checkpoint_hash, read_checkpoint
 from threeshnet.training.csv_log import carry_on
 from threeshnet.training.processes import leave_together
 from threeshnet.training.signals import Signals
@@ -42,6 +42,8 @@ def main(cfg: DictConfig) -> None:
         manifest = Manifest.load(shards)
         building.fill_sizes(cfg, manifest)
         model = instantiate(cfg.model)
+        if begun:
+            check_resumable(resumed, begun, model)  # pyright: ignore[reportArgumentType]  (there is one)
         datamodule = building.build_datamodule(cfg, shards, model)
         module = building.build_module(cfg, model, manifest)
         trainer = building.build_trainer(cfg, folder, signals, tracker.start(manifest))

@@ -22,6 +22,9 @@ CARD_FORMAT = 1
 BUILDERS = tuple(f"threeshnet.{package}." for package in ("batches", "fusion", "pooling", "encoders", "nn"))
 AUTHORS_WAY = "an authors' checkpoint is read with load_official_checkpoint: `make evaluate` with TEXT=<its BERT>"
 HYDRAS_OWN = ("_target_", "_convert_", "_recursive_")  # keys of a recipe that are no arguments
+# What Lightning needs to go on with a run.
+OF_A_RUN = {"pytorch-lightning_version": str, "epoch": int, "global_step": int, "loops": dict, "callbacks": dict}
+OF_A_RUN |= {"optimizer_states": list, "lr_schedulers": list}
 MODEL_PREFIX = "model."  # of the model's weights in a Lightning checkpoint
 
 
@@ -74,7 +77,16 @@ def model_weights(content: Mapping[str, Any]) -> dict[str, Any]:
     return {key.removeprefix(MODEL_PREFIX): content["state_dict"][key] for key in names}
 
 
-def _check_weights(path: str | Path, model: Any, weights: Mapping[str, Any]) -> None:
+def check_resumable(path: str | Path, content: Mapping[str, Any], model: RetrievalModel) -> None:
+    """Raises CheckpointError, with all that is wrong, for one that a run with this model cannot go on from."""
+    problems = Problems(f"{path}: a run cannot go on from it")
+    problems.extend(form_faults(dict(content), OF_A_RUN))
+    problems.raise_as(CheckpointError, "Was it changed after `make train` had written it?")
+    began = "A run goes on with the settings that it began with; for others give another OUT (out=<folder>)."
+    _check_weights(path, model, model_weights(content), began)
+
+
+def _check_weights(path: str | Path, model: Any, weights: Mapping[str, Any], way_out: str = "") -> None:
     """Raises CheckpointError once for all weights that are missing, have no place, another shape, or are no numbers."""
     if not isinstance(model, RetrievalModel):
         raise CheckpointError(f"{path} describes a {type(model).__name__}, and not a model of images and texts")
@@ -87,7 +99,7 @@ def _check_weights(path: str | Path, model: Any, weights: Mapping[str, Any]) -> 
             problems.add(f"{name} {fault}")
         elif ours[name].shape != value.shape:
             problems.add(f"{name}: size mismatch, {tuple(value.shape)} where {tuple(ours[name].shape)} is expected")
-    problems.raise_as(CheckpointError)
+    problems.raise_as(CheckpointError, way_out)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
