@@ -43,7 +43,7 @@ class Runs:
             (open, (self.trace, "w")),
             (eval, (f"open({self.trace!r}, 'w')",)),
             (os.mkdir, (self.trace,)),
-            (getattr, (os, "system")),
+            (Path.touch, (Path(self.trace),)),
             (torch.save, (0, self.trace)),
             (np.save, (self.trace, np.zeros(1))),
         )
