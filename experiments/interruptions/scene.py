@@ -11,6 +11,8 @@ from runs import RUN, start
 
 from threeshnet.commands.train import main as train
 
+TABLE = " │┃┌└├┏┡"  # what its lines begin with
+
 
 @dataclass
 class Scene:
@@ -46,7 +48,8 @@ class Scene:
         return text
 
     def log_without_table(self) -> str:
-        return "\n".join(line for line in self.printed().splitlines() if line[:1] not in " │┌└├┏┡")
+        lines = (line for line in self.printed().splitlines() if line.startswith("  - ") or line[:1] not in TABLE)
+        return "\n".join(map(str.strip, lines))
 
 
 Fault = Callable[[Scene], int]  # lets it happen and mends the cause; the exit code of the run that it happened to
