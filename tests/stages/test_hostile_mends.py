@@ -67,6 +67,13 @@ def test_settings_of_another_kind_are_named_with_the_default(command, words: lis
     assert "Traceback" not in ended.err
 
 
+def test_factors_are_words_whatever_they_are_named_after(command) -> None:
+    """A sweep hands them on as texts; a search of `warm_up_epochs` was refused for that."""
+    ended = command("train", "experiment=region_coco", "factors={warm_up_epochs: '4', checkpoints.steps: '7'}")
+    assert ended.code == 1
+    assert "No shards of coco" in ended.err
+
+
 def test_intervals_between_checkpoints_are_looked_at(
     command, synthetic_shards: Path, small: list[str], tmp_path: Path
 ) -> None:

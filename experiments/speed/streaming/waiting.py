@@ -46,9 +46,11 @@ def run(given: argparse.Namespace, order: str, workers: int) -> tuple[str, str]:
     with tempfile.TemporaryDirectory() as out:
         settings = [f"experiment={given.experiment}", f"shards={given.shards}", f"out={out}/run", "highlights=0"]
         settings += [f"batches.order={order}", f"batches.workers={workers}", "data.dev_split=null", "selection=last"]
-        settings += ["trainer.max_epochs=1", f"trainer.limit_train_batches={given.steps}"]
+        settings += ["trainer.max_epochs=1", f"+trainer.limit_train_batches={given.steps}"]
         command = [sys.executable, "-m", "threeshnet.commands.train", *settings, *given.overrides]
-        subprocess.run(command, check=True, capture_output=True)
+        ended = subprocess.run(command, check=False, capture_output=True, text=True)
+        if ended.returncode:
+            raise SystemExit(ended.stderr)
         with next(Path(out).rglob("metrics.csv")).open(newline="", encoding="utf-8") as stream:
             (row,) = [row for row in csv.DictReader(stream) if row.get("time/step_seconds")]
     return row["time/step_seconds"], row["time/share_waiting_for_data"]
