@@ -60,6 +60,6 @@ def test_tables_are_written_between_their_marks(scripts: dict[str, ModuleType], 
     text = (tmp_path / "README.md").read_text()
     assert "\nold\n" not in text
     assert text.endswith("end\n")
-    assert "| raw read | sequential | cold | 295 | 295 to 295 | 2,000 | 1.00 |" in text
-    assert "| other | sequential | cold | not installed |" in text
+    assert "| raw read | sequential | cold | 1 | 295 | 295 to 295 | 2,000 | 1.00 |" in text
+    assert "| other | sequential | cold | 0 | not installed |" in text
     assert (tmp_path / "speed.png").is_file()
