@@ -1,4 +1,4 @@
-"""A large batch in the memory of a small one, with the exact gradient.
+"""A large batch a chunk at a time, with the exact gradient.
 
 Only embeddings are kept: a chunk of the batch is encoded without its activations being stored, and encoded again when
 the gradient of its embeddings is there (cached gradients: Gao et al., RepL4NLP 2021). Each chunk is one
