@@ -140,7 +140,7 @@ faults: $(READY) ## Inject every fault for real, write down what was printed and
 
 # ---- the house -------------------------------------------------------------------------------------------------------
 
-# A file's tests stay in one process, which makes what they share once; long files first, in the order of their folders.
+# A file's tests stay in one process, which makes what they share once.
 test: lint typecheck ## Lint, types, then every test, in as many processes as there are CPU cores [ARGS="-k word"]
 	$(ENV_PYTHON) -m pytest -n auto --dist loadfile --no-loadscope-reorder$(more)
 

@@ -40,7 +40,6 @@ UNSAID = {
 MAY_BE_NULL = ("dev_split", "test_split", "leakage_distance", "minutes", "revision")  # though their defaults are not
 FRACTIONS = ("warm_up_epochs", "minutes")  # though their defaults are whole
 ANOTHER = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")  # an interpolation of one setting
-FACTORS = "factors."  # what a sweep says of its job, in texts
 SEVERAL_KINDS = ("trainer.devices", "trainer.compile")  # a number, a list or a text: who takes them looks at them
 
 
@@ -95,9 +94,9 @@ class Defaults:
 
     def kind(self, key: str) -> str | None:
         """The kind of a setting, None where nothing says it."""
-        if key in SEVERAL_KINDS or key.startswith(FACTORS):
+        if key in SEVERAL_KINDS:
             return None
-        if key.rsplit(".", 1)[-1] in FRACTIONS:
+        if key.rsplit(".", 1)[-1] in FRACTIONS and self._known(key):
             return NUMBER
         if (other := self._other(key)) is not None:
             return self.kind(other)

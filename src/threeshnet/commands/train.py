@@ -42,8 +42,8 @@ def main(cfg: DictConfig) -> None:
         manifest = Manifest.load(shards)
         building.fill_sizes(cfg, manifest)
         model = instantiate(cfg.model)
-        if begun:
-            check_resumable(resumed, begun, model)  # pyright: ignore[reportArgumentType]  (there is one)
+        if resumed and begun:
+            check_resumable(resumed, begun, model)
         datamodule = building.build_datamodule(cfg, shards, model)
         module = building.build_module(cfg, model, manifest)
         trainer = building.build_trainer(cfg, folder, signals, tracker.start(manifest))

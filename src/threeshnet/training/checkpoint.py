@@ -38,7 +38,7 @@ def model_card(recipe: Mapping[str, Any], model: RetrievalModel, facts: Mapping[
     if self_contained is not None:
         built["text_encoder"] = self_contained(built["text_encoder"])
     built["tokenizer"] = {
-        # One text: weights-only loading looks at every string by itself, 0.4 s for BERT's 30,522.
+        # One text: weights-only loading looks at every string by itself, and BERT has 30,522.
         "_target_": "threeshnet.batches.tokenizers.Wordpieces.from_lines",
         "lines": model.tokenizer.lines,
         "max_wordpieces": model.tokenizer.max_wordpieces,
