@@ -148,6 +148,28 @@ def test_only_embeddings_are_kept() -> None:
     assert kept(chunked(plain, 8), values) < whole / 20
 
 
+def nodes(result: Tensor) -> int:
+    """Steps of the graph behind a result, which are memory too."""
+    assert result.grad_fn is not None
+    found, ahead = set(), [result.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node not in found:
+            found.add(node)
+            ahead.extend(before for before, _ in node.next_functions if before is not None)
+    return len(found)
+
+
+def test_the_graph_of_a_chunk_is_not_kept() -> None:
+    """A checkpoint forgets activations and keeps every step of GPO's GRU: 4 MB a chunk, whatever D is."""
+    plain, images = encoder(), photos()
+    weights = len(list(plain.parameters()))
+    few, many = (nodes(chunked(plain, rows)(images)) for rows in (PAIRS, 1))
+    assert few > weights
+    assert many - few < 20 * PAIRS  # a node for each chunk and level, and the slices of what it returns
+    assert nodes(plain(images)) > 2 * few
+
+
 def test_an_encoder_without_batchnorm_takes_no_further_pass() -> None:
     calls: list[int] = []
 

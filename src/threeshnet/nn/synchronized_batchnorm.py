@@ -26,6 +26,7 @@ class SharedStatistics(ABC):
 
     exchange: Exchange | None = None
     latest: tuple[Tensor, Tensor, Tensor] | None = None  # mean, biased variance and count of the step
+    has_gradient = True  # whether what it sees was made by something that learns
 
     @abstractmethod
     def merge(self, summaries: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
 """A large batch a chunk at a time, with the exact gradient.
 
 Only embeddings are kept: a chunk of the batch is encoded without its activations being stored, and encoded again when
-the gradient of its embeddings is there (cached gradients: Gao et al., RepL4NLP 2021). Each chunk is one
-`torch.utils.checkpoint`, so that to Lightning, DDP, gradient scaling and clipping it is a backward pass like any other.
+the gradient of its embeddings is there (cached gradients: Gao et al., RepL4NLP 2021).
 
 BatchNorm looks at the whole batch, which no chunk sees. Its layers are taken in levels, those of a level looking only
 through layers of earlier ones: a pass over the chunks adds up what the layers of a level see, with gradient and without
@@ -19,10 +18,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from threeshnet.nn.collectives import place
 from threeshnet.nn.synchronized_batchnorm import Exchange, SharedStatistics
+from threeshnet.training.recompute import recomputed
 
 Known = Mapping[SharedStatistics, Tensor]  # summaries of the whole batch
 
@@ -46,37 +45,40 @@ class ChunkedEncoder:
             self._levels = self._find_levels(parts[0], seeds[0])
         known: dict[SharedStatistics, Tensor] = {}
         for level in self._levels:
-            found = [_again(self._see, part, seed, level, dict(known)) for part, seed in zip(parts, seeds, strict=True)]
+            found = [self._see(part, seed, level, known) for part, seed in zip(parts, seeds, strict=True)]
             for layer, summaries in zip(level, zip(*found, strict=True), strict=True):
                 known[layer] = layer.everywhere(layer.merge(torch.stack(summaries)))
-        embeddings = [_again(self._encode, part, seed, known) for part, seed in zip(parts, seeds, strict=True)]
+        embeddings = [self._encode(part, seed, known) for part, seed in zip(parts, seeds, strict=True)]
         for layer in known:
             layer.absorb()
         return torch.cat(embeddings)
 
     def _encode(self, part: Any, seed: int, known: Known) -> Tensor:
         """The chunk's embeddings, by the statistics of the whole batch."""
-        with self._asking(lambda layer, summary: known.get(layer, summary)), _seeded(seed, part):
-            return self.encoder(part)
+
+        def encode(*summaries: Tensor) -> tuple[Tensor]:
+            whole = dict(zip(known, summaries, strict=True))
+            with self._asking(lambda layer, summary: whole.get(layer, summary)), _seeded(seed, part):
+                return (self.encoder(part),)
+
+        return recomputed(encode, list(known.values()), self.encoder.parameters())[0]
 
     def _see(self, part: Any, seed: int, level: Sequence[SharedStatistics], known: Known) -> tuple[Tensor, ...]:
         """Summaries of what the layers of a level see of a chunk; the chunk is left when all have seen it."""
-        seen: dict[SharedStatistics, Tensor] = {}
+        before = dict(known)  # the levels behind are not known yet when it is called again, either
 
-        def look(layer: SharedStatistics, summary: Tensor) -> Tensor:
-            if layer in known:
-                return known[layer]
-            seen[layer] = summary
-            if all(each in seen for each in level):
-                raise _SeenAll
-            return summary
+        def see(*summaries: Tensor) -> tuple[Tensor, ...]:
+            look, seen = _look(dict(zip(before, summaries, strict=True)), level)
+            with self._asking(look), _seeded(seed, part):
+                try:
+                    self.encoder(part)
+                except _SeenAll:
+                    return tuple(seen[layer] for layer in level)
+            raise RuntimeError(f"{len(level) - len(seen)} BatchNorm layers were reached in the first step, not in this")
 
-        with self._asking(look), _seeded(seed, part):
-            try:
-                self.encoder(part)
-            except _SeenAll:
-                return tuple(seen[layer] for layer in level)
-        raise RuntimeError(f"{len(level) - len(seen)} BatchNorm layers were reached in the first step and not in this")
+        summaries = recomputed(see, list(before.values()), self.encoder.parameters())
+        pairs = zip(level, summaries, strict=True)
+        return tuple(summary if layer.has_gradient else summary.detach() for layer, summary in pairs)
 
     @torch.no_grad()
     def _find_levels(self, part: Any, seed: int) -> list[list[SharedStatistics]]:
@@ -112,6 +114,21 @@ class _SeenAll(Exception):
     """Raised to leave an encoder of which nothing more is needed."""
 
 
+def _look(known: Known, level: Sequence[SharedStatistics]) -> tuple[Exchange, dict[SharedStatistics, Tensor]]:
+    """An exchange that answers from `known`, and what it was asked by the layers of `level`."""
+    seen: dict[SharedStatistics, Tensor] = {}
+
+    def look(layer: SharedStatistics, summary: Tensor) -> Tensor:
+        if layer in known:
+            return known[layer]
+        seen[layer] = summary
+        if all(each in seen for each in level):
+            raise _SeenAll
+        return summary
+
+    return look, seen
+
+
 def _probe(known: Known, level: dict[SharedStatistics, Tensor]) -> Exchange:
     def look(layer: SharedStatistics, summary: Tensor) -> Tensor:
         if layer in known:
@@ -121,11 +138,6 @@ def _probe(known: Known, level: dict[SharedStatistics, Tensor]) -> Exchange:
         return torch.full_like(summary, float("nan"))
 
     return look
-
-
-def _again(function: Any, *arguments: Any) -> Any:
-    """The function's result, and its activations only when the gradient needs them, by calling it again."""
-    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
 @contextmanager

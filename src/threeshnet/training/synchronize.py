@@ -37,6 +37,10 @@ class SynchronizedPlaces(SharedStatistics, PlaceEncoder):
         vars(layer).update(vars(plain))
         return layer
 
+    @property
+    def has_gradient(self) -> bool:
+        return not self.numbers_alone
+
     def _statistics(self, neighbours: Tensor, slope: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         if not self.training:
             return super()._statistics(neighbours, slope, shift)
