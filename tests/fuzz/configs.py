@@ -82,6 +82,7 @@ BAD_WORDS += (
 
 
 SHORTEST_VALUE = 3  # letters of a value that stand in a message for no other reason
+ORDINARY = {"null", "true", "false", "nan", "inf", "-inf", "1.5"}  # words that may: naming them names nothing
 
 
 def configs(command: str) -> Callable[[Arena, Path, Generator], Attempt]:
@@ -99,10 +100,15 @@ def configs(command: str) -> Callable[[Arena, Path, Generator], Attempt]:
         words = [changed(key, generator) for key in chosen]
         kept = [word for word in good if word.split("=")[0].lstrip("+") not in chosen]
         names = tuple(part for key in chosen for part in (key, key.rsplit(".", 1)[-1]))
-        names += tuple(value for word in words if len(value := word.partition("=")[2].strip("'\"")) >= SHORTEST_VALUE)
+        names += tuple(value for word in words if telling(value := word.partition("=")[2].strip("'\"")))
         return Attempt([*kept, *words], " ".join(words)[:300], names)
 
     return made
+
+
+def telling(value: str) -> bool:
+    """Whether a message that holds this value can have it from the setting alone."""
+    return len(value) >= SHORTEST_VALUE and value not in ORDINARY
 
 
 def changed(key: str, generator: Generator) -> str:
