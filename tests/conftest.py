@@ -108,6 +108,16 @@ def demo_shards(tmp_path_factory: pytest.TempPathFactory, command: Command) -> P
 
 
 @pytest.fixture(scope="session")
+def two_worlds(tmp_path_factory: pytest.TempPathFactory, command: Command, demo_shards: Path) -> Path:
+    """The folder of the tiny demo world's shards, with those of the world at dusk beside them."""
+    raw, out = tmp_path_factory.mktemp("dusk"), demo_shards.parent
+    where = [f"raw={raw}", f"out={out}", "progress=false", "workers=0"]
+    ended = command("shards", "data=demo_dusk", "extractor=tiny", "data.reader.test=12", *where)
+    assert ended.code == 0, ended.err
+    return out
+
+
+@pytest.fixture(scope="session")
 def small() -> list[str]:
     """Overrides for `train` that make any experiment a matter of seconds."""
     sizes = ["text=tiny", "dim=32", "batches.batch_size=16", "batches.workers=0"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -58,3 +59,23 @@ def test_a_study_from_jobs_to_rows(synthetic_shards: Path, small: list[str], tmp
     assert files[0] == files[1]
     assert set(files[0]) == {"README.md", "figure.png", "results.csv"}
     assert b'region_coco,coco,"activation=softmax,seed=0",softmax,0,synthetic' in files[0]["results.csv"]
+
+
+def test_a_study_that_carries_models_over(two_worlds: Path, small: list[str], tmp_path: Path, command) -> None:
+    """Trained on one world, scored on it and on the other one, which the rows and the report say."""
+    words = ["experiment=region_demo", "trainer.max_epochs=1", "highlights=0", f"shards={two_worlds}", "seed=0"]
+    only = "only='guidance=unguided*'"
+    ended = as_process("sweep", "study=transfer", only, "out=runs", "reuse=[]", *words, *small, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    for name, *more in (("collect", f"out={tmp_path / 'runs'}"), ("report",)):
+        ended = command(name, "study=transfer", f"into={tmp_path / 'study'}", *more)
+        assert ended.code == 0, ended.err
+    with (tmp_path / "study" / "results.csv").open(newline="") as stream:
+        rows = {row["scored_on"]: row for row in csv.DictReader(stream)}
+    assert {place: (row["data"], row["protocol"]) for place, row in rows.items()} == {
+        "home": ("demo", "full"),
+        "elsewhere": ("demo_dusk", "transfer"),
+    }
+    assert rows["elsewhere"]["checkpoint"] == rows["home"]["checkpoint"]
+    text = (tmp_path / "study" / "README.md").read_text()
+    assert all(f"{data}, split `test`, 12 images, 60 captions" in text for data in ("demo", "demo_dusk"))

@@ -27,6 +27,7 @@ TWO = BEGUN | {
     "seeds": [0, 1],
 }
 EXPERIMENT = "experiment=region_coco"
+AWAY: dict[str, Any] = {"factor": "activation", "of": ["sigmoid"], "protocol": "transfer", "data": {"coco": "f30k"}}
 
 
 def names(content: dict[str, Any], *given: str) -> list[str]:
@@ -40,7 +41,7 @@ def names(content: dict[str, Any], *given: str) -> list[str]:
 def test_every_job_of_a_study_composes_and_is_a_run_of_its_own(name: str, synthetic_shards: Path) -> None:
     """On data that it does not name; of several seeds only the first is composed."""
     shards = f'shards="{synthetic_shards}"'
-    planned = plan(load_study(name), ["experiment=hybrid_coco", "seed=0", shards])
+    planned = [job for job in plan(load_study(name), ["experiment=hybrid_coco", "seed=0", shards]) if not job.data]
     prepared = prepare(planned, load_study(name), Path("runs"))
     assert len({each.identity for each in prepared}) == len(prepared) >= 1
     assert {each.record["experiment"] for each in prepared} == {"hybrid_coco"}
@@ -61,6 +62,32 @@ def test_the_late_ensemble_is_of_the_same_seed() -> None:
     late = jobs["features=late_ensemble,seed=2"]
     assert (late.of, late.protocol) == (("features=region,seed=2", "features=grid,seed=2"), "ensemble")
     assert not any(job.of for job in plan(load_study("features"), ["experiment=hybrid_demo", "features=grid"]))
+
+
+def carried_over(shards: Path, experiment: str = "region_coco") -> Any:
+    study = load_study("transfer")
+    return prepare(plan(study, [f"experiment={experiment}", "seed=0", f'shards="{shards}"']), study, Path("runs"))
+
+
+def test_a_model_is_carried_over_to_other_data(two_worlds: Path) -> None:
+    prepared = {each.planned.name: each for each in carried_over(two_worlds, "region_demo")}
+    home, away = (prepared[f"guidance=guided,scored_on={place},seed=0"] for place in ("home", "elsewhere"))
+    assert (home.record["data"], away.record["data"]) == ("demo", "demo_dusk")
+    assert home.record["fingerprint"] != away.record["fingerprint"]
+    assert away.record["derived_from"] == [home.planned.name]
+    assert {"protocol=transfer", "split=test", text("shards", two_worlds / "demo_dusk")} <= set(away.job.overrides)
+    assert len({each.identity for each in prepared.values()}) == 4
+
+
+def test_data_to_carry_over_to_that_are_not_there_are_named(synthetic_shards: Path, two_worlds: Path) -> None:
+    with pytest.raises(ConfigError, match=r"holds synthetic alone, and .*scored_on=elsewhere,seed=0 is scored on f30k"):
+        carried_over(synthetic_shards)
+    with pytest.raises(ConfigError, match=r"shards=.*demo holds demo alone"):
+        carried_over(two_worlds / "demo", "region_demo")
+    study = parse_study("s", TWO | {"derived": {"away": {**AWAY, "data": {"flickr8k": "coco2017"}}}})
+    planned = plan(study, ["experiment=region_demo", "seed=0", f'shards="{two_worlds}"'])
+    with pytest.raises(ConfigError, match="no other data for models of demo, only for flickr8k"):
+        prepare(planned, study, Path("runs"))
 
 
 # ---- jobs
@@ -103,6 +130,9 @@ def test_the_command_line_can_take_fewer_levels_or_more_factors() -> None:
         ({"baseline": {"activation": "tanh"}}, "'tanh' does not exist; there are: sigmoid, softmax"),
         ({"derived": {"both": {"factor": "activation", "of": ["sigmoid", "tanh"]}}}, "'tanh'"),
         ({"derived": {"both": {"factor": "pooling", "of": ["mean"]}}}, "pooling='mean' does not exist"),
+        ({"derived": {"a": AWAY | {"of": ["sigmoid", "softmax"]}}}, "scores one model, and `of` names 2"),
+        ({"derived": {"a": AWAY | {"data": {}}}}, "protocol=transfer and `data`"),
+        ({"derived": {"a": AWAY | {"date": {}}}}, "key='date' does not exist; there are: factor, of, protocol, data"),
     ],
 )
 def test_a_study_that_is_wrong_says_where(change: dict[str, Any], said: str) -> None:

@@ -71,7 +71,7 @@ def prepare(planned: Sequence[Planned], study: Study, out: Path) -> list[Prepare
     shards: Shards = {}
     for each in planned:
         of = [found[name] for name in each.of]
-        found[each.name] = _scoring(each, of, out) if of else _training(each, study, out, shards)
+        found[each.name] = _scoring(each, of, out, shards) if of else _training(each, study, out, shards)
     by_identity: dict[str, str] = {}
     for name, each in found.items():
         other = by_identity.setdefault(each.identity, name)
@@ -82,11 +82,7 @@ def prepare(planned: Sequence[Planned], study: Study, out: Path) -> list[Prepare
 
 def _training(planned: Planned, study: Study, out: Path, known: Shards) -> Prepared:
     cfg, choices = compose_training(planned.overrides)
-    place = str(cfg.shards), str(cfg.data.name)
-    if place not in known:  # made once, before several jobs do
-        folder = building.shards_folder(cfg).absolute()
-        known[place] = folder, Manifest.load(folder)
-    shards, manifest = known[place]
+    shards, manifest = _shards(cfg, known)
     with open_dict(cfg):
         for name in ("region_width", "grid_width", "classes"):
             cfg.sizes[name] = getattr(manifest, name)
@@ -101,7 +97,7 @@ def _training(planned: Planned, study: Study, out: Path, known: Shards) -> Prepa
     record |= {"data": manifest.dataset, "fingerprint": fingerprint, "commit": current_commit(), "machine": machine()}
     record |= {"selection": cfg.selection, "batch_size": cfg.batches.batch_size}
     scored = BEST if cfg.selection == "best" else LAST
-    scoring = (text("shards", shards), f"split={cfg.data.test_split}", f"accelerator={cfg.trainer.accelerator}")
+    scoring = _held_out(cfg, shards)
     return Prepared(
         planned,
         Job(planned.name, folder, words, devices=processes(cfg.trainer.devices), on_gpu=bool(cards)),
@@ -114,17 +110,52 @@ def _training(planned: Planned, study: Study, out: Path, known: Shards) -> Prepa
     )
 
 
-def _scoring(planned: Planned, of: Sequence[Prepared], out: Path) -> Prepared:
-    """Checkpoints of finished jobs, scored together."""
+def _scoring(planned: Planned, of: Sequence[Prepared], out: Path, known: Shards) -> Prepared:
+    """Checkpoints of finished jobs, scored together, or on other data than they were trained on."""
     folder, first = out / planned.name, of[0]
+    scoring, facts, marks = first.scoring, dict(first.record), [each.identity for each in of]
+    if planned.data:
+        scoring, elsewhere = _elsewhere(planned, first, known)
+        facts |= elsewhere
+        marks.append(elsewhere["fingerprint"])
     files = [str(each.checkpoint) for each in of]
-    words = (*first.scoring, listed("checkpoint", files), f"protocol={planned.protocol}", text("out", folder))
-    name = hashlib.sha256(json.dumps([planned.protocol, sorted(each.identity for each in of)]).encode()).hexdigest()
-    record = dict(first.record) | {"job_name": planned.name, "factors": dict(planned.factors), "identity": name}
+    words = (*scoring, listed("checkpoint", files), f"protocol={planned.protocol}", text("out", folder))
+    name = hashlib.sha256(json.dumps([planned.protocol, sorted(marks)]).encode()).hexdigest()
+    record = facts | {"job_name": planned.name, "factors": dict(planned.factors), "identity": name}
     job = Job(
         planned.name, folder, (*words, f"seed={planned.seed}"), EVALUATE, on_gpu=bool(first.cards), after=planned.of
     )
     return Prepared(planned, job, name, record | {"derived_from": list(planned.of)}, cards=first.cards)
+
+
+def _elsewhere(planned: Planned, first: Prepared, known: Shards) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Overrides of `evaluate` for the data that a model is carried over to, and which data they are."""
+    trained = str(first.settings["data"]["name"])
+    if trained not in planned.data:
+        there = ", ".join(planned.data)
+        raise ConfigError(f"{planned.name}: the study names no other data for models of {trained}, only for {there}")
+    cfg, _ = compose_training((*first.planned.overrides, f"data={planned.data[trained]}"))
+    shards, manifest = _shards(cfg, known)
+    if manifest.dataset == first.record["data"]:
+        raise ConfigError(
+            f"shards={cfg.shards} holds {manifest.dataset} alone, and {planned.name} is scored on {cfg.data.name}: "
+            "name the folder that the shards of both lie in"
+        )
+    return _held_out(cfg, shards), {"data": manifest.dataset, "fingerprint": data_fingerprint(manifest)}
+
+
+def _shards(cfg: DictConfig, known: Shards) -> tuple[Path, Manifest]:
+    """Where the data of a job lie: made once, before several jobs do."""
+    place = str(cfg.shards), str(cfg.data.name)
+    if place not in known:
+        folder = building.shards_folder(cfg).absolute()
+        known[place] = folder, Manifest.load(folder)
+    return known[place]
+
+
+def _held_out(cfg: DictConfig, shards: Path) -> tuple[str, ...]:
+    """Overrides of `evaluate` for the split that a job is scored on."""
+    return text("shards", shards), f"split={cfg.data.test_split}", f"accelerator={cfg.trainer.accelerator}"
 
 
 def compose_training(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:

@@ -51,8 +51,10 @@ def tables(rows: Sequence[Row], comparison: Comparison) -> str:
 
 def _facts(rows: Sequence[Row]) -> str:
     """What is true of all rows, said once."""
-    first = rows[0]
-    said = [f"{first['data']}, split `{first['split']}`, {first['images']} images, {first['captions']} captions"]
+    places = dict.fromkeys(
+        f"{row['data']}, split `{row['split']}`, {row['images']} images, {row['captions']} captions" for row in rows
+    )
+    said = [" and ".join(places)]
     for name in ("protocol", "selection", "batch", "epochs", "machine"):
         values = sorted({row[name] for row in rows if row[name]})
         said.append(f"{name} {' and '.join(values)}")

@@ -13,8 +13,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from threeshnet.errors import ConfigError, Problems, one_of
 
 KEYS = ("title", "question", "factors", "baseline", "seeds", "derived", "search")
+OF_DERIVED = ("factor", "of", "protocol", "data")
 SEEDS = (0, 1, 2)
 SEED = "seed"
+TRANSFER = "transfer"  # the protocol that scores a model on data that it was not trained on
 
 
 @dataclass(frozen=True)
@@ -27,17 +29,24 @@ class Level:
 
 @dataclass(frozen=True)
 class Derived:
-    """A level that is no training: the checkpoints of other levels of `factor`, scored together by `protocol`."""
+    """A level that is no training: the checkpoints of other levels of `factor`, scored together by `protocol`.
+
+    They are scored on the held-out split of their own data, or of those that `data` names for them.
+    """
 
     name: str
     factor: str
     of: tuple[str, ...]
     protocol: str = "ensemble"
+    data: Mapping[str, str] = field(default_factory=dict)  # data set of the training to that of the scoring
 
 
 @dataclass(frozen=True)
 class Study:
-    """What conf/studies/<name>.yaml says. It names no data: an experiment does."""
+    """What conf/studies/<name>.yaml says. It names no data: an experiment does.
+
+    A factor without a `baseline` is compared within each of its levels.
+    """
 
     name: str
     title: str
@@ -59,6 +68,7 @@ class Planned:
     overrides: tuple[str, ...] = ()
     protocol: str = "full"
     of: tuple[str, ...] = ()  # names of the jobs that it is derived from
+    data: Mapping[str, str] = field(default_factory=dict)  # as in `Derived`
 
 
 def parse_study(name: str, content: Mapping[str, Any]) -> Study:
@@ -67,11 +77,9 @@ def parse_study(name: str, content: Mapping[str, Any]) -> Study:
     problems.extend(one_of("key", key, KEYS) for key in content if key not in KEYS)
     problems.extend(f"{key} is missing" for key in ("title", "question") if not content.get(key))
     factors = {str(factor): _levels(str(factor), levels) for factor, levels in (content.get("factors") or {}).items()}
-    baseline = {str(factor): str(level) for factor, level in (content.get("baseline") or {}).items()}
-    derived = tuple(
-        Derived(str(level), made["factor"], tuple(map(str, made["of"])), made.get("protocol", "ensemble"))
-        for level, made in (content.get("derived") or {}).items()
-    )
+    named = {str(factor): level for factor, level in (content.get("baseline") or {}).items()}
+    baseline = {factor: str(level) for factor, level in named.items() if level is not None}
+    derived = tuple(_rule(str(level), made, problems) for level, made in (content.get("derived") or {}).items())
     known = {factor: [level.name for level in levels] for factor, levels in factors.items()}
     for made in derived:
         there = known.setdefault(made.factor, [])
@@ -79,7 +87,7 @@ def parse_study(name: str, content: Mapping[str, Any]) -> Study:
             one_of(f"derived {made.name}: {made.factor}", each, there) for each in made.of if each not in there
         )
         there.append(made.name)
-    problems.extend(f"baseline: no level of {factor} is named" for factor in factors if factor not in baseline)
+    problems.extend(f"baseline: no level of {factor} is named" for factor in factors if factor not in named)
     problems.extend(
         one_of(f"baseline {factor}", level, known.get(factor, ()))
         for factor, level in baseline.items()
@@ -97,6 +105,18 @@ def _levels(factor: str, levels: Any) -> tuple[Level, ...]:
     if isinstance(levels, Mapping):
         return tuple(Level(str(name), tuple(map(str, overrides))) for name, overrides in levels.items())
     return tuple(Level(str(value), (f"{factor}={value}",)) for value in levels)
+
+
+def _rule(name: str, made: Mapping[str, Any], problems: Problems) -> Derived:
+    """One derived level; what is wrong with it is told to `problems`."""
+    problems.extend(one_of(f"derived {name}: key", key, OF_DERIVED) for key in made if key not in OF_DERIVED)
+    of, data = tuple(map(str, made.get("of", ()))), made.get("data") or {}
+    rule = Derived(name, str(made.get("factor")), of, made.get("protocol", "ensemble"), data)
+    if (rule.protocol == TRANSFER) != bool(rule.data):
+        problems.add(f"derived {name}: protocol={TRANSFER} and `data` (of the training: of the scoring) go together")
+    if rule.protocol == TRANSFER and len(of) != 1:
+        problems.add(f"derived {name}: protocol={TRANSFER} scores one model, and `of` names {len(of)}")
+    return rule
 
 
 def plan(study: Study, given: Sequence[str]) -> list[Planned]:
@@ -154,7 +174,8 @@ def _derived(derived: Sequence[Derived], made: Sequence[Planned], seed: int) -> 
                     factor: rule.name if factor == rule.factor else dict(rest)[factor] for factor in made[0].factors
                 }
                 of = tuple(by_level[level].name for level in rule.of)
-                found.append(Planned(job_name(levels, seed), levels, seed, protocol=rule.protocol, of=of))
+                name = job_name(levels, seed)
+                found.append(Planned(name, levels, seed, protocol=rule.protocol, of=of, data=rule.data))
     return found
 
 

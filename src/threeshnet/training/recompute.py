@@ -1,9 +1,9 @@
 """Results without the graph that made them, which is built again when their gradient is there.
 
-`torch.utils.checkpoint` forgets activations too, but (not reentrant, as DDP needs it) keeps the graph itself: a GRU over
-73 tokens is two thousand nodes of 2 kB, more than the embeddings of the chunk that it pools. Here a result is one node.
-To DDP, gradient scaling and clipping that is a backward pass like any other: gradients of weights are results of the
-node, added up by autograd over all nodes before anybody hears of them.
+`torch.utils.checkpoint` forgets activations too, but (not reentrant, as DDP needs it) keeps the graph itself: a GRU
+over 73 tokens is two thousand nodes of 2 kB, more than the embeddings of the chunk that it pools. Here a result is one
+node. To DDP, gradient scaling and clipping that is a backward pass like any other: gradients of weights are results of
+the node, added up by autograd over all nodes before anybody hears of them.
 """
 
 from __future__ import annotations
