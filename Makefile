@@ -123,7 +123,7 @@ sweep: $(READY) ## Run a study, go on with it: STUDY=activation EXP=region_demo 
 collect: $(READY) ## Finished runs to experiments/<study>/results.csv: STUDY=activation [OUT=folder of the runs] [ARGS="…"]
 	$(call run,collect)$(collect_options)$(more)
 
-report: $(READY) ## Tables and figure of experiments/<study> from its rows, and the check of its prose: STUDY=activation
+report: $(READY) ## Tables and figures of all studies from their rows, and the check of their prose [STUDY=activation]
 	$(call run,report)$(call name,study,$(STUDY))$(more)
 
 dashboard: $(READY) ## The page of a study, finished or not: STUDY=name [OUT=runs/name] [ARGS="wandb=online"]

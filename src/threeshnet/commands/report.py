@@ -1,30 +1,48 @@
-"""Tables and figure of a study from its committed rows: make report STUDY=<name>."""
+"""Tables and figure of a study, or of all, from committed rows: make report [STUDY=<name>]."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from threeshnet.commands import CONF, kept, run
 from threeshnet.commands import run_directory as runs
 from threeshnet.commands.collect import RESULTS, into
-from threeshnet.commands.preparing import load_study
+from threeshnet.commands.preparing import STUDIES, load_study
+from threeshnet.reports.claims import Studies, claims_table, parse_claims, published_table
 from threeshnet.reports.study_figure import draw
 from threeshnet.reports.study_report import BEGIN, END, FIGURE, Comparison, check_prose, check_rows, filled, tables
-from threeshnet.reports.study_rows import Row, other_factors, read_rows
+from threeshnet.reports.study_rows import Row, label, other_factors, read_rows
 from threeshnet.studies.study import Study
 
 README = "README.md"
+CLAIMS = "claims.yaml"
+PUBLISHED = "published_results.csv"  # what others report, and whether it was seen or only recalled
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="report")
 @kept
 def main(cfg: DictConfig) -> None:
-    study = load_study(cfg.study)
-    folder = into(cfg, study.name)
+    if cfg.study:
+        study = load_study(cfg.study)
+        report(study, into(cfg, study.name))
+        return
+    root = Path(cfg.into or CONF.parent / "experiments")
+    known = [load_study(file.stem) for file in sorted(STUDIES.glob("*.yaml"))]
+    with_rows = [study for study in known if (root / study.name / RESULTS).is_file()]
+    found = {study.name: report(study, root / study.name) for study in with_rows}
+    summarise(root, found, {study.name: labels(study) for study in known})
+
+
+def report(study: Study, folder: Path) -> tuple[list[Row], Comparison]:
+    """Rebuilds README.md and the figure of a study; what they were made from."""
     rows = read_rows(folder / RESULTS)
     comparison = comparison_of(study, rows)
     check_rows(rows)
@@ -36,6 +54,33 @@ def main(cfg: DictConfig) -> None:
     compared = check_prose(text, rows, comparison)
     said = f"{file}: {len(rows)} rows, {compared} numbers of the prose compared"
     Console().print(said, markup=False, highlight=False, soft_wrap=True)
+    return rows, comparison
+
+
+def labels(study: Study) -> list[str]:
+    """Every combination of levels as the report names it."""
+    return [label(names) for names in itertools.product(*comparison_of(study, []).factors.values())]
+
+
+def summarise(root: Path, studies: Studies, known: Mapping[str, Sequence[str]]) -> None:
+    """Rebuilds the claims and the published numbers in the README.md above all studies."""
+    content: Any = OmegaConf.to_container(OmegaConf.load(root / CLAIMS))
+    file = root / README
+    text = file.read_text(encoding="utf-8")
+    text = filled(text, claims_table(parse_claims(content, known), studies), *marks("claims"))
+    with (root / PUBLISHED).open(encoding="utf-8", newline="") as opened:
+        text = filled(text, published_table(list(csv.DictReader(opened))), *marks("published"))
+    runs.write_text(file, text)
+    Console().print(f"{file}: claims and published numbers", markup=False, highlight=False, soft_wrap=True)
+
+
+def marks(name: str) -> tuple[str, str]:
+    """Between which a table stands.
+
+    >>> marks("claims")
+    ('<!-- claims -->', '<!-- /claims -->')
+    """
+    return f"<!-- {name} -->", f"<!-- /{name} -->"
 
 
 def comparison_of(study: Study, rows: Sequence[Row]) -> Comparison:

@@ -106,12 +106,12 @@ def _spread(numbers: Sequence[float]) -> str:
     return f"{found.mean:.1f}" + ("" if found.deviation is None else f" ± {found.deviation:.1f}")
 
 
-def filled(text: str, content: str) -> str:
+def filled(text: str, content: str, begin: str = BEGIN, end: str = END) -> str:
     """`text` with `content` between the markers.  Raises ConfigError when they do not stand there once."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ConfigError(f"README.md: the markers {BEGIN} and {END} must stand there once")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{content}\n{END}{rest.split(END)[1]}"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ConfigError(f"README.md: the markers {begin} and {end} must stand there once")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{content}\n{end}{rest.split(end)[1]}"
 
 
 # ---- numbers in the prose

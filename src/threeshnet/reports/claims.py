@@ -1,0 +1,124 @@
+"""What is claimed of the method, and what the rows of our own studies say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from threeshnet.errors import ConfigError, Problems, one_of
+from threeshnet.metrics.comparisons import Difference
+from threeshnet.reports.study_report import Comparison, against
+from threeshnet.reports.study_rows import Row, by_level, groups, label
+
+KEYS = ("claim", "source", "tests", "see")
+OF_TEST = ("study", "level", "expected")
+SIGNS = {"higher": 1, "lower": -1}
+HEADER = ("claim", "source", "tested here by", "rsum against the baseline, 95% interval", "verdict")
+Studies = Mapping[str, tuple[Sequence[Row], Comparison]]  # those that have rows
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A level of a study, and on which side of the baseline the claim puts it."""
+
+    study: str
+    level: str  # as the report names it: the levels of all factors, joined by +
+    expected: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence, where it stands, and how it is tested: by levels of studies, or in another experiment."""
+
+    claim: str
+    source: str
+    tests: tuple[Evidence, ...] = ()
+    see: Mapping[str, str] = field(default_factory=dict)  # {by, effect, verdict}, as they stand
+
+
+def parse_claims(content: Sequence[Mapping[str, Any]], known: Mapping[str, Collection[str]]) -> list[Claim]:
+    """Claims from their yaml; `known` are the studies' levels.  Raises ConfigError with all that is wrong in it."""
+    problems = Problems("experiments/claims.yaml")
+    found = []
+    for given in content:
+        name = str(given.get("claim"))
+        problems.extend(f"{name}: {one_of('key', key, KEYS)}" for key in given if key not in KEYS)
+        problems.extend(f"{name}: {key} is missing" for key in ("claim", "source") if not given.get(key))
+        tests = [dict(test) for test in given.get("tests") or ()]
+        wrong = [f"{name}: a test says {', '.join(OF_TEST)}, not {test}" for test in tests if set(test) != set(OF_TEST)]
+        problems.extend(wrong)
+        if bool(tests) == bool(given.get("see")):
+            problems.add(f"{name}: give `tests`, or `see` for another experiment")
+        made = () if wrong else tuple(Evidence(**{key: str(value) for key, value in test.items()}) for test in tests)
+        problems.extend(f"{name}: {one_of('study', test.study, known)}" for test in made if test.study not in known)
+        problems.extend(
+            f"{name}: {one_of(f'level of {test.study}', test.level, known[test.study])}"
+            for test in made
+            if test.level not in known.get(test.study, [test.level])
+        )
+        problems.extend(
+            f"{name}: {one_of('expected', test.expected, SIGNS)}" for test in made if test.expected not in SIGNS
+        )
+        found.append(Claim(name, str(given.get("source")), made, given.get("see") or {}))
+    problems.raise_as(ConfigError)
+    return found
+
+
+def claims_table(claims: Sequence[Claim], studies: Studies) -> str:
+    """A line for every claim, test, experiment and setting."""
+    lines = [HEADER, ["---"] * len(HEADER)]
+    for claim in claims:
+        evidence = [line for test in claim.tests for line in _evidence(test, studies)]
+        if claim.see:
+            evidence.append((claim.see["by"], claim.see["effect"], claim.see["verdict"]))
+        lines += [[claim.claim, claim.source, *line] for line in evidence]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _evidence(test: Evidence, studies: Studies) -> Iterator[tuple[str, str, str]]:
+    """How it was tested, the effect and the verdict; one line where nothing was run."""
+    where = f"[{test.study}]({test.study}/README.md), `{test.level}` {test.expected}"
+    rows, comparison = studies.get(test.study, ((), Comparison({}, {})))
+    found = [line for place, group in groups(rows).items() for line in _of_group(test, place, group, comparison)]
+    yield from ((f"{where}, {place}", effect, verdict) for place, effect, verdict in found)
+    if not found:
+        yield f"`{test.study}`, `{test.level}` {test.expected}", "–", f"not run yet: `make sweep STUDY={test.study}`"
+
+
+def _of_group(
+    test: Evidence, place: tuple[str, str], rows: Sequence[Row], comparison: Comparison
+) -> Iterator[tuple[str, str, str]]:
+    """Of one experiment in one setting, where it has the level."""
+    levels = by_level(rows, comparison.factors)
+    for names in levels:
+        if label(names) == test.level:
+            difference = against(names, levels, comparison, "rsum")
+            seeds = len(levels[names])
+            yield (f"{place[0]}, setting `{place[1]}`, {seeds} seeds", *_said(difference, test.expected))
+
+
+def _said(found: Difference | None, expected: str) -> tuple[str, str]:
+    """The effect, and what it means for the claim.
+
+    >>> from threeshnet.metrics.intervals import Interval
+    >>> _said(Difference(-4.0, Interval(-6.0, -2.0), 0.95), "lower")
+    ('-4.0 [-6.0, -2.0]', 'holds here')
+    >>> _said(Difference(-4.0, Interval(-9.0, 1.0), 0.95), "lower")[1]
+    'no difference shown'
+    """
+    if found is None:
+        return "–", "fewer than two seeds of both"
+    effect = f"{found.value:+.1f} [{found.interval.low:+.1f}, {found.interval.high:+.1f}]"
+    if not found.interval.excludes(0.0):
+        return effect, found.verdict
+    return effect, "holds here" if found.value * SIGNS[expected] > 0 else "**the other way round here**"
+
+
+def published_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """What others report, with where it was seen; a number that was only recalled is marked so."""
+    head = ["model", "features", "data", "protocol", "setting", "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10"]
+    names = ["model", "features", "data", "protocol", "setting", "i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5"]
+    head, names = [*head, "rsum", "status", "source"], [*names, "t2i_r10", "rsum", "status", "source"]
+    lines = [head, ["---"] * len(head), *([row[name] for name in names] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

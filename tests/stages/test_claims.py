@@ -1,0 +1,91 @@
+"""The table of claims: what rows make of a claim, what is wrong in claims.yaml, and that what is committed is theirs."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from threeshnet.commands.report import CLAIMS, PUBLISHED, README, RESULTS
+from threeshnet.errors import ConfigError
+from threeshnet.reports.claims import claims_table, parse_claims, published_table
+from threeshnet.reports.study_report import Comparison
+from threeshnet.reports.study_rows import FIXED, Row
+
+KNOWN = {"activation": ["sigmoid", "softmax"], "pooling": ["mean"]}
+COMPARISON = Comparison({"activation": ["sigmoid", "softmax"]}, {"activation": "sigmoid"})
+CLAIM: dict[str, Any] = {"claim": "Sigmoid is better", "source": "a paper"}
+
+
+def rows(level: str, numbers: list[float]) -> list[Row]:
+    known = dict.fromkeys(FIXED, "1") | {"experiment": "region_demo", "setting": "demo"}
+    return [known | {"activation": level, "seed": str(seed), "rsum": str(rsum)} for seed, rsum in enumerate(numbers)]
+
+
+def line(softmax: list[float], expected: str = "lower") -> list[str]:
+    tests = [{"study": "activation", "level": "softmax", "expected": expected}]
+    studies = {"activation": (rows("sigmoid", [200.0, 210.0, 220.0]) + rows("softmax", softmax), COMPARISON)}
+    found = claims_table(parse_claims([CLAIM | {"tests": tests}], KNOWN), studies)
+    return [cell.strip() for cell in found.splitlines()[2].strip("|").split("|")]
+
+
+def test_a_claim_holds_when_the_interval_lies_on_its_side_of_zero() -> None:
+    claim, source, by, effect, verdict = line([189.0, 200.0, 211.0])  # 10 lower on average, by 9 to 11
+    assert (claim, source, verdict) == ("Sigmoid is better", "a paper", "holds here")
+    assert by == "[activation](activation/README.md), `softmax` lower, region_demo, setting `demo`, 3 seeds"
+    assert effect == "-10.0 [-12.5, -7.5]"  # t(2 degrees of freedom) = 4.303, standard error 0.577
+    assert line([189.0, 200.0, 211.0], "higher")[4] == "**the other way round here**"
+    assert line([150.0, 210.0, 230.0])[4] == "no difference shown"
+    assert line([150.0])[3:] == ["–", "fewer than two seeds of both"]
+
+
+def test_what_was_not_run_says_so_and_how() -> None:
+    tests = [{"study": "pooling", "level": "mean", "expected": "lower"}]
+    table = claims_table(parse_claims([CLAIM | {"tests": tests}], KNOWN), {})
+    assert table.splitlines()[2].endswith("| – | not run yet: `make sweep STUDY=pooling` |")
+    see = {"by": "there", "effect": "some", "verdict": "holds"}
+    assert claims_table(parse_claims([CLAIM | {"see": see}], KNOWN), {}).endswith("| there | some | holds |")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, "give `tests`, or `see`"),
+        ({"source": ""}, "source is missing"),
+        ({"test": []}, "key='test' does not exist; there are: claim, source, tests, see"),
+        ({"tests": [{"study": "activation"}]}, "a test says study, level, expected"),
+        ({"tests": [{"study": "fusion", "level": "a", "expected": "lower"}]}, "study='fusion' does not exist"),
+        ({"tests": [{"study": "pooling", "level": "max", "expected": "lower"}]}, "level of pooling='max'"),
+        ({"tests": [{"study": "pooling", "level": "mean", "expected": "less"}]}, "there are: higher, lower"),
+    ],
+)
+def test_wrong_claims_say_where(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_claims([CLAIM | change], KNOWN)
+    assert said in str(error.value)
+    assert "experiments/claims.yaml" in str(error.value)
+
+
+def test_a_published_number_keeps_its_status() -> None:
+    with (Path(__file__).parents[2] / "experiments" / PUBLISHED).open(newline="") as opened:
+        published = list(csv.DictReader(opened))
+    assert {row["status"] for row in published} == {"seen", "recalled"}
+    assert all(row["source"] for row in published)
+    assert len(published_table(published).splitlines()) == len(published) + 2
+
+
+def test_all_that_is_committed_is_what_its_rows_make(root: Path, tmp_path: Path, command) -> None:
+    """`make report` in a fresh clone changes nothing."""
+    for file in (root / "experiments").rglob("*"):
+        if file.name in (CLAIMS, PUBLISHED, README, RESULTS, "figure.png"):
+            copy = tmp_path / file.relative_to(root / "experiments")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, copy)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    ended = command("report", f"into={tmp_path}")
+    assert ended.code == 0, ended.err
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    assert "numbers of the prose compared" in ended.out
