@@ -1,4 +1,4 @@
-"""The table of claims: what rows make of a claim, what is wrong in claims.yaml, and that what is committed is theirs."""
+"""Claims: what rows make of one, what is wrong in claims.yaml, and that the committed tables are those of the rows."""
 
 from __future__ import annotations
 
