@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +107,13 @@ def check_selection(cfg: DictConfig) -> None:
         raise ConfigError("selection=best needs a dev split, and data.dev_split is null; set selection=last")
 
 
-def build_module(cfg: DictConfig, model: RetrievalModel, manifest: Manifest) -> RetrievalModule:
+def build_module(
+    cfg: DictConfig, model: RetrievalModel, manifest: Manifest, about: Mapping[str, Any]
+) -> RetrievalModule:
+    """`about` is what the run says of itself (`about_run`): its checkpoints say it too."""
     recipe: Any = OmegaConf.to_container(cfg.model, resolve=True)
     facts = {"fields": fields_read(cfg), "class_table": manifest.class_table, "data": manifest.dataset}
-    facts |= {"experiment": cfg.experiment_name}
+    facts |= {"experiment": cfg.experiment_name, "run": about}
     return RetrievalModule(
         model=model,
         objective=instantiate(cfg.objective),

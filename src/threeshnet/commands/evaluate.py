@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hydra
 import pytorch_lightning as pl
@@ -13,8 +14,9 @@ from omegaconf import DictConfig, ListConfig
 
 from threeshnet.batches.datamodule import RetrievalDataModule
 from threeshnet.commands import CONF, current_commit, kept, run
-from threeshnet.commands import run_directory as runs
 from threeshnet.commands.extending import check_extras, perturb_inputs
+from threeshnet.commands.finishing import leave
+from threeshnet.commands.job_record import machine
 from threeshnet.commands.scoring import metrics_of
 from threeshnet.commands.tracking import track_evaluation
 from threeshnet.encoders.official import is_official_checkpoint, load_official_checkpoint
@@ -22,6 +24,7 @@ from threeshnet.errors import ConfigError
 from threeshnet.reports.table import print_results
 from threeshnet.shards.manifest import Manifest, open_shards
 from threeshnet.shards.reader import ShardedSplit
+from threeshnet.studies.identity import data_fingerprint
 from threeshnet.training.checkpoint import checkpoint_hash, load_model, read_checkpoint
 from threeshnet.training.collect import Embeddings
 from threeshnet.training.encoding import EncodingModule
@@ -36,26 +39,35 @@ def main(cfg: DictConfig) -> None:
     files = [Path(file) for file in (cfg.checkpoint if isinstance(cfg.checkpoint, ListConfig) else [cfg.checkpoint])]
     check_extras(cfg, len(files))
     scored = [embed(cfg, file, cfg.split, cfg.perturb) for file in files]
-    split, trained_on = scored[0][1:]
-    bank = embed(cfg, files[0], cfg.bank)[0] if cfg.bank else None
-    extras: dict[str, Any] = {"trained_on": trained_on, "extended": cfg.extended, "bank": bank}
-    metrics = metrics_of(cfg.protocol, [sides for sides, *_ in scored], split, **extras) | {
-        "seed": cfg.seed,
+    split, about = scored[0].split, [one.about for one in scored]
+    bank = embed(cfg, files[0], cfg.bank).embeddings if cfg.bank else None
+    extras: dict[str, Any] = {"trained_on": about[0].get("data"), "extended": cfg.extended, "bank": bank}
+    metrics = metrics_of(cfg.protocol, [one.embeddings for one in scored], split, **extras) | {
+        "seed": cfg.seed if cfg.seed is not None else one_of_all([one.get("seed") for one in about]),
         "resumed_at_step": 0,
         "checkpoint": [checkpoint_hash(file) for file in files],
         "commit": current_commit(),
+        "fingerprint": data_fingerprint(split.manifest),
+        "machine": machine(),
+        "trained": about,
     }
     metrics |= {name: cfg[name] for name in ("perturb", "bank") if cfg[name]}
     out = Path(cfg.out or files[0].parent)
-    runs.write_json(out / runs.METRICS, metrics)
+    leave(out, metrics)
     print_results(metrics, seconds=time.perf_counter() - started)
     track_evaluation(cfg, out, split, metrics)
 
 
-def embed(
-    cfg: DictConfig, file: Path, split: str, perturb: str | None = None
-) -> tuple[Embeddings, ShardedSplit, str | None]:
-    """Embeddings of a split by one checkpoint, and the data set that it was trained on, where it says so."""
+class Embedded(NamedTuple):
+    """A split as a model sees it."""
+
+    embeddings: Embeddings
+    split: ShardedSplit
+    about: dict[str, Any]  # what the checkpoint says of its training; nothing where it is the authors'
+
+
+def embed(cfg: DictConfig, file: Path, split: str, perturb: str | None = None) -> Embedded:
+    """Embeddings of a split by one checkpoint."""
     model, card = load(cfg, file)
     folder = open_shards(cfg.shards)
     datamodule = RetrievalDataModule(
@@ -81,7 +93,13 @@ def embed(
         raise ConfigError(f"accelerator={cfg.accelerator!r}: {error}") from error
     trainer.test(module, datamodule=datamodule, verbose=False)
     assert module.embeddings is not None
-    return module.embeddings, scored, card.get("data")
+    about = {name: card[name] for name in ("experiment", "data") if name in card} | card.get("run", {})
+    return Embedded(module.embeddings, scored, about)
+
+
+def one_of_all(values: Sequence[Any]) -> Any:
+    """What all of them are, None where they differ."""
+    return values[0] if all(value == values[0] for value in values) else None
 
 
 def load(cfg: DictConfig, file: Path) -> tuple[Any, dict[str, Any]]:

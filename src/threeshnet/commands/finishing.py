@@ -1,4 +1,4 @@
-"""What a run leaves behind when all is done: metrics.json, pictures, and a table on the screen."""
+"""What a run leaves behind when all is done: scores, a model card, pictures, and a table on the screen."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from threeshnet.commands import building
 from threeshnet.commands import run_directory as runs
 from threeshnet.commands.highlighting import draw_and_inspect
+from threeshnet.reports.model_card import CARD, ROW, model_card, result_row
 from threeshnet.reports.table import print_results
 from threeshnet.training import progress
 
@@ -20,14 +21,23 @@ def finish(cfg: DictConfig, folder: Path, module: Any, split: Any, metrics: dict
     """metrics.json, pictures, and the table."""
     if module.trainer.global_rank != 0:
         return
-    runs.write_json(folder / runs.METRICS, metrics)
+    leave(folder, metrics)
     progress.mark(folder, progress.FINISHED)
     fields = building.fields_read(cfg)
     draw_and_inspect(module.model.eval(), split, module.embeddings, fields=fields, run=folder, count=cfg.highlights)
     show(metrics, folder, seconds)
 
 
+def leave(folder: Path, metrics: dict[str, Any]) -> None:
+    """What every evaluation leaves. metrics.json comes last: a folder that holds it has all of it."""
+    runs.write_text(folder / CARD, model_card(metrics))
+    runs.write_text(folder / ROW, result_row(metrics))
+    runs.write_json(folder / runs.METRICS, metrics)
+
+
 @rank_zero_only
 def show(metrics: dict[str, Any], folder: Path, seconds: float, remark: str = "") -> None:
     print_results(metrics, seconds=seconds)
-    Console().print(f"{remark}metrics.json, checkpoints, log and pictures: {folder}", highlight=False, soft_wrap=True)
+    Console().print(
+        f"{remark}metrics.json, MODEL_CARD.md, checkpoints, log and pictures: {folder}", highlight=False, soft_wrap=True
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,38 @@ from threeshnet.studies.identity import data_fingerprint, identity
 JOB = "job.json"
 
 
-def write_job(cfg: DictConfig, folder: Path, manifest: Manifest) -> None:
+def about_run(cfg: DictConfig, manifest: Manifest) -> dict[str, Any]:
+    """What a training says of itself, in its checkpoints and in all that is scored with them. Needs Hydra's choices."""
+    choices = HydraConfig.get().runtime.choices
+    return {
+        "experiment": cfg.experiment_name,
+        **{group: choices.get(group) for group in ("setting", "recipe", "text", "objective")},
+        "data": manifest.dataset,
+        "fingerprint": data_fingerprint(manifest),
+        "train_splits": list(cfg.data.train_splits),
+        "train_images": cfg.batches.limit_train_images
+        or sum(manifest.splits[name].images for name in cfg.data.train_splits if name in manifest.splits),
+        "features": ", ".join(cfg.features.fields),
+        "guidance": list(cfg.fusion),
+        "parts": list(cfg.parts),
+        "seed": cfg.seed,
+        "selection": cfg.selection,
+        "batch_size": cfg.batches.batch_size,
+        "epochs": cfg.trainer.max_epochs,
+        "precision": str(cfg.trainer.precision),
+        "commit": current_commit(),
+    }
+
+
+def write_job(cfg: DictConfig, folder: Path, about: Mapping[str, Any]) -> None:
     """Writes `folder`/job.json: what the run is, whose it is, and what it runs on."""
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
-    fingerprint = data_fingerprint(manifest)
     record = {
-        "identity": identity(settings, fingerprint),
+        "identity": identity(settings, about["fingerprint"]),
         "study": cfg.study,
         "job_name": cfg.job_name,
         "factors": settings["factors"] or {},
-        "seed": cfg.seed,
-        "experiment": cfg.experiment_name,
-        "setting": HydraConfig.get().runtime.choices.get("setting"),
-        "recipe": HydraConfig.get().runtime.choices.get("recipe"),
-        "data": manifest.dataset,
-        "fingerprint": fingerprint,
-        "commit": current_commit(),
+        **{name: about[name] for name in ("seed", "experiment", "setting", "recipe", "data", "fingerprint", "commit")},
         "machine": machine(),
     }
     runs.write_json(folder / JOB, record)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from threeshnet.commands import CONF, building, kept, run
 from threeshnet.commands import run_directory as runs
 from threeshnet.commands.finishing import finish, show
-from threeshnet.commands.job_record import write_job
+from threeshnet.commands.job_record import about_run, machine, write_job
 from threeshnet.commands.scoring import facts_of_run, metrics_of
 from threeshnet.commands.tracking import Tracker, name_of
 from threeshnet.shards.manifest import Manifest
@@ -45,10 +45,11 @@ def main(cfg: DictConfig) -> None:
         if resumed and begun:
             check_resumable(resumed, begun, model)
         datamodule = building.build_datamodule(cfg, shards, model)
-        module = building.build_module(cfg, model, manifest)
+        about = about_run(cfg, manifest)
+        module = building.build_module(cfg, model, manifest, about)
         trainer = building.build_trainer(cfg, folder, signals, tracker.start(manifest))
         runs.write_config(cfg, folder)
-        write_job(cfg, folder, manifest)
+        write_job(cfg, folder, about)
         step = carry_on(trainer.loggers, begun)
         trainer.fit(module, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
 
@@ -62,6 +63,9 @@ def main(cfg: DictConfig) -> None:
             **facts_of_run(cfg, trainer),
             "selection": selection,
             "checkpoint": checkpoint_hash(checkpoint),
+            "fingerprint": about["fingerprint"],
+            "machine": machine(),
+            "trained": [about],
             "resumed_at_step": step,
             "minutes": round((time.perf_counter() - started) / 60, 2),
         }

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from hydra.utils import get_object
 
-from threeshnet.annotations.forms import form_faults
+from threeshnet.annotations.forms import Forms, form_faults
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.encoders.official import unreadable, weight_fault
 from threeshnet.errors import CheckpointError, Problems
@@ -25,6 +25,13 @@ HYDRAS_OWN = ("_target_", "_convert_", "_recursive_")  # keys of a recipe that a
 # What Lightning needs to go on with a run.
 OF_A_RUN = {"pytorch-lightning_version": str, "epoch": int, "global_step": int, "loops": dict, "callbacks": dict}
 OF_A_RUN |= {"optimizer_states": list, "lr_schedulers": list}
+# What a training says of itself.
+OF_A_CARD: Forms = {
+    **dict.fromkeys(("experiment", "setting", "recipe", "text", "objective"), (str, NoneType)),
+    **dict.fromkeys(("data", "fingerprint", "features", "selection", "precision", "commit"), str),
+    **dict.fromkeys(("train_images", "seed", "batch_size", "epochs"), (int, NoneType)),
+    **dict.fromkeys(("train_splits", "guidance", "parts"), list),
+}
 MODEL_PREFIX = "model."  # of the model's weights in a Lightning checkpoint
 
 
@@ -131,12 +138,14 @@ def content_faults(content: Mapping[str, Any]) -> list[str]:
         return faults
     card = content["threeshnet"]
     needed = {"format": int, "model": dict, "fields": list}
-    optional = {"data": str, "experiment": str, "class_table": (str, NoneType)}
+    optional = {"data": str, "experiment": str, "class_table": (str, NoneType), "run": dict}
     faults += [f"threeshnet: {fault}" for fault in form_faults(card, needed, optional)]
     if not faults and card["format"] != CARD_FORMAT:
         faults.append(f"threeshnet: format {card['format']}, and this version reads {CARD_FORMAT}")
     if not faults and not set(map(str, card["fields"])) <= set(FIELDS):
         faults.append(f"threeshnet: fields={card['fields']}; there are: {', '.join(FIELDS)}")
+    if not faults:
+        faults += [f"threeshnet: run: {fault}" for fault in form_faults(card.get("run", {}), {}, OF_A_CARD)]
     if not all(isinstance(key, str) for key in content["state_dict"]):
         faults.append("state_dict: names that are no texts")
     return faults

@@ -1,0 +1,91 @@
+"""What an evaluation leaves for others: a model card for people, and the row of a table, both from metrics.json."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from threeshnet.errors import shortened
+from threeshnet.reports.study_rows import RECALLS
+
+CARD, ROW = "MODEL_CARD.md", "result.csv"
+UNKNOWN = "not known"
+# Of each model, as its checkpoint says it; an authors' checkpoint says nothing.
+OF_TRAINING = ("experiment", "data", "train_splits", "train_images", "features", "guidance", "parts", "text")
+OF_TRAINING += ("objective", "recipe", "setting", "seed", "selection", "batch_size", "epochs", "precision")
+OF_TRAINING += ("fingerprint", "commit")
+OF_SCORING = ("data", "split", "images", "captions", "protocol", "fingerprint", "commit", "machine")
+OF_SCORING += ("perturb", "bank")  # where something was changed, or corrected for
+IN_A_ROW = ("experiment", "features", "guidance", "recipe", "setting", "seed", "selection", "batch_size", "epochs")
+HEADING = "| direction | R@1 | R@5 | R@10 | median rank | mean rank |\n| --- | ---: | ---: | ---: | ---: | ---: |"
+LIMITS = """\
+- One number of one training: seeds differ by several points of rsum. Compare means over seeds (`make sweep`).
+- The score is of the data, split and protocol above and of nothing else; captions are in English.
+- Photos and captions carry the biases of those who took and wrote them, and the segmentation those of its classes.
+"""
+
+
+def model_card(metrics: Mapping[str, Any]) -> str:
+    """The card of what was scored. `metrics` is metrics.json with `trained`, a list of what each checkpoint says."""
+    models = metrics.get("trained") or [{}]
+    names = ", ".join(dict.fromkeys(_said(model, "experiment") for model in models))
+    parts = [f"# Model card: {names}", "## Scores", _scores(metrics)]
+    for number, model in enumerate(models, 1):
+        title = "## The model" if len(models) == 1 else f"## Model {number} of {len(models)}"
+        said = [(name, _said(model, name)) for name in OF_TRAINING]
+        parts += [title, _table([*said, ("checkpoint, sha256", _checkpoint(metrics, number - 1))])]
+    return "\n\n".join([*parts, "## Limits", LIMITS])
+
+
+def result_row(metrics: Mapping[str, Any]) -> str:
+    """The same as a CSV file of one row: what was scored, the recalls, and what the models say of themselves."""
+    models = metrics.get("trained") or [{}]
+    row = {name: _text(metrics.get(name)) for name in OF_SCORING if name in metrics}
+    row |= {f"{side}_r{cutoff}": f"{metrics[side][f'R@{cutoff}']:.6g}" for side, cutoff in RECALLS}
+    row |= {"rsum": f"{metrics['rsum']:.6g}", "checkpoint": _text(metrics.get("checkpoint"))}
+    for name in IN_A_ROW:
+        row[name] = " + ".join(dict.fromkeys(_said(model, name) for model in models))
+    row |= {"trained_on": " + ".join(dict.fromkeys(_said(model, "data") for model in models))}
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(row), lineterminator="\n")
+    writer.writeheader()
+    writer.writerow(row)
+    return file.getvalue()
+
+
+def _scores(metrics: Mapping[str, Any]) -> str:
+    lines = [HEADING]
+    for side in ("i2t", "t2i"):
+        found = metrics[side]
+        recalls = [f"{found[f'R@{cutoff}']:.1f}" for cutoff in (1, 5, 10)]
+        ranks = [f"{found[name]:.1f}" for name in ("median_rank", "mean_rank")]
+        lines.append(f"| {side} | {' | '.join([*recalls, *ranks])} |")
+    facts = [("rsum", f"{metrics['rsum']:.1f}"), *((name, _said(metrics, name)) for name in OF_SCORING)]
+    return "\n".join(lines) + "\n\n" + _table([(name, value) for name, value in facts if value != UNKNOWN])
+
+
+def _checkpoint(metrics: Mapping[str, Any], number: int) -> str:
+    found = metrics.get("checkpoint")
+    return _text(found[number] if isinstance(found, list) else found)
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {name.replace('_', ' ')} | {value} |" for name, value in rows)])
+
+
+def _said(facts: Mapping[str, Any], name: str) -> str:
+    """A checkpoint may come from a stranger: what it says of itself cannot leave its cell."""
+    text = _text(facts.get(name))
+    return shortened(text.replace("\n", " ").replace("|", "\\|").replace("<", "&lt;")) if text else UNKNOWN
+
+
+def _text(value: Any) -> str:
+    """
+    >>> _text(["semantic", "spatial"]), _text([]), _text(None), _text(4)
+    ('semantic spatial', 'none', '', '4')
+    """
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    return "" if value is None else str(value)
