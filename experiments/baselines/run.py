@@ -3,7 +3,7 @@
     python experiments/baselines/run.py --shards data/shards/flickr8k [--train train --dev dev --split test]
 
 Rows go to results.csv (one a data set, split and baseline; measured again they are replaced), and the table in
-README.md is rebuilt from that file.
+README.md is rebuilt from that file. zero_shot.py beside this file adds its rows in the same way.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from threeshnet.shards.reader import ShardedSplit
 HERE = Path(__file__).parent
 RECALLS = [f"{side}_{name}" for side in ("i2t", "t2i") for name in ("R@1", "R@5", "R@10")]
 COLUMNS = ["data", "split", "images", "captions", "protocol", "baseline", "seed", *RECALLS, "rsum", "commit"]
+SHOWN = ["data", "split", "baseline", "seed", *RECALLS, "rsum"]
+ZERO_SHOT = "zero-shot "  # what the name of such a baseline starts with
+NOT_RUN = "not run: weights were not at hand"  # in the table, of a row without recalls
 PENALTIES = tuple(10.0**power for power in range(6))  # of the ridge, chosen on the dev split
 RAREST = 5  # training captions that a word of the vocabulary is in, at least
 AT_ONCE = 500  # images
@@ -39,7 +42,7 @@ def chance(images: int, owners: np.ndarray) -> dict[str, float]:
     {'i2t_R@1': 50.0, 't2i_R@1': 50.0}
     """
     captions, own = len(owners), np.bincount(owners, minlength=images).tolist()
-    found = {}
+    found: dict[str, float] = {}
     for k in (1, 5, 10):
         missed = [math.comb(captions - mine, min(k, captions)) / math.comb(captions, min(k, captions)) for mine in own]
         found[f"i2t_R@{k}"] = 100 * (1 - sum(missed) / images)
@@ -47,9 +50,12 @@ def chance(images: int, owners: np.ndarray) -> dict[str, float]:
     return found | {"rsum": sum(found.values())}
 
 
-def scores(images: Tensor, captions: Tensor, split: ShardedSplit) -> dict[str, float]:
-    """Recalls of embeddings by the protocol `full`."""
-    scored = Scored(split.manifest.dataset, split.name, split.images, split.owners)
+def scored_of(split: ShardedSplit) -> Scored:
+    return Scored(split.manifest.dataset, split.name, split.images, split.owners)
+
+
+def scores(images: Tensor, captions: Tensor, scored: Scored) -> dict[str, float]:
+    """Recalls of embeddings [images, D] and [captions, D], of any length, by the protocol `full`."""
     unit = [torch.nn.functional.normalize(side.float(), dim=1) for side in (images, captions)]
     recall = recall_by("full", rank("full", [EmbeddingSimilarity(*unit)], scored), scored)
     sides = {"i2t": recall["i2t"], "t2i": recall["t2i"]}
@@ -59,8 +65,8 @@ def scores(images: Tensor, captions: Tensor, split: ShardedSplit) -> dict[str, f
 def simulated(split: ShardedSplit, seed: int) -> dict[str, float]:
     """Recalls of random embeddings: what `chance` says, but for the luck of the draw."""
     draw = torch.Generator().manual_seed(seed)
-    sizes = (split.images, split.captions)
-    return scores(*(torch.randn(size, 64, generator=draw) for size in sizes), split)
+    images, captions = (torch.randn(size, 64, generator=draw) for size in (split.images, split.captions))
+    return scores(images, captions, scored_of(split))
 
 
 # ---- a bag of words
@@ -116,7 +122,7 @@ def bag_of_words(train: ShardedSplit, dev: ShardedSplit, held_out: ShardedSplit)
 
     def scored(split: ShardedSplit, weights: Tensor) -> dict[str, float]:
         images = (features(split) - mean) / deviation @ weights + centre
-        return scores(images, words(split.caption_texts), split)
+        return scores(images, words(split.caption_texts), scored_of(split))
 
     fitted = {each: ridge((inputs - mean) / deviation, targets - centre, each) for each in PENALTIES}
     best = max(PENALTIES, key=lambda each: scored(dev, fitted[each])["rsum"])
@@ -126,29 +132,46 @@ def bag_of_words(train: ShardedSplit, dev: ShardedSplit, held_out: ShardedSplit)
 # ---- rows and table
 
 
+def facts_of(scored: Scored) -> dict[str, object]:
+    """What a row says beside its baseline, seed and recalls."""
+    counts = {"images": scored.images, "captions": len(scored.owner)}
+    return {"data": scored.data, "split": scored.split, **counts, "protocol": "full", "commit": current_commit()}
+
+
+def as_text(numbers: dict[str, float]) -> dict[str, object]:
+    return {key: f"{value:.2f}" for key, value in numbers.items()}
+
+
 def measure(folder: Path, train: str, dev: str, name: str) -> list[dict[str, object]]:
     split = ShardedSplit(folder, name)
-    facts = {"data": split.manifest.dataset, "split": name, "images": split.images, "captions": split.captions}
-    facts |= {"protocol": "full", "commit": current_commit()}
+    facts = facts_of(scored_of(split))
     floor, penalty = bag_of_words(ShardedSplit(folder, train), ShardedSplit(folder, dev), split)
     found = [("chance, by formula", "", chance(split.images, split.owners))]
     found += [("chance, simulated", str(seed), simulated(split, seed)) for seed in (0, 1, 2)]
     found += [(f"bag of words (ridge {penalty:g}, mean grid cell)", "", floor)]
-    return [
-        facts | {"baseline": baseline, "seed": seed} | {key: f"{value:.2f}" for key, value in numbers.items()}
-        for baseline, seed, numbers in found
-    ]
+    return [facts | {"baseline": baseline, "seed": seed} | as_text(numbers) for baseline, seed, numbers in found]
+
+
+def place(row: dict[str, str]) -> tuple[str, str, str]:
+    """What rows share that are measured together: the floors of a split, or one zero-shot model on it.
+
+    The name of a floor says its penalty, which may be another one the next time.
+    """
+    baseline = row["baseline"]
+    return row["data"], row["split"], baseline if baseline.startswith(ZERO_SHOT) else "floors"
 
 
 def write(rows: list[dict[str, object]], file: Path) -> list[dict[str, str]]:
-    """Puts the rows in place of those of the same data set and split."""
+    """Puts the rows in place of those that they measure again; one that was not run leaves a measured one alone."""
     kept: list[dict[str, str]] = []
     if file.exists():
         with file.open(encoding="utf-8", newline="") as opened:
             kept = list(csv.DictReader(opened))
-    measured = {(row["data"], row["split"]) for row in rows}
-    everything = [row for row in kept if (row["data"], row["split"]) not in measured]
-    everything += [{key: str(value) for key, value in row.items()} for row in rows]
+    measured = {place(row) for row in kept if row["rsum"]}
+    new = [{key: str(value) for key, value in row.items()} for row in rows]
+    new = [row for row in new if row["rsum"] or place(row) not in measured]
+    replaced = {place(row) for row in new}
+    everything = [row for row in kept if place(row) not in replaced] + new
     partial = file.with_name(file.name + ".partial")
     with partial.open("w", encoding="utf-8", newline="") as opened:
         writer = csv.DictWriter(opened, COLUMNS)
@@ -162,13 +185,18 @@ def rebuild(rows: list[dict[str, str]], readme: Path) -> None:
     """Rewrites what stands between the markers."""
     before, rest = readme.read_text(encoding="utf-8").split("<!-- floors -->\n")
     _, after = rest.split("<!-- /floors -->")
-    shown = ["data", "split", "baseline", "seed", *RECALLS, "rsum"]
-    lines = ["| " + " | ".join(name.replace("_", " ") for name in shown) + " |", "|---|---|---|" + "---:|" * 8]
-    lines += ["| " + " | ".join(row[name] for name in shown) + " |" for row in rows]
+    lines = ["| " + " | ".join(name.replace("_", " ") for name in SHOWN) + " |", "|---|---|---|" + "---:|" * 8]
+    lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
     text = f"{before}<!-- floors -->\n" + "\n".join(lines) + f"\n<!-- /floors -->{after}"
     partial = readme.with_name(readme.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(readme)
+
+
+def cells(row: dict[str, str]) -> list[str]:
+    """A row as the table shows it."""
+    shown = row if row["rsum"] else row | {RECALLS[0]: NOT_RUN}
+    return [shown[name] for name in SHOWN]
 
 
 def main() -> None:
