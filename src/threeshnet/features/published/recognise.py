@@ -34,7 +34,7 @@ def opened_sources(
     sources = []
     for raw in folders:
         if not raw.exists():
-            problems.add(f"{raw} does not exist")
+            problems.add(f"raw={raw} does not exist")
             continue
         for fitting in layout.fitting(raw) if isinstance(layout, AnyLayout) else [_checked(layout, raw)]:
             sources.append(fitting.open(raw, asked, problems))
