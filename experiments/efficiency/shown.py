@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from systems import CROSS, THREE, VSE
 from whole import DIRECTIONS, IMAGES, PAIRS, SENTENCES, Pick, Row, Whole, sampled, search, speeds, whole
+
+from threeshnet.reports.markdown import table
 
 BEGIN, END = "<!-- written by run.py: begin -->", "<!-- end -->"
 SYSTEMS = (THREE, VSE, CROSS)
@@ -121,11 +123,6 @@ def short(value: float) -> str:
     ['0.0123', '1', '12.3', '123', '1,230', '10,000']
     """
     return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def put(readme: Path, text: str) -> None:

@@ -21,11 +21,12 @@ from typing import Any
 
 import torch
 from scaling import build, made_up
-from tables import put, table
+from tables import put
 from torch import nn
 from world import furthest, gradients
 
 from threeshnet.commands import current_commit
+from threeshnet.reports.markdown import table
 from threeshnet.training.module import RetrievalModule
 
 BEGIN = "<!-- written by large_batch.py: begin -->"

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from tables import put, table
+from tables import put
 from world import BATCH, build, module_of, together, train
 
 from threeshnet.commands import current_commit
 from threeshnet.objectives.triplet import TripletLoss
+from threeshnet.reports.markdown import table
 
 BEGIN = "<!-- written by options.py: begin -->"
 BATCHES, CHUNK, ROWS = 4, 5, 5  # batches of a training; pairs encoded, and images compared, at a time

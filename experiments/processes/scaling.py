@@ -27,7 +27,7 @@ from equality import Step
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from paper import on_paper, rows
-from tables import put, table
+from tables import put
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 from traffic import Counter, collectives_of, loopback, sent
@@ -35,6 +35,7 @@ from traffic import Counter, collectives_of, loopback, sent
 from threeshnet.commands import CONF, current_commit
 from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.records import Batch, ImageBatch, TokenSet
+from threeshnet.reports.markdown import table
 from threeshnet.training.module import RetrievalModule
 from threeshnet.training.processes import leave_together
 from threeshnet.training.synchronize import synchronize

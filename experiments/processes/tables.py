@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from threeshnet.reports.markdown import table
 
 BEGIN, END = "<!-- written by equality.py: begin -->", "<!-- end -->"
 
@@ -73,8 +74,3 @@ def trainings(found: dict[str, Any]) -> str:
 
 def counts(found: dict[str, Any]) -> list[str]:
     return [key for key in found if key.startswith("N=")]
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

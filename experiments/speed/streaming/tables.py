@@ -14,6 +14,8 @@ from formats import IMAGE_BYTES
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
+from threeshnet.reports.markdown import table
+
 Row = dict[str, str]
 
 
@@ -32,12 +34,12 @@ def rewrite(folder: Path) -> None:
         texts["waiting"] = waiting_table(read(folder / "waiting.csv"))
     readme = folder / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    for name, table in texts.items():
+    for name, content in texts.items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         if begin in text:
-            text = f"{text.partition(begin)[0]}{begin}\n{table}\n{end}{text.partition(end)[2]}"
+            text = f"{text.partition(begin)[0]}{begin}\n{content}\n{end}{text.partition(end)[2]}"
         else:
-            text += f"\n{begin}\n{table}\n{end}\n"
+            text += f"\n{begin}\n{content}\n{end}\n"
     readme.write_text(text, encoding="utf-8")
 
 
@@ -142,8 +144,3 @@ def waiting_table(rows: Sequence[Row]) -> str:
 def read(file: Path) -> list[Row]:
     with file.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

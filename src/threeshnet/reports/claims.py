@@ -8,6 +8,7 @@ from typing import Any
 
 from threeshnet.errors import ConfigError, Problems, one_of
 from threeshnet.metrics.comparisons import Difference
+from threeshnet.reports.markdown import table
 from threeshnet.reports.study_report import Comparison, against
 from threeshnet.reports.study_rows import Row, by_level, groups, label
 
@@ -67,13 +68,13 @@ def parse_claims(content: Sequence[Mapping[str, Any]], known: Mapping[str, Colle
 
 def claims_table(claims: Sequence[Claim], studies: Studies) -> str:
     """A line for every claim, test, experiment and setting."""
-    lines = [HEADER, ["---"] * len(HEADER)]
+    lines = []
     for claim in claims:
         evidence = [line for test in claim.tests for line in _evidence(test, studies)]
         if claim.see:
             evidence.append((claim.see["by"], claim.see["effect"], claim.see["verdict"]))
         lines += [[claim.claim, claim.source, *line] for line in evidence]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table(HEADER, lines)
 
 
 def _evidence(test: Evidence, studies: Studies) -> Iterator[tuple[str, str, str]]:
@@ -120,5 +121,4 @@ def published_table(rows: Sequence[Mapping[str, str]]) -> str:
     head = ["model", "features", "data", "protocol", "setting", "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10"]
     names = ["model", "features", "data", "protocol", "setting", "i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5"]
     head, names = [*head, "rsum", "status", "source"], [*names, "t2i_r10", "rsum", "status", "source"]
-    lines = [head, ["---"] * len(head), *([row[name] for name in names] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table(head, [[row[name] for name in names] for row in rows])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from threeshnet.errors import ConfigError, DataError, Problems
 from threeshnet.metrics.comparisons import Difference, difference, over_seeds
+from threeshnet.reports.markdown import table
 from threeshnet.reports.study_rows import NUMBERS, Row, by_level, groups, label, lacking
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
@@ -67,12 +68,12 @@ def _facts(rows: Sequence[Row]) -> str:
 def _table(rows: Sequence[Row], comparison: Comparison) -> str:
     levels = by_level(rows, comparison.factors)
     header = [*(comparison.factors or ["runs"]), *HEADER]
-    lines = [header, ["---"] * len(header)]
+    lines = []
     for names, found in levels.items():
         numbers = [_spread(values(found, name)) for name in NUMBERS]
         seeds = " ".join(row["seed"] for row in found)
         lines.append([*(names or ["all"]), seeds, *numbers, _against(names, levels, comparison)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table(header, lines)
 
 
 def _against(names: tuple[str, ...], levels: Mapping[tuple[str, ...], Sequence[Row]], comparison: Comparison) -> str:
