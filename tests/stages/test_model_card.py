@@ -60,28 +60,20 @@ def test_what_a_stranger_says_stays_in_its_cell() -> None:
     assert all(len(line) < 3_000 for line in text.splitlines())
 
 
-@pytest.mark.parametrize("scored_with", ["train", "evaluate"])
-def test_every_evaluation_leaves_both(
-    scored_with: str, command, demo_shards: Path, small: list[str], tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
+def test_every_evaluation_leaves_both(command, demo_shards: Path, small: list[str], tmp_path: Path) -> None:
+    trained, scored = tmp_path / "run", tmp_path / "scored"
     words = ["experiment=region_demo", f"shards={demo_shards}", "trainer.max_epochs=1", "highlights=0", "seed=3"]
-    ended = command("train", *words, *small, f"out={out}")
+    ended = command("train", *words, *small, f"out={trained}")
     assert ended.code == 0, ended.err
-    if scored_with == "evaluate":
-        checkpoint, out = out / "checkpoints" / "best.ckpt", tmp_path / "scored"
-        where = [f"checkpoint={checkpoint}", f"shards={demo_shards}", f"out={out}", "workers=0", "accelerator=cpu"]
-        ended = command("evaluate", *where)
-        assert ended.code == 0, ended.err
-    metrics = json.loads((out / "metrics.json").read_text())
-    assert (metrics["seed"], metrics["trained"][0]["seed"], metrics["data"]) == (3, 3, "demo")
-    assert (out / CARD).read_text() == model_card(metrics)
-    row = next(csv.DictReader((out / ROW).open(newline="")))
-    assert (row["experiment"], row["recipe"], row["seed"], row["trained_on"]) == (
-        "region_demo",
-        "official",
-        "3",
-        "demo",
-    )
-    assert float(row["rsum"]) == pytest.approx(metrics["rsum"], rel=1e-5)
-    assert "not known" not in (out / CARD).read_text()
+    where = [f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}", f"shards={demo_shards}", f"out={scored}"]
+    ended = command("evaluate", *where, "workers=0", "accelerator=cpu")
+    assert ended.code == 0, ended.err
+    for out in (trained, scored):
+        metrics = json.loads((out / "metrics.json").read_text())
+        assert (metrics["seed"], metrics["trained"][0]["seed"], metrics["data"]) == (3, 3, "demo")
+        assert (out / CARD).read_text() == model_card(metrics)
+        row = next(csv.DictReader((out / ROW).open(newline="")))
+        expected = {"experiment": "region_demo", "recipe": "official", "seed": "3", "trained_on": "demo"}
+        assert {name: row[name] for name in expected} == expected
+        assert float(row["rsum"]) == pytest.approx(metrics["rsum"], rel=1e-5)
+        assert "not known" not in (out / CARD).read_text()
