@@ -55,6 +55,7 @@ def test_what_was_not_run_says_so_and_how() -> None:
     [
         ({}, "give `tests`, or `see`"),
         ({"source": ""}, "source is missing"),
+        ({"see": {"by": "there"}}, "`see` says by, effect, verdict"),
         ({"test": []}, "key='test' does not exist; there are: claim, source, tests, see"),
         ({"tests": [{"study": "activation"}]}, "a test says study, level, expected"),
         ({"tests": [{"study": "fusion", "level": "a", "expected": "lower"}]}, "study='fusion' does not exist"),

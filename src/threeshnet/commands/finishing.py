@@ -39,5 +39,5 @@ def leave(folder: Path, metrics: dict[str, Any]) -> None:
 def show(metrics: dict[str, Any], folder: Path, seconds: float, remark: str = "") -> None:
     print_results(metrics, seconds=seconds)
     Console().print(
-        f"{remark}metrics.json, MODEL_CARD.md, checkpoints, log and pictures: {folder}", highlight=False, soft_wrap=True
+        f"{remark}metrics.json, {CARD}, checkpoints, log and pictures: {folder}", highlight=False, soft_wrap=True
     )

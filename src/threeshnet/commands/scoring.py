@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
 
-from threeshnet.commands import current_commit
 from threeshnet.commands.extending import extended_metrics
 from threeshnet.metrics.extended import Bank
 from threeshnet.metrics.protocols import Scored, describe, rank, recall_by
@@ -23,6 +21,7 @@ from threeshnet.training.collect import Embeddings
 
 KIB_PER_GIB = 2**20  # Linux counts the peak in KiB
 BYTES_PER_GIB = 2**30
+FROM_ABOUT = ("seed", "experiment", "features", "guidance", "parts", "batch_size", "precision", "commit", "fingerprint")
 
 
 def metrics_of(
@@ -62,20 +61,14 @@ def metrics_of(
     return found | facts
 
 
-def facts_of_run(cfg: DictConfig, trainer: pl.Trainer) -> dict[str, Any]:
-    """What a training run says of itself beside its recalls."""
+def facts_of_run(about: Mapping[str, Any], trainer: pl.Trainer) -> dict[str, Any]:
+    """What a training run says beside its recalls; `about` is what it says of itself (`about_run`)."""
     on_gpu = {"peak_gpu_memory_gb": round(torch.cuda.max_memory_allocated() / BYTES_PER_GIB, 2)}
     return (on_gpu if torch.cuda.is_available() else {}) | {
-        "seed": cfg.seed,
-        "experiment": cfg.experiment_name,
-        "features": ", ".join(cfg.features.fields),
-        "guidance": list(cfg.fusion),
-        "parts": list(cfg.parts),
-        "batch_size": cfg.batches.batch_size,
+        **{name: about[name] for name in FROM_ABOUT},
         "parameters": sum(parameter.numel() for parameter in trainer.lightning_module.parameters()),
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
-        "precision": str(cfg.trainer.precision),
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB_PER_GIB, 2),
-        "commit": current_commit(),
+        "trained": [dict(about)],
     }

@@ -60,12 +60,10 @@ def main(cfg: DictConfig) -> None:
         trainer.test(module, datamodule=datamodule, verbose=False)
         split = datamodule.split(str(datamodule.test_split))
         metrics = metrics_of("full", [module.embeddings], split) | {  # pyright: ignore[reportArgumentType]
-            **facts_of_run(cfg, trainer),
+            **facts_of_run(about, trainer),
             "selection": selection,
             "checkpoint": checkpoint_hash(checkpoint),
-            "fingerprint": about["fingerprint"],
             "machine": machine(),
-            "trained": [about],
             "resumed_at_step": step,
             "minutes": round((time.perf_counter() - started) / 60, 2),
         }

@@ -14,6 +14,7 @@ from threeshnet.reports.study_rows import Row, by_level, groups, label
 
 KEYS = ("claim", "source", "tests", "see")
 OF_TEST = ("study", "level", "expected")
+OF_SEE = ("by", "effect", "verdict")
 SIGNS = {"higher": 1, "lower": -1}
 HEADER = ("claim", "source", "tested here by", "rsum against the baseline, 95% interval", "verdict")
 Studies = Mapping[str, tuple[Sequence[Row], Comparison]]  # those that have rows
@@ -51,6 +52,8 @@ def parse_claims(content: Sequence[Mapping[str, Any]], known: Mapping[str, Colle
         problems.extend(wrong)
         if bool(tests) == bool(given.get("see")):
             problems.add(f"{name}: give `tests`, or `see` for another experiment")
+        if given.get("see") and set(given["see"]) != set(OF_SEE):
+            problems.add(f"{name}: `see` says {', '.join(OF_SEE)}, not {given['see']}")
         made = () if wrong else tuple(Evidence(**{key: str(value) for key, value in test.items()}) for test in tests)
         problems.extend(f"{name}: {one_of('study', test.study, known)}" for test in made if test.study not in known)
         problems.extend(
