@@ -22,6 +22,7 @@ from torch import Tensor
 from threeshnet.commands import current_commit
 from threeshnet.metrics.protocols import Scored, rank, recall_by
 from threeshnet.metrics.similarity import EmbeddingSimilarity
+from threeshnet.reports.markdown import fill, table
 from threeshnet.shards.reader import ShardedSplit
 
 HERE = Path(__file__).parent
@@ -183,14 +184,8 @@ def write(rows: list[dict[str, object]], file: Path) -> list[dict[str, str]]:
 
 def rebuild(rows: list[dict[str, str]], readme: Path) -> None:
     """Rewrites what stands between the markers."""
-    before, rest = readme.read_text(encoding="utf-8").split("<!-- floors -->\n")
-    _, after = rest.split("<!-- /floors -->")
-    lines = ["| " + " | ".join(name.replace("_", " ") for name in SHOWN) + " |", "|---|---|---|" + "---:|" * 8]
-    lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
-    text = f"{before}<!-- floors -->\n" + "\n".join(lines) + f"\n<!-- /floors -->{after}"
-    partial = readme.with_name(readme.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(readme)
+    head = [name.replace("_", " ") for name in SHOWN]
+    fill(readme, {"floors": table(head, [cells(row) for row in rows])})
 
 
 def cells(row: dict[str, str]) -> list[str]:

@@ -22,12 +22,13 @@ from clocks import TOP, Bench, Case
 from cross_attention import OVER_WORDS
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from shown import draw, put, text
+from shown import draw, text
 from systems import TEXTS
 from whole import DIRECTIONS, search
 
 from threeshnet.commands import current_commit
 from threeshnet.metrics.ranks import BLOCK_CELLS
+from threeshnet.reports.markdown import fill
 
 # What all rows of a results.json have in common.
 SETTINGS = ("text", "dim", "regions", "region_width", "classes", "captions", "batch", "block_cells", "pair_cells")
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         options.out.mkdir(parents=True, exist_ok=True)
         found = begun(options, file)
         measure(options, found, file)
-    put(options.out / "README.md", text(found))
+    fill(options.out / "README.md", {"efficiency": f"\n{text(found)}\n"})
     draw(found, options.out / "figure.png")
     return found
 

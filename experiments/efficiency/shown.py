@@ -15,7 +15,6 @@ from whole import DIRECTIONS, IMAGES, PAIRS, SENTENCES, Pick, Row, Whole, sample
 
 from threeshnet.reports.markdown import table
 
-BEGIN, END = "<!-- written by run.py: begin -->", "<!-- end -->"
 SYSTEMS = (THREE, VSE, CROSS)
 # In the order of drawing: where two systems share what is measured, the thick one stays visible below the thin one.
 LOOKS: dict[str, dict[str, Any]] = {
@@ -123,19 +122,6 @@ def short(value: float) -> str:
     ['0.0123', '1', '12.3', '123', '1,230', '10,000']
     """
     return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def put(readme: Path, text: str) -> None:
-    """Between the marks of README.md, where there is one."""
-    if not readme.is_file():
-        return
-    before, mark, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    if not mark:
-        raise ValueError(f"{readme} has no line {BEGIN}")
-    _, _, after = rest.partition(END)
-    partial = readme.with_name(readme.name + ".partial")
-    partial.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
-    partial.replace(readme)
 
 
 def draw(found: Mapping[str, Any], file: Path) -> None:

@@ -6,6 +6,8 @@ import csv
 import json
 from pathlib import Path
 
+from threeshnet.reports.markdown import fill
+
 HERE = Path(__file__).resolve().parent
 GUIDE = HERE.parents[1] / "docs" / "data.md"
 FIELDS = {
@@ -61,20 +63,6 @@ def imports(speed: dict) -> str:
         f"number and reads the file once more\nfor its checksum). Peak memory "
         f"{speed['peak_megabytes']:.0f} MB; of 500 images 521 MB."
     )
-
-
-def fill(file: Path, tables: dict[str, str]) -> None:
-    """Put each table between its markers; the file is replaced when it is whole."""
-    text = file.read_text(encoding="utf-8")
-    for name, content in tables.items():
-        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        if text.count(begin) != 1 or text.count(end) != 1:
-            raise SystemExit(f"{file}: the markers {begin} and {end} must stand there once")
-        before, rest = text.split(begin)
-        text = f"{before}{begin}\n{content}\n{end}{rest.split(end)[1]}"
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from threeshnet.reports.markdown import fill
+
 HERE = Path(__file__).resolve().parent
 RESULTS, AUTHORS, README, FIGURE = "results.csv", "authors.csv", "README.md", "demo.png"
 FRONT_PAGE = HERE.parents[1] / README  # shows two of the tables too
@@ -69,10 +71,10 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
         "flickr8k": flickr8k_table(of(rows, "flickr8k"), authors),
         "cost": cost_table(rows),
     }
-    write(folder / README, filled((folder / README).read_text(encoding="utf-8"), tables))
+    fill(folder / README, tables)
     if folder == HERE:
         shown = {"demo": recall_table(of(rows, "demo"), VARIANTS), "flickr8k": tables["flickr8k"]}
-        write(FRONT_PAGE, filled(FRONT_PAGE.read_text(encoding="utf-8"), shown))
+        fill(FRONT_PAGE, shown)
     if figure:
         draw(of(rows, "demo"), folder / FIGURE)
 
@@ -235,17 +237,6 @@ def cost_table(rows: Sequence[Row]) -> str:
             facts = [first[key] for key in ("batch", "epochs", "steps")]
             lines.append([f"{data}: {label}", *facts, minutes, spread(values(found, "peak_memory_gb"))])
     return table(["run", "batch", "epochs", "steps", "minutes", "peak memory, GB"], lines)
-
-
-def filled(text: str, tables: Mapping[str, str]) -> str:
-    """`text` with each table between its markers, `<!-- name -->` and `<!-- /name -->`."""
-    for name, content in tables.items():
-        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        if text.count(begin) != 1 or text.count(end) != 1:
-            raise SystemExit(f"{README}: the markers {begin} and {end} must stand there once")
-        before, rest = text.split(begin)
-        text = f"{before}{begin}\n{content}\n{end}{rest.split(end)[1]}"
-    return text
 
 
 # ---- figure

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import pytest
 
+from threeshnet.reports.markdown import fill
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 ROWS = HERE / "rows.csv"
-BEGIN, END = "<!-- outcomes -->", "<!-- /outcomes -->"
 
 
 def main() -> int:
@@ -35,7 +36,7 @@ def main() -> int:
         words += ["-o", "tmp_path_retention_policy=failed"]
         code = int(pytest.main([str(ROOT / "tests" / "fuzz"), *words, "-k", options.cases]))
     with ROWS.open(newline="", encoding="utf-8") as stream:
-        fill(HERE / "README.md", table(list(csv.DictReader(stream))))
+        fill(HERE / "README.md", {"outcomes": table(list(csv.DictReader(stream)))})
     return code
 
 
@@ -60,14 +61,6 @@ def numbers(outcomes: list[str]) -> str:
     counts = Counter(outcomes)
     good = counts["done"], counts["refused"]
     return " | ".join(map(str, (len(outcomes), *good, len(outcomes) - sum(good))))
-
-
-def fill(file: Path, content: str) -> None:
-    """Put the table between its markers; the file is replaced when it is whole."""
-    before, rest = file.read_text(encoding="utf-8").split(BEGIN)
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(f"{before}{BEGIN}\n{content}\n{END}{rest.split(END)[1]}", encoding="utf-8")
-    partial.replace(file)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,7 @@ from runs import SHARDS, digest, finish, start, step_of
 from scene import FAULTS, Fault, NotPermitted, Scene
 
 from threeshnet.commands.shards import main as make_data
-
-BEGIN, END = "<!-- written by faults.py: begin -->", "<!-- end of faults -->"
+from threeshnet.reports.markdown import fill
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,9 +87,7 @@ def write_table(rows: dict[str, dict[str, Any]], file: Path) -> None:
         row = rows[name]
         said = row["printed"].replace("|", "/").replace("\n", "<br>") or "the usual table"
         lines.append(f"| {name} | {row['code']} | {said} | {row['kept_step']} | {row['lost']} |")
-    before, _, rest = file.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    file.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
+    fill(file, {"faults": "\n".join(lines)})
 
 
 if __name__ == "__main__":

@@ -31,9 +31,9 @@ from runs import RUN, SHARDS, digest, finish, partial_of, start, step_of, wait_f
 
 from threeshnet.commands.shards import main as make_data
 from threeshnet.commands.train import main as train
+from threeshnet.reports.markdown import fill
 from threeshnet.training.checkpoint_files import PARTIAL
 
-BEGIN, END = "<!-- written by kills.py: begin -->", "<!-- end -->"
 KINDS = ("in a save", "after a save", "in a save", "after the start")
 
 
@@ -172,9 +172,7 @@ def write_table(rows: Sequence[Kill], file: Path) -> None:
         equal = sum(row.equal == "True" for row in ends)
         saves = sum(row.unfinished_file for row in kills)
         lines.append(f"| {workers} | {len(ends)} | {len(kills)} | {saves} | {later} | {equal} of {len(ends)} |")
-    before, _, rest = file.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    file.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
+    fill(file, {"kills": "\n".join(lines)})
 
 
 if __name__ == "__main__":

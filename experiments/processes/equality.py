@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from naive import WAYS, gathering
-from tables import write_tables
+from tables import text_of
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from world import (
@@ -45,6 +45,7 @@ from threeshnet.metrics.recalls import recall
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.objectives.infonce import InfoNCELoss
 from threeshnet.objectives.triplet import TripletLoss
+from threeshnet.reports.markdown import fill
 from threeshnet.training.collect import Collector
 from threeshnet.training.module import RetrievalModule
 
@@ -248,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found[f"N={processes}"] = compare(one, several)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "result.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    write_tables(found, options.out / "README.md")
+    fill(options.out / "README.md", {"equality": text_of(found)})
 
 
 if __name__ == "__main__":

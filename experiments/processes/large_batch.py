@@ -21,15 +21,13 @@ from typing import Any
 
 import torch
 from scaling import build, made_up
-from tables import put
 from torch import nn
 from world import furthest, gradients
 
 from threeshnet.commands import current_commit
-from threeshnet.reports.markdown import table
+from threeshnet.reports.markdown import fill, table
 from threeshnet.training.module import RetrievalModule
 
-BEGIN = "<!-- written by large_batch.py: begin -->"
 KIB_PER_GIB = 2**20
 SETTINGS = ("dim", "text", "chunk", "rows", "threads")
 
@@ -123,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found["rows"] = [row for row in found["rows"] if (row["pairs"], row["chunked"]) != (pairs, chunked)]
             found["rows"].append(measure(options, pairs, chunked, Path(folder)))
             file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    put(options.out / "README.md", BEGIN, text_of(found))
+    fill(options.out / "README.md", {"large_batch": f"\n{text_of(found)}\n"})
 
 
 if __name__ == "__main__":

@@ -18,14 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from tables import put
 from world import BATCH, build, module_of, together, train
 
 from threeshnet.commands import current_commit
 from threeshnet.objectives.triplet import TripletLoss
-from threeshnet.reports.markdown import table
+from threeshnet.reports.markdown import fill, table
 
-BEGIN = "<!-- written by options.py: begin -->"
 BATCHES, CHUNK, ROWS = 4, 5, 5  # batches of a training; pairs encoded, and images compared, at a time
 PARTS = {"fusion": "semantic", "parts": "category,local,fused,scene"}
 FEW_PARTS = {"fusion": "", "parts": "local"}  # compiled in seconds on a CPU; a level of BatchNorm is there
@@ -149,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found[f"N={processes}"] = compare(one, several, asked, few=options.quick)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "options.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    put(options.out / "README.md", BEGIN, text_of(found))
+    fill(options.out / "README.md", {"options": f"\n{text_of(found)}\n"})
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ from equality import Step
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from paper import on_paper, rows
-from tables import put
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 from traffic import Counter, collectives_of, loopback, sent
@@ -35,12 +34,11 @@ from traffic import Counter, collectives_of, loopback, sent
 from threeshnet.commands import CONF, current_commit
 from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.records import Batch, ImageBatch, TokenSet
-from threeshnet.reports.markdown import table
+from threeshnet.reports.markdown import fill, table
 from threeshnet.training.module import RetrievalModule
 from threeshnet.training.processes import leave_together
 from threeshnet.training.synchronize import synchronize
 
-BEGIN = "<!-- written by scaling.py: begin -->"
 REGIONS, WIDTH, CLASSES, WORDS = 36, 2048, 133, (8, 20)
 BERT_BASE = ["hidden_size=768", "num_hidden_layers=12", "num_attention_heads=12", "intermediate_size=3072"]
 CASES = [  # processes, threads of each, BatchNorm over all
@@ -236,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     found["paper"] = paper_rows()
     file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    put(options.out / "README.md", BEGIN, tables(found))
+    fill(options.out / "README.md", {"scaling": f"\n{tables(found)}\n"})
 
 
 if __name__ == "__main__":

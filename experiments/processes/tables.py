@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from threeshnet.reports.markdown import table
 
-BEGIN, END = "<!-- written by equality.py: begin -->", "<!-- end -->"
 
-
-def write_tables(found: dict[str, Any], file: Path) -> None:
-    """Puts the tables between the two marks of `file`, where it is there."""
-    put(file, BEGIN, "\n\n".join([of_steps(found), otherwise(found), trainings(found)]))
-
-
-def put(file: Path, begin: str, text: str) -> None:
-    """Writes `text` between the mark `begin` of a README and the END after it, where the file is there."""
-    if not file.is_file():
-        return
-    before, mark, rest = file.read_text(encoding="utf-8").partition(begin)
-    if not mark:
-        raise ValueError(f"{file} has no line {begin}")
-    _, _, after = rest.partition(END)
-    file.write_text(f"{before}{begin}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+def text_of(found: dict[str, Any]) -> str:
+    """What stands between the marks."""
+    return "\n\n".join(["", of_steps(found), otherwise(found), trainings(found), ""])
 
 
 def of_steps(found: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from threeshnet.errors import ConfigError, DataError
-from threeshnet.reports.study_report import Comparison, check_prose, filled, tables, value_of
+from threeshnet.reports.study_report import Comparison, check_prose, tables, value_of
 from threeshnet.reports.study_rows import read_rows
 from threeshnet.studies.rows import collect
 
@@ -186,8 +186,3 @@ def test_the_command_says_what_is_wrong_and_draws_the_same_bytes(tmp_path: Path,
     assert ended.code == 1
     assert "the rows say 210.0" in ended.err
     assert command("collect", "study=activation", f"out={tmp_path / 'nowhere'}", into).err.count("make sweep") == 1
-
-
-def test_markers_must_stand_there_once() -> None:
-    with pytest.raises(ConfigError, match="must stand there once"):
-        filled("# nothing", "table")

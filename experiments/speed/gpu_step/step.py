@@ -27,9 +27,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from threeshnet.batches.datamodule import RetrievalDataModule
 from threeshnet.commands import CONF, current_commit
+from threeshnet.reports.markdown import fill, table
 
 HERE = Path(__file__).parent
-BEGIN, END = "<!-- written by step.py: begin -->", "<!-- end -->"
 BERT_BASE = ["hidden_size=768", "num_hidden_layers=12", "num_attention_heads=12", "intermediate_size=3072"]
 CASES = [(precision, compiled) for precision in ("32-true", "bf16-mixed") for compiled in (False, True)]
 # Dense TFLOP/s of data sheets: NVIDIA A100 (2021), H100 SXM (2023), L4 (2023), RTX 4090 (Ada whitepaper, 2022). float32
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = [row for row in rows if any(row[name] != key[name] for name in KEY)]
         rows.append(key | measured(options, precision, compiled))
         write(file, rows)
-    put(options.out / "README.md", rows)
+    fill(options.out / "README.md", {"steps": f"\n{table_of(rows)}\n"})
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -186,20 +186,16 @@ def write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
     partial.replace(file)
 
 
-def put(readme: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """The table between the marks of README.md, where there is one."""
-    if not readme.is_file():
-        return
+def table_of(rows: Sequence[dict[str, Any]]) -> str:
+    """What stands between the marks of README.md."""
     head = [*KEY, "seconds a step", "pairs a second", "waiting for data", "GPU memory, GB", "TFLOP/s", "of the peak"]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for row in rows:
         numbers = [row["seconds_a_step"], row["pairs_a_second"], row["waiting"], row["gpu_memory_gb"] or "–"]
         source = "data sheet" if row["peak_tflops"] else "a matrix product here"
         of_peak = f"{row['mfu']} ({source})" if row["mfu"] else "–"
         lines.append([*(str(row[name]) for name in KEY), *map(str, numbers), row["tflops"], of_peak])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    readme.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    return table(head, lines)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from formats import IMAGE_BYTES
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-from threeshnet.reports.markdown import table
+from threeshnet.reports.markdown import fill, marks, table
 
 Row = dict[str, str]
 
@@ -33,14 +33,9 @@ def rewrite(folder: Path) -> None:
     if (folder / "waiting.csv").is_file():
         texts["waiting"] = waiting_table(read(folder / "waiting.csv"))
     readme = folder / "README.md"
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    for name, content in texts.items():
-        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        if begin in text:
-            text = f"{text.partition(begin)[0]}{begin}\n{content}\n{end}{text.partition(end)[2]}"
-        else:
-            text += f"\n{begin}\n{content}\n{end}\n"
-    readme.write_text(text, encoding="utf-8")
+    if not readme.is_file():
+        readme.write_text("".join("\n".join([*marks(name), ""]) for name in texts), encoding="utf-8")
+    fill(readme, texts)
 
 
 def speed_table(rows: Sequence[Row]) -> str:

@@ -17,8 +17,9 @@ from threeshnet.commands import run_directory as runs
 from threeshnet.commands.collect import RESULTS, into
 from threeshnet.commands.preparing import STUDIES, load_study
 from threeshnet.reports.claims import Studies, claims_table, parse_claims, published_table
+from threeshnet.reports.markdown import fill, filled, marks
 from threeshnet.reports.study_figure import draw
-from threeshnet.reports.study_report import BEGIN, END, FIGURE, Comparison, check_prose, check_rows, filled, tables
+from threeshnet.reports.study_report import FIGURE, PART, Comparison, check_prose, check_rows, tables
 from threeshnet.reports.study_rows import Row, label, other_factors, read_rows
 from threeshnet.studies.study import Study
 
@@ -47,7 +48,8 @@ def report(study: Study, folder: Path) -> tuple[list[Row], Comparison]:
     comparison = comparison_of(study, rows)
     check_rows(rows)
     file = folder / README
-    text = filled(file.read_text(encoding="utf-8") if file.exists() else first_text(study), tables(rows, comparison))
+    text = file.read_text(encoding="utf-8") if file.exists() else first_text(study)
+    text = filled(text, {PART: tables(rows, comparison)}, file)
     runs.write_text(file, text)
     if rows:
         draw(rows, comparison, folder / FIGURE)
@@ -66,21 +68,11 @@ def summarise(root: Path, studies: Studies, known: Mapping[str, Sequence[str]]) 
     """Rebuilds the claims and the published numbers in the README.md above all studies."""
     content: Any = OmegaConf.to_container(OmegaConf.load(root / CLAIMS))
     file = root / README
-    text = file.read_text(encoding="utf-8")
-    text = filled(text, claims_table(parse_claims(content, known), studies), *marks("claims"))
+    claims = claims_table(parse_claims(content, known), studies)
     with (root / PUBLISHED).open(encoding="utf-8", newline="") as opened:
-        text = filled(text, published_table(list(csv.DictReader(opened))), *marks("published"))
-    runs.write_text(file, text)
+        published = published_table(list(csv.DictReader(opened)))
+    fill(file, {"claims": claims, "published": published})
     Console().print(f"{file}: claims and published numbers", markup=False, highlight=False, soft_wrap=True)
-
-
-def marks(name: str) -> tuple[str, str]:
-    """Between which a table stands.
-
-    >>> marks("claims")
-    ('<!-- claims -->', '<!-- /claims -->')
-    """
-    return f"<!-- {name} -->", f"<!-- /{name} -->"
 
 
 def comparison_of(study: Study, rows: Sequence[Row]) -> Comparison:
@@ -93,12 +85,13 @@ def comparison_of(study: Study, rows: Sequence[Row]) -> Comparison:
 
 def first_text(study: Study) -> str:
     """A README to begin with."""
+    begin, end = marks(PART)
     commands = [
         f"make {target} STUDY={study.name}{more}"
         for target, more in (("sweep", " EXP=<experiment>"), ("collect", ""), ("report", ""))
     ]
     return "\n\n".join(
-        [f"# {study.title}", study.question, "\n".join(f"    {line}" for line in commands), f"{BEGIN}\n{END}", ""]
+        [f"# {study.title}", study.question, "\n".join(f"    {line}" for line in commands), f"{begin}\n{end}", ""]
     )
 
 

@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from threeshnet.errors import ConfigError, DataError, Problems
+from threeshnet.errors import DataError, Problems
 from threeshnet.metrics.comparisons import Difference, difference, over_seeds
 from threeshnet.reports.markdown import table
 from threeshnet.reports.study_rows import NUMBERS, Row, by_level, groups, label, lacking
 
-BEGIN, END = "<!-- results -->", "<!-- /results -->"
+PART = "results"  # name of the marks between which the tables stand
 FIGURE = "figure.png"
 # 12.3<!-- value: experiment[/setting], level[+level], column[, statistic] --> in the prose; see `value_of`.
 VALUE = re.compile(r"([+\-\N{MINUS SIGN}]?\d+(?:\.\d+)?)\s?<!-- value: ([^>]*?) -->")
@@ -105,14 +105,6 @@ def values(rows: Sequence[Row], column: str) -> list[float]:
 def _spread(numbers: Sequence[float]) -> str:
     found = over_seeds(numbers)
     return f"{found.mean:.1f}" + ("" if found.deviation is None else f" ± {found.deviation:.1f}")
-
-
-def filled(text: str, content: str, begin: str = BEGIN, end: str = END) -> str:
-    """`text` with `content` between the markers.  Raises ConfigError when they do not stand there once."""
-    if text.count(begin) != 1 or text.count(end) != 1:
-        raise ConfigError(f"README.md: the markers {begin} and {end} must stand there once")
-    before, rest = text.split(begin)
-    return f"{before}{begin}\n{content}\n{end}{rest.split(end)[1]}"
 
 
 # ---- numbers in the prose
