@@ -36,6 +36,7 @@ from threeshnet.metrics.precision import map_at_r, percent_of, positions, positi
 from threeshnet.metrics.ranks import rank_similarity
 from threeshnet.metrics.recalls import recall_by_tag, summarise
 from threeshnet.metrics.similarity import EmbeddingSimilarity
+from threeshnet.metrics.spread import spread
 
 
 def unit(*shape: int, seed: int = 0) -> Tensor:
@@ -259,6 +260,21 @@ def test_the_gap_of_known_clouds() -> None:
         modality_gap(torch.tensor([[1.0, 0], [-1, 0]]), axes[:, :2])
 
 
+# --- the spread
+
+
+@given(rows=st.integers(1, 8), width=st.integers(1, 5), seed=st.integers(0, 99))
+def test_the_spread_is_the_mean_over_pairs(rows: int, width: int, seed: int) -> None:
+    points = torch.nn.functional.normalize(unit(rows, width, seed=seed).double(), dim=1)
+    pairs = [1 - float(points[i] @ points[j]) for i in range(rows) for j in range(rows)]
+    assert spread(7 * points) == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
+
+
+def test_the_spread_of_one_point_and_of_opposites() -> None:
+    assert spread(torch.ones(5, 3)) == pytest.approx(0, abs=1e-12)
+    assert spread(torch.tensor([[1.0, 0], [-2, 0]])) == pytest.approx(1)
+
+
 # --- groups
 
 
@@ -317,7 +333,7 @@ def test_everything_together_is_plain_numbers() -> None:
     bank = Bank(unit(20, 4, seed=2), unit(30, 4, seed=3))
     tags = {"tag": by_label(["what", "where"] * 18)}
     found = beyond_recall(source, ranks, owner, caption_groups=tags, bank=bank)
-    assert set(found) == {"i2t", "t2i", "hubness", "modality_gap", "corrections", "groups"}
+    assert set(found) == {"i2t", "t2i", "hubness", "modality_gap", "spread", "corrections", "groups"}
     assert set(found["corrections"]) == set(CORRECTIONS)
     assert found["t2i"]["r_precision"] == pytest.approx(summarise(ranks.t2i)["R@1"])
     assert found["groups"]["t2i"]["tag"]["what"]["queries"] == 18

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from threeshnet.objectives.collapse import loss_over_collapsed
 from threeshnet.objectives.infonce import InfoNCELoss
 from threeshnet.objectives.triplet import TripletLoss, triplet_hinge
 
@@ -124,13 +126,39 @@ def test_the_temperature_is_learned_and_bounded() -> None:
     torch.testing.assert_close(bounded, loss(images, captions, torch.arange(4), 0)["loss"])
 
 
+def objective_of(file: Path, **more: Any) -> torch.nn.Module:
+    """In the place that it has in a run: a value may come from the primary config."""
+    whole = OmegaConf.create({"warm_up_epochs": 1, "objective": OmegaConf.load(file)})
+    return instantiate(whole.objective, **more)
+
+
+@pytest.mark.parametrize("file", OBJECTIVES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("epoch", [0, 1.5, 5])
+def test_every_objective_is_held_against_equal_embeddings(file: Path, masked: bool, epoch: float) -> None:
+    objective, owners = objective_of(file, mask_same_image=masked), torch.tensor([0, 1, 1, 2, 3])
+
+    def share(images: Tensor, captions: Tensor) -> float:
+        found = objective(images, captions, owners, epoch)["loss"]
+        return loss_over_collapsed(found, objective, images, owners, epoch).item()
+
+    apart, point = torch.eye(5), torch.nn.functional.normalize(torch.rand(1, 5), dim=1).repeat(5, 1)
+    assert share(point, point) == pytest.approx(1, rel=1e-5)
+    assert share(apart, apart) < 0.01
+    assert share(apart, apart.roll(1, dims=0)) > 1  # everything confused is worse than nothing told apart
+
+
+def test_where_nothing_is_a_negative_there_is_nothing_to_collapse() -> None:
+    images, owners = torch.eye(3), torch.zeros(3)
+    share = loss_over_collapsed(torch.tensor(0.0), TripletLoss(mask_same_image=True), images, owners, 0)
+    assert share.item() == 0
+
+
 @pytest.mark.parametrize("file", OBJECTIVES, ids=lambda file: file.stem)
 @pytest.mark.parametrize("masked", [False, True])
 def test_every_objective_has_finite_gradients_in_hard_corners(file: Path, masked: bool) -> None:
     """One pair, equal embeddings, and nothing but captions of one image."""
-    # in the place that it has in a run: a value may come from the primary config
-    whole = OmegaConf.create({"warm_up_epochs": 1, "objective": OmegaConf.load(file)})
-    loss = instantiate(whole.objective, mask_same_image=masked)
+    loss = objective_of(file, mask_same_image=masked)
     one, _ = pairs(1)
     for images, owners in ((one, [0]), (one.detach().repeat(4, 1), [0, 1, 2, 3]), (pairs(4)[0], [0, 0, 0, 0])):
         for epoch in (0, 5):

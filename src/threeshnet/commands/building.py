@@ -25,6 +25,7 @@ from threeshnet.training.best import BestModelCheckpoint
 from threeshnet.training.callbacks import RandomStates, StepClock
 from threeshnet.training.checkpoint import model_card
 from threeshnet.training.checkpoint_files import WholeFiles
+from threeshnet.training.collapse import CollapseWatch
 from threeshnet.training.keeping import LastCheckpoint
 from threeshnet.training.module import RetrievalModule
 from threeshnet.training.processes import Agreement
@@ -133,8 +134,8 @@ def build_trainer(cfg: DictConfig, folder: Path, signals: Signals, more_loggers:
 
 
 def callbacks(cfg: DictConfig, folder: Path) -> list[pl.Callback]:
-    """The mean of the weights where it is asked for, the step clock, progress.json and a progress bar."""
-    found: list[pl.Callback] = [*averaging(cfg), StepClock(), Progress(folder=folder)]
+    """The mean of the weights where it is asked for, the step clock, the watch, progress.json and a progress bar."""
+    found: list[pl.Callback] = [*averaging(cfg), StepClock(), CollapseWatch(), Progress(folder=folder)]
     if cfg.trainer.get("enable_progress_bar", True):
         found.append(RichProgressBar() if sys.stderr.isatty() else TQDMProgressBar(refresh_rate=50))
     return found

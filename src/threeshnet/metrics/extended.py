@@ -16,6 +16,7 @@ from threeshnet.metrics.precision import percent_of, positions_of_owners
 from threeshnet.metrics.ranks import Ranks
 from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.metrics.similarity import EmbeddingSimilarity, Similarity
+from threeshnet.metrics.spread import spread
 
 PRECISIONS = ("map_at_r", "r_precision")
 
@@ -36,7 +37,7 @@ def beyond_recall(
     caption_groups: Mapping[str, Groups] | None = None,
     bank: Bank | None = None,
 ) -> dict[str, Any]:
-    """mAP@R and R-Precision in percent, hubness, and where there are embeddings the modality gap, groups, corrections.
+    """mAP@R and R-Precision in percent, hubness, groups, and of embeddings the modality gap, spread and corrections.
 
     `ranks` are those of the whole split. Images are asked by `image_groups` (i2t), captions by `caption_groups` (t2i):
     kind -> groups. `bank` gives the corrections of hubs their queries; without it there are none.
@@ -48,7 +49,9 @@ def beyond_recall(
         found[side] = {name: percents[name] for name in PRECISIONS}
     found["hubness"] = hubness(similarity)
     if isinstance(similarity, EmbeddingSimilarity):
-        found["modality_gap"] = modality_gap(similarity.image_embeddings, similarity.caption_embeddings)
+        images, captions = similarity.image_embeddings, similarity.caption_embeddings
+        found["modality_gap"] = modality_gap(images, captions)
+        found["spread"] = {"images": spread(images), "captions": spread(captions)}
         if bank is not None:
             found["corrections"] = _corrections(similarity, owner, bank)
     asked = {"i2t": (ranks.i2t, image_groups), "t2i": (ranks.t2i, caption_groups)}

@@ -13,6 +13,7 @@ from threeshnet.errors import ConfigError
 from threeshnet.metrics.recalls import recall
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.nn.collectives import exchange_counts, place
+from threeshnet.objectives.collapse import loss_over_collapsed
 from threeshnet.objectives.gather import gather_pairs
 from threeshnet.records import Batch, ImageBatch, TokenSet
 from threeshnet.training.blame import loss_is_no_number
@@ -38,6 +39,8 @@ class RetrievalModule(EncodingModule):
     with it scoring and checkpoints, stays as it is.
     `card` is what a checkpoint needs to say about the model so that `load_model` can build it again.
     """
+
+    OVER_COLLAPSED = "loss_over_collapsed"  # name of the loss as a share of that of equal embeddings
 
     def __init__(
         self,
@@ -105,7 +108,10 @@ class RetrievalModule(EncodingModule):
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
     def loss(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
-        """The objective's named numbers of the batch of all processes, of which `batch` is this one's share."""
+        """The objective's named numbers of the batch of all processes, of which `batch` is this one's share.
+
+        Beside them the loss as a share of what it would be if all embeddings were equal.
+        """
         shares = exchange_counts([len(batch.rows), *widths(batch)], batch.rows.device)
         if self.synchronized:
             batch = widen(batch, [max(column) for column in zip(*shares, strict=True)][1:])
@@ -118,16 +124,18 @@ class RetrievalModule(EncodingModule):
         sides = encode_images(batch.images), encode_captions(batch.captions)
         images, captions, owners = gather_pairs(*sides, batch.owners, [share[0] for share in shares])
         with torch.autocast(images.device.type, enabled=False):  # a hardest negative is told from the next by 1e-3
-            return self.objective(images, captions, owners, epoch)
+            numbers = self.objective(images, captions, owners, epoch)
+            share = loss_over_collapsed(numbers["loss"], self.objective, images, owners, epoch)
+        return {**numbers, self.OVER_COLLAPSED: share}
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         numbers = self.loss(batch, self.current_epoch + batch_idx / self.trainer.num_training_batches)
         if not torch.isfinite(numbers["loss"]):
             where = f"step {self.global_step} (epoch {self.current_epoch})"
             dataset = getattr(self.trainer.train_dataloader, "dataset", None)
             raise loss_is_no_number(numbers["loss"].item(), where, batch, dataset)
         self.log_dict({f"train/{name}": value.detach() for name, value in numbers.items()}, prog_bar=True)
-        return numbers["loss"]
+        return {name: numbers[name] for name in ("loss", self.OVER_COLLAPSED)}
 
     def on_validation_epoch_start(self) -> None:
         self._collectors = (Collector(), Collector())
