@@ -12,6 +12,7 @@ import threeshnet
 from threeshnet.batches.collate import collate_images
 from threeshnet.metrics import recall
 from threeshnet.shards.reader import ShardedSplit
+from threeshnet.training.csv_log import rows_of
 
 SAME = ("i2t", "t2i", "rsum", "by_tag", "images", "captions", "data", "split", "protocol")
 
@@ -41,6 +42,12 @@ def test_the_run_is_whole(run: Path, trained: dict) -> None:
     assert set(trained["by_tag"]) >= {"what", "where"}
     assert {file.name for file in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert len(list((run / "highlights").glob("*.png"))) == 2
+    logged = [row for row in rows_of(run / "log" / "metrics.csv") if "train/loss" in row]
+    assert logged
+    batch = trained["batch_size"]  # all negatives in the first epoch: equal embeddings cost a margin each
+    for row in logged:
+        share = float(row["train/loss"]) / (2 * 0.2 * batch * (batch - 1))
+        assert float(row["train/loss_over_collapsed"]) == pytest.approx(share, rel=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [256, 5])

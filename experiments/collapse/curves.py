@@ -1,0 +1,168 @@
+"""How near runs came to the loss of equal embeddings, epoch by epoch.
+
+    python experiments/collapse/curves.py --collect runs/activation/activation=sigmoid,* runs/transfer/*home*
+
+With --collect every finished run in or below those folders becomes rows of curves.csv, an epoch each (a run that has
+rows gets new ones). Without it nothing but curves.csv is read. Table and figure are rebuilt from it either way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from omegaconf import DictConfig, OmegaConf
+
+from threeshnet.objectives.collapse import loss_over_collapsed
+from threeshnet.reports.markdown import fill, table
+from threeshnet.studies.folders import record
+
+HERE = Path(__file__).resolve().parent
+CURVES, FIGURE, PART = "curves.csv", "figure.png", "collapse"
+COLUMNS = ["experiment", "setting", "guidance", "objective", "seed", "epoch", "share", "dev_rsum", "rsum", "checkpoint"]
+COLUMNS += ["commit"]
+RUN = COLUMNS[:5]  # what tells a run from the others
+COLOURS = {"triplet": "#d1495b", "infonce": "#1b6ca8", "mixed": "#3b9c8f"}
+STYLES = {"guided": "solid", "without": "dashed"}
+
+Row = dict[str, str]
+
+
+def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--collect", type=Path, nargs="+", default=[], help="run directories, or folders of them")
+    asked = parser.parse_args(arguments)
+    rows = read(folder / CURVES)
+    new = [row for run in finished(asked.collect) for row in rows_of(run)]
+    if new:
+        replaced = {tuple(row[name] for name in RUN) for row in new}
+        rows = sorted([row for row in rows if tuple(row[name] for name in RUN) not in replaced] + new, key=order)
+        write(folder / CURVES, rows)
+    fill(
+        folder / "README.md",
+        {PART: f"{table_of(rows)}\n\n![Loss of each epoch over that of equal embeddings]({FIGURE})"},
+    )
+    draw(rows, folder / FIGURE)
+
+
+def finished(folders: Iterable[Path]) -> list[Path]:
+    """Run directories that have been trained and scored."""
+    found = [file.parent for folder in folders for file in sorted(folder.rglob("metrics.json"))]
+    return [run for run in found if (run / "log" / "metrics.csv").is_file()]
+
+
+def rows_of(run: Path) -> list[Row]:
+    """A row an epoch: mean over its logged steps of the loss over that of equal embeddings."""
+    settings, scores = OmegaConf.load(run / "config.yaml"), json.loads((run / "metrics.json").read_text("utf-8"))
+    own = record(run)
+    assert isinstance(settings, DictConfig)
+    objective = instantiate(settings.objective)
+    logged = read(run / "log" / "metrics.csv")
+    steps_an_epoch = scores["steps"] / scores["epochs"]
+    shares: dict[int, list[float]] = {}
+    for line in logged:
+        if line["train/loss"]:
+            exact = int(line["step"]) / steps_an_epoch
+            share = share_of(float(line["train/loss"]), objective, settings.batches.batch_size, exact)
+            shares.setdefault(int(exact), []).append(share)
+    dev = {int(float(line["epoch"])): line["dev/rsum"] for line in logged if line.get("dev/rsum")}
+    about = {
+        "experiment": own["experiment"],
+        "setting": own["setting"],
+        "guidance": "guided" if settings.fusion else "without",
+        "objective": str(settings.objective._target_).split(".")[-2],
+        "seed": str(settings.seed),
+        "rsum": f"{scores['rsum']:.2f}",
+        "checkpoint": scores["checkpoint"],
+        "commit": scores["commit"],
+    }
+    return [
+        about | {"epoch": str(epoch), "share": f"{statistics.fmean(found):.4f}", "dev_rsum": dev.get(epoch, "")}
+        for epoch, found in sorted(shares.items())
+    ]
+
+
+def share_of(loss: float, objective: torch.nn.Module, batch: int, epoch: float) -> float:
+    """Of a logged loss; the pairs of a batch are taken for those of different images."""
+    images, owners = torch.zeros(batch, 2), torch.arange(batch)
+    return loss_over_collapsed(torch.tensor(loss), objective, images, owners, epoch).item()
+
+
+def runs(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
+    """The epochs of each run."""
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in RUN), []).append(row)
+    return found
+
+
+def table_of(rows: Sequence[Row]) -> str:
+    """A line for each kind of run: the last epoch's share of each seed, and rsum over seeds."""
+    kinds: dict[tuple[str, ...], list[Row]] = {}
+    for key, epochs in runs(rows).items():
+        kinds.setdefault(key[:-1], []).append(epochs[-1])
+    lines = []
+    for key, ends in kinds.items():
+        scores = [float(row["rsum"]) for row in ends]
+        spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
+        shares = ", ".join(f"{float(row['share']):.3f}" for row in ends)
+        lines.append([*key, " ".join(row["seed"] for row in ends), shares, f"{statistics.fmean(scores):.1f}{spread}"])
+    head = ["experiment", "setting", "guidance", "objective", "seeds", "share in the last epoch, by seed", "rsum"]
+    return table(head, lines)
+
+
+def draw(rows: Sequence[Row], file: Path) -> None:
+    """The share after each epoch, an experiment a panel. The same rows give the same bytes."""
+    panels = list(dict.fromkeys((row["experiment"], row["setting"]) for row in rows))
+    figure = Figure(figsize=(4.6 * max(len(panels), 1), 3.4), layout="constrained", dpi=120)
+    FigureCanvasAgg(figure)
+    for axes, panel in zip(figure.subplots(1, len(panels) or 1, squeeze=False)[0], panels, strict=False):
+        for key, epochs in runs(rows).items():
+            if key[:2] == panel:
+                looks: dict[str, Any] = {"color": COLOURS.get(key[3], "#66717e"), "linestyle": STYLES[key[2]]}
+                places, shares = [int(row["epoch"]) + 1 for row in epochs], [float(row["share"]) for row in epochs]
+                axes.plot(places, shares, linewidth=1.2, alpha=0.85, label=f"{key[3]}, {key[2]}", **looks)
+        axes.axhline(1, color="#222222", linewidth=0.8, linestyle=":")
+        axes.set(xlabel="epoch", ylim=(0, None))
+        axes.set_title(f"{panel[0]}, setting {panel[1]}", fontsize=9, loc="left")
+        axes.spines[["top", "right"]].set_visible(False)
+        named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        axes.legend(named.values(), named.keys(), frameon=False, fontsize=7)
+        axes.set_ylabel("loss / loss of equal embeddings", fontsize=8)
+    partial = file.with_suffix(".partial.png")
+    figure.savefig(partial, metadata={"Software": None})
+    partial.replace(file)
+
+
+def order(row: Mapping[str, str]) -> tuple[Any, ...]:
+    return (*(row[name] for name in RUN[:4]), int(row["seed"]), int(row["epoch"]))
+
+
+def read(file: Path) -> list[Row]:
+    if not file.is_file():
+        return []
+    with file.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def write(file: Path, rows: Sequence[Row]) -> None:
+    """Aside, then renamed."""
+    partial = file.with_name(file.name + ".partial")
+    with partial.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    partial.replace(file)
+
+
+if __name__ == "__main__":
+    main()
