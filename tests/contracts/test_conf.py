@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
 from threeshnet.batches.tokenizers import Wordpieces
 from threeshnet.commands.building import fields_read
+from threeshnet.commands.preparing import load_study
+from threeshnet.commands.settings import check_settings
 from threeshnet.commands.trainer_options import of_lightning
 from threeshnet.encoders.text.sources import bert_folder
 from threeshnet.errors import DataError
@@ -329,3 +332,24 @@ def test_settings_that_cannot_be_name_the_key_and_the_value(
         assert ended.code == 1, override
         assert said in ended.err, ended.err
         assert "Traceback" not in ended.err
+
+
+def level_overrides() -> list[tuple[str, ...]]:
+    """What the levels of every study put on the command line of `train`, each once."""
+    studies = [load_study(file.stem) for file in sorted((CONF / STUDIES).glob("*.yaml"))]
+    factors = [levels for study in studies for levels in study.factors.values()]
+    return sorted({level.overrides for levels in factors for level in levels if level.overrides})
+
+
+@pytest.mark.parametrize("overrides", level_overrides(), ids=" ".join)
+def test_every_level_of_every_study_is_taken_from_the_command_line(overrides: tuple[str, ...]) -> None:
+    """Before shards are read, when their sizes are missing still."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", ["experiment=hybrid_demo", *overrides], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    try:
+        with open_dict(cfg):
+            del cfg["hydra"]
+        check_settings(cfg)
+    finally:
+        HydraConfig.instance().cfg = None

@@ -15,6 +15,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
 from threeshnet.errors import ConfigError, Problems
 
@@ -81,7 +82,7 @@ class Defaults:
 
     def _faults_below(self, key: str, value: Any) -> Iterator[str]:
         if isinstance(value, DictConfig) and self.kind(key) in (None, GROUP):
-            for name in (name for name in value if not OmegaConf.is_missing(value, name)):
+            for name in (name for name in value if not is_filled_in_later(value, name)):
                 yield from self._faults_below(f"{key}.{name}", value[name])
             return
         kind, default = self.kind(key), self._default(key)
@@ -161,6 +162,15 @@ def _loaded(file: Path) -> Any:
     if file not in _FILES:
         _FILES[file] = OmegaConf.to_container(OmegaConf.load(file)) if file.is_file() else {}
     return _FILES[file]
+
+
+def is_filled_in_later(group: DictConfig, name: Any) -> bool:
+    """Whether a value is missing still, or is that of a setting which is: shards say their sizes when they are read."""
+    try:
+        group[name]
+    except (MissingMandatoryValue, InterpolationToMissingValueError):
+        return True
+    return False
 
 
 def at(tree: Any, path: list[str]) -> Any:
