@@ -1,0 +1,63 @@
+"""experiments/run.sh: every study in its turn, what is finished is collected, and interruptions end it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STUDIES = sorted(file.stem for file in (ROOT / "conf/studies").glob("*.yaml"))
+NOT_OF_A_CLAIM = {"rate", "seeds"}  # a search, and what any experiment may be asked
+# Writes down how it was called; `sweep` ends with the code of its study, or 0. `shards` makes what it is asked for.
+STAND_IN = """#!/bin/sh
+echo "$*" >> "$CALLS"
+case "$*" in *commands.sweep*study="$CULPRIT"*) exit "$CODE";; esac
+"""
+
+
+def start(folder: Path, *parts: str, culprit: str = "none", code: int = 0) -> tuple[int, list[str], str]:
+    """Exit code, the commands that were called, and what was said at the end."""
+    python, calls = folder / "python", folder / "calls"
+    python.write_text(STAND_IN)
+    python.chmod(0o755)
+    calls.unlink(missing_ok=True)
+    given = {"ENV_PYTHON": str(python), "CALLS": str(calls), "CULPRIT": culprit, "CODE": str(code)}
+    given |= {"SHARDS": str(folder / "a folder"), "RUNS": str(folder / "runs"), "RAW": "photos here"}
+    command = [str(ROOT / "experiments/run.sh"), *parts]
+    ended = subprocess.run(command, env=os.environ | given, capture_output=True, text=True, check=False)
+    called = [line.split("threeshnet.commands.")[1] for line in calls.read_text().splitlines()]
+    return ended.returncode, called, ended.stderr
+
+
+def of(command: str, called: list[str]) -> list[str]:
+    """The studies that a command was called for, in order."""
+    return [words.split()[1].removeprefix("study=") for words in called if words.startswith(f"{command} ")]
+
+
+def test_every_study_is_run_and_collected(tmp_path: Path) -> None:
+    code, called, _ = start(tmp_path)
+    assert code == 0
+    assert sorted(of("sweep", called)) == sorted(set(STUDIES) - NOT_OF_A_CLAIM)
+    assert of("collect", called) == of("sweep", called)
+    assert called[-1] == "report"
+    assert f'shards data=flickr8k out="{tmp_path / "a folder"}" raw="photos here"' in called
+    assert any("study=options" in words and "setting=flickr8k_proxy parallel=2" in words for words in called)
+
+
+def test_shards_that_are_there_are_not_made(tmp_path: Path) -> None:
+    (tmp_path / "a folder" / "demo").mkdir(parents=True)
+    (tmp_path / "a folder" / "demo" / "manifest.json").touch()
+    _, called, _ = start(tmp_path, "demo")
+    assert not [words for words in called if words.startswith("shards")]
+    assert "options" not in of("sweep", called)
+
+
+@pytest.mark.parametrize(("failing", "last"), [(75, "objective"), (1, "features")])
+def test_an_interruption_ends_it_and_a_failure_does_not(failing: int, last: str, tmp_path: Path) -> None:
+    code, called, said = start(tmp_path, "demo", culprit="objective", code=failing)
+    assert code == failing
+    assert of("sweep", called)[-1] == of("collect", called)[-1] == last
+    assert ("not finished: objective" in said) == (failing == 1)
