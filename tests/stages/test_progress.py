@@ -90,6 +90,24 @@ def test_a_run_that_ends_early_says_how(tmp_path: Path, stop: BaseException, sta
     assert (progress.read(tmp_path)["state"], progress.read(tmp_path)["step"]) == (state, 3)
 
 
+def test_a_run_that_goes_on_counts_the_time_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process works for 100 s, the next one 20 s more; what lies between them is no work."""
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "time", lambda: now[0])
+    checkpoint: dict[str, Any] = {"callbacks": {}}
+    for start, seconds, before in ((1000.0, 100.0, 0.0), (5000.0, 20.0, 100.0)):
+        assert progress.seconds_of(checkpoint) == before
+        now[0] = start
+        run = progress.Progress(folder=tmp_path)
+        if checkpoint["callbacks"]:
+            run.load_state_dict(checkpoint["callbacks"][run.state_key])
+        now[0] += seconds
+        checkpoint["callbacks"] = {run.state_key: run.state_dict()}
+    assert progress.seconds_of(checkpoint) == 120
+    older = {"callbacks": {"Progress": {"dev_rsum": None, "best_dev_rsum": None}}}
+    assert progress.seconds_of(older) == progress.seconds_of(None) == 0
+
+
 def test_nothing_there_is_nothing_read(tmp_path: Path) -> None:
     assert progress.read(tmp_path) == {}
     progress.mark(tmp_path, progress.FAILED)

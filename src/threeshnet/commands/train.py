@@ -20,6 +20,7 @@ from threeshnet.shards.manifest import Manifest
 from threeshnet.training.checkpoint import check_resumable, checkpoint_hash, read_checkpoint
 from threeshnet.training.csv_log import carry_on
 from threeshnet.training.processes import leave_together
+from threeshnet.training.progress import seconds_of
 from threeshnet.training.signals import Signals
 
 log = logging.getLogger(__name__)
@@ -59,15 +60,16 @@ def main(cfg: DictConfig) -> None:
         module.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
         trainer.test(module, datamodule=datamodule, verbose=False)
         split = datamodule.split(str(datamodule.test_split))
+        seconds = seconds_of(begun) + time.perf_counter() - started
         metrics = metrics_of("full", [module.embeddings], split) | {  # pyright: ignore[reportArgumentType]
             **facts_of_run(about, trainer),
             "selection": selection,
             "checkpoint": checkpoint_hash(checkpoint),
             "machine": machine(),
             "resumed_at_step": step,
-            "minutes": round((time.perf_counter() - started) / 60, 2),
+            "minutes": round(seconds / 60, 2),
         }
-        finish(cfg, folder, module, split, metrics, time.perf_counter() - started)
+        finish(cfg, folder, module, split, metrics, seconds)
         tracker.finish(metrics, split, checkpoint)
         leave_together()
 

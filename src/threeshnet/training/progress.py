@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ class Progress(Callback):
     def __init__(self, *, folder: Path, seconds: float = SECONDS_BETWEEN_WRITES) -> None:
         self.folder, self.seconds = folder, seconds
         self.started = time.time()
+        self.before = 0.0  # seconds that the run took before this process went on with it
         self.written = -math.inf
         self.first_step: int | None = None  # of this process: a resumed run has taken steps before
         self.began = 0.0
@@ -64,10 +66,12 @@ class Progress(Callback):
         self._write(trainer, INTERRUPTED if isinstance(exception, STOPPED_FROM_OUTSIDE) else FAILED)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"dev_rsum": self.dev, "best_dev_rsum": self.best}
+        seconds = self.before + time.time() - self.started
+        return {"dev_rsum": self.dev, "best_dev_rsum": self.best, "seconds": seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.dev, self.best = state_dict["dev_rsum"], state_dict["best_dev_rsum"]
+        self.before = state_dict.get("seconds", 0.0)
 
     def _write(self, trainer: pl.Trainer, state: str, epoch: int | None = None) -> None:
         if not trainer.is_global_zero:
@@ -96,6 +100,15 @@ class Progress(Callback):
             return None
         mean = (time.monotonic() - self.began) / (step - self.first_step)
         return round(mean * max(steps - step, 0), 1)
+
+
+def seconds_of(checkpoint: Mapping[str, Any] | None) -> float:
+    """Seconds that a run had taken when its checkpoint was written; 0 without one, or when it does not say.
+
+    What was done after it and lost is not counted.
+    """
+    states = (checkpoint or {}).get("callbacks", {})
+    return float(states.get(Progress.__qualname__, {}).get("seconds", 0.0))
 
 
 def mark(folder: Path, state: str) -> None:
