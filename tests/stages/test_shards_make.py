@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,23 @@ def make(tmp_path: Path, **options: Any) -> MadeShards:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("here", ["", "elsewhere", "data/shards"])
+def test_photos_are_found_from_wherever_their_shards_are_read(
+    here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`raw` was relative to where the shards were made; absolute ones, and photos that have moved, are as they were."""
+    made = make(tmp_path)
+    photos, shards = tmp_path / "data/raw/world", tmp_path / "data/shards/world"
+    for folder in (photos, shards, tmp_path / "elsewhere"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / here)
+    relative = replace(made.manifest, raw="data/raw/world")
+    assert relative.photos(shards).resolve() == photos
+    assert relative.photos(Path(os.path.relpath(shards))).resolve() == photos
+    assert replace(made.manifest, raw="gone").photos(shards) == Path("gone")
+    assert replace(made.manifest, raw=str(photos)).photos(shards) == photos
 
 
 def test_photos_become_shards(tmp_path: Path) -> None:

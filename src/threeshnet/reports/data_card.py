@@ -88,7 +88,7 @@ def leaked_photos(folder: Path, manifest: Manifest) -> Mapping[str, Any]:
     known, images = coverage(folder)
     found: Sequence[Leak] = leaks(folder) if known else []
     across = crossing(found)
-    raw = Path(manifest.raw)
+    raw = manifest.photos(folder)
     pictures = [(thumbnail(raw / leak.files[0]), thumbnail(raw / leak.files[1])) for leak in across[:SHOWN_LEAKS]]
     return {
         "leak_known": known,

@@ -92,6 +92,15 @@ class Manifest:
         """Hash of the class names, `unknown-C` where the source has no table, None without segmentation."""
         return class_table_hash(self.class_names, self.layout.classes)
 
+    def photos(self, folder: Path) -> Path:
+        """Where the photos of these shards in `folder` lie: `raw`, as it was said when they were made.
+
+        A relative one began where `make data` was called: here, or in a folder above the shards.
+        """
+        raw = Path(self.raw)
+        begins = [Path(), *folder.absolute().parents]
+        return next((begin / raw for begin in begins if (begin / raw).is_dir()), raw)
+
     def save(self, folder: Path) -> Path:
         """Write `folder/manifest.json`, aside first."""
         content = asdict(self) | {"class_table": self.class_table, "fields": list(self.fields)}

@@ -108,8 +108,8 @@ class ShardedSplit:
         return self._read_rows("image/size", everyone, everyone)
 
     def image_path(self, number: int) -> Path:
-        """Where the photo of an image lay when the shards were made."""
-        return Path(self.manifest.raw) / self.image_files[number]
+        """The photo of an image, where photos lie as they did when the shards were made."""
+        return self.manifest.photos(self.folder) / self.image_files[number]
 
     def home(self, number: int) -> tuple[str, int]:
         """The shard file of an image, and its row there."""
