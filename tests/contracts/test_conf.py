@@ -11,21 +11,21 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from threeshnet.batches.tokenizers import Wordpieces
 from threeshnet.commands.building import fields_read
 from threeshnet.commands.preparing import load_study
-from threeshnet.commands.settings import check_settings
 from threeshnet.commands.trainer_options import of_lightning
 from threeshnet.encoders.text.sources import bert_folder
 from threeshnet.errors import DataError
 from threeshnet.features.extractor import Extractor
 from threeshnet.records import ImageBatch, TokenSet
+
+from .command_line import taken
 
 CONF = Path(__file__).parents[2] / "conf"
 SIZES = ["sizes.region_width=6", "sizes.grid_width=5", "sizes.classes=4", "dim=8"]
@@ -344,12 +344,4 @@ def level_overrides() -> list[tuple[str, ...]]:
 @pytest.mark.parametrize("overrides", level_overrides(), ids=" ".join)
 def test_every_level_of_every_study_is_taken_from_the_command_line(overrides: tuple[str, ...]) -> None:
     """Before shards are read, when their sizes are missing still."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", ["experiment=hybrid_demo", *overrides], return_hydra_config=True)
-    HydraConfig.instance().set_config(cfg)
-    try:
-        with open_dict(cfg):
-            del cfg["hydra"]
-        check_settings(cfg)
-    finally:
-        HydraConfig.instance().cfg = None
+    taken("train", ["experiment=hybrid_demo", *overrides])

@@ -22,6 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from threeshnet.commands.preparing import divided
+from threeshnet.errors import ConfigError
+
+from .command_line import taken
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
@@ -106,9 +109,10 @@ def module_faults(words: list[str]) -> Iterator[str]:
         if name == "sweep":  # takes settings of `train` as well
             given, name = settings_of_train(given), "train"
         for overrides in alternatives(given):
-            composed(name, tuple(overrides))
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a number for a group
-        yield f"{name} {' '.join(given)}: {str(error).splitlines()[0]}"
+            taken(name, overrides, looked_at=lambda override: STAND_IN not in override)
+    except (HydraException, OmegaConfBaseException, ConfigError, ValueError) as error:  # or a number for a group
+        lines = str(error).splitlines()
+        yield f"{name} {' '.join(given)}: {' '.join(lines) if isinstance(error, ConfigError) else lines[0]}"
 
 
 def settings_of_train(words: list[str]) -> list[str]:
