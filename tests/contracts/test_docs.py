@@ -21,8 +21,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from threeshnet.commands.preparing import divided
 from threeshnet.errors import ConfigError
+from threeshnet.studies.words import divided
 
 from .command_line import taken
 

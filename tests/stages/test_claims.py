@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from threeshnet.commands.report import CLAIMS, PUBLISHED, README, RESULTS
+from threeshnet.commands.reporting import CLAIMS, PUBLISHED, README, RESULTS
 from threeshnet.errors import ConfigError
 from threeshnet.reports.claims import claims_table, parse_claims, published_table
 from threeshnet.reports.study_report import Comparison

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from threeshnet.commands.preparing import STUDIES, compose_training, divided, load_study, prepare
+from threeshnet.commands.preparing import STUDIES, compose_training, load_study, prepare
 from threeshnet.commands.sweeping import begin, chosen
 from threeshnet.errors import ConfigError
 from threeshnet.studies.folders import finished_runs
 from threeshnet.studies.study import parse_study, plan
-from threeshnet.studies.words import listed, text
+from threeshnet.studies.words import divided, listed, text
 
 NAMES = sorted(file.stem for file in STUDIES.glob("*.yaml"))
 BEGUN: dict[str, Any] = {"title": "T", "question": "Q"}

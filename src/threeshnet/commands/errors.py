@@ -58,7 +58,7 @@ def run(main: Callable[[], Any]) -> None:
     system refuses and memory that is not there are named. Other exceptions keep their traceback.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra else prints its own shortened traceback
-    _quiet()
+    quiet()
     FAILED.clear()
     try:
         main()
@@ -171,8 +171,11 @@ class _Left(BaseException):
         self.reason = reason
 
 
-def _quiet() -> None:
-    """Lightning's remarks about devices, tips and worker counts are not about the user's work."""
+def quiet() -> None:
+    """Lightning's remarks about devices, tips and worker counts are not about the user's work.
+
+    Said again when Lightning is there: it sets its loggers when it is imported.
+    """
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning").setLevel(logging.WARNING)
     for message in NOT_ABOUT_THE_WORK:

@@ -11,7 +11,6 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -54,15 +53,6 @@ def load_study(name: str) -> Study:
         raise ConfigError(one_of("study", name, sorted(each.stem for each in STUDIES.glob("*.yaml"))))
     content: Any = OmegaConf.to_container(OmegaConf.load(file))
     return parse_study(name, content)
-
-
-def divided(words: Sequence[str], own: Sequence[str]) -> list[str]:
-    """The words of a command line with those that are not this command's `own` put together as its `overrides`."""
-    parsed = OverridesParser.create().parse_overrides([word for word in words if not word.startswith("-")])
-    theirs = [
-        o.input_line or "" for o in parsed if o.get_key_element().lstrip("+~").split(".")[0] not in (*own, "hydra")
-    ]
-    return [*(word for word in words if word not in theirs), *([listed("overrides", theirs)] if theirs else [])]
 
 
 def prepare(planned: Sequence[Planned], study: Study, out: Path) -> list[Prepared]:

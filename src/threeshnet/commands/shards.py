@@ -2,59 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import sys
 
 import hydra
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
+from omegaconf import DictConfig
 
-from threeshnet.commands import CONF, current_commit, kept, run
-from threeshnet.commands.made_shards import show, show_leakage, show_share
-from threeshnet.features.predict import choose_sources
-from threeshnet.shards.make import make_shards
-
-OF_THE_PROCESS = ("part", "of", "device")  # which of several processes this is: the manifest is the same from all
+from threeshnet.commands import CONF, kept, run
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="shards")
 @kept
 def main(cfg: DictConfig) -> None:
-    raw = Path(cfg.raw)
-    annotated = instantiate(cfg.data.reader).read(raw)
-    extractor = instantiate(cfg.data.get("extractor") or cfg.extractor)
-    grid, segmentation = instantiate(cfg.get("grid")), instantiate(cfg.segmentation)
-    sources = choose_sources(extractor, grid=grid, segmentation=segmentation, fields=cfg.fields, annotated=annotated)
-    settings: dict = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore
-    made = make_shards(
-        annotated,
-        sources=sources,
-        folder=Path(cfg.out) / cfg.data.name,
-        raw=raw,
-        images_per_shard=cfg.images_per_shard,
-        limit=cfg.limit,
-        part=cfg.part,
-        parts=cfg.of,
-        batch_size=cfg.batch_size,
-        workers=cfg.workers,
-        on_error=cfg.on_error,
-        compression=cfg.compression,
-        overwrite=cfg.overwrite,
-        accelerator=cfg.accelerator,
-        device=cfg.device,
-        precision=cfg.precision,
-        progress=cfg.progress and cfg.device == 0,  # the bars of several processes would overwrite each other
-        config={key: value for key, value in settings.items() if key not in OF_THE_PROCESS},
-        commit=current_commit(),
-    )
-    console = Console()
-    if made.finished is None:
-        show_share(made, console, part=cfg.part, parts=cfg.of)
-        return
-    show(made, console)
-    if cfg.leakage_distance is not None:
-        show_leakage(made.folder, console, cfg.leakage_distance)
+    from threeshnet.commands.making import make_data  # takes seconds, and --help takes none
+
+    make_data(cfg)
 
 
 if __name__ == "__main__":
+    if {"--help", "-h"} & set(sys.argv) and not any(word.startswith("data=") for word in sys.argv):
+        sys.argv.append("data=demo")  # Hydra composes before it helps, and there is no data set by default
     run(main)

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from threeshnet.commands import CONF, kept, run
-from threeshnet.commands import run_directory as runs
-from threeshnet.commands.preparing import divided, load_study
-from threeshnet.commands.sweeping import run_all, search
-from threeshnet.studies.multirun import end
+from threeshnet.studies.words import divided
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="sweep")
 @kept
 def main(cfg: DictConfig) -> None:
-    study = load_study(cfg.study)
-    out = Path(cfg.out or f"runs/{study.name}").absolute()
-    with runs.locked(out):
-        statuses = search(cfg, study, out) if study.search else run_all(cfg, study, out)
-    end(statuses)
+    from threeshnet.commands.sweeping import sweep  # takes seconds, and --help takes none
+
+    sweep(cfg)
 
 
 if __name__ == "__main__":

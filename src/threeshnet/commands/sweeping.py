@@ -13,13 +13,23 @@ from rich.console import Console
 
 from threeshnet.commands import run_directory as runs
 from threeshnet.commands.job_record import JOB
-from threeshnet.commands.preparing import Prepared, prepare
+from threeshnet.commands.preparing import Prepared, load_study, prepare
 from threeshnet.errors import ConfigError, Problems
 from threeshnet.studies.board import Board
 from threeshnet.studies.folders import finished_runs, is_finished, let_go, other_run, point_at
 from threeshnet.studies.launching import Local, Starter
+from threeshnet.studies.multirun import end
 from threeshnet.studies.running import EARLIER, Runner, Status
 from threeshnet.studies.study import Planned, Study, plan
+
+
+def sweep(cfg: DictConfig) -> None:
+    """All jobs of a study, or its search; ends the process by what came of them."""
+    study = load_study(cfg.study)
+    out = Path(cfg.out or f"runs/{study.name}").absolute()
+    with runs.locked(out):
+        statuses = search(cfg, study, out) if study.search else run_all(cfg, study, out)
+    end(statuses)
 
 
 def run_all(cfg: DictConfig, study: Study, out: Path) -> list[Status]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 
 def quoted(value: object) -> str:
@@ -25,3 +28,12 @@ def text(key: str, value: str | Path) -> str:
 def listed(key: str, values: list[str]) -> str:
     """`key=["value",…]`."""
     return f"{key}=[{','.join(map(quoted, values))}]"
+
+
+def divided(words: Sequence[str], own: Sequence[str]) -> list[str]:
+    """The words of a command line with those that are not this command's `own` put together as its `overrides`."""
+    parsed = OverridesParser.create().parse_overrides([word for word in words if not word.startswith("-")])
+    theirs = [
+        o.input_line or "" for o in parsed if o.get_key_element().lstrip("+~").split(".")[0] not in (*own, "hydra")
+    ]
+    return [*(word for word in words if word not in theirs), *([listed("overrides", theirs)] if theirs else [])]

@@ -1,0 +1,123 @@
+"""How checkpoints are scored on a split."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, ListConfig
+
+from threeshnet.batches.datamodule import RetrievalDataModule
+from threeshnet.commands import current_commit
+from threeshnet.commands.errors import quiet
+from threeshnet.commands.extending import check_extras, perturb_inputs
+from threeshnet.commands.finishing import leave
+from threeshnet.commands.job_record import machine
+from threeshnet.commands.scoring import metrics_of
+from threeshnet.commands.tracking import track_evaluation
+from threeshnet.encoders.official import is_official_checkpoint, load_official_checkpoint
+from threeshnet.errors import ConfigError
+from threeshnet.reports.table import print_results
+from threeshnet.shards.manifest import Manifest, open_shards
+from threeshnet.shards.reader import ShardedSplit
+from threeshnet.studies.identity import data_fingerprint
+from threeshnet.training.checkpoint import checkpoint_hash, load_model, read_checkpoint
+from threeshnet.training.collect import Embeddings
+from threeshnet.training.encoding import EncodingModule
+
+OFFICIAL_FIELDS = ["region", "seg"]
+
+
+def evaluate(cfg: DictConfig) -> None:
+    """Score checkpoints on a split."""
+    quiet()
+    started = time.perf_counter()
+    files = [Path(file) for file in (cfg.checkpoint if isinstance(cfg.checkpoint, ListConfig) else [cfg.checkpoint])]
+    check_extras(cfg, len(files))
+    scored = [embed(cfg, file, cfg.split, cfg.perturb) for file in files]
+    split, about = scored[0].split, [one.about for one in scored]
+    bank = embed(cfg, files[0], cfg.bank).embeddings if cfg.bank else None
+    extras: dict[str, Any] = {"trained_on": about[0].get("data"), "extended": cfg.extended, "bank": bank}
+    metrics = metrics_of(cfg.protocol, [one.embeddings for one in scored], split, **extras) | {
+        "seed": cfg.seed if cfg.seed is not None else one_of_all([one.get("seed") for one in about]),
+        "resumed_at_step": 0,
+        "checkpoint": [checkpoint_hash(file) for file in files],
+        "commit": current_commit(),
+        "fingerprint": data_fingerprint(split.manifest),
+        "machine": machine(),
+        "trained": about,
+    }
+    metrics |= {name: cfg[name] for name in ("perturb", "bank") if cfg[name]}
+    out = Path(cfg.out or files[0].parent)
+    leave(out, metrics)
+    print_results(metrics, seconds=time.perf_counter() - started)
+    track_evaluation(cfg, out, split, metrics)
+
+
+class Embedded(NamedTuple):
+    """A split as a model sees it."""
+
+    embeddings: Embeddings
+    split: ShardedSplit
+    about: dict[str, Any]  # what the checkpoint says of its training; nothing where it is the authors'
+
+
+def embed(cfg: DictConfig, file: Path, split: str, perturb: str | None = None) -> Embedded:
+    """Embeddings of a split by one checkpoint."""
+    model, card = load(cfg, file)
+    folder = open_shards(cfg.shards)
+    datamodule = RetrievalDataModule(
+        shards=folder,
+        dataset=Manifest.load(folder).dataset,
+        tokenizer=model.tokenizer,
+        fields=card["fields"],
+        train_splits=[],
+        dev_split=None,
+        test_split=split,
+        evaluation_batch_size=cfg.batch_size,
+        workers=cfg.workers,
+    )
+    check_classes(file, card["class_table"], datamodule.manifest.class_table)
+    scored = datamodule.split(str(datamodule.test_split))
+    if perturb:
+        perturb_inputs(perturb, model, scored, cfg.perturb_seed)
+    module = EncodingModule(model=model)
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    try:
+        trainer = pl.Trainer(accelerator=cfg.accelerator, devices=1, use_distributed_sampler=False, **quiet)
+    except (ValueError, MisconfigurationException) as error:
+        raise ConfigError(f"accelerator={cfg.accelerator!r}: {error}") from error
+    trainer.test(module, datamodule=datamodule, verbose=False)
+    assert module.embeddings is not None
+    about = {name: card[name] for name in ("experiment", "data") if name in card} | card.get("run", {})
+    return Embedded(module.embeddings, scored, about)
+
+
+def one_of_all(values: Sequence[Any]) -> Any:
+    """What all of them are, None where they differ."""
+    return values[0] if all(value == values[0] for value in values) else None
+
+
+def load(cfg: DictConfig, file: Path) -> tuple[Any, dict[str, Any]]:
+    """The model and its card: the shard fields that it reads, its class table (the authors' files name none)."""
+    allow: dict[str, bool] = {"allow_pickle": cfg.allow_pickle}
+    if is_official_checkpoint(file, **allow):
+        if cfg.text_config is None:
+            raise ConfigError(f"{file} is an authors' checkpoint: name its BERT's folder, TEXT=<folder> (text_config=)")
+        official = load_official_checkpoint(file, cfg.text_config, cfg.activation, **allow)
+        return official, {"fields": OFFICIAL_FIELDS, "class_table": None}
+    card = dict(read_checkpoint(file)["threeshnet"])
+    return load_model(file), card | {"fields": list(card["fields"])}
+
+
+def check_classes(file: Path, trained: str | None, found: str | None) -> None:
+    """Class 7 must mean the same in training and in scoring."""
+    if trained is not None and found is not None and trained != found:
+        raise ConfigError(
+            f"{file} was trained with the class table {trained[:12]} and these shards have {found[:12]}; make the "
+            "shards with the segmentation that the model was trained with"
+        )

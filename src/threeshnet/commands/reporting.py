@@ -1,0 +1,93 @@
+"""How tables and figures of a study, or of all, are rebuilt from committed rows."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from threeshnet.commands import CONF
+from threeshnet.commands import run_directory as runs
+from threeshnet.commands.collecting import RESULTS, into
+from threeshnet.commands.preparing import STUDIES, load_study
+from threeshnet.reports.claims import Studies, claims_table, parse_claims, published_table
+from threeshnet.reports.markdown import fill, filled, marks
+from threeshnet.reports.study_figure import draw
+from threeshnet.reports.study_report import FIGURE, PART, Comparison, check_prose, check_rows, tables
+from threeshnet.reports.study_rows import Row, label, other_factors, read_rows
+from threeshnet.studies.study import Study
+
+README = "README.md"
+CLAIMS = "claims.yaml"
+PUBLISHED = "published_results.csv"  # what others report, and whether it was seen or only recalled
+
+
+def rebuild(cfg: DictConfig) -> None:
+    """Tables and figures of a study, or of all."""
+    if cfg.study:
+        study = load_study(cfg.study)
+        report(study, into(cfg, study.name))
+        return
+    root = Path(cfg.into or CONF.parent / "experiments")
+    known = [load_study(file.stem) for file in sorted(STUDIES.glob("*.yaml"))]
+    with_rows = [study for study in known if (root / study.name / RESULTS).is_file()]
+    found = {study.name: report(study, root / study.name) for study in with_rows}
+    summarise(root, found, {study.name: labels(study) for study in known})
+
+
+def report(study: Study, folder: Path) -> tuple[list[Row], Comparison]:
+    """Rebuilds README.md and the figure of a study; what they were made from."""
+    rows = read_rows(folder / RESULTS)
+    comparison = comparison_of(study, rows)
+    check_rows(rows)
+    file = folder / README
+    text = file.read_text(encoding="utf-8") if file.exists() else first_text(study)
+    text = filled(text, {PART: tables(rows, comparison)}, file)
+    runs.write_text(file, text)
+    if rows:
+        draw(rows, comparison, folder / FIGURE)
+    compared = check_prose(text, rows, comparison)
+    said = f"{file}: {len(rows)} rows, {compared} numbers of the prose compared"
+    Console().print(said, markup=False, highlight=False, soft_wrap=True)
+    return rows, comparison
+
+
+def labels(study: Study) -> list[str]:
+    """Every combination of levels as the report names it."""
+    return [label(names) for names in itertools.product(*comparison_of(study, []).factors.values())]
+
+
+def summarise(root: Path, studies: Studies, known: Mapping[str, Sequence[str]]) -> None:
+    """Rebuilds the claims and the published numbers in the README.md above all studies."""
+    content: Any = OmegaConf.to_container(OmegaConf.load(root / CLAIMS))
+    file = root / README
+    claims = claims_table(parse_claims(content, known), studies)
+    with (root / PUBLISHED).open(encoding="utf-8", newline="") as opened:
+        published = published_table(list(csv.DictReader(opened)))
+    fill(file, {"claims": claims, "published": published})
+    Console().print(f"{file}: claims and published numbers", markup=False, highlight=False, soft_wrap=True)
+
+
+def comparison_of(study: Study, rows: Sequence[Row]) -> Comparison:
+    """The study's factors with their levels in order, derived ones last, and other factors of the rows."""
+    levels = {factor: [level.name for level in found] for factor, found in study.factors.items()}
+    for rule in study.derived:
+        levels[rule.factor].append(rule.name)
+    return Comparison(levels | {factor: [] for factor in other_factors(rows, list(levels))}, study.baseline)
+
+
+def first_text(study: Study) -> str:
+    """A README to begin with."""
+    begin, end = marks(PART)
+    commands = [
+        f"make {target} STUDY={study.name}{more}"
+        for target, more in (("sweep", " EXP=<experiment>"), ("collect", ""), ("report", ""))
+    ]
+    return "\n\n".join(
+        [f"# {study.title}", study.question, "\n".join(f"    {line}" for line in commands), f"{begin}\n{end}", ""]
+    )

@@ -1,0 +1,47 @@
+"""Every command says what it does, and says it, and what is misspelt, without loading what it would work with."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONF = Path(__file__).parents[2] / "conf"
+COMMANDS = sorted(file.stem for file in CONF.glob("*.yaml"))
+HEAVY = ("torch", "pytorch_lightning", "transformers", "wandb", "matplotlib", "scipy")
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "shards"])
+def test_every_command_helps(name: str, command) -> None:
+    ended = command(name, "--help")
+    assert ended.code == 0, ended.err
+    assert f"python -m threeshnet.commands.{name}" in ended.out.splitlines()[0]
+    assert "powered by Hydra" not in ended.out
+
+
+def test_help_needs_no_data_set() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "threeshnet.commands.shards", "--help"], capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "python -m threeshnet.commands.shards" in ended.stdout.splitlines()[0]
+    assert "extractor: clip" in ended.stdout
+
+
+def test_what_takes_seconds_is_not_loaded_before_there_is_work() -> None:
+    names = [f"threeshnet.commands.{name}" for name in COMMANDS]
+    code = f"import importlib, sys; [importlib.import_module(name) for name in {names}]; print(*sorted(sys.modules))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(HEAVY).isdisjoint(ended.stdout.split())
+
+
+def test_the_promised_names_are_there_though_nothing_is_loaded() -> None:
+    code = "import sys, threeshnet; assert 'torch' not in sys.modules; print(*dir(threeshnet))\n"
+    code += "for name in threeshnet.__all__: print(getattr(threeshnet, name))\n"
+    code += "try: threeshnet.nothing\nexcept AttributeError as error: print(error)\n"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = ended.stdout.splitlines()
+    assert {"load_model", "metrics", "Batch"} <= set(lines[0].split())
+    assert lines[-1] == "module 'threeshnet' has no attribute 'nothing'"
