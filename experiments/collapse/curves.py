@@ -20,6 +20,7 @@ import torch
 from hydra.utils import instantiate
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from omegaconf import DictConfig, OmegaConf
 
 from threeshnet.objectives.collapse import loss_over_collapsed
@@ -133,6 +134,7 @@ def draw(rows: Sequence[Row], file: Path) -> None:
                 axes.plot(places, shares, linewidth=1.2, alpha=0.85, label=f"{key[3]}, {key[2]}", **looks)
         axes.axhline(1, color="#222222", linewidth=0.8, linestyle=":")
         axes.set(xlabel="epoch", ylim=(0, None))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(f"{panel[0]}, setting {panel[1]}", fontsize=9, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
         named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
