@@ -220,6 +220,8 @@ def test_a_loss_that_is_no_number_stops_before_a_weight_changes(
 
     def broken(self: TripletLoss, images: Tensor, captions: Tensor, owners: Tensor, epoch: int) -> dict[str, Tensor]:
         numbers = plain(self, images, captions, owners, epoch)
+        if not torch.is_grad_enabled():  # the loss of equal embeddings, to compare with
+            return numbers
         return {"loss": numbers["loss"] * float("nan")} if next(count) == step else numbers
 
     monkeypatch.setattr(TripletLoss, "forward", broken)
