@@ -30,6 +30,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+import threeshnet.commands.making  # noqa: F401  (once, before the forks: a command loads it when there is work)
 from threeshnet.commands import run
 from threeshnet.commands.shards import main as make_data
 from threeshnet.shards.manifest import MANIFEST

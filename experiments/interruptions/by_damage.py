@@ -21,7 +21,6 @@ from by_signals import signalled
 from runs import finish, start, wait_for_save
 from scene import NotPermitted, Scene, fault
 
-import threeshnet.commands.training  # noqa: F401  (once, before the runs are forked: it takes seconds)
 from threeshnet.commands.train import main as train
 from threeshnet.commands.verify import main as verify
 from threeshnet.training.checkpoint_files import LAST

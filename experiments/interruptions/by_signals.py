@@ -10,7 +10,6 @@ from typing import Any
 from runs import finish, wait_for_save
 from scene import Scene, fault
 
-import threeshnet.commands.training  # noqa: F401  (once, before the runs are forked: it takes seconds)
 from threeshnet.commands.train import main as train
 
 

@@ -29,7 +29,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from runs import RUN, SHARDS, digest, finish, partial_of, start, step_of, wait_for_save
 
-import threeshnet.commands.training  # noqa: F401  (once, before the runs are forked: it takes seconds)
 from threeshnet.commands.shards import main as make_data
 from threeshnet.commands.train import main as train
 from threeshnet.reports.markdown import fill

@@ -15,6 +15,10 @@ from typing import Any
 
 import torch
 
+# Once, before the forks: commands load what they work with when there is work.
+import threeshnet.commands.making
+import threeshnet.commands.training
+import threeshnet.commands.verifying  # noqa: F401
 from threeshnet.commands import run
 from threeshnet.training.checkpoint_files import BEST, LAST, PARTIAL, newest_whole
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from runs import RUN, start
 
-import threeshnet.commands.training  # noqa: F401  (once, before the runs are forked: it takes seconds)
 from threeshnet.commands.train import main as train
 
 TABLE = " │┃┌└├┏┡"  # what its lines begin with
