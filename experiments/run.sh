@@ -2,7 +2,7 @@
 # Every study of this folder, the longest first: experiments/run.sh [flickr8k] [demo]
 #
 #   SHARDS    where shards are and are put                  (data/shards)
-#   RAW       Flickr8k: folder with dataset_flickr8k.json and images/ (not needed when its shards are there)
+#   RAW       Flickr8k: folder with dataset_flickr8k.json and images/, when its shards are to be made (data/raw/flickr8k)
 #   RUNS      where the run directories are put             (runs)
 #   DEMO      overrides for the demo's sweeps               (trainer.devices=2)
 #   FLICKR8K  overrides for Flickr8k's sweeps               (parallel=2)
@@ -44,7 +44,7 @@ study() { # name, experiment, overrides
 
 # The overrides are words: $DEMO and $FLICKR8K are meant to be split.
 flickr8k() {
-  data flickr8k "raw=\"${RAW:-}\""
+  data flickr8k ${RAW:+"raw=\"$RAW\""}
   study recipe grid_flickr8k $FLICKR8K
   study options grid_flickr8k setting=flickr8k_proxy $FLICKR8K
 }

@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from threeshnet.objectives.collapse import loss_over_collapsed
 from threeshnet.reports.markdown import fill, table
 from threeshnet.studies.folders import record
+from threeshnet.training.csv_log import rows_of as logged_rows
 
 HERE = Path(__file__).resolve().parent
 CURVES, FIGURE, PART = "curves.csv", "figure.png", "collapse"
@@ -67,15 +68,15 @@ def rows_of(run: Path) -> list[Row]:
     own = record(run)
     assert isinstance(settings, DictConfig)
     objective = instantiate(settings.objective)
-    logged = read(run / "log" / "metrics.csv")
+    logged = logged_rows(run / "log" / "metrics.csv")
     steps_an_epoch = scores["steps"] / scores["epochs"]
     shares: dict[int, list[float]] = {}
     for line in logged:
-        if line["train/loss"]:
+        if "train/loss" in line:
             exact = int(line["step"]) / steps_an_epoch
             share = share_of(float(line["train/loss"]), objective, settings.batches.batch_size, exact)
             shares.setdefault(int(exact), []).append(share)
-    dev = {int(float(line["epoch"])): line["dev/rsum"] for line in logged if line.get("dev/rsum")}
+    dev = {int(float(line["epoch"])): line["dev/rsum"] for line in logged if "dev/rsum" in line}
     about = {
         "experiment": own["experiment"],
         "setting": own["setting"],
@@ -93,7 +94,7 @@ def rows_of(run: Path) -> list[Row]:
 
 
 def share_of(loss: float, objective: torch.nn.Module, batch: int, epoch: float) -> float:
-    """Of a logged loss; the pairs of a batch are taken for those of different images."""
+    """Of a logged loss: older runs did not log their share. Pairs of a batch are taken for those of different images."""
     images, owners = torch.zeros(batch, 2), torch.arange(batch)
     return loss_over_collapsed(torch.tensor(loss), objective, images, owners, epoch).item()
 

@@ -1,4 +1,4 @@
-"""Several runs, each a process of its own or two: by Hydra's multirun, and by a study."""
+"""Several runs of two real processes each: by a study, and by Hydra's multirun."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-STEPS = ["trainer.max_steps=2", "highlights=0", "experiment=region_coco"]
+STEPS = ["trainer.devices=2", "trainer.max_steps=2", "highlights=0", "experiment=region_coco"]
 
 
 def as_process(command: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -21,8 +21,7 @@ def as_process(command: str, *words: str, cwd: Path) -> subprocess.CompletedProc
 
 def test_a_multirun_of_two_processes_a_job(synthetic_shards: Path, small: list[str], tmp_path: Path) -> None:
     """One folder a job, the one that fails is named with the reason, and the other one is whole."""
-    where = [f"hydra.sweep.dir={tmp_path / 'sweep'}", f"shards={synthetic_shards}"]
-    jobs = ["-m", "batches.batch_size=16,-3", "trainer.devices=2", *where]
+    jobs = ["-m", "batches.batch_size=16,-3", f"hydra.sweep.dir={tmp_path / 'sweep'}", f"shards={synthetic_shards}"]
     ended = as_process("train", *jobs, *STEPS, *[word for word in small if "batch_size" not in word], cwd=tmp_path)
     assert ended.returncode == 1, ended.stderr
     assert "1 of 2 jobs failed" in ended.stderr
@@ -37,7 +36,7 @@ def test_a_multirun_of_two_processes_a_job(synthetic_shards: Path, small: list[s
 
 
 def test_a_study_from_jobs_to_rows(synthetic_shards: Path, small: list[str], tmp_path: Path, command) -> None:
-    """A job is run once; called again nothing is run; its rows and report are the same each time."""
+    """Two processes a job; called again nothing is run; its rows and report are the same each time."""
     words = ["study=activation", "activation=softmax", "seed=0", f"shards={synthetic_shards}", "out=runs", "reuse=[]"]
     outputs = []
     for _ in range(2):

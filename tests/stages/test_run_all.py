@@ -18,14 +18,14 @@ case "$*" in *commands.sweep*study="$CULPRIT"*) exit "$CODE";; esac
 """
 
 
-def start(folder: Path, *parts: str, culprit: str = "none", code: int = 0) -> tuple[int, list[str], str]:
+def start(folder: Path, *parts: str, culprit: str = "none", code: int = 0, raw: str = "") -> tuple[int, list[str], str]:
     """Exit code, the commands that were called, and what was said at the end."""
     python, calls = folder / "python", folder / "calls"
     python.write_text(STAND_IN)
     python.chmod(0o755)
     calls.unlink(missing_ok=True)
     given = {"ENV_PYTHON": str(python), "CALLS": str(calls), "CULPRIT": culprit, "CODE": str(code)}
-    given |= {"SHARDS": str(folder / "a folder"), "RUNS": str(folder / "runs"), "RAW": "photos here"}
+    given |= {"SHARDS": str(folder / "a folder"), "RUNS": str(folder / "runs"), "RAW": raw}
     command = [str(ROOT / "experiments/run.sh"), *parts]
     ended = subprocess.run(command, env=os.environ | given, capture_output=True, text=True, check=False)
     called = [line.split("threeshnet.commands.")[1] for line in calls.read_text().splitlines()]
@@ -38,13 +38,18 @@ def of(command: str, called: list[str]) -> list[str]:
 
 
 def test_every_study_is_run_and_collected(tmp_path: Path) -> None:
-    code, called, _ = start(tmp_path)
+    code, called, _ = start(tmp_path, raw="photos here")
     assert code == 0
     assert sorted(of("sweep", called)) == sorted(set(STUDIES) - NOT_OF_A_CLAIM)
     assert of("collect", called) == of("sweep", called)
     assert called[-1] == "report"
     assert f'shards data=flickr8k out="{tmp_path / "a folder"}" raw="photos here"' in called
     assert any("study=options" in words and "setting=flickr8k_proxy parallel=2" in words for words in called)
+
+
+def test_where_photos_lie_is_left_to_the_command_when_it_is_not_said(tmp_path: Path) -> None:
+    _, called, _ = start(tmp_path, "flickr8k")
+    assert f'shards data=flickr8k out="{tmp_path / "a folder"}"' in called
 
 
 def test_shards_that_are_there_are_not_made(tmp_path: Path) -> None:
