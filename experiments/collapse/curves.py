@@ -94,7 +94,7 @@ def rows_of(run: Path) -> list[Row]:
 
 
 def share_of(loss: float, objective: torch.nn.Module, batch: int, epoch: float) -> float:
-    """Of a logged loss: older runs did not log their share. Pairs of a batch are taken for those of different images."""
+    """Of a logged loss: older runs did not log it. Pairs of a batch are taken for those of different images."""
     images, owners = torch.zeros(batch, 2), torch.arange(batch)
     return loss_over_collapsed(torch.tensor(loss), objective, images, owners, epoch).item()
 
