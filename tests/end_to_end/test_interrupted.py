@@ -47,7 +47,7 @@ def test_faults(tmp_path: Path) -> None:
 
 
 def train(folder: Path, shards: Path, *overrides: str) -> subprocess.Popen[str]:
-    settings = ["text=tiny", "dim=32", "batches.batch_size=16", "batches.workers=0", "trainer.max_epochs=2"]
+    settings = ["text=tiny", "dim=32", "batches.batch_size=16", "batches.workers=1", "trainer.max_epochs=2"]
     devices = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.enable_progress_bar=false", "highlights=0"]
     words = [*settings, *devices, "trainer.log_every_n_steps=1", f"shards={shards}", f"out={folder / 'run'}"]
     command = [sys.executable, "-m", "threeshnet.commands.train", "experiment=region_coco", *words, *overrides]
@@ -79,11 +79,29 @@ def weights(run: Path) -> dict[str, Any]:
     return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
+def children(process: int) -> set[int]:
+    """Of all its threads."""
+    tasks = Path(f"/proc/{process}/task").glob("*/children")
+    return {int(number) for task in tasks for number in task.read_text().split()}
+
+
+def loader_workers(first: int) -> set[int]:
+    """Those of both processes: forked ones have the surroundings with which the process before them began."""
+    (second,) = [child for child in children(first) if b"LOCAL_RANK=1" in Path(f"/proc/{child}/environ").read_bytes()]
+    found = children(first) - {second} | children(second)
+    return {each for each in found if b"commands.train" in Path(f"/proc/{each}/cmdline").read_bytes()}
+
+
 def test_a_signal_to_one_of_two_processes(undisturbed: Path, synthetic_shards: Path, tmp_path: Path) -> None:
-    """Both leave at the same step, everything is saved, and the run that goes on is the undisturbed one."""
+    """And to all loader workers, as torchrun and schedulers send it.
+
+    Both leave at the same step, everything is saved, and the run that goes on is the undisturbed one."""
     process = train(tmp_path, synthetic_shards, "checkpoints.steps=1")
     wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt", process)
-    process.send_signal(signal.SIGTERM)
+    workers = loader_workers(process.pid)
+    assert len(workers) >= 2
+    for each in (process.pid, *workers):
+        os.kill(each, signal.SIGTERM)
     code, printed = finished(process)
     assert code == 75, printed
     assert "SIGTERM: left after step " in printed

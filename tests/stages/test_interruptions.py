@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import multiprocessing
 import os
 import random
 import signal
 import socket
+import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,29 +18,31 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import Dataset
 
 from threeshnet.batches.loader import TrainingLoader
 from threeshnet.batches.sampler import CaptionBatches
+from threeshnet.batches.workers import STOPPING, Loader
 from threeshnet.commands import run_directory
 from threeshnet.commands.run_directory import locked
 from threeshnet.errors import CheckpointError, ConfigError, Interrupted
 from threeshnet.training.callbacks import RandomStates, random_states, set_random_states
 from threeshnet.training.csv_log import RunLog, carry_on, rows_of
-from threeshnet.training.signals import STOPPING, Signals
+from threeshnet.training.signals import Signals
 
 # ---- signals
 
 
-@pytest.mark.parametrize("name", STOPPING)
-def test_a_signal_is_remembered_and_handlers_are_put_back(name: str) -> None:
-    before = signal.getsignal(signal.Signals[name])
+@pytest.mark.parametrize("each", STOPPING, ids=str)
+def test_a_signal_is_remembered_and_handlers_are_put_back(each: signal.Signals) -> None:
+    before = signal.getsignal(each)
     with Signals() as signals:
         assert signals.received is None
-        signal.signal(signal.Signals[name], signal.SIG_DFL)  # as Lightning sets its own
+        signal.signal(each, signal.SIG_DFL)  # as Lightning sets its own
         signals.take_over()
-        os.kill(os.getpid(), signal.Signals[name])
-        assert signals.received == name
-    assert signal.getsignal(signal.Signals[name]) == before
+        os.kill(os.getpid(), each)
+        assert signals.received == each.name
+    assert signal.getsignal(each) == before
 
 
 def in_a_fork(act: Any) -> int:
@@ -56,12 +61,49 @@ def test_a_second_sigint_ends_the_process() -> None:
     assert in_a_fork(twice) == -signal.SIGINT
 
 
-def test_a_forked_worker_takes_no_notice_until_the_loader_ends_it() -> None:
-    with Signals() as signals:
-        assert in_a_fork(lambda: [os.kill(os.getpid(), each) for each in (signal.SIGINT, signal.SIGINT)]) == 0
-        assert in_a_fork(lambda: os.kill(os.getpid(), signal.SIGTERM)) == 0
-        assert in_a_fork(lambda: [os.kill(os.getpid(), signal.SIGTERM) for _ in range(2)]) == 1
-        assert signals.received is None
+class Numbers(Dataset[int]):
+    """Each item is the process that read it."""
+
+    def __len__(self) -> int:
+        return 1000
+
+    def __getitem__(self, number: int) -> int:
+        return os.getpid()
+
+
+@pytest.mark.parametrize(("method", "name"), [*(("fork", each) for each in STOPPING), ("spawn", signal.SIGTERM)])
+def test_a_worker_takes_no_notice_of_signals_until_the_loader_ends_it(method: str, name: signal.Signals) -> None:
+    """They come from another process than the loader's, as those of torchrun and of schedulers do."""
+    batches = iter(Loader(Numbers(), num_workers=1, multiprocessing_context=method))
+    worker = int(next(batches))
+    for _ in range(3):
+        subprocess.run(["kill", f"-{name.value}", str(worker)], check=True)
+    assert {int(batch) for batch in batches} == {worker}
+    assert ended(worker)
+
+
+def test_the_loader_ends_its_worker() -> None:
+    batches = iter(Loader(Numbers(), num_workers=1, multiprocessing_context="fork"))
+    worker = int(next(batches))
+    subprocess.run(["kill", "-TERM", str(worker)], check=True)
+    os.kill(worker, signal.SIGTERM)
+    assert ended(worker)
+
+
+def ended(worker: int, seconds: float = 10) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if worker not in [child.pid for child in multiprocessing.active_children()]:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_signals_are_held_back_from_workers_alone() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    batches = iter(Loader(Numbers(), num_workers=1))
+    next(batches)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
 def test_a_worker_that_dies_of_the_signal_is_an_interruption() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader
 
 from threeshnet.batches.augment import AlterWords, DropTokens
 from threeshnet.batches.dataset import CaptionDataset, ImageDataset, TextDataset
@@ -19,6 +18,7 @@ from threeshnet.batches.order import make_order
 from threeshnet.batches.readahead import MEGABYTE, Readahead
 from threeshnet.batches.sampler import CaptionBatches, EveryItemOnce
 from threeshnet.batches.tokenizers import Wordpieces
+from threeshnet.batches.workers import Loader
 from threeshnet.errors import ConfigError, Problems, one_of
 from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.reader import ShardedSplit, open_shards
@@ -120,15 +120,15 @@ class RetrievalDataModule(pl.LightningDataModule):
         size = splits[0].image_bytes(self.fields) * self.batch_size // world_size
         return TrainingLoader(dataset, batches=batches, readahead=readahead, **self._options(size))
 
-    def val_dataloader(self) -> list[DataLoader]:
+    def val_dataloader(self) -> list[Loader]:
         """[images, captions] of the dev split; none when there is no dev split."""
         return self.evaluation_loaders(self.dev_split) if self.dev_split else []
 
-    def test_dataloader(self) -> list[DataLoader]:
+    def test_dataloader(self) -> list[Loader]:
         """[images, captions] of the held-out split; none when there is no such split."""
         return self.evaluation_loaders(self.test_split) if self.test_split else []
 
-    def evaluation_loaders(self, name: str) -> list[DataLoader]:
+    def evaluation_loaders(self, name: str) -> list[Loader]:
         """[(ImageBatch, numbers), (TokenSet, numbers)] of a split: each item in exactly one process, once."""
         split, (rank, world_size) = self.split(name), self._place()
         images = ImageDataset(split=split, fields=self.fields)
@@ -136,8 +136,8 @@ class RetrievalDataModule(pl.LightningDataModule):
         share: dict[str, Any] = {"batch_size": self.evaluation_batch_size, "rank": rank, "world_size": world_size}
         options = self._options(split.image_bytes(self.fields) * self.evaluation_batch_size)
         return [
-            DataLoader(images, batch_sampler=EveryItemOnce(len(images), **share), **options),
-            DataLoader(texts, batch_sampler=EveryItemOnce(len(texts), order=texts.by_length(), **share), **options),
+            Loader(images, batch_sampler=EveryItemOnce(len(images), **share), **options),
+            Loader(texts, batch_sampler=EveryItemOnce(len(texts), order=texts.by_length(), **share), **options),
         ]
 
     def _options(self, batch_bytes: int) -> dict[str, Any]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torch.utils.data import DataLoader
-
 from threeshnet.batches.readahead import Readahead
 from threeshnet.batches.sampler import CaptionBatches
+from threeshnet.batches.workers import Loader
 from threeshnet.errors import ConfigError, Problems
 from threeshnet.records import Batch
 
 
-class TrainingLoader(DataLoader[Batch]):
+class TrainingLoader(Loader[Batch]):
     """Counts the batches it handed out, which Lightning keeps in the checkpoint and gives back on resume."""
 
     def __init__(

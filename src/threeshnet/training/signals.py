@@ -8,28 +8,24 @@ import threading
 from types import FrameType
 from typing import Any
 
+from threeshnet.batches.workers import STOPPING
 from threeshnet.errors import Interrupted
-
-STOPPING = tuple(name for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))  # Windows has no SIGUSR1
 
 
 class Signals:
     """Within it, SIGTERM, SIGINT and SIGUSR1 set `received` and nothing more; a second SIGINT ends the process.
 
-    Loader workers that are forked inherit the handlers. Schedulers send signals to all processes of a job, so a worker
-    takes no notice of the first one: it is needed until the run is left. Lightning has handlers of its own (for SIGTERM
-    one that talks to the other processes from within the handler, under SLURM one that saves and requeues for SIGUSR1):
-    `take_over` comes after it has set them.
+    Lightning has handlers of its own (for SIGTERM one that talks to the other processes from within the handler, under
+    SLURM one that saves and requeues for SIGUSR1): `take_over` comes after it has set them.
     """
 
     def __init__(self) -> None:
         self.received: str | None = None
         self._before: dict[signal.Signals, Any] = {}
-        self._process = os.getpid()
 
     def __enter__(self) -> Signals:
         if self._may_set():
-            self._before = {each: signal.getsignal(each) for each in map(signal.Signals.__getitem__, STOPPING)}
+            self._before = {each: signal.getsignal(each) for each in STOPPING}
         self.take_over()
         return self
 
@@ -48,10 +44,6 @@ class Signals:
     def _remember(self, number: int, frame: FrameType | None) -> None:
         arrived = signal.Signals(number)
         again, self.received = self.received is not None, arrived.name
-        if os.getpid() != self._process:
-            if again and arrived is signal.SIGTERM:  # the loader puts an end to its workers
-                os._exit(1)
-            return
         if again and arrived is signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
