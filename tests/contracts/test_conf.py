@@ -89,6 +89,16 @@ def step(cfg: DictConfig, images: ImageBatch) -> dict[str, Tensor]:
 # ---- every yaml
 
 
+@pytest.mark.parametrize("file", sorted(CONF.glob("*.yaml")), ids=lambda file: file.stem)
+def test_no_setting_has_the_name_of_another_commands_group(file: Path) -> None:
+    """Hydra would take every value for a choice of that group, and refuse it."""
+    content = OmegaConf.load(file)
+    entries = [entry for entry in content.get("defaults", []) if not isinstance(entry, str)]
+    its_own = {name.split("@")[0] for entry in entries for name in entry}
+    groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+    assert not groups & set(content) - its_own - {"hydra"}
+
+
 @pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda file: str(file.relative_to(CONF)))
 def test_a_yaml_begins_by_saying_what_it_is(file: Path) -> None:
     first = file.read_text(encoding="utf-8").splitlines()[0]

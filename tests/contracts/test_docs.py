@@ -141,6 +141,29 @@ def values(override: Override) -> Iterator[str]:
         yield line
 
 
+HELP = sorted((CONF / "hydra" / "help").glob("*.yaml"))
+# Without which nothing can be composed.
+NEEDED = {"train": ["experiment=region_demo"], "shards": ["data=demo"], "sweep": ["study=activation"]}
+ONE_CHOICE = re.compile(r"[^|\[\]]+|\[[^\]]*\]")  # of region|grid, or [semantic,spatial]|[]
+
+
+@pytest.mark.parametrize("file", HELP, ids=lambda file: file.stem)
+def test_a_help_text_names_settings_that_are_there(file: Path) -> None:
+    text = filled(OmegaConf.load(file).footer)
+    named = [(key, ONE_CHOICE.findall(value)) for key, value in re.findall(r"([a-z][a-z_.@]*)=(\S+)", text)]
+    assert named or file.stem == "report"
+    needed = NEEDED.get(file.stem, [])
+    words = [[*needed, f"{key}={choice}"] for key, all_of in named for choice in all_of]
+    faults = [fault for each in words for fault in module_faults(["-m", MODULE + file.stem, *each])]
+    assert not faults, "\n".join(faults)
+
+
+def test_the_help_of_sweep_names_every_study() -> None:
+    text = OmegaConf.load(CONF / "hydra" / "help" / "sweep.yaml").footer
+    named = re.findall(r"[a-z]+", text[text.index("data)") : text.index("Everyday")])
+    assert {file.stem for file in (CONF / "studies").glob("*.yaml")} <= set(named)
+
+
 @cache
 def composed(name: str, overrides: tuple[str, ...]) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -90,6 +90,9 @@ def test_the_authors_checkpoint_from_import_to_recalls(command, tmp_path: Path) 
     stated = json.loads((GOLDEN / "precomp" / "expected_metrics.json").read_text())
     for direction in ("i2t", "t2i"):
         assert [metrics[direction][name] for name in stated["order"]] == stated["precomp"][direction]
+    scored = command("evaluate", *authors, *where, "official_activation=softmax")  # another model of the same weights
+    assert scored.code == 0, scored.err
+    assert json.loads((tmp_path / "scores" / "metrics.json").read_text())["t2i"] != metrics["t2i"]
 
 
 def test_what_half_precision_does_to_the_golden_ranks(imported) -> None:

@@ -174,6 +174,11 @@ def test_the_command_says_what_is_wrong_and_draws_the_same_bytes(tmp_path: Path,
     into = f"into={tmp_path / 'study'}"
     ended = command("collect", "study=activation", f"out={tmp_path / 'runs'}", into)
     assert (ended.code, "6 rows" in ended.out) == (0, True), ended.err
+    ended = command(
+        "collect", "study=activation", f"out={tmp_path / 'runs'}", f"into={tmp_path / 'b'}", "setting_name=b"
+    )
+    assert ended.code == 0, ended.err
+    assert {row["setting"] for row in read_rows(tmp_path / "b" / "results.csv")} == {"b"}
     files = []
     for _ in range(2):
         assert command("report", "study=activation", into).code == 0

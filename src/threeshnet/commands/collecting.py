@@ -23,7 +23,8 @@ def collect_rows(cfg: DictConfig) -> None:
     if not folders:
         raise DataError(f"{out} holds no <job>/job.json; run it first: make sweep STUDY={study.name} EXP=<experiment>")
     file = into(cfg, study.name) / RESULTS
-    count, unfinished = collect(folders, file, factors=list(study.factors), setting=cfg.setting, replace=cfg.replace)
+    kept = {"setting": cfg.setting_name, "replace": cfg.replace}
+    count, unfinished = collect(folders, file, factors=list(study.factors), **kept)
     console = Console()
     for line in unfinished:
         console.print(f"not finished: {line}", markup=False, highlight=False, soft_wrap=True)

@@ -108,7 +108,7 @@ def load(cfg: DictConfig, file: Path) -> tuple[Any, dict[str, Any]]:
     if is_official_checkpoint(file, **allow):
         if cfg.text_config is None:
             raise ConfigError(f"{file} is an authors' checkpoint: name its BERT's folder, TEXT=<folder> (text_config=)")
-        official = load_official_checkpoint(file, cfg.text_config, cfg.activation, **allow)
+        official = load_official_checkpoint(file, cfg.text_config, cfg.official_activation, **allow)
         return official, {"fields": OFFICIAL_FIELDS, "class_table": None}
     card = dict(read_checkpoint(file)["threeshnet"])
     return load_model(file), card | {"fields": list(card["fields"])}
