@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from .forks import Forks
+
 # Before transformers, wandb and matplotlib are imported: they read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
@@ -65,6 +67,13 @@ def command() -> Command:
         return Ended(code, out.getvalue(), err.getvalue())
 
     return call
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Runs commands and scripts as processes of their own, without the time that imports take."""
+    with Forks() as parent:
+        yield parent
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 
+from ..forks import Forks, Started
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "experiments" / "interruptions"
 FAULTS = ["a shard shrinks", "a loader's worker is killed"]
@@ -46,32 +48,25 @@ def test_faults(tmp_path: Path) -> None:
 # ---- a signal to one of two processes
 
 
-def train(folder: Path, shards: Path, *overrides: str) -> subprocess.Popen[str]:
+def train(forks: Forks, folder: Path, shards: Path, *overrides: str) -> Started:
+    """In two processes, each with a loader worker."""
     settings = ["text=tiny", "dim=32", "batches.batch_size=16", "batches.workers=1", "trainer.max_epochs=2"]
     devices = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.enable_progress_bar=false", "highlights=0"]
     words = [*settings, *devices, "trainer.log_every_n_steps=1", f"shards={shards}", f"out={folder / 'run'}"]
-    command = [sys.executable, "-m", "threeshnet.commands.train", "experiment=region_coco", *words, *overrides]
-    return subprocess.Popen(
-        command, cwd=folder, env=surroundings(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    return forks.start("train", ["experiment=region_coco", *words, *overrides], folder=folder, processes=2)
 
 
-def finished(process: subprocess.Popen[str]) -> tuple[int, str]:
-    printed, _ = process.communicate(timeout=300)
-    return process.returncode, printed
-
-
-def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
+def wait_for(file: Path) -> None:
     until = time.monotonic() + 200
-    while not file.exists() and process.poll() is None and time.monotonic() < until:
+    while not file.exists() and time.monotonic() < until:
         time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, synthetic_shards: Path) -> Path:
+def undisturbed(forks: Forks, tmp_path_factory: pytest.TempPathFactory, synthetic_shards: Path) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    code, printed = finished(train(folder, synthetic_shards))
-    assert code == 0, printed
+    ended = forks.wait(train(forks, folder, synthetic_shards), seconds=300)
+    assert ended.code == 0, ended.err
     return folder / "run"
 
 
@@ -85,28 +80,24 @@ def children(process: int) -> set[int]:
     return {int(number) for task in tasks for number in task.read_text().split()}
 
 
-def loader_workers(first: int) -> set[int]:
-    """Those of both processes: forked ones have the surroundings with which the process before them began."""
-    (second,) = [child for child in children(first) if b"LOCAL_RANK=1" in Path(f"/proc/{child}/environ").read_bytes()]
-    found = children(first) - {second} | children(second)
-    return {each for each in found if b"commands.train" in Path(f"/proc/{each}/cmdline").read_bytes()}
-
-
-def test_a_signal_to_one_of_two_processes(undisturbed: Path, synthetic_shards: Path, tmp_path: Path) -> None:
+def test_a_signal_to_one_of_two_processes(
+    forks: Forks, undisturbed: Path, synthetic_shards: Path, tmp_path: Path
+) -> None:
     """And to all loader workers, as torchrun and schedulers send it.
 
-    Both leave at the same step, everything is saved, and the run that goes on is the undisturbed one."""
-    process = train(tmp_path, synthetic_shards, "checkpoints.steps=1")
-    wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt", process)
-    workers = loader_workers(process.pid)
+    Both leave at the same step, everything is saved, and the run that goes on is the undisturbed one.
+    """
+    started = train(forks, tmp_path, synthetic_shards, "checkpoints.steps=1")
+    wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    workers = [child for process in started.processes for child in children(process)]
     assert len(workers) >= 2
-    for each in (process.pid, *workers):
-        os.kill(each, signal.SIGTERM)
-    code, printed = finished(process)
-    assert code == 75, printed
-    assert "SIGTERM: left after step " in printed
-    code, printed = finished(train(tmp_path, synthetic_shards, "resume=true"))
-    assert code == 0, printed
+    for process in (started.processes[0], *workers):
+        os.kill(process, signal.SIGTERM)
+    ended = forks.wait(started, seconds=300)
+    assert ended.code == 75, ended.err
+    assert "SIGTERM: left after step " in ended.err
+    ended = forks.wait(train(forks, tmp_path, synthetic_shards, "resume=true"), seconds=300)
+    assert ended.code == 0, ended.err
     metrics, expected = (json.loads((run / "metrics.json").read_text()) for run in (tmp_path / "run", undisturbed))
     assert 0 < metrics["resumed_at_step"] < metrics["steps"] == expected["steps"]
     assert (metrics["i2t"], metrics["t2i"]) == (expected["i2t"], expected["t2i"])

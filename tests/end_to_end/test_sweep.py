@@ -9,20 +9,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ..forks import Forks
+
 ROOT = Path(__file__).parents[2]
 STEPS = ["trainer.devices=2", "trainer.max_steps=2", "highlights=0", "experiment=region_coco"]
-
-
-def as_process(command: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"THREESHNET_CONF": str(ROOT / "conf"), "OMP_NUM_THREADS": "1"}
-    asked = [sys.executable, "-m", f"threeshnet.commands.{command}", *words]
-    return subprocess.run(asked, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_a_multirun_of_two_processes_a_job(synthetic_shards: Path, small: list[str], tmp_path: Path) -> None:
     """One folder a job, the one that fails is named with the reason, and the other one is whole."""
     jobs = ["-m", "batches.batch_size=16,-3", f"hydra.sweep.dir={tmp_path / 'sweep'}", f"shards={synthetic_shards}"]
-    ended = as_process("train", *jobs, *STEPS, *[word for word in small if "batch_size" not in word], cwd=tmp_path)
+    words = [*jobs, *STEPS, *[word for word in small if "batch_size" not in word]]
+    ended = subprocess.run(
+        [sys.executable, "-m", "threeshnet.commands.train", *words],
+        cwd=tmp_path,
+        env=os.environ | {"THREESHNET_CONF": str(ROOT / "conf"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
     assert ended.returncode == 1, ended.stderr
     assert "1 of 2 jobs failed" in ended.stderr
     assert "batch_size=-3" in ended.stderr
@@ -35,21 +40,23 @@ def test_a_multirun_of_two_processes_a_job(synthetic_shards: Path, small: list[s
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sweep"]
 
 
-def test_a_study_from_jobs_to_rows(synthetic_shards: Path, small: list[str], tmp_path: Path, command) -> None:
+def test_a_study_from_jobs_to_rows(
+    forks: Forks, synthetic_shards: Path, small: list[str], tmp_path: Path, command
+) -> None:
     """Two processes a job; called again nothing is run; its rows and report are the same each time."""
     words = ["study=activation", "activation=softmax", "seed=0", f"shards={synthetic_shards}", "out=runs", "reuse=[]"]
     outputs = []
     for _ in range(2):
-        ended = as_process("sweep", *words, *STEPS, *small, cwd=tmp_path)
-        assert ended.returncode == 0, ended.stdout + ended.stderr
-        outputs.append(ended.stdout)
+        ended = forks.run("sweep", [*words, *STEPS, *small], folder=tmp_path, seconds=600)
+        assert ended.code == 0, ended.out + ended.err
+        outputs.append(ended.out)
     assert "finished before" not in outputs[0]
     assert "[1/1] activation=softmax,seed=0: finished before" in outputs[1]
     folder = tmp_path / "runs" / "activation=softmax,seed=0"
     assert (folder / "output.log").read_text().count("rsum ") == 1
     record = json.loads((folder / "job.json").read_text())
     assert (record["study"], record["factors"]) == ("activation", {"activation": "softmax"})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["err.txt", "out.txt", "runs"]
     files = []
     for _ in range(2):
         for name, *more in (("collect", f"out={tmp_path / 'runs'}"), ("report",)):
@@ -61,12 +68,15 @@ def test_a_study_from_jobs_to_rows(synthetic_shards: Path, small: list[str], tmp
     assert b'region_coco,coco,"activation=softmax,seed=0",softmax,0,synthetic' in files[0]["results.csv"]
 
 
-def test_a_study_that_carries_models_over(two_worlds: Path, small: list[str], tmp_path: Path, command) -> None:
+def test_a_study_that_carries_models_over(
+    forks: Forks, two_worlds: Path, small: list[str], tmp_path: Path, command
+) -> None:
     """Trained on one world, scored on it and on the other one, which the rows and the report say."""
     words = ["experiment=region_demo", "trainer.max_epochs=1", "highlights=0", f"shards={two_worlds}", "seed=0"]
     only = "only='guidance=unguided*'"
-    ended = as_process("sweep", "study=transfer", only, "out=runs", "reuse=[]", *words, *small, cwd=tmp_path)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    asked = ["study=transfer", only, "out=runs", "reuse=[]", *words, *small]
+    ended = forks.run("sweep", asked, folder=tmp_path, seconds=600)
+    assert ended.code == 0, ended.out + ended.err
     for name, *more in (("collect", f"out={tmp_path / 'runs'}"), ("report",)):
         ended = command(name, "study=transfer", f"into={tmp_path / 'study'}", *more)
         assert ended.code == 0, ended.err

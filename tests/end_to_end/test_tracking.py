@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import struct
-import subprocess
-import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.message import DecodeError
 from wandb.proto.wandb_internal_pb2 import Record
+
+from ..forks import Forks
 
 BLOCK, HEADER = 32_768, 7  # of a .wandb file: LevelDB's log, (checksum, length, kind) before every piece
 WHOLE, FIRST, LAST = 1, 2, 4  # kinds of pieces
@@ -42,8 +44,7 @@ def numbers(items: Any) -> dict[str, Any]:
 class Told:
     """One segment of a run."""
 
-    def __init__(self, file: Path) -> None:
-        found = list(records(file))
+    def __init__(self, found: list[Record]) -> None:
         (self.run,) = [record.run for record in found if record.HasField("run")]
         self.config = {item.key: json.loads(item.value_json) for item in self.run.config.update}
         self.history = [numbers(record.history.item) for record in found if record.HasField("history")]
@@ -58,19 +59,30 @@ class Told:
 
 
 def segments(run: Path) -> list[Told]:
-    return [Told(file) for file in sorted(run.glob("wandb/*run-*/*.wandb"))]
+    return [Told(whole(file)) for file in sorted(run.glob("wandb/*run-*/*.wandb"))]
+
+
+def whole(file: Path, seconds: float = 30) -> list[Record]:
+    """To the last record, which W&B's service may write after the run has ended."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        with contextlib.suppress(DecodeError):
+            found = list(records(file))
+            if any(record.HasField("exit") for record in found):
+                return found
+        time.sleep(0.05)
+    raise AssertionError(f"{file}: no end after {seconds} s")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, root: Path, demo_shards: Path, small: list[str]) -> Path:
-    """An epoch in two processes, started as a user would."""
+def run(forks: Forks, tmp_path_factory: pytest.TempPathFactory, demo_shards: Path, small: list[str]) -> Path:
+    """An epoch in two processes."""
     out = tmp_path_factory.mktemp("tracked") / "run"
     settings = [*small, f"shards={demo_shards}", "trainer.max_epochs=1", "highlights=2", f"out={out}"]
     settings += ["wandb=offline", "wandb_artifact=true", "trainer.devices=2", "trainer.log_every_n_steps=1"]
-    command = [sys.executable, "-m", "threeshnet.commands.train", "experiment=region_demo", *settings]
-    environment = os.environ | {"THREESHNET_CONF": str(root / "conf"), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, cwd=out.parent, env=environment, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
+    words = ["experiment=region_demo", *settings]
+    ended = forks.run("train", words, folder=out.parent, processes=2, seconds=500)
+    assert ended.code == 0, ended.err
     return out
 
 

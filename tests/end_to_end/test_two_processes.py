@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[2]
+from ..forks import Forks
+
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
-def as_process(*command: str, cwd: Path) -> None:
-    environment = os.environ | {"THREESHNET_CONF": str(ROOT / "conf"), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        [sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=500, check=False
-    )
-    assert ended.returncode == 0, ended.stderr[-5000:]
-
-
-def steps(shards: Path, out: Path, *, processes: int) -> list[dict[str, Any]]:
+def steps(forks: Forks, shards: Path, out: Path, *, processes: int) -> list[dict[str, Any]]:
     """What each process saw."""
     out.mkdir()
-    as_process(str(SCRIPT), str(shards), str(processes), str(out), cwd=out)
+    words = [str(shards), str(processes), str(out)]
+    ended = forks.run(str(SCRIPT), words, folder=out, processes=processes, seconds=500)
+    assert ended.code == 0, ended.err[-5000:]
     return [json.loads((out / f"{rank}.json").read_text()) for rank in range(processes)]
 
 
@@ -42,10 +34,10 @@ def uneven_shards(tmp_path_factory: pytest.TempPathFactory, command) -> Path:
     return out / "synthetic"
 
 
-def test_two_processes_train_as_one(uneven_shards: Path, tmp_path: Path) -> None:
+def test_two_processes_train_as_one(forks: Forks, uneven_shards: Path, tmp_path: Path) -> None:
     """Equal global batch: equal losses, equal weights after two epochs, equal scores, in every process."""
-    (one,) = steps(uneven_shards, tmp_path / "one", processes=1)
-    two = steps(uneven_shards, tmp_path / "two", processes=2)
+    (one,) = steps(forks, uneven_shards, tmp_path / "one", processes=1)
+    two = steps(forks, uneven_shards, tmp_path / "two", processes=2)
     assert len(one["losses"]) == 2 * (125 // 16)
     for rank in two:
         assert rank["losses"] == pytest.approx(one["losses"], rel=1e-5)
@@ -57,14 +49,16 @@ def test_two_processes_train_as_one(uneven_shards: Path, tmp_path: Path) -> None
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, demo_shards: Path, small: list[str]) -> Path:
+def run(forks: Forks, tmp_path_factory: pytest.TempPathFactory, demo_shards: Path, small: list[str]) -> Path:
     """An epoch of the hybrid through the command; 12 dev and 12 test photos do not divide into batches of 5."""
     folder = tmp_path_factory.mktemp("ddp")
     devices = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=1", "trainer.log_every_n_steps=1"]
     sizes = ["batches.evaluation_batch_size=5", "batches.workers=1", "highlights=1"]
     settings = [*small, *devices, *sizes, f"shards={demo_shards}", f"out={folder / 'run'}"]
-    as_process("-m", "threeshnet.commands.train", "experiment=hybrid_demo", *settings, cwd=folder)
-    assert sorted(path.name for path in folder.iterdir()) == ["run"]  # the second process works where the first does
+    ended = forks.run("train", ["experiment=hybrid_demo", *settings], folder=folder, processes=2, seconds=500)
+    assert ended.code == 0, ended.err[-5000:]
+    made = sorted(path.name for path in folder.iterdir())
+    assert made == ["err.txt", "out.txt", "run"]  # the second process works where the first does
     return folder / "run"
 
 

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .forks import Forks
+from ..forks import Forks
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 PHOTOS = 6
+GIGABYTES = 3.0  # that a command may take beyond the imports
 SMALL = ("text=tiny", "dim=16", "batches.batch_size=8", "batches.evaluation_batch_size=8", "batches.workers=0")
 BRIEF = ("trainer.max_steps=1", "trainer.max_epochs=1", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
 TRAIN = ("experiment=hybrid_coco", *SMALL, *BRIEF, "highlights=0")
@@ -46,7 +47,7 @@ class Arena:
         self.checkpoint = run / "checkpoints" / "last.ckpt"
 
     def _made(self, command: str, *overrides: str) -> Path:
-        ended = self.forks.run(command, overrides, folder=self.folder, seconds=300)
+        ended = self.forks.run(command, overrides, folder=self.folder, seconds=300, gigabytes=GIGABYTES)
         assert ended.code == 0, f"{command} {' '.join(overrides)}\n{ended.err}"
         return self.folder
 

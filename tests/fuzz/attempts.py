@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .forks import Ended
+from ..forks import Ended
 
 DONE, REFUSED = "done", "refused"
 GOOD_OUTCOMES = (DONE, REFUSED)

@@ -1,16 +1,16 @@
-"""The parent of the forked commands and the good inputs, and the file that a row a case goes into."""
+"""The good inputs, and the file that a row a case goes into."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ..forks import Forks
 from .arena import Arena
-from .cases import COMMANDS, Case
-from .forks import Forks
+from .cases import Case
 
 COLUMNS = ("id", "command", "kind", "what", "outcome", "seconds", "message")
 Row = tuple[str, ...]
@@ -21,9 +21,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
-    with Forks(commands=COMMANDS) as forks:
-        yield Arena(tmp_path_factory.mktemp("arena"), forks)
+def arena(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Arena:
+    return Arena(tmp_path_factory.mktemp("arena"), forks)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from .arena import GOOD, ROOT, Arena
+from .arena import GIGABYTES, GOOD, ROOT, Arena
 from .attempts import GOOD_OUTCOMES, judged
 from .cases import CASES, COMMANDS, Case
 
@@ -23,7 +23,8 @@ SECONDS = 300  # a case takes one or two; machines that are shared take their ti
 
 def check(case: Case, arena: Arena, folder: Path, written: Callable[..., None]) -> None:
     attempt = case.attempt(arena, folder)
-    ended = arena.forks.run(case.kind.command, attempt.overrides, folder=folder, seconds=SECONDS)
+    limits = {"seconds": SECONDS, "gigabytes": GIGABYTES}
+    ended = arena.forks.run(case.kind.command, attempt.overrides, folder=folder, **limits)
     outcome, message = judged(ended, attempt, folder)
     what, said = one_line(attempt.what), one_line(message)
     for place in (folder, arena.folder, ROOT):
@@ -66,5 +67,5 @@ def test_every_command_has_hostile_cases() -> None:
 @pytest.mark.parametrize("command", sorted(GOOD))
 def test_the_good_input_is_taken(command: str, arena: Arena, tmp_path: Path) -> None:
     """Else every refusal would prove nothing."""
-    ended = arena.forks.run(command, GOOD[command](arena), folder=tmp_path, seconds=SECONDS)
+    ended = arena.forks.run(command, GOOD[command](arena), folder=tmp_path, seconds=SECONDS, gigabytes=GIGABYTES)
     assert ended.code == 0, ended.err

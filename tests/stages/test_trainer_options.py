@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,8 @@ from threeshnet.nn.mlp import MLP
 from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.records import Batch, ImageBatch, TokenSet
 from threeshnet.training.module import RetrievalModule
+
+from ..forks import Forks
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "processes" / "options.py"
@@ -186,12 +186,10 @@ def test_chunks_are_not_compiled() -> None:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def found(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("options")
-    environment = os.environ | {"THREESHNET_CONF": str(ROOT / "conf"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT), "--quick", "--backend=eager", f"--out={out}"]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
-    assert ended.returncode == 0, ended.stderr[-5000:]
+    ended = forks.run(str(SCRIPT), ["--quick", "--backend=eager", f"--out={out}"], folder=out, seconds=900)
+    assert ended.code == 0, ended.err[-5000:]
     return json.loads((out / "options.json").read_text())
 
 
