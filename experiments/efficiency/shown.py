@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from systems import CROSS, THREE, VSE
 from whole import DIRECTIONS, IMAGES, PAIRS, SENTENCES, Pick, Row, Whole, sampled, search, speeds, whole
 
+from threeshnet.files import replacing
 from threeshnet.reports.markdown import table
 
 SYSTEMS = (THREE, VSE, CROSS)
@@ -136,9 +137,8 @@ def draw(found: Mapping[str, Any], file: Path) -> None:
     right.set_ylabel("sentence queries a second")
     handles, labels = left.get_legend_handles_labels()
     right.legend(handles, labels, frameon=False, fontsize=8, loc="lower left")
-    partial = file.with_suffix(".partial.png")
-    figure.savefig(partial, metadata={"Software": None})
-    partial.replace(file)
+    with replacing(file) as partial:
+        figure.savefig(partial, format="png", metadata={"Software": None})
 
 
 def lines(axes: Axes, found: Mapping[str, Any], number: str, title: str = "", *, dotted: bool = False) -> None:

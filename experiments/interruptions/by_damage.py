@@ -23,7 +23,7 @@ from scene import NotPermitted, Scene, fault
 
 from threeshnet.commands.train import main as train
 from threeshnet.commands.verify import main as verify
-from threeshnet.training.checkpoint_files import LAST
+from threeshnet.training.checkpoint_names import LAST
 
 MOUNT_SIZE = "60m"  # room for last, previous, best and what is written beside them, 13 MB each
 

@@ -6,7 +6,11 @@ can be found together are gathered and raised together.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
+
+# Signals that ask to stop; Windows has no SIGUSR1.
+STOPPING = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
 
 
 class ThreeSHNetError(Exception):

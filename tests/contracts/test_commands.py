@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from threeshnet.training.rank import VARIABLES, rank
+
 CONF = Path(__file__).parents[2] / "conf"
 COMMANDS = sorted(file.stem for file in CONF.glob("*.yaml"))
+WITHOUT_A_MODEL = ("collecting", "reporting", "showing", "sweeping")  # what works without building one
 HEAVY = ("torch", "pytorch_lightning", "transformers", "wandb", "matplotlib", "scipy")
 
 
@@ -35,6 +38,24 @@ def test_what_takes_seconds_is_not_loaded_before_there_is_work() -> None:
     code = f"import importlib, sys; [importlib.import_module(name) for name in {names}]; print(*sorted(sys.modules))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(HEAVY).isdisjoint(ended.stdout.split())
+
+
+def test_what_builds_no_model_loads_nothing_that_does() -> None:
+    names = [f"threeshnet.commands.{name}" for name in WITHOUT_A_MODEL]
+    code = f"import importlib, sys; [importlib.import_module(name) for name in {names}]; print(*sorted(sys.modules))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"pytorch_lightning", "transformers", "wandb"}.isdisjoint(ended.stdout.split())
+
+
+def test_a_rank_is_known_before_lightning_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning_fabric.utilities.rank_zero import _get_rank, rank_zero_only
+
+    assert rank() == rank_zero_only.rank
+    monkeypatch.delattr(rank_zero_only, "rank")
+    assert rank() == 0
+    for number, name in enumerate(reversed(VARIABLES)):
+        monkeypatch.setenv(name, str(number))
+        assert rank() == _get_rank() == number
 
 
 def test_the_promised_names_are_there_though_nothing_is_loaded() -> None:

@@ -29,7 +29,7 @@ ORDER = (
     ("app",),
     ("commands",),
 )
-LEAVES = ("records", "errors", "nn")
+LEAVES = ("records", "errors", "files", "nn")
 FRONT_DOOR = "__init__"  # of threeshnet itself: it offers the parts to users and is imported by none of them
 PLACE = {part: place for place, parts in enumerate(ORDER) for part in parts}
 

@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 from threeshnet.errors import CheckpointError
 from threeshnet.training import checkpoint_files
 from threeshnet.training.checkpoint_files import (
-    LAST,
-    PREVIOUS,
     WholeFiles,
     fault_of,
     newest_whole,
     size_of,
     write_checkpoint,
 )
+from threeshnet.training.checkpoint_names import LAST, PREVIOUS
 
 
 def step(folder: Path, name: str) -> int:

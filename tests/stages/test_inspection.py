@@ -17,7 +17,8 @@ from threeshnet.metrics.confusions import hardest_confusions, nearest_captions
 from threeshnet.pooling.generalized import GeneralizedPooling
 from threeshnet.records import TokenSet
 from threeshnet.reports.inspection import _by_size, _set_sizes
-from threeshnet.training.wandb_log import WandbLog, mode_of, open_run, run_id
+from threeshnet.training.wandb_log import WandbLog, open_run, run_id
+from threeshnet.training.wandb_mode import mode_of
 
 
 def plainly(matrix: np.ndarray, owners: np.ndarray) -> dict[str, list[float]]:

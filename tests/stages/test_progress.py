@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from threeshnet.studies.identity import differing, flat, identity
-from threeshnet.training import progress
+from threeshnet.training import progress, progress_writer
 
 QUIET: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -55,7 +55,7 @@ class Seen(pl.Callback):
 
 def fit(folder: Path, *, seconds: float = 0.0, stop: BaseException | None = None, epochs: int = 3) -> list[dict]:
     seen = Seen(folder)
-    callbacks: list[pl.Callback] = [progress.Progress(folder=folder, seconds=seconds), seen]
+    callbacks: list[pl.Callback] = [progress_writer.Progress(folder=folder, seconds=seconds), seen]
     steps: dict[str, Any] = {"max_epochs": epochs, "num_sanity_val_steps": 0, "accelerator": "cpu"}
     trainer = pl.Trainer(callbacks=callbacks, default_root_dir=folder, **steps, **QUIET)
     data = DataLoader(torch.zeros(2, 1))
@@ -93,19 +93,19 @@ def test_a_run_that_ends_early_says_how(tmp_path: Path, stop: BaseException, sta
 def test_a_run_that_goes_on_counts_the_time_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process works for 100 s, the next one 20 s more; what lies between them is no work."""
     now = [1000.0]
-    monkeypatch.setattr(progress.time, "time", lambda: now[0])
+    monkeypatch.setattr(progress_writer.time, "time", lambda: now[0])
     checkpoint: dict[str, Any] = {"callbacks": {}}
     for start, seconds, before in ((1000.0, 100.0, 0.0), (5000.0, 20.0, 100.0)):
-        assert progress.seconds_of(checkpoint) == before
+        assert progress_writer.seconds_of(checkpoint) == before
         now[0] = start
-        run = progress.Progress(folder=tmp_path)
+        run = progress_writer.Progress(folder=tmp_path)
         if checkpoint["callbacks"]:
             run.load_state_dict(checkpoint["callbacks"][run.state_key])
         now[0] += seconds
         checkpoint["callbacks"] = {run.state_key: run.state_dict()}
-    assert progress.seconds_of(checkpoint) == 120
+    assert progress_writer.seconds_of(checkpoint) == 120
     older = {"callbacks": {"Progress": {"dev_rsum": None, "best_dev_rsum": None}}}
-    assert progress.seconds_of(older) == progress.seconds_of(None) == 0
+    assert progress_writer.seconds_of(older) == progress_writer.seconds_of(None) == 0
 
 
 def test_nothing_there_is_nothing_read(tmp_path: Path) -> None:

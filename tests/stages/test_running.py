@@ -17,6 +17,7 @@ from filelock import FileLock
 from rich.console import Console
 
 from threeshnet.errors import ConfigError
+from threeshnet.files import write_json
 from threeshnet.studies import launching
 from threeshnet.studies.board import Board
 from threeshnet.studies.launching import Job, Local
@@ -227,8 +228,6 @@ def test_wrong_devices_are_named(devices: Any) -> None:
 
 
 def progress_of(folder: Path, **more: Any) -> None:
-    from threeshnet.training.progress import _replace
-
     facts = {
         "state": "running",
         "epoch": 2,
@@ -238,7 +237,7 @@ def progress_of(folder: Path, **more: Any) -> None:
         "seconds_left": 90.0,
     }
     folder.mkdir(exist_ok=True)
-    _replace(folder / "progress.json", facts | more)
+    write_json(folder / "progress.json", facts | more)
 
 
 def test_the_board_in_a_terminal_and_elsewhere(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader
 
+from threeshnet.errors import STOPPING
+
 T = TypeVar("T")
-# Windows has no SIGUSR1.
-STOPPING = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
 # Who sent a signal is known where there is sigwaitinfo. Elsewhere (macOS, Windows) workers have torch's handlers.
 SENDER_KNOWN = hasattr(signal, "sigwaitinfo")
 

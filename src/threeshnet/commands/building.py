@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,8 +18,8 @@ from threeshnet.batches.datamodule import RetrievalDataModule
 from threeshnet.commands.run_directory import CHECKPOINTS
 from threeshnet.commands.trainer_options import of_lightning, of_module
 from threeshnet.encoders.model import RetrievalModel
-from threeshnet.errors import ConfigError, DataError, Problems
-from threeshnet.shards.manifest import Manifest, open_shards
+from threeshnet.errors import ConfigError, Problems
+from threeshnet.shards.manifest import Manifest
 from threeshnet.training.best import BestModelCheckpoint
 from threeshnet.training.callbacks import RandomStates, StepClock
 from threeshnet.training.checkpoint import model_card
@@ -29,24 +28,11 @@ from threeshnet.training.collapse import CollapseWatch
 from threeshnet.training.keeping import LastCheckpoint
 from threeshnet.training.module import RetrievalModule
 from threeshnet.training.processes import Agreement
-from threeshnet.training.progress import Progress
+from threeshnet.training.progress_writer import Progress
 from threeshnet.training.signals import Signals
 
 log = logging.getLogger(__name__)
 GUIDING_PARTS = {"scene", "category"}  # parts that read the segmentation
-
-
-def shards_folder(cfg: DictConfig) -> Path:
-    """The shards of the data set; what needs no raw data is made now.  Raises DataError when there are none."""
-    try:
-        return open_shards(cfg.shards, cfg.data.name)
-    except DataError as missing:
-        if not cfg.data.get("made_here"):
-            raise DataError(f"{missing}\n{cfg.data.how_to_get}") from missing
-    command = ["-m", "threeshnet.commands.shards", f"data={cfg.data.name}", f"out='{cfg.shards}'"]
-    if subprocess.run([sys.executable, *command], check=False).returncode:
-        raise DataError(f"the shards of {cfg.data.name} could not be made; see above")
-    return open_shards(cfg.shards, cfg.data.name)
 
 
 def fill_sizes(cfg: DictConfig, manifest: Manifest) -> None:

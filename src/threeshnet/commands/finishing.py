@@ -12,6 +12,7 @@ from rich.console import Console
 from threeshnet.commands import building
 from threeshnet.commands import run_directory as runs
 from threeshnet.commands.highlighting import draw_and_inspect
+from threeshnet.files import write_text
 from threeshnet.reports.model_card import CARD, ROW, model_card, result_row
 from threeshnet.reports.table import print_results
 from threeshnet.training import progress
@@ -30,8 +31,8 @@ def finish(cfg: DictConfig, folder: Path, module: Any, split: Any, metrics: dict
 
 def leave(folder: Path, metrics: dict[str, Any]) -> None:
     """What every evaluation leaves. metrics.json comes last: a folder that holds it has all of it."""
-    runs.write_text(folder / CARD, model_card(metrics))
-    runs.write_text(folder / ROW, result_row(metrics))
+    write_text(folder / CARD, model_card(metrics))
+    write_text(folder / ROW, result_row(metrics))
     runs.write_json(folder / runs.METRICS, metrics)
 
 

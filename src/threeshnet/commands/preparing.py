@@ -15,16 +15,18 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from threeshnet.commands import CONF, building, current_commit
+from threeshnet.commands import CONF, current_commit
 from threeshnet.commands.errors import explained
 from threeshnet.commands.job_record import machine
-from threeshnet.commands.run_directory import BEST, CHECKPOINTS, LAST
+from threeshnet.commands.run_directory import CHECKPOINTS
+from threeshnet.commands.shards_folder import shards_folder
 from threeshnet.errors import ConfigError, one_of
 from threeshnet.shards.manifest import Manifest
 from threeshnet.studies.identity import data_fingerprint, identity
 from threeshnet.studies.launching import Job, processes, visible_cards
 from threeshnet.studies.study import Planned, Study, parse_study
 from threeshnet.studies.words import listed, quoted, text
+from threeshnet.training.checkpoint_names import BEST, LAST
 
 STUDIES = CONF / "studies"
 EVALUATE = "threeshnet.commands.evaluate"
@@ -138,7 +140,7 @@ def _shards(cfg: DictConfig, known: Shards) -> tuple[Path, Manifest]:
     """Where the data of a job lie: made once, before several jobs do."""
     place = str(cfg.shards), str(cfg.data.name)
     if place not in known:
-        folder = building.shards_folder(cfg).absolute()
+        folder = shards_folder(cfg).absolute()
         known[place] = folder, Manifest.load(folder)
     return known[place]
 

@@ -12,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from threeshnet.commands import CONF
-from threeshnet.commands import run_directory as runs
 from threeshnet.commands.collecting import RESULTS, into
 from threeshnet.commands.preparing import STUDIES, load_study
+from threeshnet.files import write_text
 from threeshnet.reports.claims import Studies, claims_table, parse_claims, published_table
 from threeshnet.reports.markdown import fill, filled, marks
 from threeshnet.reports.study_figure import draw
@@ -48,7 +48,7 @@ def report(study: Study, folder: Path) -> tuple[list[Row], Comparison]:
     file = folder / README
     text = file.read_text(encoding="utf-8") if file.exists() else first_text(study)
     text = filled(text, {PART: tables(rows, comparison)}, file)
-    runs.write_text(file, text)
+    write_text(file, text)
     if rows:
         draw(rows, comparison, folder / FIGURE)
     compared = check_prose(text, rows, comparison)

@@ -21,7 +21,8 @@ from threeshnet.reports.study_runs import variant_name
 from threeshnet.reports.wandb_media import media
 from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.reader import ShardedSplit
-from threeshnet.training.wandb_log import WandbLog, mode_of, new_id, open_run, run_id
+from threeshnet.training.wandb_log import WandbLog, new_id, open_run, run_id
+from threeshnet.training.wandb_mode import mode_of
 
 STAGED = "WANDB_DATA_DIR"  # where pictures of tables wait for the upload
 TAGGED = ("features", "recipe", "text", "pooling", "objective", "activation")  # groups whose choice becomes a tag

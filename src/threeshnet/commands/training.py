@@ -9,18 +9,19 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from threeshnet.commands import building
+from threeshnet.commands import building, resuming
 from threeshnet.commands import run_directory as runs
 from threeshnet.commands.errors import quiet
 from threeshnet.commands.finishing import finish, show
 from threeshnet.commands.job_record import about_run, machine, write_job
 from threeshnet.commands.scoring import facts_of_run, metrics_of
+from threeshnet.commands.shards_folder import shards_folder
 from threeshnet.commands.tracking import Tracker, name_of
 from threeshnet.shards.manifest import Manifest
 from threeshnet.training.checkpoint import check_resumable, checkpoint_hash, read_checkpoint
 from threeshnet.training.csv_log import carry_on
 from threeshnet.training.processes import leave_together
-from threeshnet.training.progress import seconds_of
+from threeshnet.training.progress_writer import seconds_of
 from threeshnet.training.signals import Signals
 
 log = logging.getLogger(__name__)
@@ -30,16 +31,16 @@ def train(cfg: DictConfig) -> None:
     """Train, select, score once."""
     quiet()
     started = time.perf_counter()
-    shards = building.shards_folder(cfg)
+    shards = shards_folder(cfg)
     folder = runs.run_directory(cfg)
     tracker = Tracker(cfg, folder, job_type="train", name=name_of(cfg))
-    with runs.locked(folder), runs.going_on(folder), Signals() as signals, tracker:
-        resumed = runs.checkpoint_to_resume(cfg, folder)
+    with runs.locked(folder), resuming.going_on(folder), Signals() as signals, tracker:
+        resumed = resuming.checkpoint_to_resume(cfg, folder)
         begun = read_checkpoint(resumed) if resumed else None
-        if metrics := runs.finished(cfg, folder, begun):
+        if metrics := resuming.finished(cfg, folder, begun):
             show(metrics, folder, 60 * metrics["minutes"], "finished already: ")
             return
-        pl.seed_everything(cfg.seed, workers=True, verbose=False)
+        pl.seed_everything(cfg.seed, verbose=False)
         manifest = Manifest.load(shards)
         building.fill_sizes(cfg, manifest)
         model = instantiate(cfg.model)
@@ -54,7 +55,7 @@ def train(cfg: DictConfig) -> None:
         step = carry_on(trainer.loggers, begun)
         trainer.fit(module, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
 
-        selection, checkpoint = runs.selected(cfg.selection, folder)
+        selection, checkpoint = resuming.selected(cfg.selection, folder)
         if selection != cfg.selection:
             log.warning("no epoch was finished, so no checkpoint was compared on dev: scoring the last weights")
         module.load_state_dict(read_checkpoint(checkpoint)["state_dict"])

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from threeshnet.files import write_text
 from threeshnet.reports.card_figures import CardFigure, data_uri
 from threeshnet.reports.study_figures import band_figure, colour, pooling_figure, semantic_figure
 from threeshnet.reports.study_numbers import bands, best_dev, by_factor, by_variant, scores
@@ -45,10 +46,7 @@ def write_dashboard(folder: Path, *, study: str, out: Path | None = None, now: f
     """
     file = Path(folder) / PAGE if out is None else Path(out)
     page = _environment().get_template("dashboard.html").render(content(Path(folder), study=study, now=now))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(page, encoding="utf-8", errors="backslashreplace")  # a run may have written half a letter
-    partial.replace(file)
+    write_text(file, page, errors="backslashreplace")  # a run may have written half a letter
     return file
 
 

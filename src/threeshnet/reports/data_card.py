@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from threeshnet.errors import ConfigError
+from threeshnet.files import write_text
 from threeshnet.reports.card_figures import figures_of
 from threeshnet.reports.card_numbers import SAMPLED, gather
 from threeshnet.reports.contact_sheet import contact_sheet, thumbnail
@@ -39,10 +40,7 @@ def write_card(folder: Path, *, out: Path | None = None, photos: int = 12, seed:
     folder = Path(folder)
     file = folder / CARD if out is None else Path(out)
     page = _environment().get_template("data_card.html").render(card_content(folder, photos=photos, seed=seed))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(file)
+    write_text(file, page)
     return file
 
 

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from threeshnet.files import replacing
 from threeshnet.reports import panels
 
 DPI = 120
@@ -68,10 +69,8 @@ def draw(highlight: Highlight, file: Path) -> None:
         style: dict[str, Any] = {"fontsize": 9, "va": "top", "parse_math": False}  # a dollar sign is a dollar sign
         figure.text((MARGIN + RANK - 0.1) / wide, y, rank, ha="right", **style)
         figure.text((MARGIN + RANK) / wide, y, text, **style)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial.png")
-    figure.savefig(partial)
-    partial.replace(file)
+    with replacing(file) as partial:
+        figure.savefig(partial, format="png")
 
 
 def panel_rows(highlight: Highlight) -> list[list[Panel]]:

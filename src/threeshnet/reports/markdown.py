@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from threeshnet.errors import ConfigError, Problems
+from threeshnet.files import write_text
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -54,7 +55,4 @@ def fill(file: Path, parts: Mapping[str, str]) -> None:
     """
     if not file.is_file():
         return
-    text = filled(file.read_text(encoding="utf-8"), parts, file)
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
+    write_text(file, filled(file.read_text(encoding="utf-8"), parts, file))

@@ -9,6 +9,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from threeshnet.files import replacing
 from threeshnet.reports.study_report import Comparison, values
 from threeshnet.reports.study_rows import Row, by_level, groups, label
 
@@ -34,6 +35,5 @@ def draw(rows: Sequence[Row], comparison: Comparison, file: Path) -> None:
         axes.set(ylim=(len(levels) - 0.5, -0.5), xlabel="rsum")
         axes.set_title(f"{experiment}, setting {setting}", fontsize=9, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
-    partial = file.with_suffix(".partial.png")
-    figure.savefig(partial, metadata={"Software": None})
-    partial.replace(file)
+    with replacing(file) as partial:
+        figure.savefig(partial, format="png", metadata={"Software": None})

@@ -12,6 +12,7 @@ import wandb_workspaces.workspaces as ws
 from wandb_workspaces import expr
 from wandb_workspaces.reports.v2.interface import Report, Runset
 
+from threeshnet.files import write_json
 from threeshnet.reports.study_numbers import Score, by_factor, by_variant, scores
 from threeshnet.reports.study_runs import read_study
 
@@ -35,9 +36,7 @@ def send(folder: Path, *, study: str, project: str, entity: str | None) -> dict[
     space = workspace(study=study, project=project, entity=owner, before=before.get("workspace"))
     space.save()
     sent = {"workspace": space.url, "report": written.url}
-    partial = file.with_name(f"{SENT}.partial")
-    partial.write_text(json.dumps(sent | {"report_id": written.id}, indent=1) + "\n", encoding="utf-8")
-    partial.replace(file)
+    write_json(file, sent | {"report_id": written.id})
     return sent
 
 

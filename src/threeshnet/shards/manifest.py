@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from threeshnet.errors import DataError, shortened
+from threeshnet.files import write_json
 from threeshnet.shards.manifest_form import manifest_faults
 from threeshnet.shards.remote import is_remote, mirror
 from threeshnet.shards.schema import FORMAT, Layout
@@ -104,9 +105,7 @@ class Manifest:
     def save(self, folder: Path) -> Path:
         """Write `folder/manifest.json`, aside first."""
         content = asdict(self) | {"class_table": self.class_table, "fields": list(self.fields)}
-        partial = folder / f"{MANIFEST}.partial"
-        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(folder / MANIFEST)
+        write_json(folder / MANIFEST, content)
         return folder / MANIFEST
 
     @classmethod

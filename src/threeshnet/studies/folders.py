@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from threeshnet.files import write_json
 from threeshnet.studies.identity import differing
 from threeshnet.studies.running import METRICS
 
@@ -65,9 +66,7 @@ def point_at(source: Path, folder: Path, own: Mapping[str, Any]) -> None:
             _link(folder / entry.name, entry)
     its = {key: value for key, value in own.items() if key not in OF_THE_SOURCE}
     written = record(source) | its | {"source": os.path.relpath(source, folder)}
-    partial = folder / f"{JOB}.partial"
-    partial.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(folder / JOB)
+    write_json(folder / JOB, written)
     _link(folder / METRICS, source / METRICS)  # last: what has metrics is finished
 
 

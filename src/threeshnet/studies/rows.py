@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from threeshnet.errors import ConfigError, DataError, Problems
+from threeshnet.files import replacing
 from threeshnet.reports.study_rows import RECALLS, REQUIRED, Row, columns, lacking, read_rows
 from threeshnet.studies.folders import record
 from threeshnet.studies.running import METRICS
@@ -70,7 +71,8 @@ def merge(earlier: Sequence[Row], found: Sequence[Row], *, replace: bool) -> lis
                 f"{', '.join(_key(row))}: the row is of run {there['identity'][:12]}, not {row['identity'][:12]}"
             )
         rows[_key(row)] = row
-    problems.raise_as(ConfigError, "Settings or data differ: keep both by setting=<another name>, or say replace=true.")
+    both = "Settings or data differ: keep both by setting_name=<another name>, or say replace=true."
+    problems.raise_as(ConfigError, both)
     return [rows[key] for key in sorted(rows)]
 
 
@@ -80,13 +82,10 @@ def _key(row: Mapping[str, str]) -> tuple[str, ...]:
 
 def write_rows(file: Path, rows: Sequence[Row], factors: Sequence[str]) -> None:
     """A CSV file, written aside and renamed."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as opened:
+    with replacing(file) as partial, partial.open("w", encoding="utf-8", newline="") as opened:
         writer = csv.DictWriter(opened, columns(rows, factors), restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    partial.replace(file)
 
 
 def collect(

@@ -16,9 +16,8 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
 from threeshnet.errors import CheckpointError
+from threeshnet.training.checkpoint_names import LAST, PARTIAL, PREVIOUS
 
-LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
-PARTIAL = ".partial"
 GIGABYTE = 1e9
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,8 @@ from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
+from threeshnet.files import replacing
+
 log = logging.getLogger(__name__)
 EVALUATION_PENDING = "evaluation_pending"  # key of a checkpoint: the dev split was not scored after its last step
 ROW = "row"  # key of a checkpoint: the row of its last step, where that was not logged yet
@@ -59,14 +61,12 @@ class RowsAside(ExperimentWriter):
             self._failing = True
 
     def _write(self, file: Path) -> None:
-        partial = file.with_name(file.name + ".partial")
-        with partial.open("w", newline="", encoding="utf-8") as stream:
+        with replacing(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, fieldnames=sorted(set().union(*self.metrics)))
             writer.writeheader()
             writer.writerows(self.metrics)
             stream.flush()
             os.fsync(stream.fileno())
-        partial.replace(file)
 
     def _check_log_dir_exists(self) -> None:
         """An earlier file stays until the first row of this run is written: `carry_on` reads it."""

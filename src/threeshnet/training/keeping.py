@@ -17,13 +17,13 @@ from torch import Tensor
 from threeshnet.errors import CheckpointError, ConfigError, Interrupted, Problems
 from threeshnet.nn.collectives import place
 from threeshnet.training.callbacks import RandomStates
-from threeshnet.training.checkpoint_files import LAST, WholeFiles
+from threeshnet.training.checkpoint_files import WholeFiles
+from threeshnet.training.checkpoint_names import EPOCHS, LAST
 from threeshnet.training.csv_log import EVALUATION_PENDING, ROW
 from threeshnet.training.processes import Agreement
 from threeshnet.training.signals import Signals
 
 log = logging.getLogger(__name__)
-EPOCHS = "epochs"  # key of a checkpoint: those that are finished, with their evaluation
 OF_AN_EVALUATION = "epoch_loop.val_loop."
 NO_LIMIT = -1  # of steps, in Lightning
 

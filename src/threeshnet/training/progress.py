@@ -3,112 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
-import math
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities.exceptions import SIGTERMException
+from threeshnet.files import write_json
 
-from threeshnet.errors import Interrupted
-
-log = logging.getLogger(__name__)
 PROGRESS = "progress.json"
 RUNNING, FINISHED, FAILED, INTERRUPTED = "running", "finished", "failed", "interrupted"
-SECONDS_BETWEEN_WRITES = 5.0
-STOPPED_FROM_OUTSIDE = (KeyboardInterrupt, SystemExit, SIGTERMException, Interrupted)
-
-
-class Progress(Callback):
-    """Writes `folder`/progress.json at every epoch's end and each few seconds between, on rank 0 alone.
-
-    state (running, finished, failed, interrupted), epoch (finished ones) of epochs, step of steps, dev_rsum (the
-    newest) and best_dev_rsum (both null before the first), started and updated (unix seconds), seconds_left (of
-    training, by the mean step of this process; null when unknown). The command says when all is finished: `mark`.
-    """
-
-    def __init__(self, *, folder: Path, seconds: float = SECONDS_BETWEEN_WRITES) -> None:
-        self.folder, self.seconds = folder, seconds
-        self.started = time.time()
-        self.before = 0.0  # seconds that the run took before this process went on with it
-        self.written = -math.inf
-        self.first_step: int | None = None  # of this process: a resumed run has taken steps before
-        self.began = 0.0
-        self.dev: float | None = None
-        self.best: float | None = None
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._write(trainer, RUNNING)
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self.first_step is None:  # counted from the end of the first step, which is slower than the others
-            self.first_step, self.began = trainer.global_step, time.monotonic()
-        if time.monotonic() - self.written >= self.seconds:
-            self._write(trainer, RUNNING)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        found = trainer.callback_metrics.get("dev/rsum")
-        if found is None or trainer.sanity_checking:
-            return
-        self.dev = float(found)
-        self.best = self.dev if self.best is None else max(self.best, self.dev)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._write(trainer, RUNNING, epoch=trainer.current_epoch + 1)
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._write(trainer, INTERRUPTED if isinstance(exception, STOPPED_FROM_OUTSIDE) else FAILED)
-
-    def state_dict(self) -> dict[str, Any]:
-        seconds = self.before + time.time() - self.started
-        return {"dev_rsum": self.dev, "best_dev_rsum": self.best, "seconds": seconds}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.dev, self.best = state_dict["dev_rsum"], state_dict["best_dev_rsum"]
-        self.before = state_dict.get("seconds", 0.0)
-
-    def _write(self, trainer: pl.Trainer, state: str, epoch: int | None = None) -> None:
-        if not trainer.is_global_zero:
-            return
-        steps = trainer.estimated_stepping_batches if self.first_step is not None else math.inf
-        content = {
-            "state": state,
-            "epoch": trainer.current_epoch if epoch is None else epoch,
-            "epochs": trainer.max_epochs,
-            "step": trainer.global_step,
-            "steps": int(steps) if math.isfinite(steps) else None,
-            "dev_rsum": self.dev,
-            "best_dev_rsum": self.best,
-            "started": self.started,
-            "updated": time.time(),
-            "seconds_left": self._seconds_left(trainer.global_step, steps),
-        }
-        self.written = time.monotonic()
-        try:
-            _replace(self.folder / PROGRESS, content)
-        except OSError as error:  # those who look from outside see less; the run has its own way with a full disk
-            log.warning("%s cannot be written: %s", self.folder / PROGRESS, error.strerror)
-
-    def _seconds_left(self, step: int, steps: float) -> float | None:
-        if self.first_step is None or step <= self.first_step or not math.isfinite(steps):
-            return None
-        mean = (time.monotonic() - self.began) / (step - self.first_step)
-        return round(mean * max(steps - step, 0), 1)
-
-
-def seconds_of(checkpoint: Mapping[str, Any] | None) -> float:
-    """Seconds that a run had taken when its checkpoint was written; 0 without one, or when it does not say.
-
-    What was done after it and lost is not counted.
-    """
-    states = (checkpoint or {}).get("callbacks", {})
-    return float(states.get(Progress.__qualname__, {}).get("seconds", 0.0))
 
 
 def mark(folder: Path, state: str) -> None:
@@ -116,7 +18,7 @@ def mark(folder: Path, state: str) -> None:
     content = read(folder)
     if content:
         left = {"seconds_left": 0.0} if state == FINISHED else {}
-        _replace(folder / PROGRESS, content | {"state": state, "updated": time.time()} | left)
+        write_json(folder / PROGRESS, content | {"state": state, "updated": time.time()} | left)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -125,9 +27,3 @@ def read(folder: Path) -> dict[str, Any]:
         return json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):  # a reader may come before the run does, or find a half-copied folder
         return {}
-
-
-def _replace(file: Path, content: dict[str, Any]) -> None:
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(file)

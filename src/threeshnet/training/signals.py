@@ -8,8 +8,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-from threeshnet.batches.workers import STOPPING
-from threeshnet.errors import Interrupted
+from threeshnet.errors import STOPPING, Interrupted
 
 
 class Signals:

@@ -4,53 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
-import netrc
-import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import wandb
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from threeshnet.errors import ConfigError, one_of
+from threeshnet.files import write_json
 
 log = logging.getLogger(__name__)
-MODES = ("off", "offline", "online")
 RUN_FILE = "wandb_run.json"  # in the run directory: the id, so that a resumed run goes on in the same W&B run
-SERVICE = "https://api.wandb.ai"
 STEP = "trainer/global_step"  # as Lightning names it
 LOWER_IS_BETTER = ("median_rank", "mean_rank")
 SECONDS_TO_START, SECONDS_TO_FINISH = 30, 600  # of waiting for the service; what is not sent stays on the disk
-
-
-def mode_of(asked: str | bool) -> str:
-    """`off`, `offline` or `online`: what is asked for, and offline where nobody is logged in.  Raises ConfigError."""
-    mode = "off" if asked is False else str(asked)  # YAML reads a bare off as false
-    if mode not in MODES:
-        raise ConfigError(one_of("wandb", mode, MODES))
-    if mode == "online" and (reason := why_offline()):
-        log.warning("wandb=online, but %s: the run is written offline; `wandb sync` sends it later", reason)
-        return "offline"
-    return mode
-
-
-def why_offline() -> str | None:
-    """Why nothing can be sent: no key in the environment, none in .netrc for the service, or WANDB_MODE; else None."""
-    if (told := os.environ.get("WANDB_MODE", "online")) != "online":
-        return f"WANDB_MODE={told}"
-    if os.environ.get("WANDB_API_KEY"):
-        return None
-    host = urlsplit(os.environ.get("WANDB_BASE_URL") or SERVICE).netloc
-    file = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
-    try:
-        known = netrc.netrc(file).authenticators(host)
-    except (OSError, netrc.NetrcParseError):
-        known = None
-    return None if known else f"there is neither WANDB_API_KEY nor an entry for {host} in {file} (`wandb login`)"
 
 
 def run_id(folder: Path, *, project: str, resumed: bool) -> str:
@@ -59,9 +28,7 @@ def run_id(folder: Path, *, project: str, resumed: bool) -> str:
     if resumed and file.is_file():
         return str(json.loads(file.read_text(encoding="utf-8"))["id"])
     fresh = new_id()
-    partial = file.with_name(f"{RUN_FILE}.partial")
-    partial.write_text(json.dumps({"id": fresh, "project": project}) + "\n", encoding="utf-8")
-    partial.replace(file)
+    write_json(file, {"id": fresh, "project": project})
     return fresh
 
 
