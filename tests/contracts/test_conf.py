@@ -201,8 +201,11 @@ def test_the_papers_recipe(data: str, batch: int) -> None:
         assert (cfg.augment.drop_tokens.probability, cfg.augment.alter_words.probability) == (0.2, 0.2)
 
 
-def test_recommended_leaves_same_images_out() -> None:
-    assert composed("recipe=recommended", "experiment=region_coco").objective.mask_same_image is True
+def test_recommended_is_infonce_without_same_images() -> None:
+    objective = composed("recipe=recommended", "experiment=region_coco").objective
+    assert objective._target_.endswith("InfoNCELoss")
+    assert objective.mask_same_image is True
+    assert composed("recipe=recommended", "objective=triplet").objective.mask_same_image is True
 
 
 # ---- every part takes a step
