@@ -29,6 +29,7 @@ PREFIX = "threeshnet.commands."
 COMMANDS = Path(__file__).parents[1] / "src" / "threeshnet" / "commands"
 TIMED_OUT = "timed out"
 LOOK = os.WEXITED | os.WNOHANG | os.WNOWAIT  # whether a child has ended, and leave it there
+PATIENCE = 60  # seconds that processes have when one of them has failed: they may wait for it
 LOG_BYTES = 1 << 20  # of what a child printed; a message that is longer is none
 
 
@@ -70,11 +71,12 @@ class Forks:
         return Started(self._ask(request)["started"], folder)
 
     def wait(self, started: Started, *, seconds: float) -> Ended:
-        """Its end; the code is that of the first process that did not end with 0."""
+        """Its end; the code is that of the first process that failed; one that failed leaves the others a minute."""
         answer = self._ask({"wait": started.processes, "seconds": seconds})
-        codes = [code for code in answer["codes"] if code != 0] or [0]
+        failed = [code for code in answer["codes"] if code not in (0, TIMED_OUT)]
+        code = failed[0] if failed else None if TIMED_OUT in answer["codes"] else 0
         out, err = (tail(started.folder / name) for name in ("out.txt", "err.txt"))
-        return Ended(None if TIMED_OUT in codes else codes[0], out, err, answer["seconds"])
+        return Ended(code, out, err, answer["seconds"])
 
     def run(self, name: str, words: Sequence[str], *, folder: Path, seconds: float = 60, **options: Any) -> Ended:
         """Begin and wait."""
@@ -219,9 +221,12 @@ def address_space() -> int:
 def ends(wait: list[int], seconds: float) -> dict[str, Any]:
     """The exit code of each, minus the signal that ended it, or TIMED_OUT; none of their own children stays behind."""
     begun = time.perf_counter()
-    open_ones = set(wait)
-    while open_ones and time.perf_counter() - begun < seconds:
-        open_ones -= {process for process in open_ones if os.waitid(os.P_PID, process, LOOK)}
+    open_ones, until = set(wait), begun + seconds
+    while open_ones and time.perf_counter() < until:
+        for found in filter(None, [os.waitid(os.P_PID, process, LOOK) for process in open_ones]):
+            open_ones.remove(found.si_pid)
+            if found.si_status:
+                until = min(until, time.perf_counter() + PATIENCE)
         time.sleep(0.005)
     codes = []
     for process in wait:
