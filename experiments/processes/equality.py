@@ -79,7 +79,7 @@ def everything(rank: int, processes: int, *, quick: bool) -> dict[str, Any]:
         "owners": owners,
         "steps": steps(shares, processes, quick=quick),
         "otherwise": otherwise(shares, processes),
-        "trainings": trainings(rank, processes, quick=quick) if processes <= 2 or not quick else {},
+        "trainings": trainings(rank, processes, quick=quick),
     }
 
 
@@ -189,7 +189,7 @@ def compare(one: dict[str, Any], several: list[dict[str, Any]]) -> dict[str, Any
     for name, way in several[0]["otherwise"]:
         row = difference(one["otherwise"][name, "ours"], [each["otherwise"][name, way] for each in several])
         worst["otherwise"].append({"objective": name, "way": way} | row)
-    for name in several[0]["trainings"]:
+    for name, alone in one["trainings"].items():
         reference = one["trainings"][name.replace(f", chunks of {CHUNK}", "")]
         others = [each["trainings"][name] for each in several]
         worst["trainings"].append(
@@ -200,7 +200,7 @@ def compare(one: dict[str, Any], several: list[dict[str, Any]]) -> dict[str, Any
                 "buffers": max(furthest(reference["buffers"], other["buffers"]) for other in others),
                 "same_recalls": all(other["recalls"] == reference["recalls"] for other in others),
                 "rsum": [others[0]["recalls"]["rsum"], reference["recalls"]["rsum"]],
-                "steps": len(others[0]["losses"]),
+                "steps": len(alone["losses"]),
             }
         )
     return worst

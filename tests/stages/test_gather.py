@@ -85,8 +85,9 @@ def naive(found: dict[str, Any], count: str, way: str) -> list[dict[str, Any]]:
 
 def test_whole_training_is_that_of_one_process(found: dict[str, Any]) -> None:
     """Parameters, running statistics and losses of every step, clipped and scheduled; in chunks and accumulated too."""
-    assert len(found["N=2"]["trainings"]) == 3  # four processes take their time: experiments/processes has them
-    for row in [*found["N=2"]["trainings"], *found["N=1"]["trainings"]]:
+    rows = rows_of(found, "trainings")
+    assert len(rows) == 3 * len(SEVERAL)
+    for row in [*rows, *found["N=1"]["trainings"]]:
         assert row["steps"] == 6
         for number in ("loss", "parameters", "buffers"):
             assert row[number] < EXACT, row
@@ -94,6 +95,6 @@ def test_whole_training_is_that_of_one_process(found: dict[str, Any]) -> None:
 
 def test_recalls_do_not_depend_on_the_processes(found: dict[str, Any]) -> None:
     """13 photos in batches of 3, and a caption that every process encodes."""
-    for row in found["N=2"]["trainings"]:
+    for row in rows_of(found, "trainings"):
         assert row["same_recalls"], row
         assert row["rsum"][0] > 0
