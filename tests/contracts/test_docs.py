@@ -62,9 +62,8 @@ def filled(code: str) -> str:
 
 def commands(text: str) -> list[str]:
     """Every line that calls make or a command of this package, with stand-ins filled in."""
-    blocks = [
-        fence.text.replace("\\\n", " ") for fence in fences(text) if fence.words[:1] in [[name] for name in SHELL]
-    ]
+    text = text.replace("\\\n", " ")
+    blocks = [fence.text for fence in fences(text) if fence.words[:1] in [[name] for name in SHELL]]
     blocks += re.findall(r"(?:^ {4}\S.*\n)+", FENCE.sub("", text), flags=re.MULTILINE)
     lines = [line.strip() for block in blocks for line in block.splitlines()] + spans(text)
     return [filled(line) for line in lines if re.match(r"make\b(?! \d)", line) or f"-m {MODULE}" in line]
@@ -266,6 +265,13 @@ def test_what_a_document_shows_is_there(document: Path) -> None:
 
 
 @needs_make
+@pytest.mark.parametrize("report", sorted((ROOT / "experiments").rglob("README.md")), ids=lambda file: file.parent.name)
+def test_a_reports_commands_are_there(report: Path) -> None:
+    found = [fault for code in commands(report.read_text(encoding="utf-8")) for fault in command_faults(code)]
+    assert found == []
+
+
+@needs_make
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -275,6 +281,7 @@ def test_what_a_document_shows_is_there(document: Path) -> None:
         ('`make data DATA=demo ARGS="extractr=tiny"`', "extractr"),
         ("    make train EXP=hybrid_nowhere\n", "hybrid_nowhere"),
         ('```sh\nmake data DATA=demo \\\n  ARGS="workers=0 on_errors=stop"\n```\n', "on_errors"),
+        ('    make data DATA=demo \\\n      ARGS="workers=0 on_errors=stop"\n', "on_errors"),
         ("`python -m threeshnet.commands.trian`", "no command 'trian'"),
         ("`torchrun --nproc-per-node 2 -m threeshnet.commands.shards data=demo extractor=lite9`", "lite9"),
         ("`python -m threeshnet.commands.train -m experiment=region_demo activation=sigmoid,softmin`", "softmin"),
