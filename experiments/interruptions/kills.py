@@ -31,8 +31,8 @@ from runs import RUN, SHARDS, digest, finish, partial_of, start, step_of, wait_f
 
 from threeshnet.commands.shards import main as make_data
 from threeshnet.commands.train import main as train
+from threeshnet.files import PARTIAL
 from threeshnet.reports.markdown import fill
-from threeshnet.training.checkpoint_names import PARTIAL
 
 KINDS = ("in a save", "after a save", "in a save", "after the start")
 

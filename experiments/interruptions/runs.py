@@ -20,8 +20,9 @@ import threeshnet.commands.making
 import threeshnet.commands.training
 import threeshnet.commands.verifying  # noqa: F401
 from threeshnet.commands import run
+from threeshnet.files import PARTIAL
 from threeshnet.training.checkpoint_files import newest_whole
-from threeshnet.training.checkpoint_names import BEST, LAST, PARTIAL
+from threeshnet.training.checkpoint_names import BEST, LAST
 
 SIZES = ("data.extractor.region_width=16", "data.extractor.grid_width=24", "data.extractor.classes=7")
 SHARDS = ("data=synthetic", "images=40", "+data.extractor.regions=5", *SIZES, "progress=false", "workers=0")

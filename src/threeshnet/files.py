@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+PARTIAL = ".partial"  # after the name of a file that is being written
+
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
     """A file to write instead of `file`, which it becomes when the block ends; an exception leaves both as they are."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
+    partial = file.with_name(file.name + PARTIAL)
     yield partial
     partial.replace(file)
 

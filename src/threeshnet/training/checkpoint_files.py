@@ -16,7 +16,8 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
 from threeshnet.errors import CheckpointError
-from threeshnet.training.checkpoint_names import LAST, PARTIAL, PREVIOUS
+from threeshnet.files import PARTIAL
+from threeshnet.training.checkpoint_names import LAST, PREVIOUS
 
 GIGABYTE = 1e9
 log = logging.getLogger(__name__)

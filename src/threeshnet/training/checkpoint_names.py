@@ -3,5 +3,4 @@
 from __future__ import annotations
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
-PARTIAL = ".partial"
 EPOCHS = "epochs"  # key of a checkpoint: those that are finished, with their evaluation
