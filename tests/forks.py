@@ -95,7 +95,10 @@ class Forks:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"{__file__} has ended with {self._process.wait()}: what it said is on stderr")
+        return json.loads(answer)
 
 
 def tail(file: Path) -> str:
