@@ -45,7 +45,7 @@ study() { # name, experiment, overrides
 # The overrides are words: $DEMO and $FLICKR8K are meant to be split.
 flickr8k() {
   data flickr8k ${RAW:+"raw=\"$RAW\""}
-  study recipe grid_flickr8k $FLICKR8K
+  study recipe grid_flickr8k setting=flickr8k_yardstick $FLICKR8K
   study options grid_flickr8k setting=flickr8k_proxy $FLICKR8K
 }
 

@@ -80,3 +80,12 @@ def test_the_proxy_setting_opens_no_held_out_photo() -> None:
     assert (list(cfg.data.train_splits), cfg.data.test_split, cfg.data.dev_split) == (["train"], "dev", None)
     assert (list(cfg.milestones), cfg.trainer.max_epochs, cfg.batches.limit_train_images) == ([2], 3, 2000)
     assert (cfg.selection, cfg.dim, cfg.batches.batch_size) == ("last", 256, 128)
+
+
+def test_the_yardsticks_setting_trains_on_all_photos_and_chooses_nothing() -> None:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", ["experiment=grid_flickr8k", "setting=flickr8k_yardstick"])
+    assert (list(cfg.data.train_splits), cfg.data.test_split, cfg.data.dev_split) == (["train", "dev"], "test", None)
+    assert (list(cfg.milestones), cfg.trainer.max_epochs, cfg.batches.limit_train_images) == ([4], 6, None)
+    assert (cfg.selection, cfg.dim, cfg.batches.batch_size) == ("last", 256, 128)
+    assert (cfg.optimization.learning_rate, cfg.optimization.pretrained_factor) == (5e-4, 0.1)

@@ -44,6 +44,7 @@ def test_every_study_is_run_and_collected(tmp_path: Path) -> None:
     assert of("collect", called) == of("sweep", called)
     assert called[-1] == "report"
     assert f'shards data=flickr8k out="{tmp_path / "a folder"}" raw="photos here"' in called
+    assert any("study=recipe" in words and "setting=flickr8k_yardstick parallel=2" in words for words in called)
     assert any("study=options" in words and "setting=flickr8k_proxy parallel=2" in words for words in called)
 
 
