@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,18 @@ def test_help_needs_no_data_set() -> None:
     assert ended.returncode == 0, ended.stderr
     assert "python -m threeshnet.commands.shards" in ended.stdout.splitlines()[0]
     assert "extractor: clip" in ended.stdout
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_enough_is_no_error(unbuffered: str) -> None:
+    ended = subprocess.run(
+        f'"{sys.executable}" -m threeshnet.commands.report --help | true',
+        shell=True,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_what_takes_seconds_is_not_loaded_before_there_is_work() -> None:

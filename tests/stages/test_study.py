@@ -182,9 +182,16 @@ def test_any_text_reaches_hydra_as_it_is(value: str) -> None:
 def test_words_of_train_are_put_together() -> None:
     own = ["study", "out", "cluster", "overrides"]
     words = ["study=a", "dim=8", "cluster.executor=slurm", 'shards="a b"', "--help", "hydra.verbose=true", "~logger"]
-    kept = ["study=a", "cluster.executor=slurm", "--help", "hydra.verbose=true"]
-    assert divided(words, own) == [*kept, listed("overrides", ["dim=8", 'shards="a b"', "~logger"])]
+    kept = ["study=a", "cluster.executor=slurm", "hydra.verbose=true"]
+    assert divided(words, own) == [*kept, listed("overrides", ["dim=8", 'shards="a b"', "~logger"]), "--help"]
     assert divided(["study=a"], own) == ["study=a"]
+    assert divided(["--cfg", "job", "study=a", "dim=8"], own) == [
+        "study=a",
+        listed("overrides", ["dim=8"]),
+        "--cfg",
+        "job",
+    ]
+    assert divided(["study=a", "dim=[8"], own) == ["study=a", "dim=[8"]  # Hydra says what is wrong with it
 
 
 # ---- folders

@@ -8,6 +8,7 @@ import inspect
 import logging
 import os
 import re
+import select
 import sys
 import traceback
 import warnings
@@ -61,7 +62,7 @@ def run(main: Callable[[], Any]) -> None:
     quiet()
     FAILED.clear()
     try:
-        main()
+        _call(main)
         if FAILED:
             raise FAILED[0]
     except _Left as left:
@@ -69,10 +70,31 @@ def run(main: Callable[[], Any]) -> None:
     except ThreeSHNetError as error:
         _end(str(error), error.exit_code)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            sys.exit(1)
         message = _for_people(error, Path(inspect.unwrap(main).__code__.co_filename).stem)
         if message is None or os.environ.get(SHOW_TRACEBACK):
             raise
         _end(message)
+
+
+def _call(main: Callable[[], Any]) -> None:
+    """Call it, and write what it printed while an error of writing can still be answered."""
+    try:
+        main()
+    except SystemExit as ended:  # Hydra's after --help
+        if ended.code:
+            raise
+    sys.stdout.flush()
+
+
+def _nobody_reads() -> bool:
+    """Whether what read the output has gone, as `| head` does when it has its lines; it is not written to any more."""
+    watched = select.poll()
+    watched.register(sys.stdout, 0)  # a reader that has gone is told of unasked
+    if gone := bool(watched.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes the rest when it ends
+    return gone
 
 
 def _for_people(error: Exception, config_name: str) -> str | None:

@@ -6,7 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
 
 
 def quoted(value: object) -> str:
@@ -31,9 +33,18 @@ def listed(key: str, values: list[str]) -> str:
 
 
 def divided(words: Sequence[str], own: Sequence[str]) -> list[str]:
-    """The words of a command line with those that are not this command's `own` put together as its `overrides`."""
-    parsed = OverridesParser.create().parse_overrides([word for word in words if not word.startswith("-")])
+    """The words of a command line with those that are not this command's `own` put together as its `overrides`.
+
+    What Hydra cannot read is left as it is, for Hydra to say so.
+    """
+    given = get_args_parser().parse_intermixed_args(list(words)).overrides
+    flags = [word for word in words if word not in given]  # and their values
+    try:
+        parsed = OverridesParser.create().parse_overrides(given)
+    except OverrideParseException:
+        return list(words)
     theirs = [
         o.input_line or "" for o in parsed if o.get_key_element().lstrip("+~").split(".")[0] not in (*own, "hydra")
     ]
-    return [*(word for word in words if word not in theirs), *([listed("overrides", theirs)] if theirs else [])]
+    kept = [word for word in given if word not in theirs]
+    return [*kept, *([listed("overrides", theirs)] if theirs else []), *flags]  # Hydra wants flags outside
