@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from threeshnet.metrics import recall
+from threeshnet.metrics.corrections import CORRECTIONS
 from threeshnet.reports.table import print_results
 
 EXTRA = {"extended", "intervals"}
@@ -57,6 +58,16 @@ def test_extended_adds_and_changes_nothing(evaluate) -> None:
     assert set(extended["corrections"]) == {"inverted_softmax", "dynamic_inverted_softmax", "csls"}
 
 
+@pytest.mark.parametrize("name", CORRECTIONS)
+def test_corrected_recalls_are_those_that_extended_lists(evaluate, name: str) -> None:
+    listed = evaluate("extended=true", "bank=train")[0]["extended"]["corrections"][name]
+    found, table = evaluate(f"correction={name}", "bank=train")
+    assert {side: found[side] for side in ("i2t", "t2i", "rsum")} == listed
+    assert (found["correction"], found["protocol"]) == (name, "full")
+    assert f"protocol full, {name} by train" in " ".join(table.split())
+    assert "by_tag" not in found  # those would be of the similarities as they are
+
+
 @pytest.mark.parametrize("name", ["drop_regions", "shuffle_words"])
 def test_a_model_is_scored_under_a_perturbation(evaluate, name: str) -> None:
     plain, _ = evaluate()
@@ -72,6 +83,10 @@ def test_what_cannot_be_asked_is_said_before_anything_runs(command, checkpoint: 
         ("perturb=shufle_map", "out=x"): "perturb='shufle_map' does not exist; there are: drop_regions",
         ("bank=test", "extended=true"): "test queries must not correct each other",
         ("bank=train",): "add extended=true",
+        ("correction=csls", "out=x"): "correction=csls without a bank",
+        ("correction=csl", "bank=train", "out=x"): "correction='csl' does not exist; there are: inverted_softmax",
+        ("correction=csls", "bank=train"): "would replace the uncorrected one",
+        ("correction=csls", "bank=train", "extended=true", "out=x"): "ask for it without correction",
     }.items():
         ended = command("evaluate", checkpoint, f"shards={demo_shards}", *overrides)
         assert ended.code == 1

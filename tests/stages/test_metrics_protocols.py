@@ -189,6 +189,23 @@ def test_the_large_gallery_script_checks_itself(
         large.main(small)
 
 
+def test_what_is_said_of_the_committed_results_is_what_they_say(root: Path) -> None:
+    folder = root / "experiments" / "protocols"
+    text = (folder / "README.md").read_text()
+    large, sized = (json.loads((folder / f"{name}.json").read_text()) for name in ("large", "coco_size"))
+    assert (large["images"], large["captions"], large["dim"]) == (100_000, 500_000, 256)
+    assert f"**{large['seconds']:,.0f} s on one thread** ({large['nanoseconds_a_similarity']:.0f} ns" in text
+    assert f"**{large['peak_memory_gb']:.2f} GB**, {large['peak_memory_gb_before_ranking']:.2f} of which" in text
+    assert large["peak_memory_gb"] < 4
+    assert large["checked"] == 10
+    for way in ("ours", "plain"):
+        took = sized[way]["seconds"]
+        times = " | ".join(f"{took[name]:.1f}" for name in ("encode", "rank", "all"))
+        assert f"| {way} | {times} | {sized[way]['peak_memory_gb']} |" in text
+        assert (sized[way]["images"], sized[way]["captions"]) == (5_000, 25_000)
+    assert f"**{sized['ratio']:.1f} times as fast**" in text
+
+
 def test_both_ways_to_evaluate_agree(root: Path, synthetic_shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     coco_size, rsums = script(root, "coco_size"), {}
     threads = f"--threads={torch.get_num_threads()}"

@@ -15,6 +15,9 @@ from omegaconf import OmegaConf
 from threeshnet.commands.preparing import STUDIES, compose_training, load_study, prepare
 from threeshnet.commands.sweeping import begin, chosen
 from threeshnet.errors import ConfigError
+from threeshnet.metrics.corrections import CORRECTIONS
+from threeshnet.metrics.protocols import PROTOCOLS
+from threeshnet.studies import study as study_words
 from threeshnet.studies.folders import finished_runs
 from threeshnet.studies.study import parse_study, plan
 from threeshnet.studies.words import divided, listed, text
@@ -27,6 +30,7 @@ TWO = BEGUN | {
     "seeds": [0, 1],
 }
 EXPERIMENT = "experiment=region_coco"
+CORRECTED = {"factor": "activation", "of": ["sigmoid"], "correction": "csls"}
 AWAY: dict[str, Any] = {"factor": "activation", "of": ["sigmoid"], "protocol": "transfer", "data": {"coco": "f30k"}}
 
 
@@ -62,6 +66,22 @@ def test_the_late_ensemble_is_of_the_same_seed() -> None:
     late = jobs["features=late_ensemble,seed=2"]
     assert (late.of, late.protocol) == (("features=region,seed=2", "features=grid,seed=2"), "ensemble")
     assert not any(job.of for job in plan(load_study("features"), ["experiment=hybrid_demo", "features=grid"]))
+
+
+def test_a_corrected_level_is_scored_from_the_same_checkpoint(synthetic_shards: Path) -> None:
+    study = load_study("recipe")
+    planned = plan(study, [EXPERIMENT, "seed=0", f'shards="{synthetic_shards}"'])
+    prepared = {each.planned.factors["recipe"]: each for each in prepare(planned, study, Path("runs"))}
+    assert set(prepared) == {"official", "recommended", "official_corrected", "recommended_corrected"}
+    ours = prepared["recommended_corrected"]
+    assert ours.planned.of == ("recipe=recommended,seed=0",)
+    assert {"correction=inverted_softmax", "bank=train", "protocol=full"} <= set(ours.job.overrides)
+    assert listed("checkpoint", [str(prepared["recommended"].checkpoint)]) in ours.job.overrides
+    assert len({each.identity for each in prepared.values()}) == 4
+
+
+def test_the_names_that_a_study_may_give_are_those_of_metrics() -> None:
+    assert (set(study_words.PROTOCOLS), set(study_words.CORRECTIONS)) == (set(PROTOCOLS), set(CORRECTIONS))
 
 
 def carried_over(shards: Path, experiment: str = "region_coco") -> Any:
@@ -132,6 +152,10 @@ def test_the_command_line_can_take_fewer_levels_or_more_factors() -> None:
         ({"derived": {"both": {"factor": "pooling", "of": ["mean"]}}}, "pooling='mean' does not exist"),
         ({"derived": {"a": AWAY | {"of": ["sigmoid", "softmax"]}}}, "scores one model, and `of` names 2"),
         ({"derived": {"a": AWAY | {"data": {}}}}, "protocol=transfer and `data`"),
+        ({"derived": {"a": CORRECTED | {"correction": "csl"}}}, "correction='csl' does not exist; there are: inverted"),
+        ({"derived": {"a": CORRECTED | {"protocol": "fold"}}}, "protocol='fold' does not exist; there are: full"),
+        ({"derived": {"a": CORRECTED | {"of": ["sigmoid", "softmax"]}}}, "correction=csls scores one model"),
+        ({"derived": {"a": AWAY | {"correction": "csls"}}}, "a correction takes training queries"),
         ({"derived": {"a": AWAY | {"date": {}}}}, "key='date' does not exist; there are: factor, of, protocol, data"),
     ],
 )

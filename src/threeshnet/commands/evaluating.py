@@ -42,6 +42,7 @@ def evaluate(cfg: DictConfig) -> None:
     split, about = scored[0].split, [one.about for one in scored]
     bank = embed(cfg, files[0], cfg.bank).embeddings if cfg.bank else None
     extras: dict[str, Any] = {"trained_on": about[0].get("data"), "extended": cfg.extended, "bank": bank}
+    extras |= {"correction": cfg.correction}
     metrics = metrics_of(cfg.protocol, [one.embeddings for one in scored], split, **extras) | {
         "seed": cfg.seed if cfg.seed is not None else one_of_all([one.get("seed") for one in about]),
         "resumed_at_step": 0,
@@ -51,7 +52,7 @@ def evaluate(cfg: DictConfig) -> None:
         "machine": machine(),
         "trained": about,
     }
-    metrics |= {name: cfg[name] for name in ("perturb", "bank") if cfg[name]}
+    metrics |= {name: cfg[name] for name in ("perturb", "correction", "bank") if cfg[name]}
     out = Path(cfg.out or files[0].parent)
     leave(out, metrics)
     print_results(metrics, seconds=time.perf_counter() - started)

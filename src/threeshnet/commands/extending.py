@@ -10,8 +10,9 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from threeshnet.errors import ConfigError, Problems
+from threeshnet.errors import ConfigError, Problems, one_of
 from threeshnet.metrics.coco_judgements import judged, load_judgements
+from threeshnet.metrics.corrections import CORRECTIONS
 from threeshnet.metrics.ensemble import MeanSimilarity
 from threeshnet.metrics.extended import Bank, beyond_recall
 from threeshnet.metrics.groups import Groups, by_class, by_label, by_length, by_size, of_captions, typical_size
@@ -60,11 +61,27 @@ def check_extras(cfg: DictConfig, checkpoints: int) -> None:
             problems.add(f"perturb={cfg.perturb} without OUT: its metrics.json would replace the unperturbed one")
     if cfg.bank and cfg.bank == cfg.split:
         problems.add(f"bank={cfg.bank!r} is the split that is scored: test queries must not correct each other")
-    if cfg.bank and not cfg.extended:
-        problems.add(f"bank={cfg.bank!r} is used by the corrections of hubs alone: add extended=true")
+    if cfg.bank and not cfg.extended and not cfg.correction:
+        problems.add(f"bank={cfg.bank!r} is used by the corrections of hubs alone: add extended=true or correction=…")
+    if cfg.correction:
+        problems.extend(_of_correction(cfg))
     if cfg.bank and checkpoints > 1:
         problems.add(f"bank={cfg.bank!r} with {checkpoints} checkpoints: corrections are of one model")
     problems.raise_as(ConfigError, "See conf/evaluate.yaml for these keys.")
+
+
+def _of_correction(cfg: DictConfig) -> list[str]:
+    """What is wrong with corrected recalls as they are asked for."""
+    problems = []
+    if cfg.correction not in CORRECTIONS:
+        problems.append(one_of("correction", cfg.correction, list(CORRECTIONS)))
+    if not cfg.bank:
+        problems.append(f"correction={cfg.correction} without a bank: name a split known before testing, bank=train")
+    if cfg.out is None:
+        problems.append(f"correction={cfg.correction} without OUT: its metrics.json would replace the uncorrected one")
+    if cfg.extended:
+        problems.append("extended=true is of the similarities as they are: ask for it without correction")
+    return problems
 
 
 def perturb_inputs(name: str, model: Any, split: ShardedSplit, seed: int) -> None:

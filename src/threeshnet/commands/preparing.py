@@ -103,13 +103,16 @@ def _training(planned: Planned, study: Study, out: Path, known: Shards) -> Prepa
 
 
 def _scoring(planned: Planned, of: Sequence[Prepared], out: Path, known: Shards) -> Prepared:
-    """Checkpoints of finished jobs, scored together, or on other data than they were trained on."""
+    """Checkpoints of finished jobs, scored together, corrected for hubs, or on other data than they were trained on."""
     folder, first = out / planned.name, of[0]
     scoring, facts, marks = first.scoring, dict(first.record), [each.identity for each in of]
     if planned.data:
         scoring, elsewhere = _elsewhere(planned, first, known)
         facts |= elsewhere
         marks.append(elsewhere["fingerprint"])
+    if planned.correction:
+        scoring = (*scoring, f"correction={planned.correction}", "bank=train")
+        marks.append(planned.correction)
     files = [str(each.checkpoint) for each in of]
     words = (*scoring, listed("checkpoint", files), f"protocol={planned.protocol}", text("out", folder))
     name = hashlib.sha256(json.dumps([planned.protocol, sorted(marks)]).encode()).hexdigest()

@@ -10,9 +10,10 @@ import pytorch_lightning as pl
 import torch
 
 from threeshnet.commands.extending import extended_metrics
+from threeshnet.metrics.corrections import corrected
 from threeshnet.metrics.extended import Bank
 from threeshnet.metrics.protocols import Scored, describe, rank, recall_by
-from threeshnet.metrics.ranks import rank_similarity
+from threeshnet.metrics.ranks import Ranks, rank_similarity
 from threeshnet.metrics.recalls import recall_by_tag
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.metrics.twins import pair_accuracy, told_apart, twins
@@ -32,15 +33,22 @@ def metrics_of(
     trained_on: str | None = None,
     extended: bool = False,
     bank: Embeddings | None = None,
+    correction: str | None = None,
 ) -> dict[str, Any]:
     """Recalls of one model (or of several, for `ensemble`) on a split, with what was scored beside them.
 
     Where captions carry tags, `by_tag` holds the t2i recalls of each, and how often twin photos are told apart. With
     `extended` the numbers beyond recall and the intervals are there too; `bank` holds training embeddings for them.
+    With `correction` the recalls are of similarities corrected by the bank, and there is no `by_tag`.
     """
     similarities = [EmbeddingSimilarity(*sides) for sides in embeddings]
     scored = Scored(split.manifest.dataset, split.name, split.images, split.owners, trained_on)
-    ranks = rank(protocol, similarities, scored)
+    known = None if bank is None else Bank(*bank)
+    if correction and known:
+        by_images, by_captions = corrected(correction, similarities[0], known.images, known.captions)
+        ranks = Ranks(rank(protocol, [by_captions], scored).i2t, rank(protocol, [by_images], scored).t2i)
+    else:
+        ranks = rank(protocol, similarities, scored)
     found: dict[str, Any] = dict(recall_by(protocol, ranks, scored))
     facts = {
         "protocol": protocol,
@@ -50,13 +58,12 @@ def metrics_of(
         "images": split.images,
         "captions": split.captions,
     }
-    if any(split.caption_tags) and len(similarities) == 1:
+    if any(split.caption_tags) and len(similarities) == 1 and not correction:
         facts["by_tag"] = recall_by_tag(rank_similarity(similarities[0], split.owners).t2i, split.caption_tags)
         answers = told_apart(similarities[0], split.owners, twins(split.image_ids))
         for tag, percent in pair_accuracy(answers, split.caption_tags).items():
             facts["by_tag"][tag]["pair_accuracy"] = percent
     if extended:
-        known = None if bank is None else Bank(*bank)
         facts |= extended_metrics(protocol, similarities, split, scored, ranks, known)
     return found | facts
 

@@ -98,7 +98,7 @@ def name_of(cfg: DictConfig) -> str:
 
 def track_evaluation(cfg: DictConfig, folder: Path, split: ShardedSplit, metrics: dict[str, Any]) -> None:
     """Tell W&B of the scores of checkpoints that are there already."""
-    name = "-".join(str(metrics[key]) for key in ("data", "split", "protocol"))
+    name = "-".join(str(metrics[key]) for key in ("data", "split", "protocol", "correction") if metrics.get(key))
     with Tracker(cfg, folder, job_type="evaluate", name=name) as tracker:
         for log in tracker.start(split.manifest):
             log.attempt("logging scores", log.experiment.summary.update, summary(metrics))

@@ -130,6 +130,20 @@ class Corrected:
         return hubs[torch.cat(nearest)].double()
 
 
+def corrected(
+    name: str, similarity: EmbeddingSimilarity, images: Tensor, captions: Tensor
+) -> tuple[Corrected, Corrected]:
+    """Similarities for t2i, corrected by what the bank's captions say of the images, and for i2t, the reverse.
+
+    `images` [n, D] and `captions` [m, D] are the bank's.  Raises ConfigError for a correction that does not exist.
+    """
+    if name not in CORRECTIONS:
+        raise ConfigError(one_of("correction", name, list(CORRECTIONS)))
+    of_images = CORRECTIONS[name](similarity.image_embeddings, captions)
+    of_captions = CORRECTIONS[name](similarity.caption_embeddings, images)
+    return Corrected(similarity, of_images, items="images"), Corrected(similarity, of_captions, items="captions")
+
+
 def corrected_ranks(
     similarity: SimilarityLike,
     owner: Tensor | np.ndarray,

@@ -16,7 +16,7 @@ def results_table(metrics: Mapping[str, Any], *, seconds: float | None = None) -
     """`metrics` in the form of `metrics.json`, as a table of both directions with the protocol and counts above it."""
     counts = f"{metrics['images']:,} images, {metrics['captions']:,} captions"
     table = Table(
-        title=f"{metrics['data']} · split {metrics['split']} · protocol {metrics['protocol']}\n{counts}",
+        title=f"{metrics['data']} · split {metrics['split']} · protocol {named_protocol(metrics)}\n{counts}",
         caption=_caption(metrics, seconds),
     )
     table.add_column("direction")
@@ -27,6 +27,17 @@ def results_table(metrics: Mapping[str, Any], *, seconds: float | None = None) -
         ranks = f"{found['median_rank']:.1f}", f"{found['mean_rank']:.1f}"
         table.add_row(label, *(_recall(metrics, side, name) for name in RECALLS), *ranks)
     return table
+
+
+def named_protocol(metrics: Mapping[str, Any]) -> str:
+    """The protocol's name, with the correction where the recalls are corrected.
+
+    >>> named_protocol({"protocol": "full", "correction": "csls", "bank": "train"})
+    'full, csls by train'
+    """
+    if not metrics.get("correction"):
+        return metrics["protocol"]
+    return f"{metrics['protocol']}, {metrics['correction']} by {metrics['bank']}"
 
 
 def print_results(metrics: Mapping[str, Any], *, seconds: float | None = None, console: Console | None = None) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 from threeshnet.errors import ConfigError, DataError, Problems
 from threeshnet.files import replacing
 from threeshnet.reports.study_rows import RECALLS, REQUIRED, Row, columns, lacking, read_rows
+from threeshnet.reports.table import named_protocol
 from threeshnet.studies.folders import record
 from threeshnet.studies.running import METRICS
 from threeshnet.training import progress
 
 KEY = ("experiment", "setting", "job")  # of which a study has one row
-FROM_METRICS = ("data", "split", "images", "captions", "protocol", "rsum", "epochs", "steps", "selection", "minutes")
+FROM_METRICS = ("data", "split", "images", "captions", "rsum", "epochs", "steps", "selection", "minutes")
 FROM_METRICS += ("resumed_at_step", "parameters", "precision")
 
 
@@ -27,6 +28,7 @@ def row_of(folder: Path, setting: str | None = None) -> Row:
     facts |= {f"{side}_r{cutoff}": found[side][f"R@{cutoff}"] for side, cutoff in RECALLS}
     facts |= {key: own.get(key) for key in ("experiment", "recipe", "seed", "machine", "fingerprint", "identity")}
     facts |= {"job": own.get("job_name"), "setting": setting or own.get("setting"), "commit": found.get("commit")}
+    facts["protocol"] = named_protocol(found)
     facts["batch"] = found.get("batch_size") or own.get("batch_size")
     facts["selection"] = found.get("selection") or own.get("selection")
     facts["dev_rsum"] = progress.read(folder).get("best_dev_rsum" if facts["selection"] == "best" else "dev_rsum")

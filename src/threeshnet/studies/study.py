@@ -13,10 +13,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from threeshnet.errors import ConfigError, Problems, one_of
 
 KEYS = ("title", "question", "factors", "baseline", "seeds", "derived", "search")
-OF_DERIVED = ("factor", "of", "protocol", "data")
+OF_DERIVED = ("factor", "of", "protocol", "data", "correction")
 SEEDS = (0, 1, 2)
 SEED = "seed"
 TRANSFER = "transfer"  # the protocol that scores a model on data that it was not trained on
+PROTOCOLS = ("full", "five_fold_1k", TRANSFER, "ensemble")  # those of metrics, which take seconds to load
+CORRECTIONS = ("inverted_softmax", "dynamic_inverted_softmax", "csls")
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Level:
 class Derived:
     """A level that is no training: the checkpoints of other levels of `factor`, scored together by `protocol`.
 
-    They are scored on the held-out split of their own data, or of those that `data` names for them.
+    They are scored on the held-out split of their own data, or of those that `data` names for them; `correction` names
+    one of hubs, by the split `train`.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Derived:
     of: tuple[str, ...]
     protocol: str = "ensemble"
     data: Mapping[str, str] = field(default_factory=dict)  # data set of the training to that of the scoring
+    correction: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Planned:
     protocol: str = "full"
     of: tuple[str, ...] = ()  # names of the jobs that it is derived from
     data: Mapping[str, str] = field(default_factory=dict)  # as in `Derived`
+    correction: str | None = None
 
 
 def parse_study(name: str, content: Mapping[str, Any]) -> Study:
@@ -111,11 +116,20 @@ def _rule(name: str, made: Mapping[str, Any], problems: Problems) -> Derived:
     """One derived level; what is wrong with it is told to `problems`."""
     problems.extend(one_of(f"derived {name}: key", key, OF_DERIVED) for key in made if key not in OF_DERIVED)
     of, data = tuple(map(str, made.get("of", ()))), made.get("data") or {}
-    rule = Derived(name, str(made.get("factor")), of, made.get("protocol", "ensemble"), data)
+    correction = made.get("correction")
+    protocol = made.get("protocol", "full" if correction else "ensemble")
+    rule = Derived(name, str(made.get("factor")), of, protocol, data, correction)
+    if protocol not in PROTOCOLS:
+        problems.add(one_of(f"derived {name}: protocol", protocol, PROTOCOLS))
+    if correction is not None and correction not in CORRECTIONS:
+        problems.add(one_of(f"derived {name}: correction", correction, CORRECTIONS))
+    if correction and data:
+        problems.add(f"derived {name}: a correction takes training queries, which `data` of another kind has not seen")
     if (rule.protocol == TRANSFER) != bool(rule.data):
         problems.add(f"derived {name}: protocol={TRANSFER} and `data` (of the training: of the scoring) go together")
-    if rule.protocol == TRANSFER and len(of) != 1:
-        problems.add(f"derived {name}: protocol={TRANSFER} scores one model, and `of` names {len(of)}")
+    if (rule.protocol == TRANSFER or correction) and len(of) != 1:
+        what = f"correction={correction}" if correction else f"protocol={TRANSFER}"
+        problems.add(f"derived {name}: {what} scores one model, and `of` names {len(of)}")
     return rule
 
 
@@ -175,7 +189,8 @@ def _derived(derived: Sequence[Derived], made: Sequence[Planned], seed: int) -> 
                 }
                 of = tuple(by_level[level].name for level in rule.of)
                 name = job_name(levels, seed)
-                found.append(Planned(name, levels, seed, protocol=rule.protocol, of=of, data=rule.data))
+                how: dict[str, Any] = {"protocol": rule.protocol, "data": rule.data, "correction": rule.correction}
+                found.append(Planned(name, levels, seed, of=of, **how))
     return found
 
 
