@@ -65,6 +65,7 @@ def test_corrected_recalls_are_those_that_extended_lists(evaluate, name: str) ->
     assert {side: found[side] for side in ("i2t", "t2i", "rsum")} == listed
     assert (found["correction"], found["protocol"]) == (name, "full")
     assert f"protocol full, {name} by train" in " ".join(table.split())
+    assert found["described"].endswith(f", corrected by {name}")
     assert "by_tag" not in found  # those would be of the similarities as they are
 
 

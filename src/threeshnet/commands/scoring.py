@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 
 from threeshnet.commands.extending import extended_metrics
+from threeshnet.errors import ConfigError
 from threeshnet.metrics.corrections import corrected
 from threeshnet.metrics.extended import Bank
 from threeshnet.metrics.protocols import Scored, describe, rank, recall_by
@@ -40,11 +41,15 @@ def metrics_of(
     Where captions carry tags, `by_tag` holds the t2i recalls of each, and how often twin photos are told apart. With
     `extended` the numbers beyond recall and the intervals are there too; `bank` holds training embeddings for them.
     With `correction` the recalls are of similarities corrected by the bank, and there is no `by_tag`.
+
+    Raises ConfigError for a correction without a bank.
     """
     similarities = [EmbeddingSimilarity(*sides) for sides in embeddings]
     scored = Scored(split.manifest.dataset, split.name, split.images, split.owners, trained_on)
     known = None if bank is None else Bank(*bank)
-    if correction and known:
+    if correction:
+        if known is None:
+            raise ConfigError(f"correction={correction!r} without a bank of training embeddings")
         by_images, by_captions = corrected(correction, similarities[0], known.images, known.captions)
         ranks = Ranks(rank(protocol, [by_captions], scored).i2t, rank(protocol, [by_images], scored).t2i)
     else:
@@ -52,7 +57,7 @@ def metrics_of(
     found: dict[str, Any] = dict(recall_by(protocol, ranks, scored))
     facts = {
         "protocol": protocol,
-        "described": describe(protocol, scored),
+        "described": describe(protocol, scored) + (f", corrected by {correction}" if correction else ""),
         "data": split.manifest.dataset,
         "split": split.name,
         "images": split.images,
