@@ -7,6 +7,7 @@ import fcntl
 import multiprocessing
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -86,8 +87,17 @@ def test_the_loader_ends_its_worker() -> None:
     batches = iter(Loader(Numbers(), num_workers=1, multiprocessing_context="fork"))
     worker = int(next(batches))
     subprocess.run(["kill", "-TERM", str(worker)], check=True)
+    wait_until_taken(worker)
     os.kill(worker, signal.SIGTERM)
     assert ended(worker)
+
+
+def wait_until_taken(worker: int, seconds: float = 10) -> None:
+    """Until no signal waits for the process: a second one would be one with it, and from the sender of the first."""
+    status, until = Path(f"/proc/{worker}/status"), time.monotonic() + seconds
+    while status.exists() and re.search(r"^ShdPnd:\s*0*[1-9a-f]", status.read_text(), re.MULTILINE):
+        assert time.monotonic() < until, "the worker takes no signals"
+        time.sleep(0.01)
 
 
 def ended(worker: int, seconds: float = 10) -> bool:
