@@ -50,7 +50,7 @@ def metrics_of(
     if correction:
         if known is None:
             raise ConfigError(f"correction={correction!r} without a bank of training embeddings")
-        by_images, by_captions = corrected(correction, similarities[0], known.images, known.captions)
+        by_images, by_captions = corrected(correction, similarities[0], *known)
         ranks = Ranks(rank(protocol, [by_captions], scored).i2t, rank(protocol, [by_images], scored).t2i)
     else:
         ranks = rank(protocol, similarities, scored)

@@ -130,17 +130,24 @@ class Corrected:
         return hubs[torch.cat(nearest)].double()
 
 
-def corrected(
+def both_sides(
     name: str, similarity: EmbeddingSimilarity, images: Tensor, captions: Tensor
-) -> tuple[Corrected, Corrected]:
-    """Similarities for t2i, corrected by what the bank's captions say of the images, and for i2t, the reverse.
+) -> tuple[Correction, Correction]:
+    """What the bank's captions [m, D] say of the images, and its `images` [n, D] of the captions.
 
-    `images` [n, D] and `captions` [m, D] are the bank's.  Raises ConfigError for a correction that does not exist.
+    Raises ConfigError for a correction that does not exist.
     """
     if name not in CORRECTIONS:
         raise ConfigError(one_of("correction", name, list(CORRECTIONS)))
-    of_images = CORRECTIONS[name](similarity.image_embeddings, captions)
-    of_captions = CORRECTIONS[name](similarity.caption_embeddings, images)
+    correct = CORRECTIONS[name]
+    return correct(similarity.image_embeddings, captions), correct(similarity.caption_embeddings, images)
+
+
+def corrected(
+    name: str, similarity: EmbeddingSimilarity, images: Tensor, captions: Tensor
+) -> tuple[Corrected, Corrected]:
+    """Similarities for t2i, with the images corrected, and for i2t, with the captions; arguments of `both_sides`."""
+    of_images, of_captions = both_sides(name, similarity, images, captions)
     return Corrected(similarity, of_images, items="images"), Corrected(similarity, of_captions, items="captions")
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from threeshnet.metrics.corrections import CORRECTIONS, corrected_ranks
+from threeshnet.metrics.corrections import CORRECTIONS, both_sides, corrected_ranks
 from threeshnet.metrics.groups import Groups, recall_by_group
 from threeshnet.metrics.hubness import hubness
 from threeshnet.metrics.modality_gap import modality_gap
@@ -65,8 +65,7 @@ def beyond_recall(
 def _corrections(similarity: EmbeddingSimilarity, owner: Tensor | np.ndarray, bank: Bank) -> dict[str, Any]:
     """Recalls under each correction: images by training captions, captions by training images."""
     found: dict[str, Any] = {}
-    for name, correct in CORRECTIONS.items():
-        images = correct(similarity.image_embeddings, bank.captions)
-        captions = correct(similarity.caption_embeddings, bank.images)
+    for name in CORRECTIONS:
+        images, captions = both_sides(name, similarity, *bank)
         found[name] = recall_of_ranks(corrected_ranks(similarity, owner, images=images, captions=captions))
     return found
