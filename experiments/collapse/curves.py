@@ -44,10 +44,11 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
     parser.add_argument("--collect", type=Path, nargs="+", default=[], help="run directories, or folders of them")
     asked = parser.parse_args(arguments)
     rows = read(folder / CURVES)
-    new = [row for run in finished(asked.collect) for row in rows_of(run)]
+    new = [rows_of(run) for run in finished(asked.collect)]
     if new:
-        replaced = {tuple(row[name] for name in RUN) for row in new}
-        rows = sorted([row for row in rows if tuple(row[name] for name in RUN) not in replaced] + new, key=order)
+        # Studies share runs, so one may be found in several folders.
+        kept = runs(rows) | {tuple(found[0][name] for name in RUN): found for found in new}
+        rows = sorted((row for found in kept.values() for row in found), key=order)
         write(folder / CURVES, rows)
     fill(
         folder / "README.md",
