@@ -7,12 +7,14 @@ import importlib
 import json
 import math
 import shutil
+import statistics
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.records import TokenSet
@@ -245,3 +247,35 @@ def test_the_committed_table_is_that_of_the_committed_rows(scripts, tmp_path: Pa
         shutil.copy(EFFICIENCY / name, tmp_path)
     scripts["run"].main([f"--out={tmp_path}", "--tables"])
     assert (tmp_path / "README.md").read_bytes() == readme
+
+
+def test_what_is_said_of_the_committed_rows_is_what_they_say(scripts) -> None:
+    """The verdict, and the line of the claims table, with the range from the slowest against the fastest repeats."""
+    shown, found = scripts["shown"], json.loads((EFFICIENCY / "results.json").read_text(encoding="utf-8"))
+    three, vse, cross = shown.SYSTEMS
+    sizes = shown.galleries(found["rows"])
+    short = shown.short
+
+    def times(images: int, number: str, mine=statistics.median, theirs=statistics.median) -> str:
+        ours, rivals = shown.of(found, three, images, mine), shown.of(found, cross, images, theirs)
+        return short(getattr(ours, number) / getattr(rivals, number))
+
+    ranges = [f"{times(size, 'kpps', max, min)} to {times(size, 'kpps', min, max)}" for size in sizes]
+    whole = ", ".join(f"{times(size, 'kpps')} ({ends})" for size, ends in zip(sizes, ranges, strict=True))
+    galleries = ", ".join(f"{size:,}" for size in sizes)
+    alone = ", ".join(times(size, "scoring_kpps") for size in sizes)
+    claims = OmegaConf.load(EFFICIENCY.parent / "claims.yaml")
+    [see] = [claim["see"] for claim in claims if "see" in claim]
+    assert see["effect"] == f"times as many pairs a second at {galleries} images: {whole}; scoring alone {alone}"
+
+    prose = " ".join(
+        (EFFICIENCY / "README.md").read_text(encoding="utf-8").split("## Verdict")[1].split("##")[0].split()
+    )
+    one, other = shown.of(found, three, sizes[0]), shown.of(found, vse, sizes[0])
+    for said in (
+        f"does {alone} times as many pairs a second as the cross-attention at {galleries} images",
+        f"that is {', '.join(times(size, 'kpps') for size in sizes)} times",
+        f"costs {short(one.images / other.images)} times VSE-infinity's time for an image",
+        f"and {100 * (one.seconds / other.seconds - 1):.0f}% of the whole at {sizes[0]:,}",
+    ):
+        assert said in prose
