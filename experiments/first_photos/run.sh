@@ -54,9 +54,8 @@ demo() {
 }
 
 flickr8k() {
-  # All 6,000 photos to train on: the yardstick's setting, which selects nothing.
-  all="data.train_splits=[train,dev] data.dev_split=null selection=last"
-  half="$all trainer.max_epochs=3 schedule.milestones=[2]"
+  all="setting=flickr8k_yardstick"
+  half="$all trainer.max_epochs=3 milestones=[2]"
   data flickr8k "$SHARDS" ""
   train flickr8k-grid-full-0 grid_flickr8k "$SHARDS" "$all seed=0"
   for features in hybrid region; do
