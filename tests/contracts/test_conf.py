@@ -201,10 +201,12 @@ def test_the_papers_recipe(data: str, batch: int) -> None:
         assert (cfg.augment.drop_tokens.probability, cfg.augment.alter_words.probability) == (0.2, 0.2)
 
 
-def test_recommended_is_infonce_without_same_images() -> None:
-    objective = composed("recipe=recommended", "experiment=region_coco").objective
-    assert objective._target_.endswith("InfoNCELoss")
-    assert objective.mask_same_image is True
+def test_recommended_is_infonce_on_whole_sentences_without_same_images() -> None:
+    recommended = composed("recipe=recommended", "experiment=region_coco")
+    assert recommended.objective._target_.endswith("InfoNCELoss")
+    assert recommended.objective.mask_same_image is True
+    assert (recommended.augment.drop_tokens.probability, recommended.augment.alter_words.probability) == (0.2, 0.0)
+    assert composed("recipe=recommended", "augment=none").augment.alter_words is None
     assert composed("recipe=recommended", "objective=triplet").objective.mask_same_image is True
 
 
