@@ -33,11 +33,12 @@ data() { # name, words
 
 study() { # name, experiment, overrides
   name=$1 experiment=$2
+  runs=$RUNS/$name-$experiment # jobs of two experiments have the same names
   shift 2
   ended=0
-  call sweep "study=$name" "experiment=$experiment" "shards=\"$SHARDS\"" "out=\"$RUNS/$name\"" "reuse=[\"$RUNS\"]" "$@" ||
+  call sweep "study=$name" "experiment=$experiment" "shards=\"$SHARDS\"" "out=\"$runs\"" "reuse=[\"$RUNS\"]" "$@" ||
     ended=$?
-  call collect "study=$name" "out=\"$RUNS/$name\"" || failed="$failed $name"
+  call collect "study=$name" "out=\"$runs\"" || failed="$failed $name"
   [ "$ended" != 75 ] || exit 75
   [ "$ended" = 0 ] || failed="$failed $name"
 }
@@ -47,6 +48,8 @@ flickr8k() {
   data flickr8k ${RAW:+"raw=\"$RAW\""}
   study recipe grid_flickr8k setting=flickr8k_yardstick $FLICKR8K
   study options grid_flickr8k setting=flickr8k_proxy $FLICKR8K
+  for name in parts activation objective pooling; do study "$name" grid_flickr8k setting=flickr8k_proxy $FLICKR8K; done
+  study features hybrid_flickr8k setting=flickr8k_proxy $FLICKR8K
 }
 
 demo() {

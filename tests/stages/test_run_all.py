@@ -32,16 +32,23 @@ def start(folder: Path, *parts: str, culprit: str = "none", code: int = 0, raw: 
     return ended.returncode, called, ended.stderr
 
 
+def matching(command: str, called: list[str]) -> list[str]:
+    return [words for words in called if words.startswith(f"{command} ")]
+
+
 def of(command: str, called: list[str]) -> list[str]:
     """The studies that a command was called for, in order."""
-    return [words.split()[1].removeprefix("study=") for words in called if words.startswith(f"{command} ")]
+    return [words.split()[1].removeprefix("study=") for words in matching(command, called)]
 
 
 def test_every_study_is_run_and_collected(tmp_path: Path) -> None:
     code, called, _ = start(tmp_path, raw="photos here")
     assert code == 0
-    assert sorted(of("sweep", called)) == sorted(set(STUDIES) - NOT_OF_A_CLAIM)
+    assert set(of("sweep", called)) == set(STUDIES) - NOT_OF_A_CLAIM
     assert of("collect", called) == of("sweep", called)
+    folders = [words.split('out="')[1].split('"')[0] for words in matching("sweep", called)]
+    assert len(set(folders)) == len(folders) == len(of("sweep", called))  # jobs of two experiments have the same names
+    assert all(f'out="{folder}"' in words for folder, words in zip(folders, matching("collect", called), strict=True))
     assert called[-1] == "report"
     assert f'shards data=flickr8k out="{tmp_path / "a folder"}" raw="photos here"' in called
     assert any("study=recipe" in words and "setting=flickr8k_yardstick parallel=2" in words for words in called)
