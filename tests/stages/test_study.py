@@ -84,9 +84,10 @@ def test_the_names_that_a_study_may_give_are_those_of_metrics() -> None:
     assert (set(study_words.PROTOCOLS), set(study_words.CORRECTIONS)) == (set(PROTOCOLS), set(CORRECTIONS))
 
 
-def carried_over(shards: Path, experiment: str = "region_coco") -> Any:
+def carried_over(shards: Path, experiment: str = "region_coco", *also: str) -> Any:
     study = load_study("transfer")
-    return prepare(plan(study, [f"experiment={experiment}", "seed=0", f'shards="{shards}"']), study, Path("runs"))
+    words = [f"experiment={experiment}", "seed=0", f'shards="{shards}"', *also]
+    return prepare(plan(study, words), study, Path("runs"))
 
 
 def test_a_model_is_carried_over_to_other_data(two_worlds: Path) -> None:
@@ -97,6 +98,15 @@ def test_a_model_is_carried_over_to_other_data(two_worlds: Path) -> None:
     assert away.record["derived_from"] == [home.planned.name]
     assert {"protocol=transfer", "split=test", text("shards", two_worlds / "demo_dusk")} <= set(away.job.overrides)
     assert len({each.identity for each in prepared.values()}) == 4
+
+
+def test_elsewhere_is_the_held_out_split_of_the_data_there(two_worlds: Path) -> None:
+    """A setting that chooses on dev says nothing of the dev split of other data, which may be a handful of photos."""
+    dev = ("data.train_splits=[train]", "data.dev_split=null", "data.test_split=dev", "selection=last")
+    prepared = {each.planned.name: each for each in carried_over(two_worlds, "region_demo", *dev)}
+    home, away = (prepared[f"guidance=guided,scored_on={place},seed=0"] for place in ("home", "elsewhere"))
+    assert "split=dev" in home.scoring
+    assert "split=test" in away.job.overrides
 
 
 def test_data_to_carry_over_to_that_are_not_there_are_named(synthetic_shards: Path, two_worlds: Path) -> None:

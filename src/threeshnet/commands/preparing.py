@@ -136,7 +136,16 @@ def _elsewhere(planned: Planned, first: Prepared, known: Shards) -> tuple[tuple[
             f"shards={cfg.shards} holds {manifest.dataset} alone, and {planned.name} is scored on {cfg.data.name}: "
             "name the folder that the shards of both lie in"
         )
+    # Settings that score another split at home, as a proxy does, say nothing of the splits there.
+    cfg.data.test_split = _of_data(planned.data[trained]).test_split
     return _held_out(cfg, shards), {"data": manifest.dataset, "fingerprint": data_fingerprint(manifest)}
+
+
+def _of_data(name: str) -> DictConfig:
+    """conf/data/<name>.yaml as it stands."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(f"data/{name}").data
 
 
 def _shards(cfg: DictConfig, known: Shards) -> tuple[Path, Manifest]:
