@@ -76,6 +76,19 @@ def test_a_row_says_where_it_comes_from(runs: list[Path], tmp_path: Path) -> Non
     assert {name: row[name] for name in facts} == facts
 
 
+def test_a_factor_that_is_called_as_a_setting_keeps_its_levels(tmp_path: Path) -> None:
+    """A corrected model of recipe=recommended is another level of `recipe`, though it was trained by that recipe."""
+    levels = {"recommended": 300.0, "recommended_corrected": 310.0}
+    for level, rsum in levels.items():
+        own = {"factors": {"recipe": level}, "recipe": "recommended", "derived_from": ["recipe=recommended,seed=0"]}
+        write_run(tmp_path / "runs" / f"recipe={level},seed=0", level, 0, rsum, own)
+    file = tmp_path / "results.csv"
+    collect(sorted((tmp_path / "runs").iterdir()), file, factors=["recipe"], setting=None, replace=False)
+    rows = read_rows(file)
+    assert {row["recipe"]: float(row["rsum"]) for row in rows} == levels
+    assert "| recommended_corrected | 0 |" in tables(rows, Comparison({"recipe": list(levels)}, {}))
+
+
 def test_what_is_unfinished_is_named_and_what_is_incomplete_refused(runs: list[Path], tmp_path: Path) -> None:
     (runs[0] / "metrics.json").unlink()
     write_run(runs[1], "sigmoid", 1, 1.0, metrics={"commit": "unknown", "checkpoint": None})

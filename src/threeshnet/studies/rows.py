@@ -10,7 +10,7 @@ from typing import Any
 
 from threeshnet.errors import ConfigError, DataError, Problems
 from threeshnet.files import replacing
-from threeshnet.reports.study_rows import RECALLS, REQUIRED, Row, columns, lacking, read_rows
+from threeshnet.reports.study_rows import HOW, RECALLS, REQUIRED, Row, columns, lacking, read_rows
 from threeshnet.reports.table import named_protocol
 from threeshnet.studies.folders import record
 from threeshnet.studies.running import METRICS
@@ -35,8 +35,10 @@ def row_of(folder: Path, setting: str | None = None) -> Row:
     checkpoint = found.get("checkpoint")
     facts["checkpoint"] = " ".join(checkpoint) if isinstance(checkpoint, list) else checkpoint
     facts["derived_from"] = " ".join(own.get("derived_from", []))
-    written = {key: value for key, value in facts.items() if value is not None}
-    return {key: _text(value) for key, value in (dict(own.get("factors", {})) | written).items()}
+    factors = own.get("factors", {})
+    # A study's level is more than the setting that it is called after: `recommended_corrected` is a `recipe` too.
+    written = {key: value for key, value in facts.items() if value is not None and not (key in HOW and key in factors)}
+    return {key: _text(value) for key, value in (factors | written).items()}
 
 
 def _text(value: Any) -> str:
