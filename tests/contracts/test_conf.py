@@ -207,6 +207,7 @@ def test_recommended_is_infonce_on_whole_sentences_without_same_images() -> None
     assert recommended.objective.mask_same_image is True
     assert (recommended.augment.drop_tokens.probability, recommended.augment.alter_words.probability) == (0.2, 0.0)
     assert composed("recipe=recommended", "augment=none").augment.alter_words is None
+    assert composed("recipe=recommended", "augment=standard").augment.alter_words.probability == 0.2
     assert composed("recipe=recommended", "objective=triplet").objective.mask_same_image is True
 
 

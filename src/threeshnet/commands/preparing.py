@@ -137,15 +137,8 @@ def _elsewhere(planned: Planned, first: Prepared, known: Shards) -> tuple[tuple[
             "name the folder that the shards of both lie in"
         )
     # Settings that score another split at home, as a proxy does, say nothing of the splits there.
-    cfg.data.test_split = _of_data(planned.data[trained]).test_split
+    cfg.data.test_split = _composed(f"data/{planned.data[trained]}").data.test_split
     return _held_out(cfg, shards), {"data": manifest.dataset, "fingerprint": data_fingerprint(manifest)}
-
-
-def _of_data(name: str) -> DictConfig:
-    """conf/data/<name>.yaml as it stands."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(f"data/{name}").data
 
 
 def _shards(cfg: DictConfig, known: Shards) -> tuple[Path, Manifest]:
@@ -164,13 +157,18 @@ def _held_out(cfg: DictConfig, shards: Path) -> tuple[str, ...]:
 
 def compose_training(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
     """The config of `train`, and the choice of every group.  Raises ConfigError that says what is wrong."""
-    GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose("train", list(overrides), return_hydra_config=True)
+        cfg = _composed("train", overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explained(error, "train")) from error
     choices = dict(cfg.hydra.runtime.choices)
     with open_dict(cfg):
         del cfg["hydra"]
     return cfg, choices
+
+
+def _composed(name: str, overrides: Sequence[str] = (), *, return_hydra_config: bool = False) -> DictConfig:
+    """conf/<name>.yaml with its defaults."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, list(overrides), return_hydra_config=return_hydra_config)
