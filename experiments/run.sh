@@ -3,6 +3,7 @@
 #
 #   SHARDS    where shards are and are put                  (data/shards)
 #   RAW       Flickr8k: folder with dataset_flickr8k.json and images/, when its shards are to be made (data/raw/flickr8k)
+#   COCO      COCO's photos and annotations, or some of them: what models of Flickr8k are carried over to (not run without)
 #   RUNS      where the run directories are put             (runs)
 #   DEMO      overrides for the demo's sweeps               (trainer.devices=2)
 #   FLICKR8K  overrides for Flickr8k's sweeps               (parallel=2)
@@ -16,6 +17,8 @@ SHARDS=${SHARDS:-data/shards}
 RUNS=${RUNS:-runs}
 DEMO=${DEMO:-trainer.devices=2}
 FLICKR8K=${FLICKR8K:-parallel=2}
+COCO=${COCO:-}
+BESIDE=none,text_mean,infonce_sharp,infonce_soft,cosine,text_rate,words_whole,tokens_whole,half_batch,ema,real_rows
 PYTHON=${ENV_PYTHON:-.venv/bin/python}
 failed=
 
@@ -31,14 +34,14 @@ data() { # name, words
   [ -f "$SHARDS/$name/manifest.json" ] || call shards "data=$name" "out=\"$SHARDS\"" "$@"
 }
 
-study() { # name, experiment, overrides
-  name=$1 experiment=$2
-  runs=$RUNS/$name-$experiment # jobs of two experiments have the same names
-  shift 2
+study() { # name, experiment, its setting when overrides make it another ('' is as it says), overrides
+  name=$1 experiment=$2 setting=$3
+  runs=$RUNS/$name-$experiment${setting:+-$setting} # jobs of two experiments have the same names
+  shift 3
   ended=0
   call sweep "study=$name" "experiment=$experiment" "shards=\"$SHARDS\"" "out=\"$runs\"" "reuse=[\"$RUNS\"]" "$@" ||
     ended=$?
-  call collect "study=$name" "out=\"$runs\"" || failed="$failed $name"
+  call collect "study=$name" "out=\"$runs\"" ${setting:+"setting_name=$setting"} || failed="$failed $name"
   [ "$ended" != 75 ] || exit 75
   [ "$ended" = 0 ] || failed="$failed $name"
 }
@@ -46,16 +49,26 @@ study() { # name, experiment, overrides
 # The overrides are words: $DEMO and $FLICKR8K are meant to be split.
 flickr8k() {
   data flickr8k ${RAW:+"raw=\"$RAW\""}
-  study recipe grid_flickr8k setting=flickr8k_yardstick $FLICKR8K
-  study options grid_flickr8k setting=flickr8k_proxy $FLICKR8K
-  for name in parts activation objective pooling; do study "$name" grid_flickr8k setting=flickr8k_proxy $FLICKR8K; done
-  study features hybrid_flickr8k setting=flickr8k_proxy $FLICKR8K
+  study recipe grid_flickr8k '' setting=flickr8k_yardstick $FLICKR8K
+  study options grid_flickr8k '' setting=flickr8k_proxy $FLICKR8K
+  # InfoNCE is the objective of all levels here, so that those which change it would be the same run.
+  study options grid_flickr8k flickr8k_proxy_infonce setting=flickr8k_proxy objective=infonce "option=$BESIDE" $FLICKR8K
+  study options grid_flickr8k flickr8k_proxy_six_infonce setting=flickr8k_proxy_six objective=infonce \
+    option=none,words_whole $FLICKR8K
+  for name in parts activation objective pooling; do study "$name" grid_flickr8k '' setting=flickr8k_proxy $FLICKR8K; done
+  study features hybrid_flickr8k '' setting=flickr8k_proxy $FLICKR8K
+  [ -z "$COCO" ] || carried_over
+}
+
+carried_over() {
+  data coco2017 "raw=\"$COCO\"" segmentation=own data.reader.dev_photos=10
+  study transfer grid_flickr8k '' setting=flickr8k_proxy $FLICKR8K
 }
 
 demo() {
   data demo
-  for name in parts objective activation pooling transfer; do study "$name" region_demo $DEMO; done
-  study features hybrid_demo $DEMO
+  for name in parts objective activation pooling transfer; do study "$name" region_demo '' $DEMO; done
+  study features hybrid_demo '' $DEMO
 }
 
 for part in ${*:-flickr8k demo}; do "$part"; done

@@ -21,7 +21,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from threeshnet.commands.preparing import load_study
 from threeshnet.errors import ConfigError
+from threeshnet.studies.study import plan
 from threeshnet.studies.words import divided
 
 from .command_line import taken
@@ -115,12 +117,27 @@ def module_faults(words: list[str]) -> Iterator[str]:
 
 
 def settings_of_train(words: list[str]) -> list[str]:
-    """The overrides that a sweep hands on; its own are composed here.  Raises ValueError for no study."""
+    """The overrides that a sweep hands on; its own are composed here, and levels of the study planned.
+
+    Raises ConfigError for a study or a level that is not there, ValueError for a level that an override undoes.
+    """
     own = divided(words, [str(key) for key in OmegaConf.load(CONF / "sweep.yaml")])
     cfg = composed("sweep", tuple(own))
-    if cfg.study != STAND_IN and not (CONF / "studies" / f"{cfg.study}.yaml").is_file():
-        raise ValueError(f"no study {cfg.study!r}")
-    return list(cfg.overrides)
+    if cfg.study == STAND_IN:
+        return list(cfg.overrides)
+    study, given = load_study(cfg.study), list(cfg.overrides)
+    keys = {key_of(override) for override in given}
+    for job in plan(study, given) if "experiment" in keys and cfg.only is None else ():
+        for factor, name in job.factors.items():
+            levels = [level for level in study.factors.get(factor, ()) if level.name == name]
+            made = {key_of(override) for level in levels for override in level.overrides}
+            if made and made <= keys - {factor}:
+                raise ValueError(f"{job.name} is undone by {' '.join(given)}")
+    return [override for override in given if key_of(override) not in study.factors or key_of(override) in settings()]
+
+
+def key_of(override: str) -> str:
+    return override.partition("=")[0]
 
 
 def alternatives(words: list[str]) -> Iterator[tuple[str, ...]]:
@@ -142,7 +159,7 @@ def values(override: Override) -> Iterator[str]:
 
 HELP = sorted((CONF / "hydra" / "help").glob("*.yaml"))
 # Without which nothing can be composed.
-NEEDED = {"train": ["experiment=region_demo"], "shards": ["data=demo"], "sweep": ["study=activation"]}
+NEEDED = {"train": ["experiment=region_demo"], "shards": ["data=demo"], "sweep": ["study=options"]}
 ONE_CHOICE = re.compile(r"[^|\[\]]+|\[[^\]]*\]")  # of region|grid, or [semantic,spatial]|[]
 
 
@@ -287,6 +304,13 @@ def test_a_reports_commands_are_there(report: Path) -> None:
         ("`python -m threeshnet.commands.train -m experiment=region_demo activation=sigmoid,softmin`", "softmin"),
         ("`make sweep STUDY=activatoin EXP=region_demo`", "activatoin"),
         ('`make sweep STUDY=activation EXP=region_demo ARGS="trainer.devises=2"`', "trainer.devises"),
+        ('`make sweep STUDY=activation EXP=region_demo ARGS="activation=sigmoid,softmin"`', "softmin"),
+        ('`make sweep STUDY=options EXP=region_demo ARGS="option=none,emma"`', "option='emma' does not exist"),
+        ('`make sweep STUDY=options EXP=region_demo ARGS="objective=infonce"`', "option=mixed,seed=0 is undone"),
+        (
+            '`make sweep STUDY=options EXP=region_demo ARGS="option=none,cosine schedule=step"`',
+            "option=cosine,seed=0 is undone",
+        ),
         ("with `on_errors=skip`", "no setting 'on_errors'"),
         ("with `data.reader.devphotos=500`", "no setting 'data.reader.devphotos'"),
         ("with `fusion=[semantic,spacial]`", "no choice 'spacial' of fusion"),

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
+
+from threeshnet.commands.preparing import compose_training, load_study
+from threeshnet.studies.study import plan
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted(file.stem for file in (ROOT / "conf/studies").glob("*.yaml"))
 NOT_OF_A_CLAIM = {"rate", "seeds"}  # a search, and what any experiment may be asked
+OF_SWEEP = ("study=", "out=", "shards=", "reuse=", "parallel=")
 # Writes down how it was called; `sweep` ends with the code of its study, or 0. `shards` makes what it is asked for.
 STAND_IN = """#!/bin/sh
 echo "$*" >> "$CALLS"
@@ -18,14 +24,16 @@ case "$*" in *commands.sweep*study="$CULPRIT"*) exit "$CODE";; esac
 """
 
 
-def start(folder: Path, *parts: str, culprit: str = "none", code: int = 0, raw: str = "") -> tuple[int, list[str], str]:
+def start(
+    folder: Path, *parts: str, culprit: str = "none", code: int = 0, raw: str = "", coco: str = ""
+) -> tuple[int, list[str], str]:
     """Exit code, the commands that were called, and what was said at the end."""
     python, calls = folder / "python", folder / "calls"
     python.write_text(STAND_IN)
     python.chmod(0o755)
     calls.unlink(missing_ok=True)
     given = {"ENV_PYTHON": str(python), "CALLS": str(calls), "CULPRIT": culprit, "CODE": str(code)}
-    given |= {"SHARDS": str(folder / "a folder"), "RUNS": str(folder / "runs"), "RAW": raw}
+    given |= {"SHARDS": str(folder / "a folder"), "RUNS": str(folder / "runs"), "RAW": raw, "COCO": coco}
     command = [str(ROOT / "experiments/run.sh"), *parts]
     ended = subprocess.run(command, env=os.environ | given, capture_output=True, text=True, check=False)
     called = [line.split("threeshnet.commands.")[1] for line in calls.read_text().splitlines()]
@@ -53,6 +61,27 @@ def test_every_study_is_run_and_collected(tmp_path: Path) -> None:
     assert f'shards data=flickr8k out="{tmp_path / "a folder"}" raw="photos here"' in called
     assert any("study=recipe" in words and "setting=flickr8k_yardstick parallel=2" in words for words in called)
     assert any("study=options" in words and "setting=flickr8k_proxy parallel=2" in words for words in called)
+
+
+def test_a_setting_that_overrides_make_another_has_its_name_and_folder(tmp_path: Path) -> None:
+    _, called, _ = start(tmp_path, "flickr8k")
+    beside = [words for words in matching("sweep", called) if "objective=infonce" in words]
+    named = [words.split("setting_name=")[1] for words in matching("collect", called) if "setting_name=" in words]
+    assert len(beside) == len(named) == 2
+    for words, setting in zip(beside, named, strict=True):
+        assert f'out="{tmp_path / "runs"}/options-grid_flickr8k-{setting}"' in words
+        given = [word for word in shlex.split(words)[1:] if not word.startswith(OF_SWEEP)]
+        jobs = [job for job in plan(load_study("options"), [*given, "seed=0"]) if not job.of]
+        runs = {OmegaConf.to_yaml(compose_training(job.overrides)[0]) for job in jobs}
+        assert len(runs) == len(jobs) > 1  # none is undone by what holds for all of them
+
+
+def test_models_of_flickr8k_are_carried_over_where_coco_is(tmp_path: Path) -> None:
+    _, without, _ = start(tmp_path, "flickr8k")
+    assert "transfer" not in of("sweep", without)
+    _, called, _ = start(tmp_path, "flickr8k", coco="photos there")
+    assert of("sweep", called)[-1] == of("collect", called)[-1] == "transfer"
+    assert any(words.startswith("shards data=coco2017") and 'raw="photos there"' in words for words in called)
 
 
 def test_where_photos_lie_is_left_to_the_command_when_it_is_not_said(tmp_path: Path) -> None:

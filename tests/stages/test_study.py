@@ -151,6 +151,21 @@ def test_the_command_line_can_take_fewer_levels_or_more_factors() -> None:
         chosen(planned, "nothing")
 
 
+def test_levels_with_names_are_taken_by_their_names() -> None:
+    factors = {"option": {"none": [], "soft": ["activation=softmax"], "wide": ["dim=8"]}}
+    content = TWO | {"factors": factors, "baseline": {"option": "none"}}
+    content |= {"derived": {"hubs": {"factor": "option", "of": ["none"], "correction": "csls"}}}
+    jobs = plan(parse_study("s", content), [EXPERIMENT, "option=none,wide", "seed=0"])
+    assert {job.name: job.overrides for job in jobs} == {
+        "option=none,seed=0": (EXPERIMENT, "seed=0"),
+        "option=wide,seed=0": ("dim=8", EXPERIMENT, "seed=0"),
+        "option=hubs,seed=0": (),
+    }
+    assert names(content, "option=soft", "seed=0") == ["option=soft,seed=0"]
+    with pytest.raises(ConfigError, match="option='narrow' does not exist; there are: none, soft, wide"):
+        names(content, "option=none,narrow")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

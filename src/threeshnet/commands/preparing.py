@@ -68,7 +68,10 @@ def prepare(planned: Sequence[Planned], study: Study, out: Path) -> list[Prepare
     for name, each in found.items():
         other = by_identity.setdefault(each.identity, name)
         if other != name:
-            raise ConfigError(f"{other} and {name} are the same run: an override of the command line undoes a factor")
+            raise ConfigError(
+                f"{other} and {name} are the same run: an override of the command line undoes a factor; name "
+                "the levels that are left (ARGS='<factor>=<level>,<level>'), or pick jobs by only=<pattern>"
+            )
     return list(found.values())
 
 

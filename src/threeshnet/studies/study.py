@@ -137,8 +137,8 @@ def plan(study: Study, given: Sequence[str]) -> list[Planned]:
     """The jobs: every level of every factor with every seed, and what is derived from them.
 
     `given` are overrides of the command line, with the experiment among them. They come last, so they win over the
-    study's, and the study's over the experiment's. One of a factor's key replaces its levels, and one with several
-    values (`dim=64,128`) is a factor.  Raises ConfigError without an experiment.
+    study's, and the study's over the experiment's. One of a factor takes its levels by their names, or others where the
+    factor is a key, and one with several values (`dim=64,128`) is a factor.  Raises ConfigError without an experiment.
     """
     factors: dict[str, tuple[Level, ...]] = dict(study.factors)
     seeds: tuple[int, ...] = study.seeds
@@ -150,8 +150,10 @@ def plan(study: Study, given: Sequence[str]) -> list[Planned]:
     for word, key, values in _parsed(given):
         if key == SEED:
             seeds = tuple(int(value) for value in values)
-        elif key in factors or len(values) > 1:
-            factors[key] = tuple(Level(value, (f"{key}={value}",)) for value in values)
+        elif key in factors:
+            factors[key] = _taken(key, factors[key], values)
+        elif len(values) > 1:
+            factors[key] = _levels(key, values)
         else:
             fixed.append(word)
     jobs = []
@@ -168,6 +170,17 @@ def plan(study: Study, given: Sequence[str]) -> list[Planned]:
         jobs += [*made, *_derived(study.derived, made, seed)]
     _check_names(jobs)
     return jobs
+
+
+def _taken(factor: str, levels: Sequence[Level], values: Sequence[str]) -> tuple[Level, ...]:
+    """The levels that the command line asks for instead of the study's."""
+    by_name = {level.name: level for level in levels}
+    if all(level.overrides == (f"{factor}={name}",) for name, level in by_name.items()):
+        return _levels(factor, values)
+    unknown = [one_of(factor, value, list(by_name)) for value in values if value not in by_name]
+    if unknown:
+        raise ConfigError("\n".join(unknown))
+    return tuple(by_name[value] for value in values)
 
 
 def _of(levels: Mapping[str, Level]) -> list[str]:
