@@ -45,7 +45,7 @@ def test_a_claim_holds_when_the_interval_lies_on_its_side_of_zero() -> None:
 def test_what_was_not_run_says_so_and_how() -> None:
     tests = [{"study": "pooling", "level": "mean", "expected": "lower"}]
     table = claims_table(parse_claims([CLAIM | {"tests": tests}], KNOWN), {})
-    assert table.splitlines()[2].endswith("| – | not run yet: `make sweep STUDY=pooling` |")
+    assert table.splitlines()[2].endswith("| – | not run yet: `make sweep STUDY=pooling EXP=<experiment>` |")
     see = {"by": "there", "effect": "some", "verdict": "holds"}
     assert claims_table(parse_claims([CLAIM | {"see": see}], KNOWN), {}).endswith("| there | some | holds |")
 

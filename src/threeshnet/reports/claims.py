@@ -87,7 +87,8 @@ def _evidence(test: Evidence, studies: Studies) -> Iterator[tuple[str, str, str]
     found = [line for place, group in groups(rows).items() for line in _of_group(test, place, group, comparison)]
     yield from ((f"{where}, {place}", effect, verdict) for place, effect, verdict in found)
     if not found:
-        yield f"`{test.study}`, `{test.level}` {test.expected}", "–", f"not run yet: `make sweep STUDY={test.study}`"
+        command = f"make sweep STUDY={test.study} EXP=<experiment>"
+        yield f"`{test.study}`, `{test.level}` {test.expected}", "–", f"not run yet: `{command}`"
 
 
 def _of_group(
