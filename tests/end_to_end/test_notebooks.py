@@ -32,6 +32,22 @@ def test_every_cell_runs(notebook: Any, tmp_path: Path, monkeypatch: pytest.Monk
     assert "display_data" in shown
 
 
+def test_an_ablation_is_read_beside_rows_of_other_experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (file,) = [file for file in NOTEBOOKS if file.stem == "reading_an_ablation"]
+    head, *rows = (file.parents[1] / "experiments/activation/results.csv").read_text(encoding="utf-8").splitlines()
+    ours = [row for row in rows if row.startswith("region_demo,demo,")]
+    others = [
+        row.replace("region_demo,demo,", "grid_flickr8k,flickr8k_proxy,").replace(",500,", ",400,") for row in ours
+    ]
+    (tmp_path / "results.csv").write_text("\n".join([head, *others, *ours]), encoding="utf-8")
+    monkeypatch.setenv("READING_RESULTS", str(tmp_path / "results.csv"))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    notebook = nbformat.read(file, as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    said = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+    assert "split        equal in all rows" in said
+
+
 def test_no_outputs_are_committed(notebook: Any) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "code":

@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from threeshnet.errors import ConfigError, DataError
+from threeshnet.reports.study_checks import check_rows
 from threeshnet.reports.study_report import Comparison, check_prose, tables, value_of
 from threeshnet.reports.study_rows import read_rows
 from threeshnet.studies.rows import collect
@@ -150,6 +151,50 @@ def test_a_seed_that_stands_twice_is_refused(runs: list[Path], tmp_path: Path) -
     rows = gathered(runs, tmp_path / "results.csv")
     with pytest.raises(DataError, match="seeds 0 0 1 2, one of them twice"):
         tables([*rows, rows[0]], COMPARISON)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "change", "said"),
+    [
+        ((0,), {"images": "50"}, "softmax: seeds of images 50 and 500"),
+        ((0, 1, 2), {"images": "50"}, "softmax against sigmoid: images 50 and 500"),
+        ((0, 1, 2), {"fingerprint": "others"}, "softmax against sigmoid: fingerprint data and others"),
+        ((0, 1, 2), {"epochs": "9"}, "softmax against sigmoid: epochs 8 and 9"),
+        ((0, 1, 2), {"selection": "last"}, "softmax against sigmoid: selection best and last"),
+        ((1,), {"batch": "32"}, "softmax: seeds of batch 32 and 64"),
+        ((1,), {"protocol": "five_fold_1k"}, "softmax: seeds of protocol five_fold_1k and full"),
+        ((1,), {"rsum": "217"}, "activation=softmax,seed=1: rsum=217, and its six recalls sum up to 216.00"),
+    ],
+)
+def test_rows_of_other_questions_are_refused(
+    runs: list[Path], tmp_path: Path, seeds: tuple[int, ...], change: dict[str, str], said: str
+) -> None:
+    rows = gathered(runs, tmp_path / "results.csv")
+    check_rows(rows, COMPARISON)
+    changed = [row | change if row["activation"] == "softmax" and int(row["seed"]) in seeds else row for row in rows]
+    with pytest.raises(DataError) as error:
+        check_rows(changed, COMPARISON)
+    assert said in str(error.value)
+
+
+def test_a_factor_may_change_the_batch_and_a_correction_the_protocol(runs: list[Path], tmp_path: Path) -> None:
+    rows = gathered(runs, tmp_path / "results.csv")
+    other = {"batch": "32", "protocol": "full, csls by train", "epochs": "", "derived_from": "activation=sigmoid"}
+    check_rows([row | other if row["activation"] == "softmax" else row for row in rows], COMPARISON)
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "**5.0**<!-- value: region_demo, softmax, rsum, difference -->",
+        "5.0 rsum<!-- value: region_demo, softmax, rsum, difference -->",
+        "5.0<!--value: region_demo, softmax, rsum, difference-->",
+        "5.0<!-- value region_demo, softmax, rsum, difference -->",
+    ],
+)
+def test_a_mark_that_reads_no_number_is_refused(runs: list[Path], tmp_path: Path, mark: str) -> None:
+    with pytest.raises(DataError, match="a number stands right before its mark"):
+        check_prose(f"Softmax gains {mark}.", gathered(runs, tmp_path / "results.csv"), COMPARISON)
 
 
 PROSE = "Softmax gains 5.0<!-- value: region_demo, softmax, rsum, difference -->: "

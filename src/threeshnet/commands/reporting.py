@@ -17,8 +17,9 @@ from threeshnet.commands.preparing import STUDIES, load_study
 from threeshnet.files import write_text
 from threeshnet.reports.claims import Studies, claims_table, parse_claims, published_table
 from threeshnet.reports.markdown import fill, filled, marks
+from threeshnet.reports.study_checks import check_rows
 from threeshnet.reports.study_figure import draw
-from threeshnet.reports.study_report import FIGURE, PART, Comparison, check_prose, check_rows, tables
+from threeshnet.reports.study_report import FIGURE, PART, Comparison, check_prose, tables
 from threeshnet.reports.study_rows import Row, label, other_factors, read_rows
 from threeshnet.studies.study import Study
 
@@ -44,7 +45,7 @@ def report(study: Study, folder: Path) -> tuple[list[Row], Comparison]:
     """Rebuilds README.md and the figure of a study; what they were made from."""
     rows = read_rows(folder / RESULTS)
     comparison = comparison_of(study, rows)
-    check_rows(rows)
+    check_rows(rows, comparison)
     file = folder / README
     text = file.read_text(encoding="utf-8") if file.exists() else first_text(study)
     text = filled(text, {PART: tables(rows, comparison)}, file)

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from threeshnet.errors import DataError, Problems
 from threeshnet.metrics.comparisons import Difference, difference, over_seeds
 from threeshnet.reports.markdown import table
-from threeshnet.reports.study_rows import NUMBERS, Row, by_level, groups, label, lacking
+from threeshnet.reports.study_rows import NUMBERS, Row, by_level, groups, label
 
 PART = "results"  # name of the marks between which the tables stand
 FIGURE = "figure.png"
 # 12.3<!-- value: experiment[/setting], level[+level], column[, statistic] --> in the prose; see `value_of`.
 VALUE = re.compile(r"([+\-\N{MINUS SIGN}]?\d+(?:\.\d+)?)\s?<!-- value: ([^>]*?) -->")
+MARK = re.compile(r"(\S*)\s?(<!--\s*value\b[^>]*>)")  # whatever was meant as one
 HEADER = ("seeds", "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "rsum", "rsum against the baseline")
 
 
@@ -28,15 +29,6 @@ class Comparison:
     def base(self, names: Sequence[str]) -> tuple[str, ...]:
         """The levels that a combination of levels is compared with."""
         return tuple(self.baseline.get(factor, name) for factor, name in zip(self.factors, names, strict=True))
-
-
-def check_rows(rows: Sequence[Row]) -> None:
-    """Raises DataError with the rows that do not say what a row must say."""
-    problems = Problems("results.csv")
-    problems.extend(
-        f"{row.get('job') or 'a row'}: does not say {', '.join(lacking(row))}" for row in rows if lacking(row)
-    )
-    problems.raise_as(DataError, "Collect these runs again: make collect STUDY=<name>.")
 
 
 def tables(rows: Sequence[Row], comparison: Comparison) -> str:
@@ -114,6 +106,11 @@ def check_prose(text: str, rows: Sequence[Row], comparison: Comparison) -> int:
     """How many numbers of the prose were compared.  Raises DataError with those that the rows say otherwise."""
     problems = Problems("numbers in README.md")
     found = VALUE.findall(text)
+    problems.extend(
+        f"{before}{mark}: a number stands right before its mark, as in 12.3<!-- value: experiment, level, rsum -->"
+        for before, mark in MARK.findall(text)
+        if not VALUE.search(before + mark)
+    )
     for written, key in found:
         try:
             value = value_of(key, rows, comparison)

@@ -1,0 +1,56 @@
+"""Which rows may stand in one table: whole ones, and of one question where they are averaged or compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from threeshnet.errors import DataError, Problems
+from threeshnet.reports.study_report import Comparison
+from threeshnet.reports.study_rows import NUMBERS, Row, by_level, groups, label, lacking
+
+OF_THE_ITEMS = ("data", "fingerprint", "split", "images", "captions")
+OF_A_COMPARISON = (*OF_THE_ITEMS, "selection", "epochs")
+OF_A_LEVEL = (*OF_A_COMPARISON, "protocol", "batch", "precision")  # a factor may change these, another seed may not
+ROUNDING = 0.02  # six recalls, each rounded in its row
+
+
+def check_rows(rows: Sequence[Row], comparison: Comparison) -> None:
+    """Raises DataError with all rows that lack a fact, have another rsum than their recalls, or do not compare."""
+    problems = Problems("results.csv")
+    for row in rows:
+        problems.extend(f"{row.get('job') or 'a row'}: {fault}" for fault in _faults(row))
+    problems.raise_as(DataError, "Collect these runs again: make collect STUDY=<name>.")
+    problems.extend(_of_other_questions(rows, comparison))
+    problems.raise_as(
+        DataError, "Keep them apart by another setting: make collect STUDY=<name> ARGS='setting_name=<name>'."
+    )
+
+
+def _faults(row: Row) -> Iterator[str]:
+    if lacking(row):
+        yield f"does not say {', '.join(lacking(row))}"
+        return
+    total = sum(float(row[name]) for name in NUMBERS if name != "rsum")
+    if abs(total - float(row["rsum"])) > ROUNDING:
+        yield f"rsum={row['rsum']}, and its six recalls sum up to {total:.2f}"
+
+
+def _of_other_questions(rows: Sequence[Row], comparison: Comparison) -> Iterator[str]:
+    """Facts that differ between the seeds of a level, or between a level and its baseline."""
+    for (experiment, setting), found in groups(rows).items():
+        levels = by_level(found, comparison.factors)
+        for names, seeds in levels.items():
+            place = f"{experiment}/{setting}, {label(names)}"
+            yield from (f"{place}: seeds of {fact}" for fact in _several(seeds, OF_A_LEVEL))
+            base = comparison.base(names)
+            if base != names and base in levels:
+                both = _several([seeds[0], levels[base][0]], OF_A_COMPARISON)
+                yield from (f"{place} against {label(base)}: {fact}" for fact in both)
+
+
+def _several(rows: Sequence[Row], names: Sequence[str]) -> Iterator[str]:
+    """Facts of which there is more than one; a derived row says nothing of its training."""
+    for name in names:
+        values = sorted({row[name] for row in rows if row.get(name, "") != ""})
+        if len(values) > 1:
+            yield f"{name} {' and '.join(value[:12] for value in values)}"
