@@ -36,6 +36,7 @@ def check_run_directory(out: Path) -> None:
     assert metrics["rsum"] == pytest.approx(sum(recalls))
     assert {name: metrics[name] for name in PROMISED} == PROMISED
     assert (metrics["seed"], metrics["resumed_at_step"], metrics["steps"]) == (3, 0, 2)
+    assert metrics["trained"][0]["selection"] == metrics["selection"]
     config = OmegaConf.load(out / "config.yaml")
     assert config.seed == 3
     assert "${" not in (out / "config.yaml").read_text()

@@ -78,4 +78,9 @@ def test_every_evaluation_leaves_both(command, demo_shards: Path, small: list[st
         expected = {"experiment": "region_demo", "recipe": "official", "seed": "3", "trained_on": "demo"}
         assert {name: row[name] for name in expected} == expected
         assert float(row["rsum"]) == pytest.approx(metrics["rsum"], rel=1e-5)
+        assert row["selection"] == "best"
         assert "not known" not in (out / CARD).read_text()
+    where[0] = where[0].replace("best.ckpt", "last.ckpt")
+    ended = command("evaluate", *where, "workers=0", "accelerator=cpu")
+    assert ended.code == 0, ended.err
+    assert next(csv.DictReader((scored / ROW).open(newline="")))["selection"] == "last"

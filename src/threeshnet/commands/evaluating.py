@@ -26,6 +26,7 @@ from threeshnet.shards.manifest import Manifest, open_shards
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.studies.identity import data_fingerprint
 from threeshnet.training.checkpoint import checkpoint_hash, load_model, read_checkpoint
+from threeshnet.training.checkpoint_names import LAST, PREVIOUS
 from threeshnet.training.collect import Embeddings
 from threeshnet.training.encoding import EncodingModule
 
@@ -95,6 +96,7 @@ def embed(cfg: DictConfig, file: Path, split: str, perturb: str | None = None) -
     trainer.test(module, datamodule=datamodule, verbose=False)
     assert module.embeddings is not None
     about = {name: card[name] for name in ("experiment", "data") if name in card} | card.get("run", {})
+    about |= {"selection": "last"} if file.name in (LAST, PREVIOUS) else {}  # whatever the run would have selected
     return Embedded(module.embeddings, scored, about)
 
 

@@ -63,7 +63,7 @@ def train(cfg: DictConfig) -> None:
         split = datamodule.split(str(datamodule.test_split))
         seconds = seconds_of(begun) + time.perf_counter() - started
         metrics = metrics_of("full", [module.embeddings], split) | {  # pyright: ignore[reportArgumentType]
-            **facts_of_run(about, trainer),
+            **facts_of_run(about | {"selection": selection}, trainer),
             "selection": selection,
             "checkpoint": checkpoint_hash(checkpoint),
             "machine": machine(),
