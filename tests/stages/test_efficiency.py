@@ -279,3 +279,10 @@ def test_what_is_said_of_the_committed_rows_is_what_they_say(scripts) -> None:
         f"and {100 * (one.seconds / other.seconds - 1):.0f}% of the whole at {sizes[0]:,}",
     ):
         assert said in prose
+
+
+def test_the_command_is_that_of_the_numbers() -> None:
+    readme = (EFFICIENCY / "README.md").read_text(encoding="utf-8")
+    [command] = [line for line in readme.splitlines() if line.startswith("    ") and "efficiency/run.py" in line]
+    machine = json.loads((EFFICIENCY / "results.json").read_text(encoding="utf-8"))["machine"]
+    assert ("MALLOC_MMAP_MAX_=0" in command) == (machine["memory kept"] == "yes")
