@@ -37,6 +37,7 @@ def write_run(folder: Path, level: str, seed: int, rsum: float, own: Any = None,
     }
     recalls = {"R@1": rsum / 6, "R@5": rsum / 6, "R@10": rsum / 6}
     found = {"data": "demo", "split": "test", "images": 500, "captions": 2500, "protocol": "full", "selection": "best"}
+    found |= {"features": "region"}
     found |= {"epochs": 8, "steps": 496, "batch_size": 64, "minutes": 3.5, "checkpoint": "abc", "commit": "def"}
     found |= {"i2t": recalls, "t2i": recalls, "rsum": rsum, "resumed_at_step": 0}
     dev = {"state": "finished", "epoch": 8, "epochs": 8, "dev_rsum": 1.0, "best_dev_rsum": rsum + 9}
@@ -74,7 +75,14 @@ def test_a_row_says_where_it_comes_from(runs: list[Path], tmp_path: Path) -> Non
     )
     facts = {"dev_rsum": "214", "batch": "64", "machine": "2 CPU cores", "fingerprint": "data", "identity": "softmax0"}
     facts |= {"i2t_r1": "34.1667", "checkpoint": "abc", "commit": "def", "minutes": "3.5", "selection": "best"}
+    facts |= {"features": "region"}
     assert {name: row[name] for name in facts} == facts
+
+
+def test_a_derived_row_has_the_features_of_its_models(runs: list[Path], tmp_path: Path) -> None:
+    of = [{"features": "region"}, {"features": "grid"}]
+    write_run(runs[0], "sigmoid", 0, 200.0, {"derived_from": ["a", "b"]}, {"features": None, "trained": of})
+    assert gathered(runs[:1], tmp_path / "results.csv")[0]["features"] == "region + grid"
 
 
 def test_a_factor_that_is_called_as_a_setting_keeps_its_levels(tmp_path: Path) -> None:

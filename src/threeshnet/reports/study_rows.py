@@ -14,13 +14,15 @@ RECALLS = tuple((side, cutoff) for side in ("i2t", "t2i") for cutoff in (1, 5, 1
 NUMBERS = (*(f"{side}_r{cutoff}" for side, cutoff in RECALLS), "rsum")
 WHICH = ("experiment", "setting", "job")
 WHERE = ("seed", "data", "split", "images", "captions", "protocol")
-HOW = ("dev_rsum", "epochs", "steps", "batch", "recipe", "selection", "precision", "parameters", "resumed_at_step")
+HOW = ("features", "dev_rsum", "epochs", "steps", "batch", "recipe", "selection", "precision", "parameters")
+HOW += ("resumed_at_step",)
 PROVENANCE = ("minutes", "machine", "checkpoint", "commit", "fingerprint", "identity", "derived_from")
 FIXED = (*WHICH, *WHERE, *NUMBERS, *HOW, *PROVENANCE)
 REQUIRED = (
     *WHICH,
     *WHERE,
     *NUMBERS,
+    "features",
     "batch",
     "selection",
     "machine",

@@ -31,6 +31,10 @@ def row_of(folder: Path, setting: str | None = None) -> Row:
     facts["protocol"] = named_protocol(found)
     facts["batch"] = found.get("batch_size") or own.get("batch_size")
     facts["selection"] = found.get("selection") or own.get("selection")
+    trained = [found, *found.get("trained", [])]  # a derived row has what the models it is made of say of themselves
+    facts["features"] = (
+        " + ".join(dict.fromkeys(model["features"] for model in trained if model.get("features"))) or None
+    )
     facts["dev_rsum"] = progress.read(folder).get("best_dev_rsum" if facts["selection"] == "best" else "dev_rsum")
     checkpoint = found.get("checkpoint")
     facts["checkpoint"] = " ".join(checkpoint) if isinstance(checkpoint, list) else checkpoint
