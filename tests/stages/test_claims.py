@@ -42,6 +42,16 @@ def test_a_claim_holds_when_the_interval_lies_on_its_side_of_zero() -> None:
     assert line([150.0])[3:] == ["–", "fewer than two seeds of both"]
 
 
+def test_a_level_is_compared_with_another_than_the_baseline() -> None:
+    test = {"study": "activation", "level": "sigmoid", "against": "softmax", "expected": "higher"}
+    studies = {
+        "activation": (rows("sigmoid", [200.0, 210.0, 220.0]) + rows("softmax", [189.0, 200.0, 211.0]), COMPARISON)
+    }
+    found = claims_table(parse_claims([CLAIM | {"tests": [test]}], KNOWN), studies)
+    assert "`sigmoid` higher than `softmax`, region_demo" in found
+    assert "| +10.0 [+7.5, +12.5] | holds here |" in found
+
+
 def test_what_was_not_run_says_so_and_how() -> None:
     tests = [{"study": "pooling", "level": "mean", "expected": "lower"}]
     table = claims_table(parse_claims([CLAIM | {"tests": tests}], KNOWN), {})
@@ -58,6 +68,10 @@ def test_what_was_not_run_says_so_and_how() -> None:
         ({"see": {"by": "there"}}, "`see` says by, effect, verdict"),
         ({"test": []}, "key='test' does not exist; there are: claim, source, tests, see"),
         ({"tests": [{"study": "activation"}]}, "a test says study, level, expected"),
+        (
+            {"tests": [{"study": "pooling", "level": "mean", "against": "median", "expected": "lower"}]},
+            "level of pooling='median' does not exist",
+        ),
         ({"tests": [{"study": "fusion", "level": "a", "expected": "lower"}]}, "study='fusion' does not exist"),
         ({"tests": [{"study": "pooling", "level": "max", "expected": "lower"}]}, "level of pooling='max'"),
         ({"tests": [{"study": "pooling", "level": "mean", "expected": "less"}]}, "there are: higher, lower"),

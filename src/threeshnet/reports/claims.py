@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from threeshnet.errors import ConfigError, Problems, one_of
@@ -14,6 +14,7 @@ from threeshnet.reports.study_rows import Row, by_level, groups, label
 
 KEYS = ("claim", "source", "tests", "see")
 OF_TEST = ("study", "level", "expected")
+AGAINST = "against"  # of a test, when it is not the study's baseline
 OF_SEE = ("by", "effect", "verdict")
 SIGNS = {"higher": 1, "lower": -1}
 HEADER = ("claim", "source", "tested here by", "rsum against the baseline, 95% interval", "verdict")
@@ -22,11 +23,12 @@ Studies = Mapping[str, tuple[Sequence[Row], Comparison]]  # those that have rows
 
 @dataclass(frozen=True)
 class Evidence:
-    """A level of a study, and on which side of the baseline the claim puts it."""
+    """A level of a study, and on which side of the baseline, or of the level `against`, the claim puts it."""
 
     study: str
     level: str  # as the report names it: the levels of all factors, joined by +
     expected: str
+    against: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,11 @@ def parse_claims(content: Sequence[Mapping[str, Any]], known: Mapping[str, Colle
         problems.extend(f"{name}: {one_of('key', key, KEYS)}" for key in given if key not in KEYS)
         problems.extend(f"{name}: {key} is missing" for key in ("claim", "source") if not given.get(key))
         tests = [dict(test) for test in given.get("tests") or ()]
-        wrong = [f"{name}: a test says {', '.join(OF_TEST)}, not {test}" for test in tests if set(test) != set(OF_TEST)]
+        wrong = [
+            f"{name}: a test says {', '.join(OF_TEST)}, not {test}"
+            for test in tests
+            if set(test) - {AGAINST} != set(OF_TEST)
+        ]
         problems.extend(wrong)
         if bool(tests) == bool(given.get("see")):
             problems.add(f"{name}: give `tests`, or `see` for another experiment")
@@ -57,9 +63,10 @@ def parse_claims(content: Sequence[Mapping[str, Any]], known: Mapping[str, Colle
         made = () if wrong else tuple(Evidence(**{key: str(value) for key, value in test.items()}) for test in tests)
         problems.extend(f"{name}: {one_of('study', test.study, known)}" for test in made if test.study not in known)
         problems.extend(
-            f"{name}: {one_of(f'level of {test.study}', test.level, known[test.study])}"
+            f"{name}: {one_of(f'level of {test.study}', level, known[test.study])}"
             for test in made
-            if test.level not in known.get(test.study, [test.level])
+            for level in filter(None, (test.level, test.against))
+            if level not in known.get(test.study, [level])
         )
         problems.extend(
             f"{name}: {one_of('expected', test.expected, SIGNS)}" for test in made if test.expected not in SIGNS
@@ -82,13 +89,16 @@ def claims_table(claims: Sequence[Claim], studies: Studies) -> str:
 
 def _evidence(test: Evidence, studies: Studies) -> Iterator[tuple[str, str, str]]:
     """How it was tested, the effect and the verdict; one line where nothing was run."""
-    where = f"[{test.study}]({test.study}/README.md), `{test.level}` {test.expected}"
+    said = f"`{test.level}` {test.expected}" + (f" than `{test.against}`" if test.against else "")
+    where = f"[{test.study}]({test.study}/README.md), {said}"
     rows, comparison = studies.get(test.study, ((), Comparison({}, {})))
+    if test.against:
+        comparison = replace(comparison, baseline=dict(zip(comparison.factors, test.against.split("+"), strict=False)))
     found = [line for place, group in groups(rows).items() for line in _of_group(test, place, group, comparison)]
     yield from ((f"{where}, {place}", effect, verdict) for place, effect, verdict in found)
     if not found:
         command = f"make sweep STUDY={test.study} EXP=<experiment>"
-        yield f"`{test.study}`, `{test.level}` {test.expected}", "–", f"not run yet: `{command}`"
+        yield f"`{test.study}`, {said}", "–", f"not run yet: `{command}`"
 
 
 def _of_group(
