@@ -159,6 +159,17 @@ def test_a_clear_difference_is_called_one_and_noise_is_not() -> None:
     assert sum(found["rsum"].verdict == "difference" for found in called) <= 6  # 2 expected of 40 at 95%
 
 
+@pytest.mark.parametrize(("deciding", "verdict"), [(4, "no difference shown"), (8, "difference")])
+def test_a_few_images_are_no_difference_though_the_interval_says_so(deciding: int, verdict: str) -> None:
+    """Four coins that fall on one side prove nothing (p = 1/8), and eight do (p = 1/128)."""
+    every, owner = torch.ones(40).long(), torch.arange(40)
+    worse = torch.where(owner < deciding, 99, 1)
+    found = compare(Ranks(every, every), Ranks(worse, every), owner)["i2t R@1"]
+    assert found.interval.excludes(0.0)
+    assert found.p == pytest.approx(2 * 0.5**deciding, abs=0.02)
+    assert found.verdict == verdict
+
+
 def test_other_items_are_refused() -> None:
     one, owner = ranks_of(12, seed=0)
     with pytest.raises(DataError, match="same items"):
