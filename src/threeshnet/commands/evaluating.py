@@ -17,7 +17,7 @@ from threeshnet.commands.errors import quiet
 from threeshnet.commands.extending import check_extras, perturb_inputs
 from threeshnet.commands.finishing import leave
 from threeshnet.commands.job_record import machine
-from threeshnet.commands.scoring import metrics_of
+from threeshnet.commands.scoring import scores_of
 from threeshnet.commands.tracking import track_evaluation
 from threeshnet.encoders.official import is_official_checkpoint, load_official_checkpoint
 from threeshnet.errors import ConfigError
@@ -44,7 +44,8 @@ def evaluate(cfg: DictConfig) -> None:
     bank = embed(cfg, files[0], cfg.bank).embeddings if cfg.bank else None
     extras: dict[str, Any] = {"trained_on": about[0].get("data"), "extended": cfg.extended, "bank": bank}
     extras |= {"correction": cfg.correction}
-    metrics = metrics_of(cfg.protocol, [one.embeddings for one in scored], split, **extras) | {
+    scores = scores_of(cfg.protocol, [one.embeddings for one in scored], split, **extras)
+    metrics = scores.metrics | {
         "seed": cfg.seed if cfg.seed is not None else one_of_all([one.get("seed") for one in about]),
         "resumed_at_step": 0,
         "checkpoint": [checkpoint_hash(file) for file in files],
@@ -55,7 +56,7 @@ def evaluate(cfg: DictConfig) -> None:
     }
     metrics |= {name: cfg[name] for name in ("perturb", "correction", "bank") if cfg[name]}
     out = Path(cfg.out or files[0].parent)
-    leave(out, metrics)
+    leave(out, metrics, scores.ranked)
     print_results(metrics, seconds=time.perf_counter() - started)
     track_evaluation(cfg, out, split, metrics)
 

@@ -12,27 +12,30 @@ from rich.console import Console
 from threeshnet.commands import building
 from threeshnet.commands import run_directory as runs
 from threeshnet.commands.highlighting import draw_and_inspect
+from threeshnet.commands.scoring import Scores
 from threeshnet.files import write_text
+from threeshnet.metrics.rank_files import RANKS, RankedItems, write_ranks
 from threeshnet.reports.model_card import CARD, ROW, model_card, result_row
 from threeshnet.reports.table import print_results
 from threeshnet.training import progress
 
 
-def finish(cfg: DictConfig, folder: Path, module: Any, split: Any, metrics: dict[str, Any], seconds: float) -> None:
-    """metrics.json, pictures, and the table."""
+def finish(cfg: DictConfig, folder: Path, module: Any, split: Any, scores: Scores, seconds: float) -> None:
+    """metrics.json, ranks, pictures, and the table."""
     if module.trainer.global_rank != 0:
         return
-    leave(folder, metrics)
+    leave(folder, *scores)
     progress.mark(folder, progress.FINISHED)
     fields = building.fields_read(cfg)
     draw_and_inspect(module.model.eval(), split, module.embeddings, fields=fields, run=folder, count=cfg.highlights)
-    show(metrics, folder, seconds)
+    show(scores.metrics, folder, seconds)
 
 
-def leave(folder: Path, metrics: dict[str, Any]) -> None:
+def leave(folder: Path, metrics: dict[str, Any], ranked: RankedItems) -> None:
     """What every evaluation leaves. metrics.json comes last: a folder that holds it has all of it."""
     write_text(folder / CARD, model_card(metrics))
     write_text(folder / ROW, result_row(metrics))
+    write_ranks(folder / RANKS, ranked)
     runs.write_json(folder / runs.METRICS, metrics)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -13,7 +13,8 @@ from threeshnet.commands.extending import extended_metrics
 from threeshnet.errors import ConfigError
 from threeshnet.metrics.corrections import corrected
 from threeshnet.metrics.extended import Bank
-from threeshnet.metrics.protocols import Scored, describe, rank, recall_by
+from threeshnet.metrics.protocols import Scored, describe, folds_of, rank, recall_by
+from threeshnet.metrics.rank_files import RankedItems
 from threeshnet.metrics.ranks import Ranks, rank_similarity
 from threeshnet.metrics.recalls import recall_by_tag
 from threeshnet.metrics.similarity import EmbeddingSimilarity
@@ -26,7 +27,14 @@ BYTES_PER_GIB = 2**30
 FROM_ABOUT = ("seed", "experiment", "features", "guidance", "parts", "batch_size", "precision", "commit", "fingerprint")
 
 
-def metrics_of(
+class Scores(NamedTuple):
+    """What scoring a split gives."""
+
+    metrics: dict[str, Any]  # as they stand in metrics.json
+    ranked: RankedItems  # the ranks that these recalls are of
+
+
+def scores_of(
     protocol: str,
     embeddings: Sequence[Embeddings],
     split: ShardedSplit,
@@ -35,8 +43,8 @@ def metrics_of(
     extended: bool = False,
     bank: Embeddings | None = None,
     correction: str | None = None,
-) -> dict[str, Any]:
-    """Recalls of one model (or of several, for `ensemble`) on a split, with what was scored beside them.
+) -> Scores:
+    """Recalls of one model (or of several, for `ensemble`) on a split, with what was scored beside them, and the ranks.
 
     Where captions carry tags, `by_tag` holds the t2i recalls of each, and how often twin photos are told apart. With
     `extended` the numbers beyond recall and the intervals are there too; `bank` holds training embeddings for them.
@@ -64,13 +72,14 @@ def metrics_of(
         "captions": split.captions,
     }
     if any(split.caption_tags) and len(similarities) == 1 and not correction:
-        facts["by_tag"] = recall_by_tag(rank_similarity(similarities[0], split.owners).t2i, split.caption_tags)
+        whole = ranks if folds_of(protocol) == 1 else rank_similarity(similarities[0], split.owners)
+        facts["by_tag"] = recall_by_tag(whole.t2i, split.caption_tags)
         answers = told_apart(similarities[0], split.owners, twins(split.image_ids))
         for tag, percent in pair_accuracy(answers, split.caption_tags).items():
             facts["by_tag"][tag]["pair_accuracy"] = percent
     if extended:
         facts |= extended_metrics(protocol, similarities, split, scored, ranks, known)
-    return found | facts
+    return Scores(found | facts, RankedItems(ranks, torch.as_tensor(split.owners), list(split.image_ids)))
 
 
 def facts_of_run(about: Mapping[str, Any], trainer: pl.Trainer) -> dict[str, Any]:

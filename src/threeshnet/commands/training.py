@@ -14,7 +14,7 @@ from threeshnet.commands import run_directory as runs
 from threeshnet.commands.errors import quiet
 from threeshnet.commands.finishing import finish, show
 from threeshnet.commands.job_record import about_run, machine, write_job
-from threeshnet.commands.scoring import facts_of_run, metrics_of
+from threeshnet.commands.scoring import facts_of_run, scores_of
 from threeshnet.commands.shards_folder import shards_folder
 from threeshnet.commands.tracking import Tracker, name_of
 from threeshnet.shards.manifest import Manifest
@@ -62,7 +62,8 @@ def train(cfg: DictConfig) -> None:
         trainer.test(module, datamodule=datamodule, verbose=False)
         split = datamodule.split(str(datamodule.test_split))
         seconds = seconds_of(begun) + time.perf_counter() - started
-        metrics = metrics_of("full", [module.embeddings], split) | {  # pyright: ignore[reportArgumentType]
+        scores = scores_of("full", [module.embeddings], split)  # pyright: ignore[reportArgumentType]
+        metrics = scores.metrics | {
             **facts_of_run(about | {"selection": selection}, trainer),
             "selection": selection,
             "checkpoint": checkpoint_hash(checkpoint),
@@ -70,6 +71,6 @@ def train(cfg: DictConfig) -> None:
             "resumed_at_step": step,
             "minutes": round(seconds / 60, 2),
         }
-        finish(cfg, folder, module, split, metrics, seconds)
+        finish(cfg, folder, module, split, scores._replace(metrics=metrics), seconds)
         tracker.finish(metrics, split, checkpoint)
         leave_together()
