@@ -44,7 +44,7 @@ except ImportError as missing:
              "(Debian and Ubuntu: apt-get install python3-venv), %s" % (sys.executable, missing, other))
 endef
 
-.PHONY: help setup setup-locked data import verify train evaluate sweep collect report dashboard bench kills faults test nightly lint format typecheck notebook
+.PHONY: help setup setup-locked data import verify train evaluate compare sweep collect report dashboard bench kills faults test nightly lint format typecheck notebook
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -99,6 +99,7 @@ verify_options = $(call text,shards,$(SHARDS))
 dashboard_options = $(call name,study,$(STUDY))$(call text,out,$(OUT))
 train_options = $(call name,experiment,$(EXP))$(call text,shards,$(SHARDS))$(call text,out,$(OUT))$(call flag,resume,$(RESUME))
 evaluate_options = $(checkpoint)$(call text,shards,$(SHARDS))$(call name,split,$(SPLIT))$(call name,protocol,$(PROTOCOL))$(call text,text_config,$(TEXT))$(call text,out,$(OUT))
+compare_options = $(call text,one,$(ONE))$(call text,other,$(OTHER))$(call text,out,$(OUT))
 sweep_options = $(call name,study,$(STUDY))$(call name,experiment,$(EXP))$(call text,shards,$(SHARDS))$(call text,out,$(OUT))
 collect_options = $(call name,study,$(STUDY))$(call text,out,$(OUT))
 
@@ -116,6 +117,9 @@ train: $(READY) ## Train, select, score: EXP=hybrid_demo [SHARDS=folder] [OUT=ru
 
 evaluate: $(READY) ## Score: CKPT=file SHARDS=folder SPLIT=test [PROTOCOL=full] [TEXT=BERT] [OUT=folder] [ARGS="…"]
 	$(call run,evaluate)$(evaluate_options)$(more)
+
+compare: $(READY) ## Two evaluations, paired by photo: ONE=folder OTHER=folder [OUT=folder of comparison.json]
+	$(call run,compare)$(compare_options)$(more)
 
 sweep: $(READY) ## Run a study, go on with it: STUDY=activation EXP=region_demo [SHARDS=…] [OUT=folder] [ARGS="overrides"]
 	$(call run,sweep)$(sweep_options)$(more)

@@ -13,7 +13,7 @@ from threeshnet.training.rank import VARIABLES, rank
 
 CONF = Path(__file__).parents[2] / "conf"
 COMMANDS = sorted(file.stem for file in CONF.glob("*.yaml"))
-WITHOUT_A_MODEL = ("collecting", "reporting", "showing", "sweeping")  # what works without building one
+WITHOUT_A_MODEL = ("collecting", "comparing", "reporting", "showing", "sweeping")  # what works without building one
 HEAVY = ("torch", "pytorch_lightning", "transformers", "wandb", "matplotlib", "scipy")
 
 

@@ -70,6 +70,7 @@ GOOD: Mapping[str, Callable[[Arena], list[str]]] = {
     "verify": lambda arena: [f"shards={arena.shards}", "progress=false", "photos=2", "out=card.html"],
     "train": lambda arena: [*TRAIN, f"shards={arena.shards}", "out=run"],
     "dashboard": lambda arena: ["study=custom", f"out={arena.study}", "page=page.html"],
+    "compare": lambda arena: [f"one={arena.study / 'run'}", f"other={arena.study / 'run'}", "out=compared"],
     "evaluate": lambda arena: [
         f"checkpoint={arena.checkpoint}",
         f"shards={arena.shards}",

@@ -1,0 +1,215 @@
+"""Two evaluations of the same items: a case by hand, what is refused, and the command over real evaluations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from threeshnet.errors import DataError
+from threeshnet.files import write_json
+from threeshnet.metrics.comparisons import compare
+from threeshnet.metrics.protocols import Scored, recall_by
+from threeshnet.metrics.rank_files import RANKS, RankedItems, read_ranks, write_ranks
+from threeshnet.metrics.ranks import Ranks
+from threeshnet.reports.comparison import REMARK, content_of, rows_of
+from threeshnet.reports.evaluations import differences, read_evaluation, read_pair
+
+FACTS = {"data": "demo", "fingerprint": "f00d", "split": "test", "protocol": "full"}
+OWNER = torch.tensor([0, 0, 1, 2, 2, 2, 3, 4, 5, 6, 7, 8, 9])
+# Of ten images the first model finds all but the last at once, the second the last alone; captions likewise.
+GOOD = Ranks(torch.tensor([1] * 9 + [20]), torch.tensor([1] * 12 + [20]))
+BAD = Ranks(torch.tensor([20] * 9 + [1]), torch.tensor([20] * 12 + [1]))
+
+
+def left(folder: Path, ranks: Ranks, owner: torch.Tensor = OWNER, **facts: Any) -> Path:
+    """A folder as an evaluation leaves it."""
+    said = FACTS | {"seed": 0} | facts
+    ids = said.pop("ids", [f"photo-{row}" for row in range(len(ranks.i2t))])
+    scored = Scored(said["data"], said["split"], len(ranks.i2t), owner)
+    write_json(folder / "metrics.json", dict(recall_by(said["protocol"], ranks, scored)) | said)
+    write_ranks(folder / RANKS, RankedItems(ranks, owner, ids))
+    return folder
+
+
+def test_a_case_by_hand(tmp_path: Path) -> None:
+    pair = read_pair(left(tmp_path / "good", GOOD), left(tmp_path / "bad", BAD, seed=1, perturb="drop_regions"))
+    rows = {row.name: row for row in rows_of(*pair)}
+    assert list(rows) == ["i2t R@1", "i2t R@5", "i2t R@10", "t2i R@1", "t2i R@5", "t2i R@10", "rsum"]
+    i2t, t2i, rsum = rows["i2t R@1"], rows["t2i R@5"], rows["rsum"]
+    assert (i2t.one, i2t.other, i2t.apart.value) == pytest.approx((90.0, 10.0, 80.0))
+    assert (t2i.one, t2i.other, t2i.apart.value) == pytest.approx((1200 / 13, 100 / 13, 1100 / 13))
+    assert rsum.apart.value == pytest.approx(3 * (80 + 1100 / 13))
+    # Of 1,024 ways to exchange the models, 22 part ten images as 9 to 1 or clearer.
+    assert i2t.apart.p == pytest.approx(22 / 1024, abs=0.01)
+    assert i2t.apart.verdict == "difference"
+    content = content_of(*pair, list(rows.values()))
+    assert json.loads(json.dumps(content)) == content
+    assert (content["images"], content["captions"], content["unit"]) == (10, 13, "image")
+    assert content["other"] == {"folder": str(tmp_path / "bad"), "seed": 1, "perturb": "drop_regions"}
+    assert content["recalls"]["i2t R@1"]["difference"] == pytest.approx(80.0)
+
+
+def test_folds_are_compared_within(tmp_path: Path) -> None:
+    """The second fold has three captions more than the others, and each fold counts as much as another."""
+    folders = [left(tmp_path / name, ranks, protocol="five_fold_1k") for name, ranks in (("a", GOOD), ("b", BAD))]
+    rows = {row.name: row for row in rows_of(*read_pair(*folders))}
+    assert rows["t2i R@1"].one == pytest.approx(100 * (4 + 1 / 2) / 5)
+    for row in rows.values():
+        assert row.apart.value == pytest.approx(row.one - row.other)
+
+
+RANK = st.integers(1, 15)
+
+
+@given(st.lists(st.tuples(RANK, st.lists(RANK, min_size=1, max_size=4)), min_size=1, max_size=12))
+def test_a_model_does_not_differ_from_itself(images: list[tuple[int, list[int]]]) -> None:
+    owner = torch.tensor([row for row, (_, captions) in enumerate(images) for _ in captions])
+    itself = Ranks(
+        torch.tensor([best for best, _ in images]), torch.tensor([rank for _, captions in images for rank in captions])
+    )
+    for found in compare(itself, itself, owner, draws=50).values():
+        assert (found.value, tuple(found.interval), found.p) == (0.0, (0.0, 0.0), 1.0)
+        assert found.verdict == "no difference shown"
+
+
+def test_other_items_are_refused_with_every_reason(tmp_path: Path) -> None:
+    one = left(tmp_path / "one", GOOD)
+    facts = {"fingerprint": "beef", "split": "dev", "protocol": "ensemble", "data": "dusk"}
+    ids = [f"photo-{row}" for row in (0, 2, 1, *range(3, 10))]
+    owner = torch.tensor([0, 0, 1, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9])
+    other = left(tmp_path / "other", GOOD, owner, **facts, ids=ids)
+    with pytest.raises(DataError) as refused:
+        read_pair(one, other)
+    for part in (
+        "6 problems",
+        "data: demo and dusk",
+        "fingerprint: f00d and beef",
+        "split: test and dev",
+        "protocol: full and ensemble",
+        "image ids: number 1 is 'photo-1' and 'photo-2'",
+        "images of the captions: number 3 is 2 and 1",
+    ):
+        assert part in str(refused.value)
+
+
+def test_other_counts_are_refused(tmp_path: Path) -> None:
+    one = read_evaluation(left(tmp_path / "one", GOOD))
+    fewer = Ranks(GOOD.i2t[:-1], GOOD.t2i[:-1])
+    other = read_evaluation(left(tmp_path / "other", fewer, OWNER[:-1]))
+    assert list(differences(one, other)) == ["image ids: 10 and 9 of them", "images of the captions: 13 and 12 of them"]
+
+
+def test_both_folders_are_looked_at_before_anything_is_said(tmp_path: Path) -> None:
+    early = left(tmp_path / "early", GOOD)
+    (early / RANKS).unlink()
+    with pytest.raises(DataError) as refused:
+        read_pair(early, tmp_path / "nowhere")
+    said = str(refused.value)
+    assert f"{early} has no ranks.npz" in said
+    assert "make evaluate CKPT=<file> SHARDS=<folder> SPLIT=test PROTOCOL=full OUT=<new folder>" in said
+    assert f"{tmp_path / 'nowhere'} has no metrics.json" in said
+
+
+def test_ranks_of_another_evaluation_are_refused(tmp_path: Path) -> None:
+    folder = left(tmp_path / "one", GOOD)
+    write_ranks(folder / RANKS, RankedItems(BAD, OWNER, [f"photo-{row}" for row in range(10)]))
+    with pytest.raises(DataError, match=r"i2t R@1 is 90\.0000 there and 10\.0000 by the ranks"):
+        read_evaluation(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"rsum": 1}', "[" * 100_000])
+def test_damaged_metrics_are_refused(tmp_path: Path, text: str) -> None:
+    folder = left(tmp_path / "one", GOOD)
+    (folder / "metrics.json").write_text(text)
+    with pytest.raises(DataError, match=r"metrics\.json .* make evaluate"):
+        read_evaluation(folder)
+
+
+# --- the commands
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, demo_shards: Path, command, small: list[str]) -> Path:
+    out = tmp_path_factory.mktemp("compared") / "run"
+    settings = [*small, f"shards={demo_shards}", "trainer.max_epochs=1", "highlights=0", f"out={out}"]
+    ended = command("train", "experiment=region_demo", *settings)
+    assert ended.code == 0, ended.err
+    return out
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory, demo_shards: Path, command, trained: Path):
+    def call(name: str, *overrides: str) -> Path:
+        out = tmp_path_factory.mktemp("evaluated") / name
+        where = [f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}", f"shards={demo_shards}", f"out={out}"]
+        ended = command("evaluate", *where, "workers=0", "accelerator=cpu", *overrides)
+        assert ended.code == 0, ended.err
+        return out
+
+    return call
+
+
+def check_ranks(folder: Path) -> RankedItems:
+    """The recalls of the ranks are those that stand beside them, to the last digit."""
+    metrics, items = json.loads((folder / "metrics.json").read_text()), read_ranks(folder / RANKS)
+    scored = Scored(metrics["data"], metrics["split"], metrics["images"], items.owner)
+    assert {**recall_by(metrics["protocol"], items.ranks, scored)} == {
+        name: metrics[name] for name in ("i2t", "t2i", "rsum")
+    }
+    assert (len(items.image_ids), len(items.owner)) == (metrics["images"], metrics["captions"])
+    return items
+
+
+def test_a_training_run_and_its_evaluation_leave_the_same_ranks(trained: Path, evaluated) -> None:
+    assert check_ranks(trained).image_ids == check_ranks(evaluated("again")).image_ids
+    assert (trained / RANKS).read_bytes() == (evaluated("again") / RANKS).read_bytes()
+
+
+def test_ranks_are_those_of_the_correction(evaluated) -> None:
+    plain, corrected = check_ranks(evaluated("plain")), check_ranks(evaluated("csls", "correction=csls", "bank=train"))
+    assert not torch.equal(plain.ranks.t2i, corrected.ranks.t2i)
+
+
+def test_ranks_are_those_within_the_fold(evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 photos stand for COCO's 5,000: five folds of eight, where no rank can be more than eight."""
+    monkeypatch.setattr("threeshnet.metrics.protocols.is_coco_5k", lambda _: True)
+    items = check_ranks(evaluated("folds", "split=train", "protocol=five_fold_1k"))
+    assert len(items.image_ids) == 40
+    assert 1 < items.ranks.t2i.max() <= 8
+
+
+def test_the_command_compares(command, trained: Path, evaluated, tmp_path: Path) -> None:
+    other = evaluated("shuffled", "perturb=shuffle_words")
+    ended = command("compare", f"one={trained}", f"other={other}", f"out={tmp_path}")
+    assert ended.code == 0, ended.err
+    said = " ".join(ended.out.split())
+    for part in ("demo · split test · protocol full", "12 images, 60 captions", "rsum", "perturbed: shuffle_words"):
+        assert part in said
+    assert REMARK.split()[-5:] == said[: said.index(" " + str(tmp_path))].split()[-5:]
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    for name, side in (("one", trained), ("other", other)):
+        metrics = json.loads((side / "metrics.json").read_text())
+        assert content["recalls"]["rsum"][name] == metrics["rsum"]
+        assert content[name]["checkpoint"] == metrics["checkpoint"]
+    assert content["recalls"]["i2t R@1"]["verdict"] in ("difference", "no difference shown")
+
+
+def test_the_table_fits_a_narrow_terminal(command, trained: Path) -> None:
+    ended = command("compare", f"one={trained}", f"other={trained}")
+    assert ended.code == 0, ended.err
+    (rsum,) = [line for line in ended.out.splitlines() if line.split()[:1] == ["rsum"]]
+    assert rsum.split()[3:] == ["+0.0", "+0.0", "to", "+0.0", "1.0000", "no", "difference", "shown"]
+
+
+def test_the_command_refuses_with_the_way_out(command, trained: Path, evaluated, tmp_path: Path) -> None:
+    ended = command("compare", f"one={trained}", f"other={evaluated('dev', 'split=dev')}", f"out={tmp_path / 'x'}")
+    assert (ended.code, ended.out) == (1, "")
+    assert "split: test and dev" in ended.err
+    assert "Traceback" not in ended.err
+    assert not (tmp_path / "x").exists()
