@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.console import Console
 from threeshnet.metrics import recall
 from threeshnet.metrics.corrections import CORRECTIONS
 from threeshnet.reports.table import print_results
+from threeshnet.shards.manifest import MANIFEST
 
 EXTRA = {"extended", "intervals"}
 
@@ -90,6 +92,26 @@ def test_what_cannot_be_asked_is_said_before_anything_runs(command, checkpoint: 
         ("correction=csls", "bank=train", "extended=true", "out=x"): "ask for it without correction",
     }.items():
         ended = command("evaluate", checkpoint, f"shards={demo_shards}", *overrides)
+        assert ended.code == 1
+        assert said in ended.err.replace("\n", " ")
+        assert "Traceback" not in ended.err
+
+
+def test_a_bank_shares_no_image_with_what_is_scored(
+    command, checkpoint: str, demo_shards: Path, synthetic_shards: Path, tmp_path: Path
+) -> None:
+    """Not by the other name of the one held-out split, and not where `testall` holds `test`."""
+    asked = ["extended=true", f"out={tmp_path / 'out'}"]
+    both = shutil.copytree(demo_shards, tmp_path / "both")
+    manifest = json.loads((both / MANIFEST).read_text())
+    manifest["splits"]["testall"] = manifest["splits"]["test"]
+    (both / MANIFEST).write_text(json.dumps(manifest))
+    for folder, overrides, said in (
+        (synthetic_shards, ("bank=testall",), "bank='testall' is the split that is scored, 'testall'"),
+        (synthetic_shards, ("bank=test", "split=testall"), "bank='test' is the split that is scored, 'testall'"),
+        (both, ("bank=testall",), "bank='testall' shares 12 images with split='test', the first of them"),
+    ):
+        ended = command("evaluate", checkpoint, f"shards={folder}", *asked, *overrides)
         assert ended.code == 1
         assert said in ended.err.replace("\n", " ")
         assert "Traceback" not in ended.err

@@ -160,11 +160,10 @@ class RetrievalDataModule(pl.LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _test_split(self, name: str | None) -> str | None:
-        there = [split for split in TEST_SPLITS if split in self.manifest.splits]
-        if name not in TEST_SPLITS or name in there or len(there) != 1:
-            return name
-        log.warning("%s: there is no split %r; taking %r, the only held-out split there", self.folder, name, there[0])
-        return there[0]
+        found = None if name is None else held_out(name, self.manifest.splits)
+        if found != name:
+            log.warning("%s: there is no split %r; taking %r, the only held-out split there", self.folder, name, found)
+        return found
 
     def _check(self) -> None:
         problems = Problems(f"{self.folder}")
@@ -194,6 +193,16 @@ class RetrievalDataModule(pl.LightningDataModule):
         problems.raise_as(
             ConfigError, "Set train_splits, dev_split (null for none) and test_split to splits that exist."
         )
+
+
+def held_out(name: str, splits: Collection[str]) -> str:
+    """The split that `name` stands for: shards that hold out one split alone have it under either of its two names.
+
+    >>> held_out("test", ["train", "testall"]), held_out("test", ["test", "testall"]), held_out("dev", ["testall"])
+    ('testall', 'test', 'dev')
+    """
+    there = [split for split in TEST_SPLITS if split in splits]
+    return there[0] if name in TEST_SPLITS and name not in there and len(there) == 1 else name
 
 
 def _as_is(batch: Any) -> Any:

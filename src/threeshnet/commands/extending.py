@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from threeshnet.batches.datamodule import held_out
 from threeshnet.errors import ConfigError, Problems, one_of
 from threeshnet.metrics.coco_judgements import judged, load_judgements
 from threeshnet.metrics.corrections import CORRECTIONS
@@ -26,6 +27,7 @@ from threeshnet.metrics.perturbations import (
 from threeshnet.metrics.protocols import Scored, folds_of, is_coco_5k
 from threeshnet.metrics.ranks import Ranks, rank_similarity
 from threeshnet.metrics.similarity import EmbeddingSimilarity
+from threeshnet.shards.manifest import Manifest, open_shards
 from threeshnet.shards.reader import ShardedSplit
 
 PHOTOS_AT_ONCE = 500
@@ -59,8 +61,8 @@ def check_extras(cfg: DictConfig, checkpoints: int) -> None:
         check_perturbation(cfg.perturb)
         if cfg.out is None:
             problems.add(f"perturb={cfg.perturb} without OUT: its metrics.json would replace the unperturbed one")
-    if cfg.bank and cfg.bank == cfg.split:
-        problems.add(f"bank={cfg.bank!r} is the split that is scored: test queries must not correct each other")
+    if cfg.bank:
+        problems.extend(_of_bank(cfg))
     if cfg.bank and not cfg.extended and not cfg.correction:
         problems.add(f"bank={cfg.bank!r} is used by the corrections of hubs alone: add extended=true or correction=…")
     if cfg.correction:
@@ -68,6 +70,25 @@ def check_extras(cfg: DictConfig, checkpoints: int) -> None:
     if cfg.bank and checkpoints > 1:
         problems.add(f"bank={cfg.bank!r} with {checkpoints} checkpoints: corrections are of one model")
     problems.raise_as(ConfigError, "See conf/evaluate.yaml for these keys.")
+
+
+def _of_bank(cfg: DictConfig) -> list[str]:
+    """What is wrong with a bank: by name or by its images it is what is scored.  DataError for shards that are not."""
+    folder = open_shards(cfg.shards)
+    splits = Manifest.load(folder).splits
+    bank, scored = (held_out(str(name), splits) for name in (cfg.bank, cfg.split))
+    if bank == scored:
+        return [f"bank={cfg.bank!r} is the split that is scored, {scored!r}: test queries must not correct each other"]
+    if not {bank, scored} <= splits.keys():
+        return []  # said, with the splits that there are, where they are opened to be encoded
+    # Karpathy's COCO has its first 1,000 held-out photos as `test` and all 5,000 as `testall`.
+    shared = set(ShardedSplit(folder, bank).image_ids) & set(ShardedSplit(folder, scored).image_ids)
+    if not shared:
+        return []
+    return [
+        f"bank={cfg.bank!r} shares {len(shared)} images with split={cfg.split!r}, the first of them {min(shared)!r}: "
+        "test queries must not correct each other"
+    ]
 
 
 def _of_correction(cfg: DictConfig) -> list[str]:
