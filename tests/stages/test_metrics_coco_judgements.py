@@ -7,12 +7,15 @@ import importlib.util
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from threeshnet.commands.extending import coco_judgements
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.metrics import recall
 from threeshnet.metrics.coco_judgements import Judgements, judged, load_judgements
@@ -91,6 +94,19 @@ def test_other_images_are_refused_with_the_reason() -> None:
         judged(torch.rand(3, 7), owner, ["17", "5", "x"], tables)
     with pytest.raises(DataError, match="too few captions, the first of them '5'"):
         judged(torch.rand(3, 6), torch.tensor([0, 0, 1, 2, 2, 2]), IDS, tables)
+
+
+@pytest.mark.usefixtures("package")
+def test_an_evaluation_goes_on_without_judgements_and_says_why() -> None:
+    whole = SimpleNamespace(owners=np.array(OWNERS), image_ids=IDS)
+    assert set(coco_judgements(torch.rand(3, 7), cast("Any", whole))) == {"eccv", "cxc"}
+    for other, said in (
+        (SimpleNamespace(owners=np.array(OWNERS), image_ids=["17", "5", "x"]), "1 images are not in the tables"),
+        (SimpleNamespace(owners=np.array([0, 0, 1, 2, 2, 2]), image_ids=IDS), "too few captions"),
+    ):
+        found = coco_judgements(torch.rand(3, len(other.owners)), cast("Any", other))
+        assert list(found) == ["not_run"]
+        assert said in found["not_run"]
 
 
 def test_a_missing_package_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

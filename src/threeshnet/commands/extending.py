@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from threeshnet.batches.datamodule import held_out
-from threeshnet.errors import ConfigError, Problems, one_of
+from threeshnet.errors import ConfigError, DataError, Problems, one_of
 from threeshnet.metrics.coco_judgements import judged, load_judgements
 from threeshnet.metrics.corrections import CORRECTIONS
 from threeshnet.metrics.ensemble import MeanSimilarity
@@ -118,10 +118,9 @@ def perturb_inputs(name: str, model: Any, split: ShardedSplit, seed: int) -> Non
 def coco_judgements(similarity: Any, split: ShardedSplit) -> dict[str, Any]:
     """ECCV Caption and CxC, or why they are not there: they are an extra, and the other numbers hold without."""
     try:
-        tables = load_judgements()
-    except ConfigError as absent:
+        return judged(similarity, split.owners, split.image_ids, load_judgements())
+    except (ConfigError, DataError) as absent:  # no package; or other ids, or fewer captions, than its tables have
         return {"not_run": str(absent)}
-    return judged(similarity, split.owners, split.image_ids, tables)
 
 
 def groups_of(split: ShardedSplit) -> tuple[dict[str, Groups], dict[str, Groups]]:
