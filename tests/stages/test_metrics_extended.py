@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -140,6 +141,39 @@ def test_occurrences_equal_a_count_by_hand() -> None:
     assert side["largest"] == counts.max()
     with pytest.raises(ConfigError, match="k=14"):
         k_occurrence(lambda a, b: matrix.T[a:b], 37, 13, k=14)
+
+
+def naive_occurrences(matrix: np.ndarray, k: int) -> np.ndarray:
+    """The mean over all orders of the items, each sorted stably."""
+    orders = list(permutations(range(matrix.shape[1])))
+    counts = np.zeros(matrix.shape[1])
+    for order in orders:
+        for row in matrix:
+            counts[sorted(order, key=lambda item: -row[item])[:k]] += 1
+    return counts / len(orders)
+
+
+@given(st.data())
+def test_tied_items_share_the_places_that_are_left(data: st.DataObject) -> None:
+    queries, items = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))
+    k, levels = data.draw(st.integers(1, items)), data.draw(st.sampled_from([1, 2, 3, 1_000_000]))
+    draw = np.random.default_rng(data.draw(st.integers(0, 9_999)))
+    matrix = draw.integers(levels, size=(queries, items)) / levels
+    rows = torch.from_numpy(matrix)
+    found = k_occurrence(lambda a, b: rows[a:b], queries, items, k=k)
+    assert found.numpy() == pytest.approx(naive_occurrences(matrix, k))
+    assert float(found.sum()) == pytest.approx(k * queries)
+    if all(len(set(row)) == items for row in matrix.tolist()):
+        assert found.equal(torch.bincount(rows.topk(k).indices.flatten(), minlength=items).double())
+
+
+def test_of_equal_embeddings_none_is_a_hub() -> None:
+    same = unit(1, 4).expand(200, 4)
+    for side in hubness(EmbeddingSimilarity(same, same)).values():
+        assert (side["skewness"], side["never_retrieved"]) == (0.0, 0.0)
+        assert side["largest"] == pytest.approx(10)
+    with pytest.raises(DataError, match="NaN"):
+        hubness(torch.tensor([[torch.nan, 0.1]]))
 
 
 def test_blocks_do_not_change_occurrences(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,33 +10,45 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from threeshnet.errors import ConfigError
+from threeshnet.errors import ConfigError, DataError
 from threeshnet.metrics.precision import BLOCK_CELLS, Rows, caption_rows, image_rows
 from threeshnet.metrics.similarity import SimilarityLike, as_similarity
 
 NEAREST = 10
+ROUNDING = 1e-9  # relative: sums of shares such as 1/3 over a million queries are equal to 1e-10
 
 
 def k_occurrence(rows: Rows, queries: int, items: int, *, k: int = NEAREST) -> Tensor:
-    """In how many of the queries' k nearest each item stands, [items] int64; they sum to k times the queries.
+    """In how many of the queries' k nearest each item stands, [items] float64; they sum to k times the queries.
 
-    Among exact ties at the k-th place it is open which is taken.
+    Items that tie with the k-th share the places that are left: the mean over all orders of the items.  By the order
+    they stand in, one of equal items would be a hub and the next never found.  Raises DataError for NaN.
 
-    >>> k_occurrence(lambda start, stop: torch.tensor([[0.9, 0.1], [0.8, 0.2]])[start:stop], 2, 2, k=1)
-    tensor([2, 0])
+    >>> k_occurrence(lambda start, stop: torch.tensor([[0.9, 0.1], [0.5, 0.5]])[start:stop], 2, 2, k=1).tolist()
+    [1.5, 0.5]
     """
     if not 1 <= k <= items:
         raise ConfigError(f"k={k}: a number of nearest items, 1 to {items}")
     size = max(BLOCK_CELLS // items, 1)
-    counts = torch.zeros(items, dtype=torch.int64)
+    counts = torch.zeros(items, dtype=torch.float64)
     for start in range(0, queries, size):
-        nearest = rows(start, min(start + size, queries)).topk(k, dim=1).indices
-        counts += torch.bincount(nearest.flatten().cpu(), minlength=items)
+        counts += _places(rows(start, min(start + size, queries)), k).sum(dim=0).cpu()
     return counts
 
 
+def _places(block: Tensor, k: int) -> Tensor:
+    """How much of each item is among each query's k nearest: 1, 0, or a share, [queries, items] float64."""
+    nearest = block.topk(k, dim=1).values
+    if torch.isnan(nearest).any():  # NaN counts as the greatest
+        raise DataError("similarities hold NaN: no item is the nearest; look for embeddings that are not finite")
+    last = nearest[:, -1:]
+    nearer, tied = (block > last).double(), (block == last).double()
+    left = k - nearer.sum(dim=1, keepdim=True)
+    return nearer + tied * (left / tied.sum(dim=1, keepdim=True))
+
+
 def skewness(counts: Tensor | np.ndarray) -> float:
-    """Third central moment over the cube of the standard deviation; 0 where all are equal.
+    """Third central moment over the cube of the standard deviation; 0 where all are equal but for rounding.
 
     >>> skewness(torch.tensor([0, 0, 0, 4])), skewness(torch.tensor([1, 1]))
     (1.1547..., 0.0)
@@ -44,7 +56,7 @@ def skewness(counts: Tensor | np.ndarray) -> float:
     values = np.asarray(counts, dtype=np.float64)
     apart = values - values.mean()
     spread = np.sqrt((apart**2).mean())
-    return float((apart**3).mean() / spread**3) if spread else 0.0
+    return float((apart**3).mean() / spread**3) if spread > ROUNDING * abs(values).max() else 0.0
 
 
 def never_retrieved(counts: Tensor | np.ndarray) -> float:
@@ -73,6 +85,6 @@ def hubness(similarity: SimilarityLike, *, k: int = NEAREST) -> dict[str, dict[s
             "k": min(k, items),
             "skewness": skewness(counts),
             "never_retrieved": never_retrieved(counts),
-            "largest": int(counts.max()),
+            "largest": float(counts.max()),
         }
     return found
