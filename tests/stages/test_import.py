@@ -93,6 +93,12 @@ def test_the_authors_checkpoint_from_import_to_recalls(command, tmp_path: Path) 
     scored = command("evaluate", *authors, *where, "official_activation=softmax")  # another model of the same weights
     assert scored.code == 0, scored.err
     assert json.loads((tmp_path / "scores" / "metrics.json").read_text())["t2i"] != metrics["t2i"]
+    refused = command("evaluate", *authors, *where, "protocol=transfer")
+    assert (refused.code, "say it: trained_on=" in refused.err.replace("\n", " ")) == (1, True)
+    scored = command("evaluate", *authors, *where, "protocol=transfer", "trained_on=coco")
+    assert scored.code == 0, scored.err
+    metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert (metrics["trained_on"], metrics["trained"][0]["data"]) == ("coco", "coco")
 
 
 def test_what_half_precision_does_to_the_golden_ranks(imported) -> None:

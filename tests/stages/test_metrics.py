@@ -224,7 +224,7 @@ def test_well_known_names_are_said_of_those_splits_only() -> None:
 
 
 def test_protocols_check_the_number_of_models() -> None:
-    case, matrix = of("demo", "test", 3, 1), torch.eye(3)
+    case, matrix = of("demo", "test", 3, 1)._replace(trained_on="coco"), torch.eye(3)
     assert (
         score("full", [matrix], case) == score("ensemble", [matrix, matrix], case) == score("transfer", [matrix], case)
     )

@@ -89,6 +89,7 @@ def test_what_cannot_be_asked_is_said_before_anything_runs(command, checkpoint: 
         ("correction=csls", "out=x"): "correction=csls without a bank",
         ("correction=csl", "bank=train", "out=x"): "correction='csl' does not exist; there are: inverted_softmax",
         ("correction=csls", "bank=train"): "would replace the uncorrected one",
+        ("trained_on=coco",): "trained_on='coco', but ",
         ("correction=csls", "bank=train", "extended=true", "out=x"): "ask for it without correction",
     }.items():
         ended = command("evaluate", checkpoint, f"shards={demo_shards}", *overrides)

@@ -110,8 +110,25 @@ def test_transfer_is_between_data_sets() -> None:
     case = Scored("demo", "test", 3, torch.arange(3))
     with pytest.raises(ConfigError, match="trained on 'demo', which is scored; take protocol=full"):
         score("transfer", [torch.eye(3)], case._replace(trained_on="demo"))
-    for known in ("coco", None):  # the authors' files do not say
+    for known in ("coco", "demo_dusk"):
         assert rank("transfer", [torch.eye(3)], case._replace(trained_on=known)).i2t.tolist() == [1, 1, 1]
+
+
+def test_what_is_not_known_to_be_other_data_is_no_transfer() -> None:
+    """The authors' files do not say what they were trained on: the caller does."""
+    case = Scored("f30k", "test", 3, torch.arange(3))
+    with pytest.raises(ConfigError, match="does not say what data it was trained on; say it: trained_on=<data set>"):
+        score("transfer", [torch.eye(3)], case)
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "data"),
+    [("coco", "coco2017"), ("coco2017", "coco_precomp"), ("f30k", "flickr8k"), ("flickr8k", "flickr30k")],
+)
+def test_data_sets_that_share_photos_are_no_transfer(trained_on: str, data: str) -> None:
+    case = Scored(data, "test", 3, torch.arange(3), trained_on)
+    with pytest.raises(ConfigError, match=f"trained on '{trained_on}', which shares photos with '{data}'"):
+        score("transfer", [torch.eye(3)], case)
 
 
 # --- large galleries

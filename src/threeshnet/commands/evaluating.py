@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +54,7 @@ def evaluate(cfg: DictConfig) -> None:
         "machine": machine(),
         "trained": about,
     }
-    metrics |= {name: cfg[name] for name in ("perturb", "correction", "bank") if cfg[name]}
+    metrics |= {name: cfg[name] for name in ("perturb", "correction", "bank", "trained_on") if cfg[name]}
     out = Path(cfg.out or files[0].parent)
     leave(out, metrics, scores.ranked)
     print_results(metrics, seconds=time.perf_counter() - started)
@@ -66,12 +66,13 @@ class Embedded(NamedTuple):
 
     embeddings: Embeddings
     split: ShardedSplit
-    about: dict[str, Any]  # what the checkpoint says of its training; nothing where it is the authors'
+    about: dict[str, Any]  # what the checkpoint says of its training; the authors' say nothing
 
 
 def embed(cfg: DictConfig, file: Path, split: str, perturb: str | None = None) -> Embedded:
     """Embeddings of a split by one checkpoint."""
     model, card = load(cfg, file)
+    about = about_training(cfg, file, card)
     folder = open_shards(cfg.shards)
     datamodule = RetrievalDataModule(
         shards=folder,
@@ -96,9 +97,16 @@ def embed(cfg: DictConfig, file: Path, split: str, perturb: str | None = None) -
         raise ConfigError(f"accelerator={cfg.accelerator!r}: {error}") from error
     trainer.test(module, datamodule=datamodule, verbose=False)
     assert module.embeddings is not None
-    about = {name: card[name] for name in ("experiment", "data") if name in card} | card.get("run", {})
-    about |= {"selection": "last"} if file.name in (LAST, PREVIOUS) else {}  # whatever the run would have selected
     return Embedded(module.embeddings, scored, about)
+
+
+def about_training(cfg: DictConfig, file: Path, card: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of its training, and on what data it was where only the caller knows."""
+    about = {name: card[name] for name in ("experiment", "data") if name in card} | card.get("run", {})
+    if cfg.trained_on is not None and about.setdefault("data", cfg.trained_on) != cfg.trained_on:
+        raise ConfigError(f"trained_on={cfg.trained_on!r}, but {file} says that it was trained on {about['data']!r}")
+    about |= {"selection": "last"} if file.name in (LAST, PREVIOUS) else {}  # whatever the run would have selected
+    return about
 
 
 def one_of_all(values: Sequence[Any]) -> Any:

@@ -32,7 +32,7 @@ UNSAID = {
         ("out", "shards", "name", "split", "text_config", "bank", "perturb", "dtype", "most_regions"), TEXT
     ),
     **dict.fromkeys(("masks", "classes", "cache", "data.reader.captions", "study", "page", "wandb_entity"), TEXT),
-    **dict.fromkeys(("only", "into", "setting_name", "one", "other"), TEXT),
+    **dict.fromkeys(("only", "into", "setting_name", "one", "other", "trained_on"), TEXT),
     **dict.fromkeys(("raw", "checkpoint", "captions"), TEXTS),
     **dict.fromkeys(("limit", "cells", "limit_train_images", "chunk", "parallel", "trials"), WHOLE),
     **dict.fromkeys(("checkpoints.steps", "sizes.region_width", "sizes.grid_width", "sizes.classes"), WHOLE),

@@ -22,6 +22,13 @@ FOLDS = 5  # of five_fold_1k
 FLICKR30K_TEST = 1_000, 5_000
 COCO_NAMES = ("coco", "mscoco")
 FLICKR30K_NAMES = ("f30k", "flickr30k")
+# Names of data sets that hold the same photos, in whatever parts; those with `precomp` are SCAN's folders, which
+# `make import` takes for names. COCO of 2017 is that of 2014 in other parts; Flickr30K extends Flickr8k (Young et al.,
+# "From Image Descriptions to Visual Denotations", TACL 2, 2014).
+SAME_PHOTOS = (
+    frozenset({*COCO_NAMES, "coco2017", "coco_precomp"}),
+    frozenset({*FLICKR30K_NAMES, "flickr8k", "f8k", "f30k_precomp", "f8k_precomp"}),
+)
 
 
 class Scored(NamedTuple):
@@ -66,11 +73,23 @@ def full(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
 
 
 def transfer(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
-    """The whole split at once, of a model trained on another data set."""
-    if scored.trained_on == scored.data:
+    """The whole split at once, of a model trained on another data set, without photos of this one.
+
+    Raises ConfigError where the two share photos, as far as their names say, and where it is not known what the model
+    was trained on.
+    """
+    known, data = scored.trained_on, scored.data
+    if known is None:
         raise ConfigError(
-            f"protocol='transfer' is for a model trained on other data, and this one was trained on {scored.data!r}, "
-            "which is scored; take protocol=full"
+            "protocol='transfer' is for a model trained on other data, and the checkpoint does not say what data it "
+            "was trained on; say it: trained_on=<data set>, or take protocol=full"
+        )
+    shared = any({known, data} <= names for names in SAME_PHOTOS)
+    if known == data or shared:
+        where = "which is scored" if known == data else f"which shares photos with {data!r}"
+        raise ConfigError(
+            f"protocol='transfer' is for a model trained on other data, and this one was trained on {known!r}, "
+            f"{where}; take protocol=full"
         )
     return rank_similarity(_single("transfer", similarities), scored.owner)
 
