@@ -24,6 +24,8 @@ from threeshnet.metrics.corrections import (
     CORRECTIONS,
     Corrected,
     Correction,
+    Hubs,
+    corrected,
     corrected_ranks,
     csls,
     dynamic_inverted_softmax,
@@ -34,7 +36,8 @@ from threeshnet.metrics.groups import by_class, by_label, by_length, by_size, of
 from threeshnet.metrics.hubness import hubness, k_occurrence, never_retrieved, skewness
 from threeshnet.metrics.modality_gap import modality_gap
 from threeshnet.metrics.precision import map_at_r, percent_of, positions, positions_of_owners, r_precision
-from threeshnet.metrics.ranks import rank_similarity
+from threeshnet.metrics.folds import fold_ranks
+from threeshnet.metrics.ranks import Ranks, rank_similarity
 from threeshnet.metrics.recalls import recall_by_tag, summarise
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.metrics.spread import spread
@@ -233,8 +236,8 @@ def test_blocks_do_not_change_corrections(monkeypatch: pytest.MonkeyPatch) -> No
     for name, correct in CORRECTIONS.items():
         found = correct(items, bank)
         torch.testing.assert_close(found.bias, whole[name].bias)
-        assert (found.hubs is None) == (whole[name].hubs is None)
-        assert found.hubs is None or found.hubs.equal(whole[name].hubs)  # pyright: ignore
+    hubs = set(EmbeddingSimilarity(items, bank).block(slice(29), slice(45)).argmax(dim=0).tolist())
+    assert set(Hubs(items, bank).among().nonzero().flatten().tolist()) == hubs
 
 
 def test_a_hub_is_cured_by_training_captions_alone() -> None:
@@ -254,7 +257,23 @@ def test_a_hub_is_cured_by_training_captions_alone() -> None:
         assert after > before + 20
     hub = dynamic_inverted_softmax(images, bank).hubs
     assert hub is not None
-    assert hub[0]
+    assert hub.among()[0]
+
+
+@pytest.mark.parametrize("name", CORRECTIONS)
+def test_a_folds_gallery_is_corrected_as_if_it_stood_alone(name: str) -> None:
+    """Who is a hub of a fold is asked within it: a bank's nearest of all may lie in another fold."""
+    images, captions, owner = unit(40, 5), unit(120, 5, seed=1), torch.arange(40).repeat_interleave(3)
+    photos, texts = unit(25, 5, seed=3), unit(25, 5, seed=2)
+    by_images, by_captions = corrected(name, EmbeddingSimilarity(images, captions), photos, texts)
+    found = Ranks(fold_ranks(by_captions, owner, folds=4).i2t, fold_ranks(by_images, owner, folds=4).t2i)
+    for first in range(0, 40, 10):
+        inside, asking = slice(first, first + 10), slice(3 * first, 3 * first + 30)
+        own = owner[:30]
+        t2i = naive_correction(name, images[inside], captions[asking], texts)
+        i2t = naive_correction(name, captions[asking], images[inside], photos)
+        assert found.t2i[asking].tolist() == rank_similarity(t2i.T, own).t2i.tolist()
+        assert found.i2t[inside].tolist() == rank_similarity(i2t, own).i2t.tolist()
 
 
 def test_a_corrected_part_is_the_part_of_its_items() -> None:

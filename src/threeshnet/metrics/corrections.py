@@ -15,6 +15,7 @@ Each correction takes a number from the similarity of every item, the greater th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -31,11 +32,37 @@ CSLS_NEAREST = 10  # k of the authors of CSLS
 BLOCK_CELLS = 1 << 22
 
 
+class Hubs(NamedTuple):
+    """Items that are the nearest of some query of a bank.  Which they are depends on the other items of the gallery."""
+
+    items: Tensor  # [n, D]
+    bank: Tensor  # [b, D]
+
+    def among(self) -> Tensor:
+        """Which of the items are, [n] bool.
+
+        >>> Hubs(torch.eye(2), torch.tensor([[0.9, 0.1]])).among()
+        tensor([ True, False])
+        """
+        source = EmbeddingSimilarity(self.items, self.bank)
+        found = torch.zeros(source.images, dtype=torch.bool)
+        size = max(BLOCK_CELLS // source.images, 1)
+        for start in range(0, source.captions, size):
+            nearest = source.block(slice(source.images), slice(start, start + size)).argmax(dim=0)
+            found[nearest.cpu()] = True
+        return found
+
+
 class Correction(NamedTuple):
     """What a bank says of the items."""
 
     bias: Tensor  # [items] to be taken from the similarity of each item with any query
-    hubs: Tensor | None = None  # [items] bool: only queries whose nearest item is one of these are corrected
+    hubs: Hubs | None = None  # only queries whose nearest item is one of these are corrected; None: all
+
+    def part(self, chosen: Tensor) -> Correction:
+        """Of a gallery of these items alone: an item's bias is its own, who are hubs is asked again."""
+        hubs = None if self.hubs is None else self.hubs._replace(items=self.hubs.items[chosen])
+        return Correction(self.bias[chosen], hubs)
 
 
 def inverted_softmax(items: Tensor, bank: Tensor, *, beta: float = BETA) -> Correction:
@@ -52,13 +79,7 @@ def inverted_softmax(items: Tensor, bank: Tensor, *, beta: float = BETA) -> Corr
 
 def dynamic_inverted_softmax(items: Tensor, bank: Tensor, *, beta: float = BETA) -> Correction:
     """The inverted softmax for those queries only whose nearest item is the nearest of some query of the bank."""
-    source = EmbeddingSimilarity(items, bank)
-    hubs = torch.zeros(source.images, dtype=torch.bool)
-    size = max(BLOCK_CELLS // source.images, 1)
-    for start in range(0, source.captions, size):
-        nearest = source.block(slice(source.images), slice(start, start + size)).argmax(dim=0)
-        hubs[nearest.cpu()] = True
-    return inverted_softmax(items, bank, beta=beta)._replace(hubs=hubs)
+    return inverted_softmax(items, bank, beta=beta)._replace(hubs=Hubs(items, bank))
 
 
 def csls(items: Tensor, bank: Tensor, *, k: int = CSLS_NEAREST) -> Correction:
@@ -95,7 +116,6 @@ class Corrected:
         count = self.images if items == "images" else self.captions
         if len(correction.bias) != count:
             raise DataError(f"a correction of {len(correction.bias)} items for {count} {items}")
-        self.active = self._active()
 
     def block(self, images: slice, captions: slice) -> Tensor:
         found = self.source.block(images, captions).double()
@@ -114,16 +134,16 @@ class Corrected:
         return found - (by_image[owners] * by_caption).to(found.device)
 
     def part(self, images: Tensor, captions: Tensor) -> Corrected:
-        chosen, (bias, hubs) = images if self.items == "images" else captions, self.correction
-        correction = Correction(bias[chosen], None if hubs is None else hubs[chosen])
-        return Corrected(self.source.part(images, captions), correction, items=self.items)
+        chosen = images if self.items == "images" else captions
+        return Corrected(self.source.part(images, captions), self.correction.part(chosen), items=self.items)
 
-    def _active(self) -> Tensor:
+    @cached_property  # of the whole gallery nobody asks it where folds are ranked
+    def active(self) -> Tensor:
         """1.0 for queries that are corrected, 0.0 for the others, [queries]."""
         queries = self.captions if self.items == "images" else self.images
-        hubs = self.correction.hubs
-        if hubs is None:
+        if self.correction.hubs is None:
             return torch.ones(queries, dtype=torch.float64)
+        hubs = self.correction.hubs.among()
         rows = caption_rows(self.source) if self.items == "images" else image_rows(self.source)
         size = max(BLOCK_CELLS // len(hubs), 1)
         nearest = [rows(start, min(start + size, queries)).argmax(dim=1).cpu() for start in range(0, queries, size)]
