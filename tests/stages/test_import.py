@@ -99,6 +99,7 @@ def test_the_authors_checkpoint_from_import_to_recalls(command, tmp_path: Path) 
     assert scored.code == 0, scored.err
     metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
     assert (metrics["trained_on"], metrics["trained"][0]["data"]) == ("coco", "coco")
+    assert metrics["trained"][0]["official_activation"] == "sigmoid"
 
 
 def test_what_half_precision_does_to_the_golden_ranks(imported) -> None:

@@ -47,7 +47,13 @@ def test_extended_adds_and_changes_nothing(evaluate) -> None:
     found, with_intervals = evaluate("extended=true", "bank=train")
     assert EXTRA.isdisjoint(plain)
     assert {name: found[name] for name in plain} == plain
-    assert set(found) - set(plain) == EXTRA | {"bank"}
+    assert set(found) - set(plain) == EXTRA | {"bank", "correction_constants"}
+    beta = {"beta": 20.0}
+    assert found["correction_constants"] == {
+        "inverted_softmax": beta,
+        "dynamic_inverted_softmax": beta,
+        "csls": {"k": 10},
+    }
     low, high = found["intervals"]["t2i"]["R@10"]
     assert low <= found["t2i"]["R@10"] <= high
     assert f"±{(high - low) / 2:.1f}" in with_intervals
@@ -66,16 +72,24 @@ def test_corrected_recalls_are_those_that_extended_lists(evaluate, name: str) ->
     found, table = evaluate(f"correction={name}", "bank=train")
     assert {side: found[side] for side in ("i2t", "t2i", "rsum")} == listed
     assert (found["correction"], found["protocol"]) == (name, "full")
+    assert list(found["correction_constants"]) == [name]
     assert f"protocol full, {name} by train" in " ".join(table.split())
     assert found["described"].endswith(f", corrected by {name}")
     assert "by_tag" not in found  # those would be of the similarities as they are
 
 
-@pytest.mark.parametrize("name", ["drop_regions", "shuffle_words"])
-def test_a_model_is_scored_under_a_perturbation(evaluate, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("drop_regions", {"perturb_constants": {"share": 0.5}, "perturb_batch_size": 256}),
+        ("shuffle_words", {"perturb_constants": {}}),
+    ],
+)
+def test_a_model_is_scored_under_a_perturbation(evaluate, name: str, numbers: dict[str, Any]) -> None:
     plain, _ = evaluate()
-    found, table = evaluate(f"perturb={name}")
-    assert found["perturb"] == name
+    found, table = evaluate(f"perturb={name}", "perturb_seed=3")
+    recorded = {key: value for key, value in found.items() if key.startswith("perturb")}
+    assert recorded == {"perturb": name, "perturb_seed": 3} | numbers
     assert f"perturbed: {name}" in " ".join(table.split())
     assert {side: found[side] for side in ("i2t", "t2i")} != {side: plain[side] for side in ("i2t", "t2i")}
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig
 from threeshnet.batches.datamodule import RetrievalDataModule
 from threeshnet.commands import current_commit
 from threeshnet.commands.errors import quiet
-from threeshnet.commands.extending import check_extras, perturb_inputs
+from threeshnet.commands.extending import check_extras, perturb_inputs, recorded
 from threeshnet.commands.finishing import leave
 from threeshnet.commands.job_record import machine
 from threeshnet.commands.scoring import scores_of
@@ -54,7 +54,7 @@ def evaluate(cfg: DictConfig) -> None:
         "machine": machine(),
         "trained": about,
     }
-    metrics |= {name: cfg[name] for name in ("perturb", "correction", "bank", "trained_on") if cfg[name]}
+    metrics |= recorded(cfg)
     out = Path(cfg.out or files[0].parent)
     leave(out, metrics, scores.ranked)
     print_results(metrics, seconds=time.perf_counter() - started)
@@ -102,7 +102,7 @@ def embed(cfg: DictConfig, file: Path, split: str, perturb: str | None = None) -
 
 def about_training(cfg: DictConfig, file: Path, card: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint says of its training, and on what data it was where only the caller knows."""
-    about = {name: card[name] for name in ("experiment", "data") if name in card} | card.get("run", {})
+    about = {name: card[name] for name in ("experiment", "data", "official_activation") if name in card} | card.get("run", {})
     if cfg.trained_on is not None and about.setdefault("data", cfg.trained_on) != cfg.trained_on:
         raise ConfigError(f"trained_on={cfg.trained_on!r}, but {file} says that it was trained on {about['data']!r}")
     about |= {"selection": "last"} if file.name in (LAST, PREVIOUS) else {}  # whatever the run would have selected
@@ -121,7 +121,7 @@ def load(cfg: DictConfig, file: Path) -> tuple[Any, dict[str, Any]]:
         if cfg.text_config is None:
             raise ConfigError(f"{file} is an authors' checkpoint: name its BERT's folder, TEXT=<folder> (text_config=)")
         official = load_official_checkpoint(file, cfg.text_config, cfg.official_activation, **allow)
-        return official, {"fields": OFFICIAL_FIELDS, "class_table": None}
+        return official, {"fields": OFFICIAL_FIELDS, "class_table": None, "official_activation": cfg.official_activation}
     card = dict(read_checkpoint(file)["threeshnet"])
     return load_model(file), card | {"fields": list(card["fields"])}
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from threeshnet.batches.datamodule import held_out
 from threeshnet.errors import ConfigError, DataError, Problems, one_of
 from threeshnet.metrics.coco_judgements import judged, load_judgements
+from threeshnet.metrics.constants import constants
 from threeshnet.metrics.corrections import CORRECTIONS
 from threeshnet.metrics.ensemble import MeanSimilarity
 from threeshnet.metrics.extended import Bank, beyond_recall
@@ -103,6 +104,20 @@ def _of_correction(cfg: DictConfig) -> list[str]:
     if cfg.extended:
         problems.append("extended=true is of the similarities as they are: ask for it without correction")
     return problems
+
+
+def recorded(cfg: DictConfig) -> dict[str, Any]:
+    """What was changed or corrected for, with the numbers that determine how: of metrics.json, where it was asked."""
+    found = {name: cfg[name] for name in ("perturb", "correction", "bank", "trained_on") if cfg[name]}
+    if cfg.perturb:
+        change = (IMAGE_PERTURBATIONS | CAPTION_PERTURBATIONS)[cfg.perturb]
+        found |= {"perturb_seed": cfg.perturb_seed, "perturb_constants": constants(change)}
+    if cfg.perturb in IMAGE_PERTURBATIONS:
+        found["perturb_batch_size"] = cfg.batch_size  # images are changed, and segmentations exchanged, by the batch
+    if cfg.bank:
+        used = [cfg.correction] if cfg.correction else list(CORRECTIONS)
+        found["correction_constants"] = {name: constants(CORRECTIONS[name]) for name in used}
+    return found
 
 
 def perturb_inputs(name: str, model: Any, split: ShardedSplit, seed: int) -> None:
