@@ -20,17 +20,20 @@ import torch
 from torch import Tensor
 
 from threeshnet.commands import current_commit
+from threeshnet.commands.job_record import machine
 from threeshnet.metrics.protocols import Scored, rank, recall_by
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.reports.markdown import fill, table
 from threeshnet.shards.reader import ShardedSplit
+from threeshnet.studies.identity import data_fingerprint
 
 HERE = Path(__file__).parent
 RECALLS = [f"{side}_{name}" for side in ("i2t", "t2i") for name in ("R@1", "R@5", "R@10")]
 COLUMNS = ["data", "split", "images", "captions", "protocol", "baseline", "seed", *RECALLS, "rsum", "commit"]
+COLUMNS += ["machine", "fingerprint", "selection", "reason"]  # blank where it is not known, or there is none
 SHOWN = ["data", "split", "baseline", "seed", *RECALLS, "rsum"]
 ZERO_SHOT = "zero-shot "  # what the name of such a baseline starts with
-NOT_RUN = "not run: weights were not at hand"  # in the table, of a row without recalls
+CHOSEN = "rsum on dev"  # how the penalty of the bag of words is selected
 PENALTIES = tuple(10.0**power for power in range(6))  # of the ridge, chosen on the dev split
 RAREST = 5  # training captions that a word of the vocabulary is in, at least
 AT_ONCE = 500  # images
@@ -134,9 +137,10 @@ def bag_of_words(train: ShardedSplit, dev: ShardedSplit, held_out: ShardedSplit)
 
 
 def facts_of(scored: Scored) -> dict[str, object]:
-    """What a row says beside its baseline, seed and recalls."""
+    """What a row says beside its baseline, seed and recalls: every column, those that others fill in blank."""
     counts = {"images": scored.images, "captions": len(scored.owner)}
-    return {"data": scored.data, "split": scored.split, **counts, "protocol": "full", "commit": current_commit()}
+    known = {"data": scored.data, "split": scored.split, **counts, "protocol": "full", "commit": current_commit()}
+    return dict.fromkeys(COLUMNS, "") | known
 
 
 def as_text(numbers: dict[str, float]) -> dict[str, object]:
@@ -145,12 +149,15 @@ def as_text(numbers: dict[str, float]) -> dict[str, object]:
 
 def measure(folder: Path, train: str, dev: str, name: str) -> list[dict[str, object]]:
     split = ShardedSplit(folder, name)
-    facts = facts_of(scored_of(split))
+    facts = facts_of(scored_of(split)) | {"machine": machine(), "fingerprint": data_fingerprint(split.manifest)}
     floor, penalty = bag_of_words(ShardedSplit(folder, train), ShardedSplit(folder, dev), split)
-    found = [("chance, by formula", "", chance(split.images, split.owners))]
-    found += [("chance, simulated", str(seed), simulated(split, seed)) for seed in (0, 1, 2)]
-    found += [(f"bag of words (ridge {penalty:g}, mean grid cell)", "", floor)]
-    return [facts | {"baseline": baseline, "seed": seed} | as_text(numbers) for baseline, seed, numbers in found]
+    found = [("chance, by formula", "", "", chance(split.images, split.owners))]
+    found += [("chance, simulated", str(seed), "", simulated(split, seed)) for seed in (0, 1, 2)]
+    found += [(f"bag of words (ridge {penalty:g}, mean grid cell)", "", CHOSEN, floor)]
+    return [
+        facts | {"baseline": baseline, "seed": seed, "selection": selection} | as_text(numbers)
+        for baseline, seed, selection, numbers in found
+    ]
 
 
 def place(row: dict[str, str]) -> tuple[str, str, str]:
@@ -167,7 +174,7 @@ def write(rows: list[dict[str, object]], file: Path) -> list[dict[str, str]]:
     kept: list[dict[str, str]] = []
     if file.exists():
         with file.open(encoding="utf-8", newline="") as opened:
-            kept = list(csv.DictReader(opened))
+            kept = [dict.fromkeys(COLUMNS, "") | row for row in csv.DictReader(opened)]
     measured = {place(row) for row in kept if row["rsum"]}
     new = [{key: str(value) for key, value in row.items()} for row in rows]
     new = [row for row in new if row["rsum"] or place(row) not in measured]
@@ -190,7 +197,7 @@ def rebuild(rows: list[dict[str, str]], readme: Path) -> None:
 
 def cells(row: dict[str, str]) -> list[str]:
     """A row as the table shows it."""
-    shown = row if row["rsum"] else row | {RECALLS[0]: NOT_RUN}
+    shown = row if row["rsum"] else row | {RECALLS[0]: f"not run: {row['reason'] or 'nobody said why'}"}
     return [shown[name] for name in SHOWN]
 
 

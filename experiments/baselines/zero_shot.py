@@ -27,20 +27,23 @@ from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from run import HERE, RECALLS, ZERO_SHOT, as_text, facts_of, rebuild, scores, write
+from run import HERE, ZERO_SHOT, as_text, facts_of, rebuild, scores, write
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
 from threeshnet.commands import CONF, run
+from threeshnet.commands.job_record import machine
 from threeshnet.errors import ConfigError, DataError, Problems, one_of
 from threeshnet.features import huggingface
 from threeshnet.features.photos import decoded
 from threeshnet.metrics.protocols import Scored
 from threeshnet.records import AnnotatedSet, Photo
+from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.reader import ShardedSplit
+from threeshnet.studies.identity import data_fingerprint
 
 NO_SUCH_MODEL = (HFValidationError, RepositoryNotFoundError)  # what the hub says, or would
-NO_RECALLS: dict[str, object] = dict.fromkeys((*RECALLS, "rsum"), "")
+NO_WEIGHTS: dict[str, object] = {"reason": "weights were not at hand"}
 NOT_AT_HAND = (
     "Zero-shot {} was not run: its weights are in no local folder or Hugging Face cache (HF_HOME) and could not be "
     "fetched from the hub; give --model a folder that holds them, and --name to say whose they are."
@@ -54,7 +57,7 @@ def main(words: Sequence[str] | None = None) -> None:
     asked = parsed(words)
     annotated = photos_of(asked)
     folder = folder_of(asked.model)
-    row = measured(annotated, folder, asked) if folder else facts_of(scored_by(annotated)) | NO_RECALLS
+    row = measured(annotated, folder, asked) if folder else facts_of(scored_by(annotated)) | NO_WEIGHTS
     row |= {"baseline": ZERO_SHOT + asked.name, "seed": ""}
     rows = write([row], asked.out / "results.csv")
     rebuild(rows, asked.out / "README.md")
@@ -255,7 +258,10 @@ def measured(annotated: AnnotatedSet, folder: Path, asked: argparse.Namespace) -
     texts = [text for photo in kept for text in photo.captions]
     captions = torch.cat([towers.captions(part) for part in batches(texts, asked.batch, "captions")])
     scored = scored_by(annotated._replace(photos=tuple(kept)))
-    return facts_of(scored) | as_text(scores(images, captions, scored))
+    known: dict[str, object] = {"machine": machine()}
+    if asked.shards is not None:
+        known["fingerprint"] = data_fingerprint(Manifest.load(asked.shards))
+    return facts_of(scored) | known | as_text(scores(images, captions, scored))
 
 
 def embedded(photos: Sequence[Photo], towers: Towers, asked: argparse.Namespace) -> tuple[Tensor, list[Photo]]:

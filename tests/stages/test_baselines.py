@@ -13,7 +13,10 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from threeshnet.commands.job_record import machine
 from threeshnet.metrics.recalls import recall
+from threeshnet.shards.manifest import Manifest
+from threeshnet.studies.identity import data_fingerprint
 
 ROOT = Path(__file__).parents[2]
 BASELINES = ROOT / "experiments/baselines"
@@ -62,8 +65,20 @@ def test_measured_again_rows_are_replaced(baselines: ModuleType, synthetic_shard
     for _ in range(2):
         rows = baselines.measure(synthetic_shards, "train", "dev", "testall")
         baselines.rebuild(baselines.write(rows, tmp_path / "results.csv"), tmp_path / "README.md")
+    assert {row["machine"] for row in rows} == {machine()}
+    assert {row["fingerprint"] for row in rows} == {data_fingerprint(Manifest.load(synthetic_shards))}
+    assert [row["selection"] for row in rows] == ["", "", "", "", "rsum on dev"]  # at random nothing is chosen
     lines = (tmp_path / "README.md").read_text().splitlines()
     assert len([line for line in lines if line.startswith("| synthetic | testall |")]) == len(rows) == 5
+
+
+def test_a_row_that_was_not_run_says_its_own_reason(baselines: ModuleType, tmp_path: Path) -> None:
+    """Rows written before there was a column for it have none."""
+    file, old = tmp_path / "results.csv", baselines.COLUMNS[: baselines.COLUMNS.index("machine")]
+    file.write_text(",".join(old) + "\n" + "demo,test" + "," * (len(old) - 2) + "\n")
+    empty = dict.fromkeys(baselines.COLUMNS, "") | {"data": "demo", "baseline": "zero-shot a", "reason": "no memory"}
+    rows = baselines.write([empty], file)
+    assert [baselines.cells(row)[4] for row in rows] == ["not run: nobody said why", "not run: no memory"]
 
 
 def test_the_committed_table_is_that_of_the_committed_rows(baselines: ModuleType, tmp_path: Path) -> None:

@@ -296,12 +296,13 @@ def test_another_tokenizer_of_siglip_keeps_punctuation(
 
 
 def test_without_weights_there_is_a_row_that_says_so(
-    zero_shot: ModuleType, raw: Path, out: Path, capsys: pytest.CaptureFixture
+    scripts: dict[str, ModuleType], zero_shot: ModuleType, raw: Path, out: Path, capsys: pytest.CaptureFixture
 ) -> None:
     zero_shot.main(asked_for(raw, out, "someone/no-such-clip"))
     (row,) = rows_of(out)
     assert row["baseline"] == "zero-shot someone/no-such-clip"
-    assert {row[name] for name in (*zero_shot.RECALLS, "rsum")} == {""}
+    assert {row[name] for name in (*scripts["run"].RECALLS, "rsum", "machine", "fingerprint")} == {""}
+    assert row["reason"] == "weights were not at hand"
     assert (row["images"], row["captions"]) == (str(PHOTOS + 1), str(sum(1 + n % 3 for n in (*range(13), 14))))
     line = "| folder | test | zero-shot someone/no-such-clip |  | not run: weights were not at hand |"
     assert line in (out / "README.md").read_text()
