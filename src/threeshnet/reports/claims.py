@@ -18,6 +18,11 @@ AGAINST = "against"  # of a test, when it is not the study's baseline
 OF_SEE = ("by", "effect", "verdict")
 SIGNS = {"higher": 1, "lower": -1}
 HEADER = ("claim", "source", "tested here by", "rsum against the baseline, 95% interval", "verdict")
+FACTS = ("model", "features", "data", "protocol", "setting")  # of a published row
+RECALLS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10")
+PUBLISHED_HEADER = (*FACTS, "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "rsum", "status", "source")
+RECALLED, SET_ASIDE = "recalled", "–"  # the status of a row that nobody has seen, and what stands for its numbers
+UNCHECKED, UNCHECKED_SAYS = "†", "Taken over as it was read: without all six recalls the sum cannot be recomputed."
 Studies = Mapping[str, tuple[Sequence[Row], Comparison]]  # those that have rows
 
 
@@ -131,8 +136,26 @@ def _said(found: Difference | None, expected: str) -> tuple[str, str]:
 
 
 def published_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """What others report, with where it was seen; a number that was only recalled is marked so."""
-    head = ["model", "features", "data", "protocol", "setting", "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10"]
-    names = ["model", "features", "data", "protocol", "setting", "i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5"]
-    head, names = [*head, "rsum", "status", "source"], [*names, "t2i_r10", "rsum", "status", "source"]
-    return table(head, [[row[name] for name in names] for row in rows])
+    """What others report, with where it was seen.
+
+    Sums are of the six recalls, and marked where the source gives fewer of them: then it is the source's own. Of a row
+    that was only recalled no number is shown.
+
+    >>> row = {name: "" for name in FACTS} | dict.fromkeys(RECALLS, "") | {"rsum": "470.9", "status": "seen"}
+    >>> published_table([row | {"source": "a list"}]).splitlines()[-1]
+    '† Taken over as it was read: without all six recalls the sum cannot be recomputed.'
+    """
+    lines = [_published(row) for row in rows]
+    shown = table(PUBLISHED_HEADER, lines)
+    return f"{shown}\n\n{UNCHECKED} {UNCHECKED_SAYS}" if any(UNCHECKED in line[-3] for line in lines) else shown
+
+
+def _published(row: Mapping[str, str]) -> list[str]:
+    recalls = [row[name] for name in RECALLS]
+    if row["status"] == RECALLED:
+        numbers = [SET_ASIDE] * (len(recalls) + 1)
+    elif all(recalls):
+        numbers = [*recalls, f"{sum(map(float, recalls)):.1f}"]
+    else:
+        numbers = [*recalls, f"{row['rsum']} {UNCHECKED}"]
+    return [*(row[name] for name in FACTS), *numbers, row["status"], row["source"]]
