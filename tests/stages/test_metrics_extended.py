@@ -32,11 +32,11 @@ from threeshnet.metrics.corrections import (
     inverted_softmax,
 )
 from threeshnet.metrics.extended import Bank, beyond_recall
+from threeshnet.metrics.folds import fold_ranks
 from threeshnet.metrics.groups import by_class, by_label, by_length, by_size, of_captions, recall_by_group, typical_size
 from threeshnet.metrics.hubness import hubness, k_occurrence, never_retrieved, skewness
 from threeshnet.metrics.modality_gap import modality_gap
 from threeshnet.metrics.precision import map_at_r, percent_of, positions, positions_of_owners, r_precision
-from threeshnet.metrics.folds import fold_ranks
 from threeshnet.metrics.ranks import Ranks, rank_similarity
 from threeshnet.metrics.recalls import recall_by_tag, summarise
 from threeshnet.metrics.similarity import EmbeddingSimilarity

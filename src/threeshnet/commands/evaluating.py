@@ -102,7 +102,8 @@ def embed(cfg: DictConfig, file: Path, split: str, perturb: str | None = None) -
 
 def about_training(cfg: DictConfig, file: Path, card: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint says of its training, and on what data it was where only the caller knows."""
-    about = {name: card[name] for name in ("experiment", "data", "official_activation") if name in card} | card.get("run", {})
+    named = ("experiment", "data", "official_activation")
+    about = {name: card[name] for name in named if name in card} | card.get("run", {})
     if cfg.trained_on is not None and about.setdefault("data", cfg.trained_on) != cfg.trained_on:
         raise ConfigError(f"trained_on={cfg.trained_on!r}, but {file} says that it was trained on {about['data']!r}")
     about |= {"selection": "last"} if file.name in (LAST, PREVIOUS) else {}  # whatever the run would have selected
@@ -121,7 +122,8 @@ def load(cfg: DictConfig, file: Path) -> tuple[Any, dict[str, Any]]:
         if cfg.text_config is None:
             raise ConfigError(f"{file} is an authors' checkpoint: name its BERT's folder, TEXT=<folder> (text_config=)")
         official = load_official_checkpoint(file, cfg.text_config, cfg.official_activation, **allow)
-        return official, {"fields": OFFICIAL_FIELDS, "class_table": None, "official_activation": cfg.official_activation}
+        read = {"fields": OFFICIAL_FIELDS, "class_table": None}
+        return official, read | {"official_activation": cfg.official_activation}
     card = dict(read_checkpoint(file)["threeshnet"])
     return load_model(file), card | {"fields": list(card["fields"])}
 
