@@ -55,7 +55,7 @@ flickr8k() {
   study options grid_flickr8k flickr8k_proxy_infonce setting=flickr8k_proxy objective=infonce "option=$BESIDE" $FLICKR8K
   study options grid_flickr8k flickr8k_proxy_six_infonce setting=flickr8k_proxy_six objective=infonce \
     option=none,words_whole $FLICKR8K
-  for name in parts lineage activation objective pooling; do study "$name" grid_flickr8k '' setting=flickr8k_proxy $FLICKR8K; done
+  for name in parts lineage activation objective pooling robustness; do study "$name" grid_flickr8k '' setting=flickr8k_proxy $FLICKR8K; done
   study features hybrid_flickr8k '' setting=flickr8k_proxy $FLICKR8K
   [ -z "$COCO" ] || carried_over
 }
@@ -67,7 +67,7 @@ carried_over() {
 
 demo() {
   data demo
-  for name in parts lineage objective activation pooling transfer; do study "$name" region_demo '' $DEMO; done
+  for name in parts lineage objective activation pooling transfer robustness; do study "$name" region_demo '' $DEMO; done
   study features hybrid_demo '' $DEMO
 }
 

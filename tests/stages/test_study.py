@@ -16,6 +16,7 @@ from threeshnet.commands.preparing import STUDIES, compose_training, load_study,
 from threeshnet.commands.sweeping import begin, chosen
 from threeshnet.errors import ConfigError
 from threeshnet.metrics.corrections import CORRECTIONS
+from threeshnet.metrics.perturbations import CAPTION_PERTURBATIONS, IMAGE_PERTURBATIONS
 from threeshnet.metrics.protocols import PROTOCOLS
 from threeshnet.studies import study as study_words
 from threeshnet.studies.folders import finished_runs
@@ -82,6 +83,19 @@ def test_a_corrected_level_is_scored_from_the_same_checkpoint(synthetic_shards: 
 
 def test_the_names_that_a_study_may_give_are_those_of_metrics() -> None:
     assert (set(study_words.PROTOCOLS), set(study_words.CORRECTIONS)) == (set(PROTOCOLS), set(CORRECTIONS))
+    assert set(study_words.PERTURBATIONS) == {*IMAGE_PERTURBATIONS, *CAPTION_PERTURBATIONS}
+
+
+def test_a_perturbed_level_is_scored_from_the_same_checkpoint(synthetic_shards: Path) -> None:
+    study = load_study("robustness")
+    planned = plan(study, [EXPERIMENT, "seed=0", "guidance=guided", f'shards="{synthetic_shards}"'])
+    prepared = {each.planned.factors["seen"]: each for each in prepare(planned, study, Path("runs"))}
+    assert set(prepared) == {"as_it_is", *study_words.PERTURBATIONS}
+    for name in study_words.PERTURBATIONS:
+        job = prepared[name].job
+        assert {f"perturb={name}", "protocol=full"} <= set(job.overrides)
+        assert listed("checkpoint", [str(prepared["as_it_is"].checkpoint)]) in job.overrides
+    assert len({each.identity for each in prepared.values()}) == len(prepared)
 
 
 def carried_over(shards: Path, experiment: str = "region_coco", *also: str) -> Any:
@@ -181,6 +195,7 @@ def test_levels_with_names_are_taken_by_their_names() -> None:
         ({"derived": {"a": CORRECTED | {"protocol": "fold"}}}, "protocol='fold' does not exist; there are: full"),
         ({"derived": {"a": CORRECTED | {"of": ["sigmoid", "softmax"]}}}, "correction=csls scores one model"),
         ({"derived": {"a": AWAY | {"correction": "csls"}}}, "a correction takes training queries"),
+        ({"derived": {"a": CORRECTED | {"correction": None, "perturb": "fog"}}}, "perturb='fog' does not exist"),
         ({"derived": {"a": AWAY | {"date": {}}}}, "key='date' does not exist; there are: factor, of, protocol, data"),
     ],
 )

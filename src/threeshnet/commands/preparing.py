@@ -106,7 +106,7 @@ def _training(planned: Planned, study: Study, out: Path, known: Shards) -> Prepa
 
 
 def _scoring(planned: Planned, of: Sequence[Prepared], out: Path, known: Shards) -> Prepared:
-    """Checkpoints of finished jobs, scored together, corrected for hubs, or on other data than they were trained on."""
+    """Checkpoints of finished jobs, scored together, corrected for hubs, on changed inputs, or on other data."""
     folder, first = out / planned.name, of[0]
     scoring, facts, marks = first.scoring, dict(first.record), [each.identity for each in of]
     if planned.data:
@@ -116,6 +116,9 @@ def _scoring(planned: Planned, of: Sequence[Prepared], out: Path, known: Shards)
     if planned.correction:
         scoring = (*scoring, f"correction={planned.correction}", "bank=train")
         marks.append(planned.correction)
+    if planned.perturb:
+        scoring = (*scoring, f"perturb={planned.perturb}")
+        marks.append(planned.perturb)
     files = [str(each.checkpoint) for each in of]
     words = (*scoring, listed("checkpoint", files), f"protocol={planned.protocol}", text("out", folder))
     name = hashlib.sha256(json.dumps([planned.protocol, sorted(marks)]).encode()).hexdigest()

@@ -30,14 +30,19 @@ def results_table(metrics: Mapping[str, Any], *, seconds: float | None = None) -
 
 
 def named_protocol(metrics: Mapping[str, Any]) -> str:
-    """The protocol's name, with the correction where the recalls are corrected.
+    """The protocol's name, with the correction where the recalls are corrected, and with what was changed on purpose.
 
     >>> named_protocol({"protocol": "full", "correction": "csls", "bank": "train"})
     'full, csls by train'
+    >>> named_protocol({"protocol": "full", "perturb": "shuffle_map"})
+    'full, perturbed: shuffle_map'
     """
-    if not metrics.get("correction"):
-        return metrics["protocol"]
-    return f"{metrics['protocol']}, {metrics['correction']} by {metrics['bank']}"
+    parts = [metrics["protocol"]]
+    if metrics.get("correction"):
+        parts.append(f"{metrics['correction']} by {metrics['bank']}")
+    if metrics.get("perturb"):
+        parts.append(f"perturbed: {metrics['perturb']}")
+    return ", ".join(parts)
 
 
 def print_results(metrics: Mapping[str, Any], *, seconds: float | None = None, console: Console | None = None) -> None:

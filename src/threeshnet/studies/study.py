@@ -13,12 +13,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from threeshnet.errors import ConfigError, Problems, one_of
 
 KEYS = ("title", "question", "factors", "baseline", "seeds", "derived", "search")
-OF_DERIVED = ("factor", "of", "protocol", "data", "correction")
+OF_DERIVED = ("factor", "of", "protocol", "data", "correction", "perturb")
 SEEDS = (0, 1, 2)
 SEED = "seed"
 TRANSFER = "transfer"  # the protocol that scores a model on data that it was not trained on
 PROTOCOLS = ("full", "five_fold_1k", TRANSFER, "ensemble")  # those of metrics, which take seconds to load
 CORRECTIONS = ("inverted_softmax", "dynamic_inverted_softmax", "csls")
+PERTURBATIONS = ("drop_regions", "swap_segmentation", "noisy_segmentation", "shuffle_map", "blank_segmentation")
+PERTURBATIONS += ("swap_words", "shuffle_words")
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Derived:
     """A level that is no training: the checkpoints of other levels of `factor`, scored together by `protocol`.
 
     They are scored on the held-out split of their own data, or of those that `data` names for them; `correction` names
-    one of hubs, by the split `train`.
+    one of hubs, by the split `train`; `perturb` changes what the model sees.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Derived:
     protocol: str = "ensemble"
     data: Mapping[str, str] = field(default_factory=dict)  # data set of the training to that of the scoring
     correction: str | None = None
+    perturb: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Planned:
     of: tuple[str, ...] = ()  # names of the jobs that it is derived from
     data: Mapping[str, str] = field(default_factory=dict)  # as in `Derived`
     correction: str | None = None
+    perturb: str | None = None
 
 
 def parse_study(name: str, content: Mapping[str, Any]) -> Study:
@@ -116,20 +120,23 @@ def _rule(name: str, made: Mapping[str, Any], problems: Problems) -> Derived:
     """One derived level; what is wrong with it is told to `problems`."""
     problems.extend(one_of(f"derived {name}: key", key, OF_DERIVED) for key in made if key not in OF_DERIVED)
     of, data = tuple(map(str, made.get("of", ()))), made.get("data") or {}
-    correction = made.get("correction")
-    protocol = made.get("protocol", "full" if correction else "ensemble")
-    rule = Derived(name, str(made.get("factor")), of, protocol, data, correction)
+    correction, perturb = made.get("correction"), made.get("perturb")
+    protocol = made.get("protocol", "full" if correction or perturb else "ensemble")
+    rule = Derived(name, str(made.get("factor")), of, protocol, data, correction, perturb)
     if protocol not in PROTOCOLS:
         problems.add(one_of(f"derived {name}: protocol", protocol, PROTOCOLS))
     if correction is not None and correction not in CORRECTIONS:
         problems.add(one_of(f"derived {name}: correction", correction, CORRECTIONS))
+    if perturb is not None and perturb not in PERTURBATIONS:
+        problems.add(one_of(f"derived {name}: perturb", perturb, PERTURBATIONS))
     if correction and data:
         problems.add(f"derived {name}: a correction takes training queries, which `data` of another kind has not seen")
     if (rule.protocol == TRANSFER) != bool(rule.data):
         problems.add(f"derived {name}: protocol={TRANSFER} and `data` (of the training: of the scoring) go together")
-    if (rule.protocol == TRANSFER or correction) and len(of) != 1:
-        what = f"correction={correction}" if correction else f"protocol={TRANSFER}"
-        problems.add(f"derived {name}: {what} scores one model, and `of` names {len(of)}")
+    alone = {"correction": correction, "perturb": perturb, "protocol": TRANSFER if protocol == TRANSFER else None}
+    for key, value in alone.items():
+        if value is not None and len(of) != 1:
+            problems.add(f"derived {name}: {key}={value} scores one model, and `of` names {len(of)}")
     return rule
 
 
@@ -202,7 +209,8 @@ def _derived(derived: Sequence[Derived], made: Sequence[Planned], seed: int) -> 
                 }
                 of = tuple(by_level[level].name for level in rule.of)
                 name = job_name(levels, seed)
-                how: dict[str, Any] = {"protocol": rule.protocol, "data": rule.data, "correction": rule.correction}
+                how: dict[str, Any] = {"protocol": rule.protocol, "data": rule.data}
+                how |= {"correction": rule.correction, "perturb": rule.perturb}
                 found.append(Planned(name, levels, seed, of=of, **how))
     return found
 
