@@ -140,7 +140,8 @@ def facts_of(scored: Scored) -> dict[str, object]:
     """What a row says beside its baseline, seed and recalls: every column, those that others fill in blank."""
     counts = {"images": scored.images, "captions": len(scored.owner)}
     known = {"data": scored.data, "split": scored.split, **counts, "protocol": "full", "commit": current_commit()}
-    return dict.fromkeys(COLUMNS, "") | known
+    blank: dict[str, object] = dict.fromkeys(COLUMNS, "")
+    return blank | known
 
 
 def as_text(numbers: dict[str, float]) -> dict[str, object]:
