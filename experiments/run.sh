@@ -55,6 +55,7 @@ flickr8k() {
   study options grid_flickr8k flickr8k_proxy_infonce setting=flickr8k_proxy objective=infonce "option=$BESIDE" $FLICKR8K
   study options grid_flickr8k flickr8k_proxy_six_infonce setting=flickr8k_proxy_six objective=infonce \
     option=none,words_whole $FLICKR8K
+  study options grid_flickr8k flickr8k_proxy_six setting=flickr8k_proxy_six option=none,mixed $FLICKR8K
   for name in parts lineage activation objective pooling robustness; do study "$name" grid_flickr8k '' setting=flickr8k_proxy $FLICKR8K; done
   study features hybrid_flickr8k '' setting=flickr8k_proxy $FLICKR8K
   [ -z "$COCO" ] || carried_over

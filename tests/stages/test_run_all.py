@@ -65,10 +65,10 @@ def test_every_study_is_run_and_collected(tmp_path: Path) -> None:
 
 def test_a_setting_that_overrides_make_another_has_its_name_and_folder(tmp_path: Path) -> None:
     _, called, _ = start(tmp_path, "flickr8k")
-    beside = [words for words in matching("sweep", called) if "objective=infonce" in words]
-    named = [words.split("setting_name=")[1] for words in matching("collect", called) if "setting_name=" in words]
-    assert len(beside) == len(named) == 2
-    for words, setting in zip(beside, named, strict=True):
+    collected = dict(zip(matching("sweep", called), matching("collect", called), strict=True))
+    named = {words: rows.split("setting_name=")[1] for words, rows in collected.items() if "setting_name=" in rows}
+    assert {words for words in collected if "objective=infonce" in words} < named.keys()
+    for words, setting in named.items():
         assert f'out="{tmp_path / "runs"}/options-grid_flickr8k-{setting}"' in words
         given = [word for word in shlex.split(words)[1:] if not word.startswith(OF_SWEEP)]
         jobs = [job for job in plan(load_study("options"), [*given, "seed=0"]) if not job.of]
