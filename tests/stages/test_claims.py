@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from threeshnet.commands.reporting import CLAIMS, PUBLISHED, README, RESULTS
+from threeshnet.commands.preparing import load_study
+from threeshnet.commands.reporting import CLAIMS, PUBLISHED, README, RESULTS, comparison_of
 from threeshnet.errors import ConfigError
 from threeshnet.reports.claims import claims_table, parse_claims, published_table
-from threeshnet.reports.study_report import Comparison
-from threeshnet.reports.study_rows import FIXED, Row
+from threeshnet.reports.study_report import Comparison, value_of
+from threeshnet.reports.study_rows import FIXED, Row, read_rows
 
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 KNOWN = {"activation": ["sigmoid", "softmax"], "pooling": ["mean"]}
 COMPARISON = Comparison({"activation": ["sigmoid", "softmax"]}, {"activation": "sigmoid"})
 SIX = ["58.3", "85.3", "92.3", "42.4", "72.7", "83.2"]
@@ -61,6 +63,13 @@ def test_what_was_not_run_says_so_and_how() -> None:
     assert claims_table(parse_claims([CLAIM | {"see": see}], KNOWN), {}).endswith("| there | some | holds |")
 
 
+def test_the_front_page_says_of_robustness_what_the_rows_say() -> None:
+    study = load_study("robustness")
+    rows = read_rows(EXPERIMENTS / "robustness" / RESULTS)
+    lost = value_of("grid_flickr8k, guided+swap_segmentation, rsum, difference", rows, comparison_of(study, rows))
+    assert f"another photo's costs it {-lost:.0f} rsum" in (EXPERIMENTS.parent / README).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -86,7 +95,7 @@ def test_wrong_claims_say_where(change: dict[str, Any], said: str) -> None:
 
 
 def test_a_published_number_keeps_its_status() -> None:
-    with (Path(__file__).parents[2] / "experiments" / PUBLISHED).open(newline="") as opened:
+    with (EXPERIMENTS / PUBLISHED).open(newline="") as opened:
         published = list(csv.DictReader(opened))
     assert {row["status"] for row in published} == {"seen", "recalled"}
     assert all(row["source"] for row in published)

@@ -134,6 +134,13 @@ def test_the_table_is_that_of_the_rows(runs: list[Path], tmp_path: Path) -> None
     assert "region_demo, setting `demo`" in text
 
 
+def test_the_heading_names_the_protocol_and_levels_the_perturbation(runs: list[Path], tmp_path: Path) -> None:
+    write_run(runs[0], "sigmoid", 0, 200.0, {"derived_from": ["a"]}, {"perturb": "shuffle_map"})
+    rows = gathered(runs[:2], tmp_path / "results.csv")
+    assert {row["protocol"] for row in rows} == {"full", "full, perturbed: shuffle_map"}
+    assert "; protocol full; selection" in tables(rows, COMPARISON)
+
+
 def test_experiments_stand_apart_and_seeds_are_paired(runs: list[Path], tmp_path: Path) -> None:
     write_run(tmp_path / "other" / "j", "softmax", 5, 600.0, own={"experiment": "grid_demo"})
     gathered(runs[:4], tmp_path / "results.csv")  # softmax with seed 0 alone

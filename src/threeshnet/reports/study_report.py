@@ -16,6 +16,7 @@ FIGURE = "figure.png"
 # 12.3<!-- value: experiment[/setting], level[+level], column[, statistic] --> in the prose; see `value_of`.
 VALUE = re.compile(r"([+\-\N{MINUS SIGN}]?\d+(?:\.\d+)?)\s?<!-- value: ([^>]*?) -->")
 MARK = re.compile(r"(\S*)\s?(<!--\s*value\b[^>]*>)")  # whatever was meant as one
+PERTURBED = ", perturbed: "  # as `named_protocol` writes it
 HEADER = ("seeds", "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "rsum", "rsum against the baseline")
 
 
@@ -49,7 +50,9 @@ def _facts(rows: Sequence[Row]) -> str:
     )
     said = [" and ".join(places)]
     for name in ("protocol", "selection", "batch", "epochs", "machine"):
-        values = sorted({row[name] for row in rows if row[name]})
+        values = sorted(
+            {row[name].partition(PERTURBED)[0] for row in rows if row[name]}
+        )  # levels say what was perturbed
         said.append(f"{name} {' and '.join(values)}")
     return (
         "; ".join(said)
