@@ -10,7 +10,7 @@ from threeshnet.errors import ConfigError, Problems, one_of
 from threeshnet.metrics.comparisons import Difference
 from threeshnet.reports.markdown import table
 from threeshnet.reports.study_report import Comparison, against
-from threeshnet.reports.study_rows import Row, by_level, groups, label
+from threeshnet.reports.study_rows import NUMBERS, Row, by_level, groups, label
 
 KEYS = ("claim", "source", "tests", "see")
 OF_TEST = ("study", "level", "expected")
@@ -19,7 +19,7 @@ OF_SEE = ("by", "effect", "verdict")
 SIGNS = {"higher": 1, "lower": -1}
 HEADER = ("claim", "source", "tested here by", "rsum against the baseline, 95% interval", "verdict")
 FACTS = ("model", "features", "data", "protocol", "setting")  # of a published row
-RECALLS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10")
+RECALLS = tuple(name for name in NUMBERS if name != "rsum")
 PUBLISHED_HEADER = (*FACTS, "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "rsum", "status", "source")
 RECALLED, SET_ASIDE = "recalled", "–"  # the status of a row that nobody has seen, and what stands for its numbers
 UNCHECKED, UNCHECKED_SAYS = "†", "Taken over as it was read: without all six recalls the sum cannot be recomputed."

@@ -50,9 +50,8 @@ def _facts(rows: Sequence[Row]) -> str:
     )
     said = [" and ".join(places)]
     for name in ("protocol", "selection", "batch", "epochs", "machine"):
-        values = sorted(
-            {row[name].partition(PERTURBED)[0] for row in rows if row[name]}
-        )  # levels say what was perturbed
+        # What was perturbed is what levels are called after.
+        values = sorted({row[name].partition(PERTURBED)[0] for row in rows if row[name]})
         said.append(f"{name} {' and '.join(values)}")
     return (
         "; ".join(said)
