@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,18 @@ def test_the_front_page_says_what_the_rows_say(name: str, level: str, said: str)
     place = f"grid_flickr8k/flickr8k_proxy, {level}, rsum, difference"
     lost = -value_of(place, rows, comparison_of(load_study(name), rows))
     assert said.format(lost) in " ".join((EXPERIMENTS.parent / README).read_text(encoding="utf-8").split())
+
+
+@pytest.mark.parametrize("name", ["parts", "transfer"])
+def test_what_photos_say_of_each_pair_of_models_stands_beside_what_seeds_say(name: str) -> None:
+    prose = " ".join((EXPERIMENTS / name / README).read_text(encoding="utf-8").split())
+    files = sorted((EXPERIMENTS / name / "by_photos").glob("*/comparison.json"))
+    assert len(files) == 3
+    for file in files:
+        found = json.loads(file.read_text(encoding="utf-8"))["recalls"]["rsum"]
+        low, high = found["interval"]
+        assert f"{found['difference']:.1f} [{low:.1f}, {high:.1f}]" in prose
+        assert found["verdict"] == "no difference shown"  # as the prose says of each
 
 
 @pytest.mark.parametrize(
