@@ -191,20 +191,26 @@ def test_a_job_takes_itself_for_no_part_of_another_run(monkeypatch: pytest.Monke
     assert "CUDA_VISIBLE_DEVICES" not in launching.environment(threads=1) or "CUDA_VISIBLE_DEVICES" in os.environ
 
 
-def test_cards_are_dealt_out_and_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four GPUs, jobs of two: two at a time, never the same card twice."""
-    seen: list[set[str]] = []
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """The cards of every job that was started; a job ends when it is asked for the second time."""
+    found: list[set[str]] = []
 
     class Sham:
         def __init__(self, job: Job, surroundings: dict[str, str], cards: list[str]) -> None:
             self.cards, self.left = cards, 2
-            seen.append(set(surroundings["CUDA_VISIBLE_DEVICES"].split(",")))
+            found.append(set(surroundings["CUDA_VISIBLE_DEVICES"].split(",")))
 
         def poll(self) -> int | None:
             self.left -= 1
             return None if self.left > 0 else 0
 
     monkeypatch.setattr(launching, "LocalProcess", Sham)
+    return found
+
+
+def test_cards_are_dealt_out_and_given_back(tmp_path: Path, seen: list[set[str]]) -> None:
+    """Four GPUs, jobs of two: two at a time, never the same card twice."""
     local, jobs = Local(cards=list("0123")), [Job(name, tmp_path, (), devices=2, on_gpu=True) for name in "abc"]
     assert local.room_for(jobs[0])
     local.start(jobs[0])
@@ -216,6 +222,23 @@ def test_cards_are_dealt_out_and_given_back(tmp_path: Path, monkeypatch: pytest.
     assert len(seen[2]) == 2
     with pytest.raises(ConfigError, match=r"trainer\.devices=8, and there are 4 GPUs"):
         local.room_for(Job("d", tmp_path, (), devices=8, on_gpu=True))
+
+
+def test_jobs_share_a_card_where_they_may(tmp_path: Path, seen: list[set[str]]) -> None:
+    """Two GPUs of two places each: four jobs, spread evenly; a job of two processes gets two cards, never one twice."""
+    local, job = Local(cards=list("01"), jobs_per_gpu=2), Job("a", tmp_path, (), on_gpu=True)
+    for _ in range(4):
+        local.start(job)
+    assert local.parallel == 4
+    assert [sorted(cards) for cards in seen] == [["0"], ["1"], ["0"], ["1"]]
+    assert not local.room_for(job)  # asked once: none has ended
+    assert local.room_for(job)
+    local.start(Job("b", tmp_path, (), devices=2, on_gpu=True))
+    assert seen[-1] == {"0", "1"}
+    with pytest.raises(ConfigError, match=r"trainer\.devices=3, and there are 2 GPUs"):
+        local.room_for(Job("c", tmp_path, (), devices=3, on_gpu=True))
+    with pytest.raises(ConfigError, match="jobs_per_gpu=0"):
+        Local(cards=["0"], jobs_per_gpu=0)
 
 
 @pytest.mark.parametrize("devices", ["none", 0, -3, "0"])

@@ -17,10 +17,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 
 class ProcessLauncher(Launcher):
-    """`parallel` jobs at a time; null is one at a time on CPUs, and as many as the GPUs hold."""
+    """`parallel` jobs at a time; null is one on CPUs, and as many as the GPUs hold, `jobs_per_gpu` on each."""
 
-    def __init__(self, parallel: int | None = None) -> None:
-        self.parallel = parallel
+    def __init__(self, parallel: int | None = None, jobs_per_gpu: int = 1) -> None:
+        self.parallel, self.jobs_per_gpu = parallel, jobs_per_gpu
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.config = hydra_context, config
@@ -39,6 +39,7 @@ class ProcessLauncher(Launcher):
             devices=[config.trainer.devices for config in loaded],
             accelerators=[str(config.trainer.accelerator) for config in loaded],
             parallel=self.parallel,
+            jobs_per_gpu=self.jobs_per_gpu,
         )
         return [self._returned(list(o), c, r) for o, c, r in zip(job_overrides, loaded, results, strict=True)]
 

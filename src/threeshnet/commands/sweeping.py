@@ -106,7 +106,7 @@ def starter_of(cfg: DictConfig, prepared: Sequence[Prepared], out: Path) -> Star
     """This machine, or a cluster."""
     cards = max((each.cards for each in prepared), key=len)
     if cfg.cluster.executor is None:
-        return Local(parallel=cfg.parallel, cards=cards)
+        return Local(parallel=cfg.parallel, cards=cards, jobs_per_gpu=cfg.jobs_per_gpu)
     from threeshnet.studies.cluster import Cluster  # submitit is an extra
 
     options = OmegaConf.to_container(cfg.cluster.options or OmegaConf.create({}))

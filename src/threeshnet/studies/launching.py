@@ -116,25 +116,30 @@ def cores() -> int:
 class Local:
     """Jobs on this machine: `parallel` at a time, each with as many of the `cards` as it has processes.
 
-    `parallel` None is one at a time on CPUs, and as many as the GPUs hold.  Raises ConfigError for a job that never
-    fits.
+    `jobs_per_gpu` jobs share a card, which a small model leaves half idle. `parallel` None is one at a time on CPUs,
+    and as many as the GPUs hold.  Raises ConfigError for a job that never fits.
     """
 
-    def __init__(self, *, parallel: int | None = None, cards: Sequence[str] = ()) -> None:
-        if parallel is not None and parallel < 1:
-            raise ConfigError(f"parallel={parallel}: at least one job at a time")
-        self.parallel = parallel or (len(cards) or 1)
-        self.free, self.cards = list(cards), len(cards)
+    def __init__(self, *, parallel: int | None = None, cards: Sequence[str] = (), jobs_per_gpu: int = 1) -> None:
+        for name, value in (("parallel", parallel), ("jobs_per_gpu", jobs_per_gpu)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}={value}: at least one job at a time")
+        self.parallel = parallel or (len(cards) * jobs_per_gpu or 1)
+        self.places = dict.fromkeys(cards, jobs_per_gpu)  # free ones, by card
         self.running: list[LocalProcess] = []
 
     def room_for(self, job: Job) -> bool:
-        if job.on_gpu and job.devices > self.cards:
-            raise ConfigError(f"{job.name}: trainer.devices={job.devices}, and there are {self.cards} GPUs here")
+        if job.on_gpu and job.devices > len(self.places):
+            raise ConfigError(f"{job.name}: trainer.devices={job.devices}, and there are {len(self.places)} GPUs here")
         self._sweep_up()
-        return len(self.running) < self.parallel and (not job.on_gpu or job.devices <= len(self.free))
+        free = sum(places > 0 for places in self.places.values())
+        return len(self.running) < self.parallel and (not job.on_gpu or job.devices <= free)
 
     def start(self, job: Job) -> Started:
-        taken = [self.free.pop(0) for _ in range(job.devices if job.on_gpu else 0)]
+        by_room = sorted(self.places, key=lambda card: -self.places[card])  # each process of a job on another card
+        taken = by_room[: job.devices if job.on_gpu else 0]
+        for card in taken:
+            self.places[card] -= 1
         threads = max(cores() // (self.parallel * job.devices), 1)
         surroundings = environment(threads=threads, cards=taken if job.on_gpu else None)
         process = LocalProcess(job, surroundings, taken)
@@ -144,7 +149,8 @@ class Local:
     def _sweep_up(self) -> None:
         for process in [one for one in self.running if one.poll() is not None]:
             self.running.remove(process)
-            self.free += process.cards
+            for card in process.cards:
+                self.places[card] += 1
 
 
 class LocalProcess:

@@ -23,6 +23,7 @@ def run_multirun(
     devices: Sequence[Any],
     accelerators: Sequence[str],
     parallel: int | None,
+    jobs_per_gpu: int = 1,
 ) -> list[float | None]:
     """Best dev rsum of every job.  Raises JobsFailed with the jobs that failed, SystemExit(75) when interrupted."""
     if len(set(folders)) < len(folders):
@@ -35,7 +36,8 @@ def run_multirun(
     ]
     statuses = [Status(job) for job in jobs]
     board = Board(statuses, title="multirun")
-    runner = Runner(starter=Local(parallel=parallel, cards=max(cards, key=len)), changed=board.changed)
+    starter = Local(parallel=parallel, cards=max(cards, key=len), jobs_per_gpu=jobs_per_gpu)
+    runner = Runner(starter=starter, changed=board.changed)
     with board.shown():
         runner.run(statuses, board.look)
     end(statuses)
