@@ -16,6 +16,7 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
+from threeshnet.commands import CONF, current_commit
 from threeshnet.errors import ConfigError
 from threeshnet.files import write_json
 from threeshnet.studies import launching
@@ -189,6 +190,19 @@ def test_a_job_takes_itself_for_no_part_of_another_run(monkeypatch: pytest.Monke
     assert not set(outer) & set(found)
     assert (found["OMP_NUM_THREADS"], found["CUDA_VISIBLE_DEVICES"]) == ("3", "0,2")
     assert "CUDA_VISIBLE_DEVICES" not in launching.environment(threads=1) or "CUDA_VISIBLE_DEVICES" in os.environ
+
+
+def test_code_without_git_says_its_commit_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THREESHNET_COMMIT", "another")
+    inside = current_commit()  # of a checkout, git has the say
+    monkeypatch.setenv("PATH", "")
+    assert (inside == "another", current_commit()) == (not in_a_checkout(), "another")
+    monkeypatch.delenv("THREESHNET_COMMIT")
+    assert current_commit() == "unknown"
+
+
+def in_a_checkout() -> bool:
+    return (CONF.parent / ".git").exists()
 
 
 @pytest.fixture

@@ -14,10 +14,13 @@ CONF = Path(os.environ.get("THREESHNET_CONF", Path(__file__).parents[3] / "conf"
 
 
 def current_commit() -> str:
-    """The commit of the working tree, `+` behind it when files differ from it; `unknown` outside of git."""
+    """The commit of the working tree, `+` behind it when files differ from it.
+
+    Where the code was copied without `.git`, as into an image: what $THREESHNET_COMMIT says, else `unknown`.
+    """
     here = Path(__file__).parent
     try:
         asked = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
         return subprocess.run(asked, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("THREESHNET_COMMIT", "unknown")
