@@ -1,5 +1,5 @@
 #!/bin/sh
-# Every study of this folder, the longest first: experiments/run.sh [flickr8k] [demo]
+# Every study of this folder: experiments/run.sh [recipe] [flickr8k] [options] [demo]
 #
 #   SHARDS    where shards are and are put                  (data/shards)
 #   RAW       Flickr8k: folder with dataset_flickr8k.json and images/, when its shards are to be made (data/raw/flickr8k)
@@ -7,6 +7,9 @@
 #   RUNS      where the run directories are put             (runs)
 #   DEMO      overrides for the demo's sweeps               (trainer.devices=2)
 #   FLICKR8K  overrides for Flickr8k's sweeps               (parallel=2)
+#
+# With a GPU: DEMO=jobs_per_gpu=6 FLICKR8K=jobs_per_gpu=8. Parts may run side by side, but for flickr8k and options, of
+# which the second takes up runs of the first.
 #
 # Start it again wherever it was cut: jobs go on from their last checkpoint, finished ones are not run again, nor is a run
 # that another study has finished. Rows are collected after every study, so that what is finished is never lost.
@@ -47,17 +50,18 @@ study() { # name, experiment, its setting when overrides make it another ('' is 
 }
 
 # The overrides are words: $DEMO and $FLICKR8K are meant to be split.
-flickr8k() {
+recipe() {
   data flickr8k ${RAW:+"raw=\"$RAW\""}
   study recipe grid_flickr8k '' setting=flickr8k_yardstick $FLICKR8K
-  study options grid_flickr8k '' setting=flickr8k_proxy $FLICKR8K
-  # InfoNCE is the objective of all levels here, so that those which change it would be the same run.
-  study options grid_flickr8k flickr8k_proxy_infonce setting=flickr8k_proxy objective=infonce "option=$BESIDE" $FLICKR8K
-  study options grid_flickr8k flickr8k_proxy_six_infonce setting=flickr8k_proxy_six objective=infonce \
-    option=none,words_whole $FLICKR8K
-  study options grid_flickr8k flickr8k_proxy_six setting=flickr8k_proxy_six option=none,mixed $FLICKR8K
-  for name in parts lineage activation objective pooling robustness; do study "$name" grid_flickr8k '' setting=flickr8k_proxy $FLICKR8K; done
+}
+
+flickr8k() {
+  data flickr8k ${RAW:+"raw=\"$RAW\""}
+  for name in parts lineage activation pooling objective; do
+    study "$name" grid_flickr8k '' setting=flickr8k_proxy $FLICKR8K
+  done
   study features hybrid_flickr8k '' setting=flickr8k_proxy $FLICKR8K
+  study robustness grid_flickr8k '' setting=flickr8k_proxy $FLICKR8K
   [ -z "$COCO" ] || carried_over
 }
 
@@ -66,12 +70,22 @@ carried_over() {
   study transfer grid_flickr8k '' setting=flickr8k_proxy $FLICKR8K
 }
 
+options() {
+  data flickr8k ${RAW:+"raw=\"$RAW\""}
+  # InfoNCE is the objective of all levels here, so that those which change it would be the same run.
+  study options grid_flickr8k flickr8k_proxy_infonce setting=flickr8k_proxy objective=infonce "option=$BESIDE" $FLICKR8K
+  study options grid_flickr8k '' setting=flickr8k_proxy $FLICKR8K
+  study options grid_flickr8k flickr8k_proxy_six_infonce setting=flickr8k_proxy_six objective=infonce \
+    option=none,words_whole $FLICKR8K
+  study options grid_flickr8k flickr8k_proxy_six setting=flickr8k_proxy_six option=none,mixed $FLICKR8K
+}
+
 demo() {
   data demo
   for name in parts lineage objective activation pooling transfer robustness; do study "$name" region_demo '' $DEMO; done
   study features hybrid_demo '' $DEMO
 }
 
-for part in ${*:-flickr8k demo}; do "$part"; done
+for part in ${*:-recipe flickr8k options demo}; do "$part"; done
 call report
 [ -z "$failed" ] || { echo "not finished:$failed" >&2; exit 1; }

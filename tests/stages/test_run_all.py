@@ -64,7 +64,7 @@ def test_every_study_is_run_and_collected(tmp_path: Path) -> None:
 
 
 def test_a_setting_that_overrides_make_another_has_its_name_and_folder(tmp_path: Path) -> None:
-    _, called, _ = start(tmp_path, "flickr8k")
+    _, called, _ = start(tmp_path, "options")
     collected = dict(zip(matching("sweep", called), matching("collect", called), strict=True))
     named = {words: rows.split("setting_name=")[1] for words, rows in collected.items() if "setting_name=" in rows}
     assert {words for words in collected if "objective=infonce" in words} < named.keys()
