@@ -8,9 +8,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import wandb
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
@@ -18,11 +17,12 @@ from pytorch_lightning.utilities import rank_zero_only
 from threeshnet.commands import current_commit
 from threeshnet.commands.highlighting import INSPECTION
 from threeshnet.reports.study_runs import variant_name
-from threeshnet.reports.wandb_media import media
 from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.reader import ShardedSplit
-from threeshnet.training.wandb_log import WandbLog, new_id, open_run, run_id
 from threeshnet.training.wandb_mode import mode_of
+
+if TYPE_CHECKING:
+    from threeshnet.training.wandb_log import WandbLog
 
 STAGED = "WANDB_DATA_DIR"  # where pictures of tables wait for the upload
 TAGGED = ("features", "recipe", "text", "pooling", "objective", "activation")  # groups whose choice becomes a tag
@@ -53,6 +53,8 @@ class Tracker:
         """Begin the run, or go on with it; the loggers that the trainer takes beside the CSV log."""
         if self.mode == "off":
             return []
+        from threeshnet.training.wandb_log import WandbLog, new_id, open_run, run_id  # a second that `off` is spared
+
         # Pictures of tables wait for the upload beside the run, and not in the home directory.
         os.environ.setdefault(STAGED, str(self.folder / "wandb"))
         config: Any = OmegaConf.to_container(self.cfg, resolve=True)
@@ -77,6 +79,8 @@ class Tracker:
         """Tables, pictures and the scores of the selected checkpoint; the checkpoint itself when it is asked for."""
         if self.log is None:
             return
+        from threeshnet.reports.wandb_media import media
+
         run = self.log.experiment
         inspected = json.loads((self.folder / INSPECTION).read_text(encoding="utf-8"))
         self.log.attempt("logging tables", lambda: run.log(media(inspected, self.folder, split.image_path)))
@@ -85,6 +89,8 @@ class Tracker:
             self.log.attempt("logging the checkpoint", self._send, metrics, checkpoint)
 
     def _send(self, metrics: dict[str, Any], checkpoint: Path) -> None:
+        import wandb
+
         run: Any = self.log.experiment  # pyright: ignore[reportOptionalMemberAccess]
         artifact = wandb.Artifact(f"{self.cfg.experiment_name}-{run.id}", "model", metadata=summary(metrics))
         artifact.add_file(str(checkpoint), name=checkpoint.name)
