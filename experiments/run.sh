@@ -7,9 +7,10 @@
 #   RUNS      where the run directories are put             (runs)
 #   DEMO      overrides for the demo's sweeps               (trainer.devices=2)
 #   FLICKR8K  overrides for Flickr8k's sweeps               (parallel=2)
+#   SUFFIX    of the settings' names in the rows, where rows of another machine are there: those of two share no table
 #
-# With a GPU: DEMO=jobs_per_gpu=6 FLICKR8K=jobs_per_gpu=8. Parts may run side by side, but for flickr8k and options, of
-# which the second takes up runs of the first.
+# With a GPU: DEMO=jobs_per_gpu=6 FLICKR8K=jobs_per_gpu=8 SUFFIX=_gpu. Parts may run side by side, but for flickr8k and
+# options, of which the second takes up runs of the first.
 #
 # Start it again wherever it was cut: jobs go on from their last checkpoint, finished ones are not run again, nor is a run
 # that another study has finished. Rows are collected after every study, so that what is finished is never lost.
@@ -21,6 +22,7 @@ RUNS=${RUNS:-runs}
 DEMO=${DEMO:-trainer.devices=2}
 FLICKR8K=${FLICKR8K:-parallel=2}
 COCO=${COCO:-}
+SUFFIX=${SUFFIX:-}
 BESIDE=none,text_mean,infonce_sharp,infonce_soft,cosine,text_rate,words_whole,tokens_whole,half_batch,ema,real_rows
 PYTHON=${ENV_PYTHON:-.venv/bin/python}
 failed=
@@ -37,14 +39,14 @@ data() { # name, words
   [ -f "$SHARDS/$name/manifest.json" ] || call shards "data=$name" "out=\"$SHARDS\"" "$@"
 }
 
-study() { # name, experiment, its setting when overrides make it another ('' is as it says), overrides
+study() { # name, experiment, the name of its setting, overrides
   name=$1 experiment=$2 setting=$3
-  runs=$RUNS/$name-$experiment${setting:+-$setting} # jobs of two experiments have the same names
+  runs=$RUNS/$name-$experiment-$setting # jobs of two experiments have the same names
   shift 3
   ended=0
   call sweep "study=$name" "experiment=$experiment" "shards=\"$SHARDS\"" "out=\"$runs\"" "reuse=[\"$RUNS\"]" "$@" ||
     ended=$?
-  call collect "study=$name" "out=\"$runs\"" ${setting:+"setting_name=$setting"} || failed="$failed $name"
+  call collect "study=$name" "out=\"$runs\"" "setting_name=$setting$SUFFIX" || failed="$failed $name"
   [ "$ended" != 75 ] || exit 75
   [ "$ended" = 0 ] || failed="$failed $name"
 }
@@ -52,29 +54,29 @@ study() { # name, experiment, its setting when overrides make it another ('' is 
 # The overrides are words: $DEMO and $FLICKR8K are meant to be split.
 recipe() {
   data flickr8k ${RAW:+"raw=\"$RAW\""}
-  study recipe grid_flickr8k '' setting=flickr8k_yardstick $FLICKR8K
+  study recipe grid_flickr8k flickr8k_yardstick setting=flickr8k_yardstick $FLICKR8K
 }
 
 flickr8k() {
   data flickr8k ${RAW:+"raw=\"$RAW\""}
   for name in parts lineage activation pooling objective; do
-    study "$name" grid_flickr8k '' setting=flickr8k_proxy $FLICKR8K
+    study "$name" grid_flickr8k flickr8k_proxy setting=flickr8k_proxy $FLICKR8K
   done
-  study features hybrid_flickr8k '' setting=flickr8k_proxy $FLICKR8K
-  study robustness grid_flickr8k '' setting=flickr8k_proxy $FLICKR8K
+  study features hybrid_flickr8k flickr8k_proxy setting=flickr8k_proxy $FLICKR8K
+  study robustness grid_flickr8k flickr8k_proxy setting=flickr8k_proxy $FLICKR8K
   [ -z "$COCO" ] || carried_over
 }
 
 carried_over() {
   data coco2017 "raw=\"$COCO\"" segmentation=own data.reader.dev_photos=10
-  study transfer grid_flickr8k '' setting=flickr8k_proxy $FLICKR8K
+  study transfer grid_flickr8k flickr8k_proxy setting=flickr8k_proxy $FLICKR8K
 }
 
 options() {
   data flickr8k ${RAW:+"raw=\"$RAW\""}
   # InfoNCE is the objective of all levels here, so that those which change it would be the same run.
   study options grid_flickr8k flickr8k_proxy_infonce setting=flickr8k_proxy objective=infonce "option=$BESIDE" $FLICKR8K
-  study options grid_flickr8k '' setting=flickr8k_proxy $FLICKR8K
+  study options grid_flickr8k flickr8k_proxy setting=flickr8k_proxy $FLICKR8K
   study options grid_flickr8k flickr8k_proxy_six_infonce setting=flickr8k_proxy_six objective=infonce \
     option=none,words_whole $FLICKR8K
   study options grid_flickr8k flickr8k_proxy_six setting=flickr8k_proxy_six option=none,mixed $FLICKR8K
@@ -82,8 +84,8 @@ options() {
 
 demo() {
   data demo
-  for name in parts lineage objective activation pooling transfer robustness; do study "$name" region_demo '' $DEMO; done
-  study features hybrid_demo '' $DEMO
+  for name in parts lineage objective activation pooling transfer robustness; do study "$name" region_demo demo $DEMO; done
+  study features hybrid_demo demo $DEMO
 }
 
 for part in ${*:-recipe flickr8k options demo}; do "$part"; done

@@ -14,6 +14,7 @@ from threeshnet.commands.preparing import load_study
 from threeshnet.commands.reporting import CLAIMS, PUBLISHED, README, RESULTS, comparison_of
 from threeshnet.errors import ConfigError
 from threeshnet.reports.claims import claims_table, parse_claims, published_table
+from threeshnet.reports.study_hits import HITS
 from threeshnet.reports.study_report import Comparison, value_of
 from threeshnet.reports.study_rows import FIXED, Row, read_rows
 
@@ -37,13 +38,13 @@ def line(softmax: list[float], expected: str = "lower") -> list[str]:
 
 
 def test_a_claim_holds_when_the_interval_lies_on_its_side_of_zero() -> None:
-    claim, source, by, effect, verdict = line([189.0, 200.0, 211.0])  # 10 lower on average, by 9 to 11
-    assert (claim, source, verdict) == ("Sigmoid is better", "a paper", "holds here")
+    claim, source, by, effect, wider, verdict = line([189.0, 200.0, 211.0])  # 10 lower on average, by 9 to 11
+    assert (claim, source, wider, verdict) == ("Sigmoid is better", "a paper", "–", "holds for these photos")
     assert by == "[activation](activation/README.md), `softmax` lower, region_demo, setting `demo`, 3 seeds"
     assert effect == "-10.0 [-12.5, -7.5]"  # t(2 degrees of freedom) = 4.303, standard error 0.577
-    assert line([189.0, 200.0, 211.0], "higher")[4] == "**the other way round here**"
-    assert line([150.0, 210.0, 230.0])[4] == "no difference shown"
-    assert line([150.0])[3:] == ["–", "fewer than two seeds of both"]
+    assert line([189.0, 200.0, 211.0], "higher")[5] == "**the other way round here**"
+    assert line([150.0, 210.0, 230.0])[5] == "no difference shown"
+    assert line([150.0])[3:] == ["–", "–", "fewer than two seeds of both"]
 
 
 def test_a_level_is_compared_with_another_than_the_baseline() -> None:
@@ -53,15 +54,15 @@ def test_a_level_is_compared_with_another_than_the_baseline() -> None:
     }
     found = claims_table(parse_claims([CLAIM | {"tests": [test]}], KNOWN), studies)
     assert "`sigmoid` higher than `softmax`, region_demo" in found
-    assert "| +10.0 [+7.5, +12.5] | holds here |" in found
+    assert "| +10.0 [+7.5, +12.5] | – | holds for these photos |" in found
 
 
 def test_what_was_not_run_says_so_and_how() -> None:
     tests = [{"study": "pooling", "level": "mean", "expected": "lower"}]
     table = claims_table(parse_claims([CLAIM | {"tests": tests}], KNOWN), {})
-    assert table.splitlines()[2].endswith("| – | not run yet: `make sweep STUDY=pooling EXP=<experiment>` |")
+    assert table.splitlines()[2].endswith("| – | – | not run yet: `make sweep STUDY=pooling EXP=<experiment>` |")
     see = {"by": "there", "effect": "some", "verdict": "holds"}
-    assert claims_table(parse_claims([CLAIM | {"see": see}], KNOWN), {}).endswith("| there | some | holds |")
+    assert claims_table(parse_claims([CLAIM | {"see": see}], KNOWN), {}).endswith("| there | some | – | holds |")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_what_was_only_recalled_shows_no_number() -> None:
 def test_all_that_is_committed_is_what_its_rows_make(root: Path, tmp_path: Path, command) -> None:
     """`make report` in a fresh clone changes nothing."""
     for file in (root / "experiments").rglob("*"):
-        if file.name in (CLAIMS, PUBLISHED, README, RESULTS, "figure.png"):
+        if file.name in (CLAIMS, PUBLISHED, README, RESULTS, HITS, "figure.png"):
             copy = tmp_path / file.relative_to(root / "experiments")
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, copy)

@@ -25,7 +25,7 @@ case "$*" in *commands.sweep*study="$CULPRIT"*) exit "$CODE";; esac
 
 
 def start(
-    folder: Path, *parts: str, culprit: str = "none", code: int = 0, raw: str = "", coco: str = ""
+    folder: Path, *parts: str, culprit: str = "none", code: int = 0, raw: str = "", coco: str = "", suffix: str = ""
 ) -> tuple[int, list[str], str]:
     """Exit code, the commands that were called, and what was said at the end."""
     python, calls = folder / "python", folder / "calls"
@@ -33,7 +33,13 @@ def start(
     python.chmod(0o755)
     calls.unlink(missing_ok=True)
     given = {"ENV_PYTHON": str(python), "CALLS": str(calls), "CULPRIT": culprit, "CODE": str(code)}
-    given |= {"SHARDS": str(folder / "a folder"), "RUNS": str(folder / "runs"), "RAW": raw, "COCO": coco}
+    given |= {
+        "SHARDS": str(folder / "a folder"),
+        "RUNS": str(folder / "runs"),
+        "RAW": raw,
+        "COCO": coco,
+        "SUFFIX": suffix,
+    }
     command = [str(ROOT / "experiments/run.sh"), *parts]
     ended = subprocess.run(command, env=os.environ | given, capture_output=True, text=True, check=False)
     called = [line.split("threeshnet.commands.")[1] for line in calls.read_text().splitlines()]
@@ -74,6 +80,12 @@ def test_a_setting_that_overrides_make_another_has_its_name_and_folder(tmp_path:
         jobs = [job for job in plan(load_study("options"), [*given, "seed=0"]) if not job.of]
         runs = {OmegaConf.to_yaml(compose_training(job.overrides)[0]) for job in jobs}
         assert len(runs) == len(jobs) > 1  # none is undone by what holds for all of them
+
+
+def test_rows_of_another_machine_have_settings_of_their_own(tmp_path: Path) -> None:
+    _, called, _ = start(tmp_path, suffix="_gpu")
+    assert {words.endswith("_gpu") for words in matching("collect", called)} == {True}
+    assert not any("_gpu" in words for words in matching("sweep", called))  # the runs are the same
 
 
 def test_models_of_flickr8k_are_carried_over_where_coco_is(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from threeshnet.reports.claims import Studies, claims_table, parse_claims, publi
 from threeshnet.reports.markdown import fill, filled, marks
 from threeshnet.reports.study_checks import check_rows
 from threeshnet.reports.study_figure import draw
+from threeshnet.reports.study_hits import HITS, read_hits
 from threeshnet.reports.study_report import FIGURE, PART, Comparison, check_prose, tables
 from threeshnet.reports.study_rows import Row, label, other_factors, read_rows
 from threeshnet.studies.study import Study
@@ -44,7 +46,7 @@ def rebuild(cfg: DictConfig) -> None:
 def report(study: Study, folder: Path) -> tuple[list[Row], Comparison]:
     """Rebuilds README.md and the figure of a study; what they were made from."""
     rows = read_rows(folder / RESULTS)
-    comparison = comparison_of(study, rows)
+    comparison = replace(comparison_of(study, rows), hits=read_hits(folder / HITS))
     check_rows(rows, comparison)
     file = folder / README
     text = file.read_text(encoding="utf-8") if file.exists() else first_text(study)

@@ -1,7 +1,8 @@
 """Is one model better than another? A difference is called one only when its interval excludes zero.
 
 Two questions, two kinds of chance: would other photos turn the difference round (paired bootstrap and permutation of
-two models on the same items), and would other seeds (t-intervals over seeds)?
+two models on the same items), and would other seeds (t-intervals over seeds)? Both at once are asked of all seeds'
+answers to all photos (analysis of variance).
 
 Where there is a permutation test it must agree. The percentile bootstrap is too sure of itself when few images decide:
 with four that are in favour of one model and none against, 98 of 100 draws hold at least one of them, and yet a coin
@@ -111,6 +112,47 @@ def difference(
     # Welch and Satterthwaite's number of degrees of freedom.
     freedom = variance**2 / sum(part**2 / (len(side) - 1) for part, side in zip(parts, (first, second), strict=True))
     return Difference(value, _t_interval(value, np.sqrt(variance), float(freedom), level), level)
+
+
+def over_seeds_and_photos(apart: np.ndarray, *, level: float = LEVEL) -> Difference:
+    """The mean of [seeds, photos], with an interval that is meant for other seeds and other photos at once.
+
+    Both are random and crossed, with one number a cell: the variance of the mean is (MS_seeds + MS_photos - MS_rest) /
+    cells, with Satterthwaite's degrees of freedom (1946); Clark (1973) and Judd, Westfall & Kenny (2012) say why one
+    of the two alone is too sure of itself. A part of the variance that comes out negative counts as none.
+    Raises DataError with fewer than two seeds or two photos.
+
+    >>> apart = np.array([[1.0, 5.0, 3.0], [2.0, 6.0, 4.0]])
+    >>> found = over_seeds_and_photos(apart)
+    >>> found.value, [round(end, 1) for end in found.interval]
+    (3.5, [-0.8, 7.8])
+    """
+    if apart.ndim != 2 or min(apart.shape) < 2:
+        raise DataError(f"differences of shape {list(apart.shape)}: two seeds and two photos are the least")
+    seeds, photos = apart.shape
+    mean = float(apart.mean())
+    by_seed, by_photo = apart.mean(axis=1, keepdims=True), apart.mean(axis=0, keepdims=True)
+    rest = _Square(float(((apart - by_seed - by_photo + mean) ** 2).sum()), (seeds - 1) * (photos - 1))
+    of_seeds = _Square(photos * float(((by_seed - mean) ** 2).sum()), seeds - 1)
+    of_photos = _Square(seeds * float(((by_photo - mean) ** 2).sum()), photos - 1)
+    above = [square for square in (of_seeds, of_photos) if square.mean > rest.mean]
+    parts = [*above, *([rest] if len(above) != 1 else [])]
+    variance = sum(square.mean for square in above) - (len(above) - 1) * rest.mean
+    if variance == 0.0:
+        return Difference(mean, Interval(mean, mean), level)
+    freedom = variance**2 / sum(square.mean**2 / square.freedom for square in parts)
+    return Difference(mean, _t_interval(mean, np.sqrt(variance / apart.size), float(freedom), level), level)
+
+
+class _Square(NamedTuple):
+    """A sum of squares and its degrees of freedom."""
+
+    total: float
+    freedom: int
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.freedom
 
 
 def compare(

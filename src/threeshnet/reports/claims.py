@@ -9,7 +9,7 @@ from typing import Any
 from threeshnet.errors import ConfigError, Problems, one_of
 from threeshnet.metrics.comparisons import Difference
 from threeshnet.reports.markdown import table
-from threeshnet.reports.study_report import Comparison, against
+from threeshnet.reports.study_report import NOTHING, Comparison, against, against_with_photos, ends
 from threeshnet.reports.study_rows import NUMBERS, Row, by_level, groups, label
 
 KEYS = ("claim", "source", "tests", "see")
@@ -17,7 +17,9 @@ OF_TEST = ("study", "level", "expected")
 AGAINST = "against"  # of a test, when it is not the study's baseline
 OF_SEE = ("by", "effect", "verdict")
 SIGNS = {"higher": 1, "lower": -1}
-HEADER = ("claim", "source", "tested here by", "rsum against the baseline, 95% interval", "verdict")
+HEADER = ("claim", "source", "tested here by", "rsum against the baseline, 95% over seeds", "over seeds and photos")
+HEADER += ("verdict",)
+HOLDS, HOLDS_FOR_THESE, TURNED = "holds here", "holds for these photos", "**the other way round here**"
 FACTS = ("model", "features", "data", "protocol", "setting")  # of a published row
 RECALLS = tuple(name for name in NUMBERS if name != "rsum")
 PUBLISHED_HEADER = (*FACTS, "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "rsum", "status", "source")
@@ -87,52 +89,55 @@ def claims_table(claims: Sequence[Claim], studies: Studies) -> str:
     for claim in claims:
         evidence = [line for test in claim.tests for line in _evidence(test, studies)]
         if claim.see:
-            evidence.append((claim.see["by"], claim.see["effect"], claim.see["verdict"]))
+            evidence.append((claim.see["by"], claim.see["effect"], NOTHING, claim.see["verdict"]))
         lines += [[claim.claim, claim.source, *line] for line in evidence]
     return table(HEADER, lines)
 
 
-def _evidence(test: Evidence, studies: Studies) -> Iterator[tuple[str, str, str]]:
-    """How it was tested, the effect and the verdict; one line where nothing was run."""
+def _evidence(test: Evidence, studies: Studies) -> Iterator[tuple[str, ...]]:
+    """How it was tested, the effect, the wider interval and the verdict; one line where nothing was run."""
     said = f"`{test.level}` {test.expected}" + (f" than `{test.against}`" if test.against else "")
     where = f"[{test.study}]({test.study}/README.md), {said}"
     rows, comparison = studies.get(test.study, ((), Comparison({}, {})))
     if test.against:
         comparison = replace(comparison, baseline=dict(zip(comparison.factors, test.against.split("+"), strict=False)))
     found = [line for place, group in groups(rows).items() for line in _of_group(test, place, group, comparison)]
-    yield from ((f"{where}, {place}", effect, verdict) for place, effect, verdict in found)
+    yield from ((f"{where}, {place}", *line) for place, *line in found)
     if not found:
         command = f"make sweep STUDY={test.study} EXP=<experiment>"
-        yield f"`{test.study}`, {said}", "–", f"not run yet: `{command}`"
+        yield f"`{test.study}`, {said}", "–", NOTHING, f"not run yet: `{command}`"
 
 
 def _of_group(
     test: Evidence, place: tuple[str, str], rows: Sequence[Row], comparison: Comparison
-) -> Iterator[tuple[str, str, str]]:
+) -> Iterator[tuple[str, ...]]:
     """Of one experiment in one setting, where it has the level."""
     levels = by_level(rows, comparison.factors)
     for names in levels:
         if label(names) == test.level:
-            difference = against(names, levels, comparison, "rsum")
+            found = against(names, levels, comparison, "rsum"), against_with_photos(names, levels, comparison)
             seeds = len(levels[names])
-            yield (f"{place[0]}, setting `{place[1]}`, {seeds} seeds", *_said(difference, test.expected))
+            yield (f"{place[0]}, setting `{place[1]}`, {seeds} seeds", *_said(*found, test.expected))
 
 
-def _said(found: Difference | None, expected: str) -> tuple[str, str]:
-    """The effect, and what it means for the claim.
+def _said(found: Difference | None, wider: Difference | None, expected: str) -> tuple[str, str, str]:
+    """The effect, its interval with the photos drawn too, and what both mean for the claim.
 
     >>> from threeshnet.metrics.intervals import Interval
-    >>> _said(Difference(-4.0, Interval(-6.0, -2.0), 0.95), "lower")
-    ('-4.0 [-6.0, -2.0]', 'holds here')
-    >>> _said(Difference(-4.0, Interval(-9.0, 1.0), 0.95), "lower")[1]
-    'no difference shown'
+    >>> seeds, photos = (Difference(-4.0, Interval(*ends), 0.95) for ends in ((-6.0, -2.0), (-9.0, 1.0)))
+    >>> _said(seeds, seeds, "lower")
+    ('-4.0 [-6.0, -2.0]', '[-6.0, -2.0]', 'holds here')
+    >>> _said(seeds, photos, "lower")[2], _said(seeds, None, "lower")[2], _said(photos, seeds, "lower")[2]
+    ('holds for these photos', 'holds for these photos', 'no difference shown')
     """
     if found is None:
-        return "–", "fewer than two seeds of both"
-    effect = f"{found.value:+.1f} [{found.interval.low:+.1f}, {found.interval.high:+.1f}]"
+        return "–", NOTHING, "fewer than two seeds of both"
+    said = f"{found.value:+.1f} {ends(found)}", ends(wider)
     if not found.interval.excludes(0.0):
-        return effect, found.verdict
-    return effect, "holds here" if found.value * SIGNS[expected] > 0 else "**the other way round here**"
+        return *said, found.verdict
+    if found.value * SIGNS[expected] < 0:
+        return *said, TURNED
+    return *said, HOLDS if wider is not None and wider.interval.excludes(0.0) else HOLDS_FOR_THESE
 
 
 def published_table(rows: Sequence[Mapping[str, str]]) -> str:

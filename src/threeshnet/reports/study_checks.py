@@ -9,7 +9,7 @@ from threeshnet.reports.study_report import Comparison
 from threeshnet.reports.study_rows import NUMBERS, Row, by_level, groups, label, lacking
 
 OF_THE_ITEMS = ("data", "fingerprint", "split", "images", "captions")
-OF_A_COMPARISON = (*OF_THE_ITEMS, "selection", "epochs")
+OF_A_COMPARISON = (*OF_THE_ITEMS, "selection", "epochs", "machine")
 OF_A_LEVEL = (*OF_A_COMPARISON, "protocol", "batch", "precision")  # a factor may change these, another seed may not
 ROUNDING = 0.02  # six recalls, each rounded in its row
 

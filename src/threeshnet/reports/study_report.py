@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from threeshnet.errors import DataError, Problems
-from threeshnet.metrics.comparisons import Difference, difference, over_seeds
+from threeshnet.metrics.comparisons import Difference, difference, over_seeds, over_seeds_and_photos
 from threeshnet.reports.markdown import table
+from threeshnet.reports.study_hits import Hits, apart_by_photo
 from threeshnet.reports.study_rows import NUMBERS, Row, by_level, groups, label
 
 PART = "results"  # name of the marks between which the tables stand
@@ -16,8 +17,12 @@ FIGURE = "figure.png"
 # 12.3<!-- value: experiment[/setting], level[+level], column[, statistic] --> in the prose; see `value_of`.
 VALUE = re.compile(r"([+\-\N{MINUS SIGN}]?\d+(?:\.\d+)?)\s?<!-- value: ([^>]*?) -->")
 MARK = re.compile(r"(\S*)\s?(<!--\s*value\b[^>]*>)")  # whatever was meant as one
+Levels = Mapping[tuple[str, ...], Sequence[Row]]
 PERTURBED = ", perturbed: "  # as `named_protocol` writes it
 HEADER = ("seeds", "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "rsum", "rsum against the baseline")
+WITH_PHOTOS = "over seeds and photos"
+ON_THESE, NOTHING = "difference on these photos", "–"
+STATISTICS = ("mean", "deviation", "difference", "low", "high", "low_with_photos", "high_with_photos")
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class Comparison:
 
     factors: Mapping[str, Sequence[str]]
     baseline: Mapping[str, str]  # a factor without one is compared within each of its levels
+    hits: Hits = field(default_factory=dict)  # of the photos, of the runs that have them
 
     def base(self, names: Sequence[str]) -> tuple[str, ...]:
         """The levels that a combination of levels is compared with."""
@@ -61,35 +67,54 @@ def _facts(rows: Sequence[Row]) -> str:
 
 def _table(rows: Sequence[Row], comparison: Comparison) -> str:
     levels = by_level(rows, comparison.factors)
-    header = [*(comparison.factors or ["runs"]), *HEADER]
+    with_photos = [against_with_photos(names, levels, comparison) for names in levels]
     lines = []
-    for names, found in levels.items():
+    for (names, found), wider in zip(levels.items(), with_photos, strict=True):
         numbers = [_spread(values(found, name)) for name in NUMBERS]
         seeds = " ".join(row["seed"] for row in found)
-        lines.append([*(names or ["all"]), seeds, *numbers, _against(names, levels, comparison)])
+        photos = [ends(wider)] if any(with_photos) else []
+        apart = against(names, levels, comparison, "rsum")
+        said = "baseline" if names == comparison.base(names) else NOTHING
+        if apart is not None and said != "baseline":
+            said = f"{apart.value:+.1f} {ends(apart)}, {verdict(apart, wider)}"
+        lines.append([*(names or ["all"]), seeds, *numbers, said, *photos])
+    header = [*(comparison.factors or ["runs"]), *HEADER, *([WITH_PHOTOS] if any(with_photos) else [])]
     return table(header, lines)
 
 
-def _against(names: tuple[str, ...], levels: Mapping[tuple[str, ...], Sequence[Row]], comparison: Comparison) -> str:
-    if names == comparison.base(names):
-        return "baseline"
-    found = against(names, levels, comparison, "rsum")
-    if found is None:
-        return "–"
-    return f"{found.value:+.1f} [{found.interval.low:+.1f}, {found.interval.high:+.1f}], {found.verdict}"
+def ends(found: Difference | None) -> str:
+    """An interval as the tables show it."""
+    return NOTHING if found is None else f"[{found.interval.low:+.1f}, {found.interval.high:+.1f}]"
 
 
-def against(
-    names: tuple[str, ...], levels: Mapping[tuple[str, ...], Sequence[Row]], comparison: Comparison, column: str
-) -> Difference | None:
+def verdict(found: Difference, wider: Difference | None) -> str:
+    """What both intervals say; a difference over seeds alone is one on these photos."""
+    if not found.interval.excludes(0.0) or wider is None:
+        return found.verdict
+    return found.verdict if wider.interval.excludes(0.0) else ON_THESE
+
+
+def against(names: tuple[str, ...], levels: Levels, comparison: Comparison, column: str) -> Difference | None:
     """The paired difference from the baseline over the seeds that both have; None with fewer than two of them."""
-    sides = [
-        {row["seed"]: float(row[column]) for row in levels.get(each, ())} for each in (names, comparison.base(names))
-    ]
-    seeds = sorted(sides[0].keys() & sides[1].keys(), key=int)
-    if len(seeds) < 2:
+    pairs = _pairs(names, levels, comparison)
+    if len(pairs) < 2:
         return None
-    return difference([sides[0][seed] for seed in seeds], [sides[1][seed] for seed in seeds], paired=True)
+    one, other = ([float(row[column]) for row in side] for side in zip(*pairs, strict=True))
+    return difference(one, other, paired=True)
+
+
+def against_with_photos(names: tuple[str, ...], levels: Levels, comparison: Comparison) -> Difference | None:
+    """That of rsum with an interval over seeds and photos; None without the hits of all of them, or of the baseline."""
+    if names == comparison.base(names):
+        return None
+    apart = apart_by_photo(_pairs(names, levels, comparison), comparison.hits)
+    return None if apart is None else over_seeds_and_photos(apart)
+
+
+def _pairs(names: tuple[str, ...], levels: Levels, comparison: Comparison) -> list[tuple[Row, Row]]:
+    """Rows of a level and of its baseline with the same seed, by seed."""
+    one, other = ({row["seed"]: row for row in levels.get(each, ())} for each in (names, comparison.base(names)))
+    return [(one[seed], other[seed]) for seed in sorted(one.keys() & other.keys(), key=int)]
 
 
 def values(rows: Sequence[Row], column: str) -> list[float]:
@@ -141,15 +166,25 @@ def value_of(key: str, rows: Sequence[Row], comparison: Comparison) -> float:
     if names not in levels or column not in (*NUMBERS, "dev_rsum", "minutes"):
         raise DataError(f"no rows of {names!r}, or no column {column!r}; there are: {', '.join(levels)}")
     each, found = levels[names]
+    if statistic not in STATISTICS:
+        raise DataError(f"no statistic {statistic!r}; there are: {', '.join(STATISTICS)}")
     if statistic in ("mean", "deviation"):
         number = getattr(over_seeds(values(found, column)), statistic)
-    elif statistic in ("difference", "low", "high"):
-        apart = against(each, dict(levels.values()), comparison, column)
-        number = (
-            None if apart is None else apart.value if statistic == "difference" else getattr(apart.interval, statistic)
-        )
     else:
-        raise DataError(f"no statistic {statistic!r}; there are: mean, deviation, difference, low, high")
+        number = _of_difference(statistic, each, dict(levels.values()), comparison, column)
     if number is None:
-        raise DataError("needs two seeds or more")
+        raise DataError("needs two seeds or more, and intervals with photos are of rsum, of runs that have hits.npz")
     return float(number)
+
+
+def _of_difference(
+    statistic: str, names: tuple[str, ...], levels: Levels, comparison: Comparison, column: str
+) -> float | None:
+    end, with_photos, _ = statistic.partition("_with_photos")
+    if with_photos:
+        found = against_with_photos(names, levels, comparison) if column == "rsum" else None
+    else:
+        found = against(names, levels, comparison, column)
+    if found is None:
+        return None
+    return found.value if end == "difference" else getattr(found.interval, end)

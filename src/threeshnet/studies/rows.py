@@ -8,8 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from threeshnet.errors import ConfigError, DataError, Problems
 from threeshnet.files import replacing
+from threeshnet.metrics.protocols import folds_of
+from threeshnet.metrics.rank_files import RANKS
+from threeshnet.reports.study_hits import HITS, hits_of, key_of, read_hits, write_hits
 from threeshnet.reports.study_rows import HOW, RECALLS, REQUIRED, Row, columns, lacking, read_rows
 from threeshnet.reports.table import named_protocol
 from threeshnet.studies.folders import record
@@ -102,11 +107,27 @@ def collect(
     """Copies finished runs into `file`; how many, and what is not finished.  Raises DataError with rows it refuses."""
     rows, unfinished, refused = gather(folders, setting)
     if rows:
-        write_rows(file, merge(read_rows(file), rows, replace=replace), factors)
+        merged = merge(read_rows(file), rows, replace=replace)
+        found = _hits(folders, setting)
+        earlier = {key: hits for key, hits in read_hits(file.parent / HITS).items() if key not in map(key_of, rows)}
+        write_hits(file.parent / HITS, earlier | found, merged)
+        write_rows(file, merged, factors)
     problems = Problems("incomplete rows")
     problems.extend(refused)
     problems.raise_as(DataError, f"A row needs {', '.join(REQUIRED)}: train these jobs again; {len(rows)} were copied.")
     return len(rows), unfinished
+
+
+def _hits(folders: Iterable[Path], setting: str | None) -> dict[str, np.ndarray]:
+    """What finished runs found, by their rows' keys; means of folds have none, nor have runs without ranks."""
+    found = {}
+    for folder in folders:
+        if (folder / METRICS).exists() and (folder / RANKS).exists():
+            row = row_of(folder, setting)
+            protocol = json.loads((folder / METRICS).read_text(encoding="utf-8"))["protocol"]
+            if folds_of(protocol) == 1:
+                found[key_of(row)] = hits_of(folder / RANKS)
+    return found
 
 
 def _how_far(folder: Path) -> str:
