@@ -1,5 +1,5 @@
 #!/bin/sh
-# Every study of this folder: experiments/run.sh [recipe] [flickr8k] [options] [demo]
+# Every study of this folder, `choice` where it is named: experiments/run.sh [recipe] [flickr8k] [options] [demo] [choice]
 #
 #   SHARDS    where shards are and are put                  (data/shards)
 #   RAW       Flickr8k: folder with dataset_flickr8k.json and images/, when its shards are to be made (data/raw/flickr8k)
@@ -80,6 +80,13 @@ options() {
   study options grid_flickr8k flickr8k_proxy_six_infonce setting=flickr8k_proxy_six objective=infonce \
     option=none,words_whole $FLICKR8K
   study options grid_flickr8k flickr8k_proxy_six setting=flickr8k_proxy_six option=none,mixed $FLICKR8K
+}
+
+# What is good at the yardstick's length, chosen on photos that are kept apart. Long: it runs when it is asked for.
+choice() {
+  data flickr8k ${RAW:+"raw=\"$RAW\""}
+  study options grid_flickr8k flickr8k_long setting=flickr8k_long $FLICKR8K
+  study options grid_flickr8k flickr8k_long_infonce setting=flickr8k_long objective=infonce "option=$BESIDE" $FLICKR8K
 }
 
 demo() {
