@@ -65,6 +65,17 @@ def test_what_was_not_run_says_so_and_how() -> None:
     assert claims_table(parse_claims([CLAIM | {"see": see}], KNOWN), {}).endswith("| there | some | – | holds |")
 
 
+def test_what_models_of_the_demo_tell_apart_is_what_the_rows_say() -> None:
+    with (EXPERIMENTS / "parts/told_apart.csv").open(encoding="utf-8", newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    prose = " ".join((EXPERIMENTS / "parts" / README).read_text(encoding="utf-8").split())
+    ends = [(min(found), max(found)) for tag in ("what", "where", "both") if (found := [float(r[tag]) for r in rows])]
+    (what, where, both) = (f"{low} to {high}%" for low, high in ends)
+    assert f"Of {len(rows)} models on the GPU" in prose
+    assert f"{what} of the answers are right where twins differ in what is there, {where} where they differ" in prose
+    assert f"and {both} where two things have changed places" in prose
+
+
 PROXY, FULL = "grid_flickr8k/flickr8k_proxy", "grid_flickr8k/flickr8k_yardstick_gpu"
 
 

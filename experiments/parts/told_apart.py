@@ -1,0 +1,49 @@
+"""What models of the demo tell apart: python experiments/parts/told_apart.py runs/parts-region_demo-demo [more folders]
+
+Three of four photos of the demo have a twin that differs in one respect, and a caption that is true of one of them alone is a
+question about that respect: what is there, where it is, or which of two is where (both). Every finished run below the
+folders becomes a row of told_apart.csv: the share of such captions that are nearer to their own photo. Chance is half.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+from threeshnet.files import replacing
+from threeshnet.studies.folders import record
+
+HERE = Path(__file__).resolve().parent
+FILE = "told_apart.csv"
+TAGS = ("what", "where", "both")
+COLUMNS = ("study", "job", "seed", "rsum", *TAGS, "checkpoint", "machine", "commit")
+
+
+def row_of(folder: Path) -> dict[str, str]:
+    """A finished run of the demo as a row."""
+    own, found = record(folder), json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    facts = {name: str(own[name]) for name in ("study", "seed", "machine")} | {"job": own["job_name"]}
+    facts |= {name: f"{found['by_tag'][name]['pair_accuracy']:.1f}" for name in TAGS}
+    return facts | {"rsum": f"{found['rsum']:.1f}", "checkpoint": found["checkpoint"], "commit": found["commit"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, help="of run directories")
+    parser.add_argument("--out", type=Path, default=HERE / FILE)
+    asked = parser.parse_args()
+    runs = {str(file.resolve()): file.parent for folder in asked.folders for file in folder.rglob("metrics.json")}
+    rows = sorted((row_of(folder) for folder in runs.values()), key=lambda row: (row["study"], row["job"]))
+    with replacing(asked.out) as partial, partial.open("w", encoding="utf-8", newline="") as opened:
+        writer = csv.DictWriter(opened, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    for tag in TAGS:
+        values = [float(row[tag]) for row in rows]
+        print(f"{tag}: {min(values)} to {max(values)}, {len(values)} runs")
+
+
+if __name__ == "__main__":
+    main()
