@@ -1,8 +1,9 @@
 """What models of the demo tell apart: python experiments/parts/told_apart.py runs/parts-region_demo-demo [more folders]
 
-Three of four photos of the demo have a twin that differs in one respect, and a caption that is true of one of them alone is a
-question about that respect: what is there, where it is, or which of two is where (both). Every finished run below the
-folders becomes a row of told_apart.csv: the share of such captions that are nearer to their own photo. Chance is half.
+Three of four photos of the demo have a twin that differs in one respect, and a caption that is true of one of them
+alone is a question about that respect: what is there, where it is, or which of two is where (both). Every finished run
+below the folders becomes a row of told_apart.csv: the share of such captions that are nearer to their own photo. Chance
+is half.
 """
 
 from __future__ import annotations
