@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
+from threeshnet.errors import DataError
 from threeshnet.files import replacing
 from threeshnet.studies.folders import record
 
@@ -23,11 +25,25 @@ COLUMNS = ("study", "job", "seed", "rsum", *TAGS, "checkpoint", "machine", "comm
 
 
 def row_of(folder: Path) -> dict[str, str]:
-    """A finished run of the demo as a row."""
+    """A finished run of the demo as a row.  Raises DataError for a folder that holds anything else."""
     own, found = record(folder), json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    if not own or set(TAGS) - set(found.get("by_tag", ())):
+        raise DataError(f"{folder} is no finished run of the demo: it lacks job.json, or scores of {', '.join(TAGS)}")
     facts = {name: str(own[name]) for name in ("study", "seed", "machine")} | {"job": own["job_name"]}
     facts |= {name: f"{found['by_tag'][name]['pair_accuracy']:.1f}" for name in TAGS}
     return facts | {"rsum": f"{found['rsum']:.1f}", "checkpoint": found["checkpoint"], "commit": found["commit"]}
+
+
+def rows_of(folders: Iterable[Path]) -> list[dict[str, str]]:
+    """Every run in or below the folders once: a study's folders may point at runs of another.
+
+    Raises DataError where there is none.
+    """
+    given = list(folders)
+    runs = {file.resolve(): file.parent for folder in given for file in sorted(folder.rglob("metrics.json"))}
+    if not runs:
+        raise DataError(f"no finished run in or below {', '.join(map(str, given))}")
+    return sorted((row_of(folder) for folder in runs.values()), key=lambda row: (row["study"], row["job"]))
 
 
 def main() -> None:
@@ -35,8 +51,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, help="of run directories")
     parser.add_argument("--out", type=Path, default=HERE / FILE)
     asked = parser.parse_args()
-    runs = {str(file.resolve()): file.parent for folder in asked.folders for file in folder.rglob("metrics.json")}
-    rows = sorted((row_of(folder) for folder in runs.values()), key=lambda row: (row["study"], row["job"]))
+    rows = rows_of(asked.folders)
     with replacing(asked.out) as partial, partial.open("w", encoding="utf-8", newline="") as opened:
         writer = csv.DictWriter(opened, COLUMNS, lineterminator="\n")
         writer.writeheader()

@@ -60,6 +60,12 @@ def test_what_builds_no_model_loads_nothing_that_does() -> None:
     assert {"pytorch_lightning", "transformers", "wandb"}.isdisjoint(ended.stdout.split())
 
 
+def test_training_loads_wandb_only_when_it_is_on() -> None:
+    code = "import sys, threeshnet.commands.training, threeshnet.commands.evaluating; print('wandb' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "False\n"
+
+
 def test_a_rank_is_known_before_lightning_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     from lightning_fabric.utilities.rank_zero import _get_rank, rank_zero_only
 

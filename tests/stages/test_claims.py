@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -12,9 +13,9 @@ import pytest
 
 from threeshnet.commands.preparing import load_study
 from threeshnet.commands.reporting import CLAIMS, PUBLISHED, README, RESULTS, comparison_of
-from threeshnet.errors import ConfigError
+from threeshnet.errors import ConfigError, DataError
 from threeshnet.reports.claims import claims_table, parse_claims, published_table
-from threeshnet.reports.study_hits import HITS
+from threeshnet.reports.study_photos import BY_PHOTO
 from threeshnet.reports.study_report import Comparison, value_of
 from threeshnet.reports.study_rows import FIXED, Row, read_rows
 
@@ -42,7 +43,7 @@ def test_a_claim_holds_when_the_interval_lies_on_its_side_of_zero() -> None:
     assert (claim, source, wider, verdict) == ("Sigmoid is better", "a paper", "–", "holds for these photos")
     assert by == "[activation](activation/README.md), `softmax` lower, region_demo, setting `demo`, 3 seeds"
     assert effect == "-10.0 [-12.5, -7.5]"  # t(2 degrees of freedom) = 4.303, standard error 0.577
-    assert line([189.0, 200.0, 211.0], "higher")[5] == "**the other way round here**"
+    assert line([189.0, 200.0, 211.0], "higher")[5] == "the other way round for these photos"
     assert line([150.0, 210.0, 230.0])[5] == "no difference shown"
     assert line([150.0])[3:] == ["–", "–", "fewer than two seeds of both"]
 
@@ -74,6 +75,29 @@ def test_what_models_of_the_demo_tell_apart_is_what_the_rows_say() -> None:
     assert f"Of {len(rows)} models on the GPU" in prose
     assert f"{what} of the answers are right where twins differ in what is there, {where} where they differ" in prose
     assert f"and {both} where two things have changed places" in prose
+
+
+def test_runs_are_told_apart_once_each_and_nothing_else_is_taken(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("told_apart", EXPERIMENTS / "parts" / "told_apart.py")
+    assert spec is not None
+    assert spec.loader is not None
+    told = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(told)
+    by_tag = {tag: {"pair_accuracy": 50.0 + number} for number, tag in enumerate(told.TAGS)}
+    facts = {"study": "parts", "seed": 0, "machine": "2 CPU cores", "job_name": "a"}
+    for name, metrics in (("a", {"by_tag": by_tag, "rsum": 1.0, "checkpoint": "c", "commit": "d"}), ("other", {})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "job.json").write_text(json.dumps(facts))
+        (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "job.json").write_text(json.dumps(facts))
+    (tmp_path / "b" / "metrics.json").symlink_to(tmp_path / "a" / "metrics.json")  # as of a run of another study
+    (row,) = told.rows_of([tmp_path / "a", tmp_path / "b"])
+    assert (row["job"], row["what"], row["where"], row["both"]) == ("a", "50.0", "51.0", "52.0")
+    with pytest.raises(DataError, match="other is no finished run of the demo"):
+        told.rows_of([tmp_path])
+    with pytest.raises(DataError, match="no finished run in or below"):
+        told.rows_of([tmp_path / "a" / "nothing"])
 
 
 PROXY, FULL = "grid_flickr8k/flickr8k_proxy", "grid_flickr8k/flickr8k_yardstick_gpu"
@@ -174,7 +198,7 @@ def test_what_was_only_recalled_shows_no_number() -> None:
 def test_all_that_is_committed_is_what_its_rows_make(root: Path, tmp_path: Path, command) -> None:
     """`make report` in a fresh clone changes nothing."""
     for file in (root / "experiments").rglob("*"):
-        if file.name in (CLAIMS, PUBLISHED, README, RESULTS, HITS, "figure.png"):
+        if file.name in (CLAIMS, PUBLISHED, README, RESULTS, BY_PHOTO, "figure.png"):
             copy = tmp_path / file.relative_to(root / "experiments")
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, copy)

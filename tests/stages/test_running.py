@@ -10,19 +10,23 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from filelock import FileLock
+from omegaconf import OmegaConf
 from rich.console import Console
 
-from threeshnet.commands import CONF, current_commit
+from hydra_plugins.threeshnet_processes.launcher import ProcessLauncher
+from threeshnet.commands import current_commit
+from threeshnet.commands.sweeping import starter_of
 from threeshnet.errors import ConfigError
 from threeshnet.files import write_json
-from threeshnet.studies import launching
+from threeshnet.studies import launching, multirun
 from threeshnet.studies.board import Board
 from threeshnet.studies.launching import Job, Local
-from threeshnet.studies.multirun import JobsFailed, end
+from threeshnet.studies.multirun import JobsFailed, end, run_multirun
 from threeshnet.studies.running import EARLIER, FAILED, FINISHED, LEFT_OUT, RUNNING, STOPPED, Runner, Status, failures
 
 HERE = Path(__file__).parent
@@ -193,16 +197,17 @@ def test_a_job_takes_itself_for_no_part_of_another_run(monkeypatch: pytest.Monke
 
 
 def test_code_without_git_says_its_commit_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("THREESHNET_COMMIT", "another")
-    inside = current_commit()  # of a checkout, git has the say
-    monkeypatch.setenv("PATH", "")
-    assert (inside == "another", current_commit()) == (not in_a_checkout(), "another")
+    monkeypatch.setenv("PATH", "")  # no git
+    monkeypatch.setenv("THREESHNET_COMMIT", "abc")
+    assert current_commit() == "abc"
     monkeypatch.delenv("THREESHNET_COMMIT")
     assert current_commit() == "unknown"
 
 
-def in_a_checkout() -> bool:
-    return (CONF.parent / ".git").exists()
+def test_git_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, "def+\n"))
+    monkeypatch.setenv("THREESHNET_COMMIT", "abc")
+    assert current_commit() == "def+"
 
 
 @pytest.fixture
@@ -251,8 +256,31 @@ def test_jobs_share_a_card_where_they_may(tmp_path: Path, seen: list[set[str]]) 
     assert seen[-1] == {"0", "1"}
     with pytest.raises(ConfigError, match=r"trainer\.devices=3, and there are 2 GPUs"):
         local.room_for(Job("c", tmp_path, (), devices=3, on_gpu=True))
-    with pytest.raises(ConfigError, match="jobs_per_gpu=0"):
-        Local(cards=["0"], jobs_per_gpu=0)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, None, "two", 1.5])
+def test_so_many_jobs_cannot_share_a_card(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match=f"jobs_per_gpu={wrong!r}: a whole number of jobs"):
+        Local(cards=["0"], jobs_per_gpu=wrong)
+
+
+def test_a_sweep_and_a_multirun_hand_on_how_many_jobs_share_a_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = OmegaConf.create({"parallel": None, "jobs_per_gpu": 3, "cluster": {"executor": None, "options": None}})
+    prepared: Any = [SimpleNamespace(cards=("0", "1"))]
+    assert starter_of(cfg, prepared, tmp_path).parallel == 6
+    cfg.cluster.executor = "slurm"
+    with pytest.raises(ConfigError, match="jobs_per_gpu=3: on a cluster"):
+        starter_of(cfg, prepared, tmp_path)
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(multirun, "Local", lambda **given: asked.append(given) or Local())
+    monkeypatch.setattr(multirun, "visible_cards", lambda _: ["0"])
+    monkeypatch.setattr(multirun.Runner, "run", lambda *_: None)
+    given: Any = {"module": "m", "overrides": [["a"]], "folders": [tmp_path], "devices": [1], "accelerators": ["auto"]}
+    run_multirun(**given, parallel=None, jobs_per_gpu=4)
+    assert asked == [{"parallel": None, "cards": ["0"], "jobs_per_gpu": 4}]
+    assert ProcessLauncher(jobs_per_gpu=4).jobs_per_gpu == 4
 
 
 @pytest.mark.parametrize("devices", ["none", 0, -3, "0"])

@@ -130,7 +130,7 @@ def test_the_table_is_that_of_the_rows(runs: list[Path], tmp_path: Path) -> None
     half = stats.t.ppf(0.975, 2) * statistics.stdev(apart) / 3**0.5
     mean = statistics.fmean(apart)
     assert f"| sigmoid | 0 1 2 | {' | '.join(['35.0 ± 1.7'] * 6)} | 210.0 ± 10.0 | baseline |" in text
-    assert f"| {mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}], difference |" in text
+    assert f"| {mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}], difference on these photos |" in text
     assert "region_demo, setting `demo`" in text
 
 

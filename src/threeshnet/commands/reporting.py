@@ -20,7 +20,7 @@ from threeshnet.reports.claims import Studies, claims_table, parse_claims, publi
 from threeshnet.reports.markdown import fill, filled, marks
 from threeshnet.reports.study_checks import check_rows
 from threeshnet.reports.study_figure import draw
-from threeshnet.reports.study_hits import HITS, read_hits
+from threeshnet.reports.study_photos import BY_PHOTO, read_by_photo
 from threeshnet.reports.study_report import FIGURE, PART, Comparison, check_prose, tables
 from threeshnet.reports.study_rows import Row, label, other_factors, read_rows
 from threeshnet.studies.study import Study
@@ -46,7 +46,7 @@ def rebuild(cfg: DictConfig) -> None:
 def report(study: Study, folder: Path) -> tuple[list[Row], Comparison]:
     """Rebuilds README.md and the figure of a study; what they were made from."""
     rows = read_rows(folder / RESULTS)
-    comparison = replace(comparison_of(study, rows), hits=read_hits(folder / HITS))
+    comparison = replace(comparison_of(study, rows), by_photo=read_by_photo(folder / BY_PHOTO))
     check_rows(rows, comparison)
     file = folder / README
     text = file.read_text(encoding="utf-8") if file.exists() else first_text(study)

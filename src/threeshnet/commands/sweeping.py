@@ -107,6 +107,8 @@ def starter_of(cfg: DictConfig, prepared: Sequence[Prepared], out: Path) -> Star
     cards = max((each.cards for each in prepared), key=len)
     if cfg.cluster.executor is None:
         return Local(parallel=cfg.parallel, cards=cards, jobs_per_gpu=cfg.jobs_per_gpu)
+    if cfg.jobs_per_gpu != 1:
+        raise ConfigError(f"jobs_per_gpu={cfg.jobs_per_gpu}: on a cluster the scheduler gives each job its own GPUs")
     from threeshnet.studies.cluster import Cluster  # submitit is an extra
 
     options = OmegaConf.to_container(cfg.cluster.options or OmegaConf.create({}))

@@ -9,7 +9,16 @@ from typing import Any
 from threeshnet.errors import ConfigError, Problems, one_of
 from threeshnet.metrics.comparisons import Difference
 from threeshnet.reports.markdown import table
-from threeshnet.reports.study_report import NOTHING, Comparison, against, against_with_photos, ends
+from threeshnet.reports.study_report import (
+    NOTHING,
+    ON_THESE,
+    WITH_PHOTOS,
+    Comparison,
+    against,
+    against_with_photos,
+    ends,
+    verdict,
+)
 from threeshnet.reports.study_rows import NUMBERS, Row, by_level, groups, label
 
 KEYS = ("claim", "source", "tests", "see")
@@ -17,9 +26,14 @@ OF_TEST = ("study", "level", "expected")
 AGAINST = "against"  # of a test, when it is not the study's baseline
 OF_SEE = ("by", "effect", "verdict")
 SIGNS = {"higher": 1, "lower": -1}
-HEADER = ("claim", "source", "tested here by", "rsum against the baseline, 95% over seeds", "over seeds and photos")
-HEADER += ("verdict",)
-HOLDS, HOLDS_FOR_THESE, TURNED = "holds here", "holds for these photos", "**the other way round here**"
+HEADER = ("claim", "source", "tested here by", "rsum against the baseline, 95% over seeds", WITH_PHOTOS, "verdict")
+# By whether the sign is the claim's, and whether other photos are meant too.
+VERDICTS = {
+    (True, True): "holds here",
+    (True, False): "holds for these photos",
+    (False, True): "**the other way round here**",
+    (False, False): "the other way round for these photos",
+}
 FACTS = ("model", "features", "data", "protocol", "setting")  # of a published row
 RECALLS = tuple(name for name in NUMBERS if name != "rsum")
 PUBLISHED_HEADER = (*FACTS, "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "rsum", "status", "source")
@@ -105,7 +119,7 @@ def _evidence(test: Evidence, studies: Studies) -> Iterator[tuple[str, ...]]:
     yield from ((f"{where}, {place}", *line) for place, *line in found)
     if not found:
         command = f"make sweep STUDY={test.study} EXP=<experiment>"
-        yield f"`{test.study}`, {said}", "–", NOTHING, f"not run yet: `{command}`"
+        yield f"`{test.study}`, {said}", NOTHING, NOTHING, f"not run yet: `{command}`"
 
 
 def _of_group(
@@ -120,7 +134,7 @@ def _of_group(
             yield (f"{place[0]}, setting `{place[1]}`, {seeds} seeds", *_said(*found, test.expected))
 
 
-def _said(found: Difference | None, wider: Difference | None, expected: str) -> tuple[str, str, str]:
+def _said(found: Difference | None, with_photos: Difference | None, expected: str) -> tuple[str, str, str]:
     """The effect, its interval with the photos drawn too, and what both mean for the claim.
 
     >>> from threeshnet.metrics.intervals import Interval
@@ -129,15 +143,15 @@ def _said(found: Difference | None, wider: Difference | None, expected: str) -> 
     ('-4.0 [-6.0, -2.0]', '[-6.0, -2.0]', 'holds here')
     >>> _said(seeds, photos, "lower")[2], _said(seeds, None, "lower")[2], _said(photos, seeds, "lower")[2]
     ('holds for these photos', 'holds for these photos', 'no difference shown')
+    >>> _said(seeds, seeds, "higher")[2], _said(seeds, photos, "higher")[2]
+    ('**the other way round here**', 'the other way round for these photos')
     """
     if found is None:
-        return "–", NOTHING, "fewer than two seeds of both"
-    said = f"{found.value:+.1f} {ends(found)}", ends(wider)
-    if not found.interval.excludes(0.0):
-        return *said, found.verdict
-    if found.value * SIGNS[expected] < 0:
-        return *said, TURNED
-    return *said, HOLDS if wider is not None and wider.interval.excludes(0.0) else HOLDS_FOR_THESE
+        return NOTHING, NOTHING, "fewer than two seeds of both"
+    meant = verdict(found, with_photos)
+    if found.interval.excludes(0.0):
+        meant = VERDICTS[found.value * SIGNS[expected] > 0, meant != ON_THESE]
+    return f"{found.value:+.1f} {ends(found)}", ends(with_photos), meant
 
 
 def published_table(rows: Sequence[Mapping[str, str]]) -> str:

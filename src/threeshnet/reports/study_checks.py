@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from threeshnet.errors import DataError, Problems
 from threeshnet.reports.study_report import Comparison
-from threeshnet.reports.study_rows import NUMBERS, Row, by_level, groups, label, lacking
+from threeshnet.reports.study_rows import NUMBERS, Row, by_level, device, groups, label, lacking
 
 OF_THE_ITEMS = ("data", "fingerprint", "split", "images", "captions")
-OF_A_COMPARISON = (*OF_THE_ITEMS, "selection", "epochs", "machine")
+DEVICE = "device"  # is no column, but what `machine` is of
+OF_A_COMPARISON = (*OF_THE_ITEMS, "selection", "epochs", DEVICE)
 OF_A_LEVEL = (*OF_A_COMPARISON, "protocol", "batch", "precision")  # a factor may change these, another seed may not
 ROUNDING = 0.02  # six recalls, each rounded in its row
 
@@ -22,7 +23,9 @@ def check_rows(rows: Sequence[Row], comparison: Comparison) -> None:
     problems.raise_as(DataError, "Collect these runs again: make collect STUDY=<name>.")
     problems.extend(_of_other_questions(rows, comparison))
     problems.raise_as(
-        DataError, "Keep them apart by another setting: make collect STUDY=<name> ARGS='setting_name=<name>'."
+        DataError,
+        "Keep them apart by another setting: make collect STUDY=<name> OUT=<folder of these runs alone> "
+        "ARGS='setting_name=<name>'.",
     )
 
 
@@ -51,6 +54,9 @@ def _of_other_questions(rows: Sequence[Row], comparison: Comparison) -> Iterator
 def _several(rows: Sequence[Row], names: Sequence[str]) -> Iterator[str]:
     """Facts of which there is more than one; a derived row says nothing of its training."""
     for name in names:
-        values = sorted({row[name] for row in rows if row.get(name, "") != ""})
+        if name == DEVICE:
+            values = sorted({device(row) for row in rows})
+        else:
+            values = sorted({row[name][:12] for row in rows if row.get(name, "") != ""})
         if len(values) > 1:
-            yield f"{name} {' and '.join(value[:12] for value in values)}"
+            yield f"{name} {' and '.join(values)}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from threeshnet.errors import DataError, Problems
 from threeshnet.metrics.comparisons import Difference, difference, over_seeds, over_seeds_and_photos
 from threeshnet.reports.markdown import table
-from threeshnet.reports.study_hits import Hits, apart_by_photo
+from threeshnet.reports.study_photos import BY_PHOTO, ByPhoto, apart_by_photo
 from threeshnet.reports.study_rows import NUMBERS, Row, by_level, groups, label
 
 PART = "results"  # name of the marks between which the tables stand
@@ -31,7 +31,7 @@ class Comparison:
 
     factors: Mapping[str, Sequence[str]]
     baseline: Mapping[str, str]  # a factor without one is compared within each of its levels
-    hits: Hits = field(default_factory=dict)  # of the photos, of the runs that have them
+    by_photo: ByPhoto = field(default_factory=dict)  # what photos brought to the runs that have it
 
     def base(self, names: Sequence[str]) -> tuple[str, ...]:
         """The levels that a combination of levels is compared with."""
@@ -61,24 +61,25 @@ def _facts(rows: Sequence[Row]) -> str:
         said.append(f"{name} {' and '.join(values)}")
     return (
         "; ".join(said)
-        + ". Mean ± sample standard deviation over seeds; differences are paired by seed, 95% t-interval."
+        + ". Mean ± sample standard deviation over seeds; differences are paired by seed, 95% interval over seeds, and "
+        "over seeds and photos where that is known; a *difference* needs both, *on these photos* is over seeds alone."
     )
 
 
 def _table(rows: Sequence[Row], comparison: Comparison) -> str:
     levels = by_level(rows, comparison.factors)
-    with_photos = [against_with_photos(names, levels, comparison) for names in levels]
+    over_both = [against_with_photos(names, levels, comparison) for names in levels]
     lines = []
-    for (names, found), wider in zip(levels.items(), with_photos, strict=True):
+    for (names, found), with_photos in zip(levels.items(), over_both, strict=True):
         numbers = [_spread(values(found, name)) for name in NUMBERS]
         seeds = " ".join(row["seed"] for row in found)
-        photos = [ends(wider)] if any(with_photos) else []
+        photos = [ends(with_photos)] if any(over_both) else []
         apart = against(names, levels, comparison, "rsum")
         said = "baseline" if names == comparison.base(names) else NOTHING
         if apart is not None and said != "baseline":
-            said = f"{apart.value:+.1f} {ends(apart)}, {verdict(apart, wider)}"
+            said = f"{apart.value:+.1f} {ends(apart)}, {verdict(apart, with_photos)}"
         lines.append([*(names or ["all"]), seeds, *numbers, said, *photos])
-    header = [*(comparison.factors or ["runs"]), *HEADER, *([WITH_PHOTOS] if any(with_photos) else [])]
+    header = [*(comparison.factors or ["runs"]), *HEADER, *([WITH_PHOTOS] if any(over_both) else [])]
     return table(header, lines)
 
 
@@ -87,11 +88,11 @@ def ends(found: Difference | None) -> str:
     return NOTHING if found is None else f"[{found.interval.low:+.1f}, {found.interval.high:+.1f}]"
 
 
-def verdict(found: Difference, wider: Difference | None) -> str:
-    """What both intervals say; a difference over seeds alone is one on these photos."""
-    if not found.interval.excludes(0.0) or wider is None:
+def verdict(found: Difference, with_photos: Difference | None) -> str:
+    """What both intervals say; where only the first says so, or is known, the difference is one on these photos."""
+    if not found.interval.excludes(0.0):
         return found.verdict
-    return found.verdict if wider.interval.excludes(0.0) else ON_THESE
+    return found.verdict if with_photos is not None and with_photos.interval.excludes(0.0) else ON_THESE
 
 
 def against(names: tuple[str, ...], levels: Levels, comparison: Comparison, column: str) -> Difference | None:
@@ -104,10 +105,10 @@ def against(names: tuple[str, ...], levels: Levels, comparison: Comparison, colu
 
 
 def against_with_photos(names: tuple[str, ...], levels: Levels, comparison: Comparison) -> Difference | None:
-    """That of rsum with an interval over seeds and photos; None without the hits of all of them, or of the baseline."""
+    """That of rsum with an interval over seeds and photos; None of the baseline, and of runs that lack theirs."""
     if names == comparison.base(names):
         return None
-    apart = apart_by_photo(_pairs(names, levels, comparison), comparison.hits)
+    apart = apart_by_photo(_pairs(names, levels, comparison), comparison.by_photo)
     return None if apart is None else over_seeds_and_photos(apart)
 
 
@@ -173,7 +174,7 @@ def value_of(key: str, rows: Sequence[Row], comparison: Comparison) -> float:
     else:
         number = _of_difference(statistic, each, dict(levels.values()), comparison, column)
     if number is None:
-        raise DataError("needs two seeds or more, and intervals with photos are of rsum, of runs that have hits.npz")
+        raise DataError(f"needs two seeds or more; an interval with photos is of rsum, of runs in {BY_PHOTO}")
     return float(number)
 
 

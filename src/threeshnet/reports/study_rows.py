@@ -31,6 +31,7 @@ REQUIRED = (
     "fingerprint",
     "identity",
 )
+CORES = "CPU cores"  # as machines say how many they have
 OF_TRAINING = ("epochs", "steps", "minutes")  # that a derived row has not, scored from finished runs
 
 
@@ -51,6 +52,16 @@ def lacking(row: Mapping[str, str]) -> list[str]:
     if not row.get("derived_from"):
         needed += [*OF_TRAINING, *(["dev_rsum"] if row.get("selection") == "best" else [])]
     return [name for name in needed if row.get(name, "") in ("", "unknown")]
+
+
+def device(row: Mapping[str, str]) -> str:
+    """The kind of processor that a run was on, however many of it: numbers of two kinds are not compared.
+
+    >>> device({"machine": "2 CPU cores"}), device({"machine": "1 x NVIDIA H100, 16 CPU cores"})
+    ('CPU', 'NVIDIA H100')
+    """
+    parts = [part for part in row.get("machine", "").split(", ") if not part.endswith(CORES)]
+    return " and ".join(part.partition(" x ")[2] or part for part in parts) or "CPU"
 
 
 def read_rows(file: Path) -> list[Row]:

@@ -121,9 +121,10 @@ class Local:
     """
 
     def __init__(self, *, parallel: int | None = None, cards: Sequence[str] = (), jobs_per_gpu: int = 1) -> None:
-        for name, value in (("parallel", parallel), ("jobs_per_gpu", jobs_per_gpu)):
-            if value is not None and value < 1:
-                raise ConfigError(f"{name}={value}: at least one job at a time")
+        asked = {"jobs_per_gpu": jobs_per_gpu} | ({} if parallel is None else {"parallel": parallel})
+        for name, value in asked.items():
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name}={value!r}: a whole number of jobs, 1 or more")
         self.parallel = parallel or (len(cards) * jobs_per_gpu or 1)
         self.places = dict.fromkeys(cards, jobs_per_gpu)  # free ones, by card
         self.running: list[LocalProcess] = []

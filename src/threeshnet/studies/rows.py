@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from threeshnet.errors import ConfigError, DataError, Problems
 from threeshnet.files import replacing
-from threeshnet.metrics.protocols import folds_of
 from threeshnet.metrics.rank_files import RANKS
-from threeshnet.reports.study_hits import HITS, hits_of, key_of, read_hits, write_hits
-from threeshnet.reports.study_rows import HOW, RECALLS, REQUIRED, Row, columns, lacking, read_rows
+from threeshnet.reports.evaluations import read_evaluation
+from threeshnet.reports.study_photos import BY_PHOTO, key_of, read_by_photo, rsum_by_photo, write_by_photo
+from threeshnet.reports.study_rows import HOW, RECALLS, REQUIRED, WHICH, Row, columns, device, lacking, read_rows
 from threeshnet.reports.table import named_protocol
 from threeshnet.studies.folders import record
 from threeshnet.studies.running import METRICS
 from threeshnet.training import progress
 
-KEY = ("experiment", "setting", "job")  # of which a study has one row
+LOCK = ".results.lock"
 FROM_METRICS = ("data", "split", "images", "captions", "rsum", "epochs", "steps", "selection", "minutes")
 FROM_METRICS += ("resumed_at_step", "parameters", "precision")
 
@@ -31,7 +32,8 @@ def row_of(folder: Path, setting: str | None = None) -> Row:
     own, found = record(folder), json.loads((folder / METRICS).read_text(encoding="utf-8"))
     facts: dict[str, Any] = {name: found.get(name) for name in FROM_METRICS}
     facts |= {f"{side}_r{cutoff}": found[side][f"R@{cutoff}"] for side, cutoff in RECALLS}
-    facts |= {key: own.get(key) for key in ("experiment", "recipe", "seed", "machine", "fingerprint", "identity")}
+    facts |= {key: own.get(key) for key in ("experiment", "recipe", "seed", "fingerprint", "identity")}
+    facts["machine"] = found.get("machine") or own.get("machine")  # job.json of a derived run says the sweep's
     facts |= {"job": own.get("job_name"), "setting": setting or own.get("setting"), "commit": found.get("commit")}
     facts["protocol"] = named_protocol(found)
     facts["batch"] = found.get("batch_size") or own.get("batch_size")
@@ -54,9 +56,9 @@ def _text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def gather(folders: Iterable[Path], setting: str | None = None) -> tuple[list[Row], list[str], list[str]]:
-    """Rows of the finished runs, what is not finished yet, and why other rows are refused."""
-    rows, unfinished, refused = [], [], []
+def gather(folders: Iterable[Path], setting: str | None = None) -> tuple[dict[Path, Row], list[str], list[str]]:
+    """Rows of the finished runs by folder, what is not finished yet, and why other rows are refused."""
+    rows, unfinished, refused = {}, [], []
     for folder in folders:
         if not (folder / METRICS).exists():
             unfinished.append(f"{folder.name}: {_how_far(folder)}")
@@ -66,31 +68,32 @@ def gather(folders: Iterable[Path], setting: str | None = None) -> tuple[list[Ro
         if missing:
             refused.append(f"{folder.name}: does not say {', '.join(missing)}")
         else:
-            rows.append(row)
+            rows[folder] = row
     return rows, unfinished, refused
 
 
-def merge(earlier: Sequence[Row], found: Sequence[Row], *, replace: bool) -> list[Row]:
+def merge(earlier: Sequence[Row], found: Iterable[Row], *, replace: bool) -> list[Row]:
     """Rows of other jobs stay. A job's row gives way to another run of the same job only when `replace` says so.
 
-    Raises ConfigError with the jobs whose row is of a run with other settings or data.
+    Raises ConfigError with the jobs whose row is of a run with other settings or data, or on another kind of device.
     """
-    rows = {_key(row): row for row in earlier}
+    rows = {key_of(row): row for row in earlier}
     problems = Problems("rows of other runs")
     for row in found:
-        there = rows.get(_key(row))
-        if there and there["identity"] != row["identity"] and not replace:
-            problems.add(
-                f"{', '.join(_key(row))}: the row is of run {there['identity'][:12]}, not {row['identity'][:12]}"
-            )
-        rows[_key(row)] = row
-    both = "Settings or data differ: keep both by setting_name=<another name>, or say replace=true."
+        there = rows.get(key_of(row))
+        if there and not replace:
+            problems.extend(f"{', '.join(row[name] for name in WHICH)}: {said}" for said in _another(there, row))
+        rows[key_of(row)] = row
+    both = "Settings, data or device differ: keep both by setting_name=<another name>, or say replace=true."
     problems.raise_as(ConfigError, both)
-    return [rows[key] for key in sorted(rows)]
+    return [rows[key] for key in sorted(rows, key=lambda key: [rows[key][name] for name in WHICH])]
 
 
-def _key(row: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(row.get(name, "") for name in KEY)
+def _another(there: Row, row: Row) -> Iterator[str]:
+    if there["identity"] != row["identity"]:
+        yield f"the row is of run {there['identity'][:12]}, not {row['identity'][:12]}"
+    elif device(there) != device(row):
+        yield f"the row is of a run on {device(there)}, not on {device(row)}"
 
 
 def write_rows(file: Path, rows: Sequence[Row], factors: Sequence[str]) -> None:
@@ -104,30 +107,39 @@ def write_rows(file: Path, rows: Sequence[Row], factors: Sequence[str]) -> None:
 def collect(
     folders: Sequence[Path], file: Path, *, factors: Sequence[str], setting: str | None, replace: bool
 ) -> tuple[int, list[str]]:
-    """Copies finished runs into `file`; how many, and what is not finished.  Raises DataError with rows it refuses."""
+    """Copies finished runs into `file`; how many, and what is not finished. What their photos brought goes beside it.
+
+    Raises DataError with the rows that it refuses, and with ranks that are damaged or of other scores, after the others
+    were copied. One process collects into a study at a time; others wait.
+    """
     rows, unfinished, refused = gather(folders, setting)
+    by_photo, damaged = _by_photo(rows)
+    file.parent.mkdir(parents=True, exist_ok=True)
     if rows:
-        merged = merge(read_rows(file), rows, replace=replace)
-        found = _hits(folders, setting)
-        earlier = {key: hits for key, hits in read_hits(file.parent / HITS).items() if key not in map(key_of, rows)}
-        write_hits(file.parent / HITS, earlier | found, merged)
-        write_rows(file, merged, factors)
+        with FileLock(file.with_name(LOCK)):
+            merged = merge(read_rows(file), rows.values(), replace=replace)
+            beside, new = file.with_name(BY_PHOTO), {key_of(row) for row in rows.values()}
+            earlier = {key: found for key, found in read_by_photo(beside).items() if key not in new}
+            write_by_photo(beside, earlier | by_photo, merged)
+            write_rows(file, merged, factors)
     problems = Problems("incomplete rows")
     problems.extend(refused)
+    problems.extend(damaged)
     problems.raise_as(DataError, f"A row needs {', '.join(REQUIRED)}: train these jobs again; {len(rows)} were copied.")
     return len(rows), unfinished
 
 
-def _hits(folders: Iterable[Path], setting: str | None) -> dict[str, np.ndarray]:
-    """What finished runs found, by their rows' keys; means of folds have none, nor have runs without ranks."""
-    found = {}
-    for folder in folders:
-        if (folder / METRICS).exists() and (folder / RANKS).exists():
-            row = row_of(folder, setting)
-            protocol = json.loads((folder / METRICS).read_text(encoding="utf-8"))["protocol"]
-            if folds_of(protocol) == 1:
-                found[key_of(row)] = hits_of(folder / RANKS)
-    return found
+def _by_photo(rows: Mapping[Path, Row]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """What photos brought, by the rows' keys, and what is wrong with ranks; runs of before there were any have none."""
+    found, damaged = {}, []
+    for folder, row in rows.items():
+        if not (folder / RANKS).exists():
+            continue
+        try:
+            found[key_of(row)] = rsum_by_photo(read_evaluation(folder))
+        except DataError as error:
+            damaged.append(f"{folder.name}: {error}")
+    return found, damaged
 
 
 def _how_far(folder: Path) -> str:
