@@ -28,6 +28,7 @@ from threeshnet.records import MAP_SIDE, VOID, ImageBatch, TokenSet
 
 PLACE_WIDTH = 128  # channels of a place; fixed in the authors' implementation, whatever D is
 POSITION_WIDTH = 8  # sinusoidal channels beside the class number
+CHUNK_ON_CPU, CHUNK_ELSEWHERE = 4, 64  # photos: 8 MB of places, and 134 MB
 SHARPNESS = 4.0  # multiplies the scaled scores before the softmax
 
 
@@ -118,8 +119,9 @@ def _positions(rows_and_columns: bool) -> Tensor:
 class SpatialFusion(nn.Module):
     """Each token attends over the 4096 cells of the segmentation map, with places as keys and as values.
 
-    `images_per_chunk` photos are attended at a time, to stay in the processor's cache; it changes speed and memory, not
-    the result. On GPUs a large number is best. Without `places` they are the paper's.
+    `images_per_chunk` photos are attended at a time, which changes speed and memory and not the result: None is few on
+    CPUs, to stay in the processor's cache, and many elsewhere, where every call costs. Without `places` they are the
+    paper's.
     """
 
     def __init__(
@@ -127,7 +129,7 @@ class SpatialFusion(nn.Module):
         *,
         classes: int,
         dim: int,
-        images_per_chunk: int = 4,
+        images_per_chunk: int | None = None,
         places: PlaceEncoder | None = None,
         real_rows: bool = False,
     ) -> None:
@@ -144,7 +146,8 @@ class SpatialFusion(nn.Module):
         query = self.query(*tokens)
         neighbours = self.places.neighbours(images.seg_map)
         slope, shift = self.places.affine(neighbours)
-        context = attend_places(query * self.scale, neighbours, slope, shift, self.images_per_chunk)
+        chunk = self.images_per_chunk or (CHUNK_ON_CPU if query.device.type == "cpu" else CHUNK_ELSEWHERE)
+        context = attend_places(query * self.scale, neighbours, slope, shift, chunk)
         return self.out(zero_padding(context, tokens.mask) + query, tokens.mask)
 
     def attention(self, tokens: TokenSet, images: ImageBatch) -> Tensor:
