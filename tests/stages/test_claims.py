@@ -19,6 +19,7 @@ from threeshnet.reports.study_photos import BY_PHOTO
 from threeshnet.reports.study_report import Comparison, value_of
 from threeshnet.reports.study_rows import FIXED, Row, read_rows
 
+KINDS = ("fresh", "trained")
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 KNOWN = {"activation": ["sigmoid", "softmax"], "pooling": ["mean"]}
 COMPARISON = Comparison({"activation": ["sigmoid", "softmax"]}, {"activation": "sigmoid"})
@@ -100,6 +101,16 @@ def test_runs_are_told_apart_once_each_and_nothing_else_is_taken(tmp_path: Path)
         told.rows_of([tmp_path / "a" / "nothing"])
 
 
+def test_how_much_of_the_map_is_where_is_what_the_rows_say() -> None:
+    with (EXPERIMENTS / "robustness/places.csv").open(encoding="utf-8", newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    prose = " ".join((EXPERIMENTS / "robustness" / README).read_text(encoding="utf-8").split())
+    shares = {kind: [float(row["percent_by_position"]) for row in rows if row["weights"] == kind] for kind in KINDS}
+    fresh, trained = (f"{min(found):.1f} to {max(found):.1f}%" for found in shares.values())
+    assert len(rows) == 6
+    assert f"{fresh} (the median channel) is by position with fresh weights, and {trained} after training" in prose
+
+
 PROXY, FULL = "grid_flickr8k/flickr8k_proxy", "grid_flickr8k/flickr8k_yardstick_gpu"
 
 
@@ -133,7 +144,7 @@ def test_the_front_page_says_what_the_rows_say(name: str, keys: list[str], said:
     assert said.format(*numbers) in " ".join((EXPERIMENTS.parent / README).read_text(encoding="utf-8").split())
 
 
-@pytest.mark.parametrize("name", ["parts", "transfer"])
+@pytest.mark.parametrize("name", ["parts"])
 def test_what_photos_say_of_each_pair_of_models_stands_beside_what_seeds_say(name: str) -> None:
     prose = " ".join((EXPERIMENTS / name / README).read_text(encoding="utf-8").split())
     files = sorted((EXPERIMENTS / name / "by_photos").glob("*/comparison.json"))
