@@ -127,6 +127,11 @@ PROXY, FULL = "grid_flickr8k/flickr8k_proxy", "grid_flickr8k/flickr8k_yardstick_
             [f"{PROXY}{machine}, guidance, rsum, difference" for machine in ("", "_gpu")],
             "trained without it, it has {:.1f} rsum less (two CPU cores) and {:.1f} less (H100)",
         ),
+        (
+            "transfer",
+            [f"{PROXY}, unguided+elsewhere, rsum, difference"],
+            "carried over to 79 photos of COCO, {:.0f} rsum less",
+        ),
         *(
             ("recipe", [f"{FULL}, {level}, rsum, {statistic}" for statistic in ("mean", "deviation")], said)
             for level, said in (
