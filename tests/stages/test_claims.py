@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from threeshnet.commands.preparing import load_study
 from threeshnet.commands.reporting import CLAIMS, PUBLISHED, README, RESULTS, comparison_of
 from threeshnet.errors import ConfigError, DataError
+from threeshnet.fusion.spatial import PlaceEncoder
 from threeshnet.reports.claims import claims_table, parse_claims, published_table
 from threeshnet.reports.study_photos import BY_PHOTO
 from threeshnet.reports.study_report import Comparison, value_of
@@ -78,12 +80,39 @@ def test_what_models_of_the_demo_tell_apart_is_what_the_rows_say() -> None:
     assert f"and {both} where two things have changed places" in prose
 
 
-def test_runs_are_told_apart_once_each_and_nothing_else_is_taken(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("told_apart", EXPERIMENTS / "parts" / "told_apart.py")
+def script(name: str) -> Any:
+    """A script below experiments as a module."""
+    spec = importlib.util.spec_from_file_location(Path(name).stem, EXPERIMENTS / name)
     assert spec is not None
     assert spec.loader is not None
-    told = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(told)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_variance_of_places_is_split_where_it_comes_from() -> None:
+    """With one class everywhere only positions differ, and without their weights only classes do."""
+    parts_of_variance = script("robustness/places.py").parts_of_variance
+    torch.manual_seed(0)
+    places = PlaceEncoder(classes=5)
+    maps = torch.randint(0, 5, (2, 64, 64), dtype=torch.uint8)
+    mixed = parts_of_variance(places, maps)
+    assert 0 < mixed["percent_by_position"] < 100
+    assert parts_of_variance(places, torch.zeros_like(maps))["percent_by_position"] == pytest.approx(100)
+    torch.nn.init.zeros_(places.conv.weight[:, 1:])
+    assert parts_of_variance(places, maps)["percent_by_position"] == 0
+
+
+def test_ensembles_of_one_kind_are_what_the_rows_say() -> None:
+    with (EXPERIMENTS / "features/ensembles_of_one_kind.csv").open(encoding="utf-8", newline="") as opened:
+        found = [float(row["rsum"]) for row in csv.DictReader(opened)]
+    prose = " ".join((EXPERIMENTS / "features" / README).read_text(encoding="utf-8").split())
+    grids, regions = ("{:.1f}, {:.1f} and {:.1f}".format(*three) for three in (found[:3], found[3:]))
+    assert f"averaged, have {grids}, two region models {regions}" in prose
+
+
+def test_runs_are_told_apart_once_each_and_nothing_else_is_taken(tmp_path: Path) -> None:
+    told = script("parts/told_apart.py")
     by_tag = {tag: {"pair_accuracy": 50.0 + number} for number, tag in enumerate(told.TAGS)}
     facts = {"study": "parts", "seed": 0, "machine": "2 CPU cores", "job_name": "a"}
     for name, metrics in (("a", {"by_tag": by_tag, "rsum": 1.0, "checkpoint": "c", "commit": "d"}), ("other", {})):

@@ -138,8 +138,12 @@ def test_damaged_ranks_are_named_and_the_others_kept(folders: list[Path], tmp_pa
         gathered(folders, tmp_path / "results.csv")
     assert f"{folders[0].name}: {folders[0] / RANKS} cannot be read" in str(caught.value)
     assert f"{folders[1] / RANKS} is not of the metrics.json beside it" in str(caught.value)
+    assert "The rows were copied; without ranks.npz they go without photos" in str(caught.value)
     assert len(read_rows(tmp_path / "results.csv")) == 6
     assert len(read_by_photo(tmp_path / BY_PHOTO)) == 4
+    for folder in folders[:2]:
+        (folder / RANKS).unlink()
+    assert len(gathered(folders, tmp_path / "results.csv")) == 6
 
 
 def test_it_is_the_same_bytes_again_and_a_torn_one_is_named(folders: list[Path], tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def claims_table(claims: Sequence[Claim], studies: Studies) -> str:
 
 
 def _evidence(test: Evidence, studies: Studies) -> Iterator[tuple[str, ...]]:
-    """How it was tested, the effect, the wider interval and the verdict; one line where nothing was run."""
+    """How it was tested, the effect, its interval with photos and the verdict; one line where nothing was run."""
     said = f"`{test.level}` {test.expected}" + (f" than `{test.against}`" if test.against else "")
     where = f"[{test.study}]({test.study}/README.md), {said}"
     rows, comparison = studies.get(test.study, ((), Comparison({}, {})))

@@ -17,6 +17,7 @@ from threeshnet.reports.study_rows import WHICH, Row
 
 BY_PHOTO = "rsum_by_photo.npz"
 ByPhoto = Mapping[str, np.ndarray]  # by a row's key: [G] float32, whose mean is rsum
+ROUNDING = 0.01  # of rsum, which its row gives in six digits, and of float32
 OF_THE_PHOTOS = ("fingerprint", "split", "images")
 
 
@@ -74,7 +75,7 @@ def apart_by_photo(pairs: Sequence[tuple[Row, Row]], found: ByPhoto) -> np.ndarr
 
 def _of_row(row: Row, found: ByPhoto) -> np.ndarray:
     brought = found[key_of(row)].astype(np.float64)
-    if len(brought) != int(row["images"]) or abs(brought.mean() - float(row["rsum"])) > 0.01:
+    if len(brought) != int(row["images"]) or abs(brought.mean() - float(row["rsum"])) > ROUNDING:
         raise DataError(
             f"{row['job']}: rsum={row['rsum']} of {row['images']} images, and {BY_PHOTO} makes {brought.mean():.2f} of "
             f"{len(brought)}; collect it again, or take its row and {BY_PHOTO} from the same commit"

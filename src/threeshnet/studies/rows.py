@@ -125,7 +125,8 @@ def collect(
     problems = Problems("incomplete rows")
     problems.extend(refused)
     problems.extend(damaged)
-    problems.raise_as(DataError, f"A row needs {', '.join(REQUIRED)}: train these jobs again; {len(rows)} were copied.")
+    again = f"A row needs {', '.join(REQUIRED)}: train these jobs again; {len(rows)} were copied."
+    problems.raise_as(DataError, again if refused else f"The rows were copied; without {RANKS} they go without photos.")
     return len(rows), unfinished
 
 
