@@ -63,10 +63,25 @@ def test_the_parts_study_ends_in_vse_infinity() -> None:
 
 def test_the_late_ensemble_is_of_the_same_seed() -> None:
     jobs = {job.name: job for job in plan(load_study("features"), ["experiment=hybrid_demo"])}
-    assert len(jobs) == 4 * 3
+    assert len(jobs) == 6 * 3
     late = jobs["features=late_ensemble,seed=2"]
     assert (late.of, late.protocol) == (("features=region,seed=2", "features=grid,seed=2"), "ensemble")
-    assert not any(job.of for job in plan(load_study("features"), ["experiment=hybrid_demo", "features=grid"]))
+    alone = plan(load_study("features"), ["experiment=hybrid_demo", "features=grid"])
+    assert not any(job.factors == late.factors for job in alone)
+
+
+def test_an_ensemble_of_one_kind_takes_the_next_seed() -> None:
+    words = ["experiment=hybrid_demo", "features=grid"]
+
+    def pairs(*seeds: int) -> list[tuple[int, ...]]:
+        jobs = plan(load_study("features"), [*words, f"seed={','.join(map(str, seeds))}"])
+        assert all(job.factors == {"features": "two_grids"} for job in jobs if job.of)
+        return [tuple(int(name.rpartition("=")[2]) for name in job.of) for job in jobs if job.of]
+
+    assert pairs(0, 1, 2) == [(0, 1), (1, 2), (2, 0)]
+    assert pairs(4, 3, 7) == [(4, 3), (3, 7), (7, 4)]
+    assert pairs(5) == []  # there is no second model
+    assert pairs(0, 1) == [(0, 1)]  # 1 and 0 are the same pair
 
 
 def test_a_corrected_level_is_scored_from_the_same_checkpoint(synthetic_shards: Path) -> None:

@@ -36,7 +36,8 @@ class Derived:
     """A level that is no training: the checkpoints of other levels of `factor`, scored together by `protocol`.
 
     They are scored on the held-out split of their own data, or of those that `data` names for them; `correction` names
-    one of hubs, by the split `train`; `perturb` changes what the model sees.
+    one of hubs, by the split `train`; `perturb` changes what the model sees. All have the job's seed, but that a level
+    named several times takes the seeds after it as well, the first again after the last: two models of one kind.
     """
 
     name: str
@@ -163,20 +164,23 @@ def plan(study: Study, given: Sequence[str]) -> list[Planned]:
             factors[key] = _levels(key, values)
         else:
             fixed.append(word)
-    jobs = []
-    for seed in seeds:
-        made = [
-            Planned(
-                job_name(levels, seed),
-                {factor: level.name for factor, level in levels.items()},
-                seed,
-                (*_of(levels), *fixed, f"seed={seed}"),
-            )
-            for levels in (dict(zip(factors, row, strict=True)) for row in itertools.product(*factors.values()))
-        ]
-        jobs += [*made, *_derived(study.derived, made, seed)]
+    made = {seed: _trained(factors, fixed, seed) for seed in seeds}
+    jobs = [job for seed in seeds for job in (*made[seed], *_derived(study.derived, made, seed))]
     _check_names(jobs)
     return jobs
+
+
+def _trained(factors: Mapping[str, Sequence[Level]], fixed: Sequence[str], seed: int) -> list[Planned]:
+    """Every level of every factor with one seed."""
+    return [
+        Planned(
+            job_name(levels, seed),
+            {factor: level.name for factor, level in levels.items()},
+            seed,
+            (*_of(levels), *fixed, f"seed={seed}"),
+        )
+        for levels in (dict(zip(factors, row, strict=True)) for row in itertools.product(*factors.values()))
+    ]
 
 
 def _taken(factor: str, levels: Sequence[Level], values: Sequence[str]) -> tuple[Level, ...]:
@@ -194,25 +198,44 @@ def _of(levels: Mapping[str, Level]) -> list[str]:
     return [override for level in levels.values() for override in level.overrides]
 
 
-def _derived(derived: Sequence[Derived], made: Sequence[Planned], seed: int) -> list[Planned]:
-    """A derived job for every set of jobs that differ in its factor alone, where all of its levels are there."""
+def _derived(derived: Sequence[Derived], made: Mapping[int, Sequence[Planned]], seed: int) -> list[Planned]:
+    """A derived job for every set of jobs that differ in its factor alone, where all that it needs is there."""
     found = []
     for rule in derived:
-        groups: dict[tuple[tuple[str, str], ...], dict[str, Planned]] = {}
-        for job in made:
-            rest = tuple((factor, level) for factor, level in job.factors.items() if factor != rule.factor)
-            groups.setdefault(rest, {})[job.factors[rule.factor]] = job
-        for rest, by_level in groups.items():
-            if set(rule.of) <= set(by_level):
-                levels = {
-                    factor: rule.name if factor == rule.factor else dict(rest)[factor] for factor in made[0].factors
-                }
-                of = tuple(by_level[level].name for level in rule.of)
-                name = job_name(levels, seed)
+        others = dict.fromkeys(_others(job, rule.factor) for job in made[seed])
+        for rest in others:
+            of = _sources(rule, made, rest, seed)
+            if of:
+                named = {**dict(rest), rule.factor: rule.name}
+                levels = {factor: named[factor] for factor in made[seed][0].factors}
                 how: dict[str, Any] = {"protocol": rule.protocol, "data": rule.data}
                 how |= {"correction": rule.correction, "perturb": rule.perturb}
-                found.append(Planned(name, levels, seed, of=of, **how))
+                found.append(Planned(job_name(levels, seed), levels, seed, of=of, **how))
     return found
+
+
+def _sources(
+    rule: Derived, made: Mapping[int, Sequence[Planned]], rest: tuple[tuple[str, str], ...], seed: int
+) -> tuple[str, ...]:
+    """Names of the jobs that `rule` scores together, of the levels `rest` in other factors; none if one is missing."""
+    seeds = list(made)
+    if len(rule.of) == len(set(rule.of)) * len(seeds) and seed != seeds[0]:
+        return ()  # every seed has the same models then: with two seeds 0 and 1 are 1 and 0
+    by_level = {
+        at: {job.factors[rule.factor]: job.name for job in made[at] if _others(job, rule.factor) == rest}
+        for at in seeds
+    }
+    names = []
+    for place, level in enumerate(rule.of):
+        later = rule.of[:place].count(level)
+        if later >= len(seeds) or level not in by_level[seed]:
+            return ()
+        names.append(by_level[seeds[(seeds.index(seed) + later) % len(seeds)]][level])
+    return tuple(names)
+
+
+def _others(job: Planned, factor: str) -> tuple[tuple[str, str], ...]:
+    return tuple((name, level) for name, level in job.factors.items() if name != factor)
 
 
 def job_name(levels: Mapping[str, Level | str], seed: int) -> str:
