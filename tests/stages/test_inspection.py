@@ -52,6 +52,7 @@ def test_confusions_are_those_of_the_plain_loop(
     for one in found["i2t"]:
         assert owners[one.caption] == one.image != owners[one.wrong]
         assert matrix[one.image, one.wrong] - matrix[one.image, one.caption] == one.gap
+    assert hardest_confusions(matrix.astype(np.int64), owners, count=count, block_cells=cells) == found
 
 
 def test_the_nearest_captions_are_in_order() -> None:

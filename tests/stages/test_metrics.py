@@ -203,9 +203,23 @@ def test_five_fold_is_for_coco_testall_alone() -> None:
     wrong = [of("coco", "test", 1_000, 5), of("coco", "dev", 5_000, 5), of("demo", "testall", 5_000, 5)]
     shuffled = of("coco", "testall", 5_000, 5)
     wrong.append(shuffled._replace(owner=shuffled.owner.flip(0)))  # pyright: ignore
-    for case in wrong:
-        with pytest.raises(ConfigError, match="protocol=full"):
+    wrong.append(shuffled._replace(owner=shuffled.owner[:-1]))
+    reasons = (
+        "the split is 'test'; 1,000 images and not 5,000; 5,000 captions and not 25,000 or 25,010",
+        "source's order: the split is 'dev'",
+        "the data set is called 'demo' and not coco, mscoco, coco_precomp",
+        "source's order: captions do not stand image by image",
+        "source's order: 24,999 captions and not 25,000 or 25,010",
+    )
+    for case, reason in zip(wrong, reasons, strict=True):
+        with pytest.raises(ConfigError, match=rf"{reason}.*; take protocol=full"):
             score("five_fold_1k", [torch.zeros(1, 1)], case)
+
+
+def test_the_folder_of_scan_is_coco_too() -> None:
+    """`make import RAW=…/coco_precomp` names its shards after the folder."""
+    assert "(COCO 5K)" in describe("full", of("coco_precomp", "testall", 5_000, 5))
+    assert "(Flickr30K 1K)" in describe("full", of("f30k_precomp", "test", 1_000, 5))
 
 
 def test_five_fold_of_coco_testall() -> None:

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from rich.console import Console
 
+from threeshnet.commands import extending
+from threeshnet.errors import ConfigError
 from threeshnet.metrics import recall
 from threeshnet.metrics.corrections import CORRECTIONS
 from threeshnet.reports.table import print_results
@@ -105,6 +108,7 @@ def test_what_cannot_be_asked_is_said_before_anything_runs(command, checkpoint: 
         ("correction=csls", "bank=train"): "would replace the uncorrected one",
         ("trained_on=coco",): "trained_on='coco', but ",
         ("correction=csls", "bank=train", "extended=true", "out=x"): "ask for it without correction",
+        ("correction=csls", "bank=train", "protocol=transfer", "out=x"): "has seen nothing of these data",
     }.items():
         ended = command("evaluate", checkpoint, f"shards={demo_shards}", *overrides)
         assert ended.code == 1
@@ -130,6 +134,20 @@ def test_a_bank_shares_no_image_with_what_is_scored(
         assert ended.code == 1
         assert said in ended.err.replace("\n", " ")
         assert "Traceback" not in ended.err
+
+
+def test_a_bank_that_is_too_small_for_csls_is_refused_before_anything_is_encoded(
+    demo_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All corrections are of `extended`: the last of them would fail when everything else is done."""
+    monkeypatch.setattr(extending, "CSLS_NEAREST", 10_000)
+    keys = {"shards": str(demo_shards), "split": "test", "protocol": "full", "bank": "train", "out": "x"}
+    for more in ({"extended": True}, {"correction": "csls"}):
+        cfg = OmegaConf.create({"perturb": None, "correction": None, "extended": False} | keys | more)
+        with pytest.raises(ConfigError, match=r"bank='train' has .* images: csls takes the 10000 nearest of a bank"):
+            extending.check_extras(cfg, 1)
+    cfg.correction = "inverted_softmax"
+    extending.check_extras(cfg, 1)
 
 
 def test_the_table_has_room_for_intervals() -> None:

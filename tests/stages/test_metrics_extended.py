@@ -390,6 +390,8 @@ def test_everything_together_is_plain_numbers() -> None:
     assert set(found["corrections"]) == set(CORRECTIONS)
     assert found["t2i"]["r_precision"] == pytest.approx(summarise(ranks.t2i)["R@1"])
     assert found["groups"]["t2i"]["tag"]["what"]["queries"] == 18
+    collapsed = EmbeddingSimilarity(torch.zeros(12, 4), captions)
+    assert "no direction" in beyond_recall(collapsed, ranks, owner)["modality_gap"]["not_run"]
     matrix = beyond_recall(source.part(torch.arange(12), torch.arange(36)), ranks, owner)
     assert "corrections" not in matrix
     assert matrix["hubness"] == found["hubness"]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.metrics.folds import fold_ranks
-from threeshnet.metrics.protocols import PROTOCOLS, Scored, rank, score
+from threeshnet.metrics.protocols import PROTOCOLS, Scored, describe, rank, score
 from threeshnet.metrics.ranks import rank_similarity
 from threeshnet.metrics.similarity import EmbeddingSimilarity, tiles
 
@@ -127,8 +127,11 @@ def test_what_is_not_known_to_be_other_data_is_no_transfer() -> None:
 )
 def test_data_sets_that_share_photos_are_no_transfer(trained_on: str, data: str) -> None:
     case = Scored(data, "test", 3, torch.arange(3), trained_on)
-    with pytest.raises(ConfigError, match=f"trained on '{trained_on}', which shares photos with '{data}'"):
+    with pytest.raises(ConfigError, match=f"trained on '{trained_on}', which shares photos with '{data}': no protocol"):
         score("transfer", [torch.eye(3)], case)
+    assert describe("full", case).endswith("some of these may have been seen")
+    for clean in (case._replace(trained_on=data), case._replace(trained_on="demo"), case._replace(trained_on=None)):
+        assert "may have been seen" not in describe("full", clean)
 
 
 # --- large galleries

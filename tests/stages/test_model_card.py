@@ -44,6 +44,7 @@ def test_an_ensemble_has_a_table_a_model_and_one_row() -> None:
     text = model_card(metrics)
     assert text.startswith("# Model card: the experiment, grid_demo\n")
     assert cells(text.split("## Model 2 of 2")[1])["checkpoint, sha256"] == "def"
+    assert "- One number of one ensemble of 2 models: seeds differ" in text
     row = next(csv.DictReader(result_row(metrics).splitlines()))
     assert (row["seed"], row["checkpoint"], row["recipe"]) == ("3 + 4", "abc def", "the recipe")
     assert (row["i2t_r1"], row["t2i_r1"], row["rsum"]) == ("10.04", "50", "160.04")

@@ -84,6 +84,17 @@ def test_an_ensemble_of_one_kind_takes_the_next_seed() -> None:
     assert pairs(0, 1) == [(0, 1)]  # 1 and 0 are the same pair
 
 
+def test_an_ensemble_is_prepared_before_its_second_model_is_named(synthetic_shards: Path) -> None:
+    """Jobs stand seed by seed: the model of the next seed comes after the ensemble that takes it."""
+    study = load_study("features")
+    planned = plan(study, ["experiment=hybrid_coco", "features=grid", "seed=0,1", f'shards="{synthetic_shards}"'])
+    prepared = prepare(planned, study, Path("runs"))
+    assert [each.planned for each in prepared] == planned
+    first, pair, second = prepared
+    assert listed("checkpoint", [str(first.checkpoint), str(second.checkpoint)]) in pair.job.overrides
+    assert pair.job.after == (first.job.name, second.job.name)
+
+
 def test_a_corrected_level_is_scored_from_the_same_checkpoint(synthetic_shards: Path) -> None:
     study = load_study("recipe")
     planned = plan(study, [EXPERIMENT, "seed=0", f'shards="{synthetic_shards}"'])

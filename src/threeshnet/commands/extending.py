@@ -14,7 +14,7 @@ from threeshnet.batches.datamodule import held_out
 from threeshnet.errors import ConfigError, DataError, Problems, one_of
 from threeshnet.metrics.coco_judgements import judged, load_judgements
 from threeshnet.metrics.constants import constants
-from threeshnet.metrics.corrections import CORRECTIONS
+from threeshnet.metrics.corrections import CORRECTIONS, CSLS_NEAREST
 from threeshnet.metrics.ensemble import MeanSimilarity
 from threeshnet.metrics.extended import Bank, beyond_recall
 from threeshnet.metrics.groups import Groups, by_class, by_label, by_length, by_size, of_captions, typical_size
@@ -32,6 +32,7 @@ from threeshnet.shards.manifest import Manifest, open_shards
 from threeshnet.shards.reader import ShardedSplit
 
 PHOTOS_AT_ONCE = 500
+TRANSFER = "transfer"
 FEWEST = 10  # images of a class that is reported: of fewer, one photo is more than ten points of recall
 
 
@@ -70,6 +71,11 @@ def check_extras(cfg: DictConfig, checkpoints: int) -> None:
         problems.extend(_of_correction(cfg))
     if cfg.bank and checkpoints > 1:
         problems.add(f"bank={cfg.bank!r} with {checkpoints} checkpoints: corrections are of one model")
+    if cfg.bank and cfg.protocol == TRANSFER:
+        problems.add(
+            f"bank={cfg.bank!r} with protocol={TRANSFER}: a model that is carried over has seen nothing of these data, "
+            "and a bank is their own photos and captions; leave it out, or take protocol=full"
+        )
     problems.raise_as(ConfigError, "See conf/evaluate.yaml for these keys.")
 
 
@@ -82,14 +88,18 @@ def _of_bank(cfg: DictConfig) -> list[str]:
         return [f"bank={cfg.bank!r} is the split that is scored, {scored!r}: test queries must not correct each other"]
     if not {bank, scored} <= splits.keys():
         return []  # said, with the splits that there are, where they are opened to be encoded
+    known = ShardedSplit(folder, bank).image_ids
+    problems = []
+    if len(known) < CSLS_NEAREST and (cfg.extended or cfg.correction == "csls"):
+        problems.append(f"bank={cfg.bank!r} has {len(known)} images: csls takes the {CSLS_NEAREST} nearest of a bank")
     # Karpathy's COCO has its first 1,000 held-out photos as `test` and all 5,000 as `testall`.
-    shared = set(ShardedSplit(folder, bank).image_ids) & set(ShardedSplit(folder, scored).image_ids)
-    if not shared:
-        return []
-    return [
-        f"bank={cfg.bank!r} shares {len(shared)} images with split={cfg.split!r}, the first of them {min(shared)!r}: "
-        "test queries must not correct each other"
-    ]
+    shared = set(known) & set(ShardedSplit(folder, scored).image_ids)
+    if shared:
+        problems.append(
+            f"bank={cfg.bank!r} shares {len(shared)} images with split={cfg.split!r}, the first of them "
+            f"{min(shared)!r}: test queries must not correct each other"
+        )
+    return problems
 
 
 def _of_correction(cfg: DictConfig) -> list[str]:

@@ -59,11 +59,11 @@ def load_study(name: str) -> Study:
 
 def prepare(planned: Sequence[Planned], study: Study, out: Path) -> list[Prepared]:
     """Every job with its folder below `out`.  Raises ConfigError for wrong settings, DataError without data."""
-    found: dict[str, Prepared] = {}
     shards: Shards = {}
+    found = {each.name: _training(each, study, out, shards) for each in planned if not each.of}
     for each in planned:
-        of = [found[name] for name in each.of]
-        found[each.name] = _scoring(each, of, out, shards) if of else _training(each, study, out, shards)
+        if each.of:
+            found[each.name] = _scoring(each, [found[name] for name in each.of], out, shards)
     by_identity: dict[str, str] = {}
     for name, each in found.items():
         other = by_identity.setdefault(each.identity, name)
@@ -72,7 +72,7 @@ def prepare(planned: Sequence[Planned], study: Study, out: Path) -> list[Prepare
                 f"{other} and {name} are the same run: an override of the command line undoes a factor; name "
                 "the levels that are left (ARGS='<factor>=<level>,<level>'), or pick jobs by only=<pattern>"
             )
-    return list(found.values())
+    return [found[each.name] for each in planned]
 
 
 def _training(planned: Planned, study: Study, out: Path, known: Shards) -> Prepared:

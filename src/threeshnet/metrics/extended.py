@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from threeshnet.errors import DataError
 from threeshnet.metrics.corrections import CORRECTIONS, both_sides, corrected_ranks
 from threeshnet.metrics.groups import Groups, recall_by_group
 from threeshnet.metrics.hubness import hubness
@@ -50,7 +51,10 @@ def beyond_recall(
     found["hubness"] = hubness(similarity)
     if isinstance(similarity, EmbeddingSimilarity):
         images, captions = similarity.image_embeddings, similarity.caption_embeddings
-        found["modality_gap"] = modality_gap(images, captions)
+        try:
+            found["modality_gap"] = modality_gap(images, captions)
+        except DataError as undefined:  # of embeddings that cancel or are zero: the other numbers hold
+            found["modality_gap"] = {"not_run": str(undefined)}
         found["spread"] = {"images": spread(images), "captions": spread(captions)}
         if bank is not None:
             found["corrections"] = _corrections(similarity, owner, bank)

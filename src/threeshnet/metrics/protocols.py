@@ -17,17 +17,17 @@ from threeshnet.metrics.recalls import Recall, recall_of_ranks
 from threeshnet.metrics.similarity import SimilarityLike
 
 COCO_TESTALL_IMAGES = 5_000
-COCO_TESTALL_CAPTIONS = 25_010  # 25,000 where the source keeps five an image
+COCO_TESTALL_CAPTIONS = 25_000, 25_010  # five an image, and all of them
 FOLDS = 5  # of five_fold_1k
 FLICKR30K_TEST = 1_000, 5_000
-COCO_NAMES = ("coco", "mscoco")
-FLICKR30K_NAMES = ("f30k", "flickr30k")
-# Names of data sets that hold the same photos, in whatever parts; those with `precomp` are SCAN's folders, which
-# `make import` takes for names. COCO of 2017 is that of 2014 in other parts; Flickr30K extends Flickr8k (Young et al.,
-# "From Image Descriptions to Visual Denotations", TACL 2, 2014).
+# Those with `precomp` are SCAN's folders, which `make import` takes for names.
+COCO_NAMES = ("coco", "mscoco", "coco_precomp")
+FLICKR30K_NAMES = ("f30k", "flickr30k", "f30k_precomp")
+# Names of data sets that hold the same photos, in whatever parts. COCO of 2017 is that of 2014 in other parts;
+# Flickr30K extends Flickr8k (Young et al., "From Image Descriptions to Visual Denotations", TACL 2, 2014).
 SAME_PHOTOS = (
-    frozenset({*COCO_NAMES, "coco2017", "coco_precomp"}),
-    frozenset({*FLICKR30K_NAMES, "flickr8k", "f8k", "f30k_precomp", "f8k_precomp"}),
+    frozenset({*COCO_NAMES, "coco2017"}),
+    frozenset({*FLICKR30K_NAMES, "flickr8k", "f8k", "f8k_precomp"}),
 )
 
 
@@ -84,22 +84,27 @@ def transfer(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
             "protocol='transfer' is for a model trained on other data, and the checkpoint does not say what data it "
             "was trained on; say it: trained_on=<data set>, or take protocol=full"
         )
-    shared = any({known, data} <= names for names in SAME_PHOTOS)
-    if known == data or shared:
-        where = "which is scored" if known == data else f"which shares photos with {data!r}"
+    if known == data:
         raise ConfigError(
-            f"protocol='transfer' is for a model trained on other data, and this one was trained on {known!r}, "
-            f"{where}; take protocol=full"
+            f"protocol='transfer' is for a model trained on other data, and this one was trained on {known!r}, which "
+            "is scored; take protocol=full"
+        )
+    if share_photos(known, data):
+        raise ConfigError(
+            f"protocol='transfer' is for a model trained on other data, and this one was trained on {known!r}, which "
+            f"shares photos with {data!r}: no protocol is clean here; protocol=full says beside its numbers that "
+            "photos of the training may be among those scored"
         )
     return rank_similarity(_single("transfer", similarities), scored.owner)
 
 
 def five_fold_1k(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
     """Each of five consecutive folds of 1,000 images of COCO testall by itself."""
-    if not is_coco_5k(scored):
+    reasons = why_not_coco_5k(scored)
+    if reasons:
         raise ConfigError(
-            f"protocol='five_fold_1k' is for COCO's testall ({COCO_TESTALL_IMAGES} images in the source's order) "
-            f"and not for {scored.data}, split {scored.split!r}, with {scored.images} images; take protocol=full"
+            f"protocol='five_fold_1k' is for COCO's testall, whole and in the source's order: {'; '.join(reasons)}; "
+            "take protocol=full"
         )
     return fold_ranks(_single("five_fold_1k", similarities), scored.owner, folds=FOLDS)
 
@@ -129,13 +134,40 @@ def describe(protocol: str, scored: Scored) -> str:
     known = "COCO 5K" if is_coco_5k(scored) else "Flickr30K 1K" if _is_flickr30k_1k(scored) else ""
     if protocol == "five_fold_1k":
         known = "COCO 1K, mean of 5 folds" if known else ""
-    return f"{protocol}: {counts}" + (f" ({known})" if known else "")
+    trained = scored.trained_on
+    seen = trained is not None and trained != scored.data and share_photos(trained, scored.data)
+    warning = f"; trained on {trained}, which shares photos with {scored.data}: some of these may have been seen"
+    return f"{protocol}: {counts}" + (f" ({known})" if known else "") + (warning if seen else "")
+
+
+def share_photos(one: str, other: str) -> bool:
+    """Whether two data sets hold the same photos, as far as their names say."""
+    return any({one, other} <= names for names in SAME_PHOTOS)
 
 
 def is_coco_5k(scored: Scored) -> bool:
     """Whether these are COCO's 5,000 held-out images, whole and in the source's order."""
-    counted = scored.images == COCO_TESTALL_IMAGES and len(scored.owner) in (25_000, COCO_TESTALL_CAPTIONS)
-    return scored.data in COCO_NAMES and scored.split == "testall" and counted and _in_order(scored.owner)
+    return not why_not_coco_5k(scored)
+
+
+def why_not_coco_5k(scored: Scored) -> list[str]:
+    """What is otherwise than in COCO's `testall`. Of the order it sees that captions stand image by image."""
+    images, captions = scored.images, len(scored.owner)
+    reasons = []
+    if scored.data not in COCO_NAMES:
+        names = ", ".join(COCO_NAMES)
+        reasons.append(
+            f"the data set is called {scored.data!r} and not {names} (arrays of it: make import … ARGS=name=coco)"
+        )
+    if scored.split != "testall":
+        reasons.append(f"the split is {scored.split!r}")
+    if images != COCO_TESTALL_IMAGES:
+        reasons.append(f"{images:,} images and not {COCO_TESTALL_IMAGES:,}")
+    if captions not in COCO_TESTALL_CAPTIONS:
+        reasons.append(f"{captions:,} captions and not {' or '.join(f'{count:,}' for count in COCO_TESTALL_CAPTIONS)}")
+    if not _in_order(scored.owner):
+        reasons.append("captions do not stand image by image")
+    return reasons
 
 
 def _is_flickr30k_1k(scored: Scored) -> bool:

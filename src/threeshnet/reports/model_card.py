@@ -20,8 +20,8 @@ OF_SCORING = ("data", "split", "images", "captions", "protocol", "fingerprint", 
 OF_SCORING += ("perturb", "correction", "bank")  # where something was changed, or corrected for
 IN_A_ROW = ("experiment", "features", "guidance", "recipe", "setting", "seed", "selection", "batch_size", "epochs")
 HEADING = "| direction | R@1 | R@5 | R@10 | median rank | mean rank |\n| --- | ---: | ---: | ---: | ---: | ---: |"
+ONE_SEED = "seeds differ by several points of rsum. Compare means over seeds (`make sweep`)."
 LIMITS = """\
-- One number of one training: seeds differ by several points of rsum. Compare means over seeds (`make sweep`).
 - The score is of the data, split and protocol above and of nothing else; captions are in English.
 - Photos and captions carry the biases of those who took and wrote them, and the segmentation those of its classes.
 """
@@ -36,7 +36,8 @@ def model_card(metrics: Mapping[str, Any]) -> str:
         title = "## The model" if len(models) == 1 else f"## Model {number} of {len(models)}"
         said = [(name, _said(model, name)) for name in OF_TRAINING]
         parts += [title, _table([*said, ("checkpoint, sha256", _checkpoint(metrics, number - 1))])]
-    return "\n\n".join([*parts, "## Limits", LIMITS])
+    of = "one training" if len(models) == 1 else f"one ensemble of {len(models)} models"
+    return "\n\n".join([*parts, "## Limits", f"- One number of {of}: {ONE_SEED}\n{LIMITS}"])
 
 
 def result_row(metrics: Mapping[str, Any]) -> str:

@@ -22,6 +22,13 @@ PERTURBED = ", perturbed: "  # as `named_protocol` writes it
 HEADER = ("seeds", "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "rsum", "rsum against the baseline")
 WITH_PHOTOS = "over seeds and photos"
 ON_THESE, NOTHING = "difference on these photos", "–"
+HOW_TO_READ = (
+    "*Tables*: mean ± sample standard deviation over seeds; differences are paired by seed, with the 95% interval over "
+    "seeds and, where it is known, over seeds and photos. A *difference* needs both; *on these photos* is over seeds "
+    "alone. *Figure*: on the left a stroke a run and a dot at the mean, the baseline in red; on the right the "
+    "differences, a thin line over seeds and a thick one over seeds and photos, cut where one would be far wider than "
+    "the others."
+)
 STATISTICS = ("mean", "deviation", "difference", "low", "high", "low_with_photos", "high_with_photos")
 
 
@@ -45,7 +52,7 @@ def tables(rows: Sequence[Row], comparison: Comparison) -> str:
     parts = []
     for (experiment, setting), found in groups(rows).items():
         parts += [f"**{experiment}, setting `{setting}`.** {_facts(found)}", _table(found, comparison)]
-    parts.append(f"![rsum of every run, by level]({FIGURE})")
+    parts += [HOW_TO_READ, f"![rsum of every run, and differences from the baseline]({FIGURE})"]
     return "\n\n".join(parts)
 
 
@@ -59,11 +66,7 @@ def _facts(rows: Sequence[Row]) -> str:
         # What was perturbed is what levels are called after.
         values = sorted({row[name].partition(PERTURBED)[0] for row in rows if row[name]})
         said.append(f"{name} {' and '.join(values)}")
-    return (
-        "; ".join(said)
-        + ". Mean ± sample standard deviation over seeds; differences are paired by seed, 95% interval over seeds, and "
-        "over seeds and photos where that is known; a *difference* needs both, *on these photos* is over seeds alone."
-    )
+    return f"{'; '.join(said)}."
 
 
 def _table(rows: Sequence[Row], comparison: Comparison) -> str:
