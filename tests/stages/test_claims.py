@@ -18,7 +18,8 @@ from threeshnet.errors import ConfigError, DataError
 from threeshnet.fusion.spatial import PlaceEncoder
 from threeshnet.reports.claims import claims_table, parse_claims, published_table
 from threeshnet.reports.study_photos import BY_PHOTO
-from threeshnet.reports.study_report import Comparison, value_of
+from threeshnet.reports.study_prose import value_of
+from threeshnet.reports.study_report import Comparison
 from threeshnet.reports.study_rows import FIXED, Row, read_rows
 
 KINDS = ("fresh", "trained")
@@ -103,12 +104,11 @@ def test_the_variance_of_places_is_split_where_it_comes_from() -> None:
     assert parts_of_variance(places, maps)["percent_by_position"] == 0
 
 
-def test_ensembles_of_one_kind_are_what_the_rows_say() -> None:
-    with (EXPERIMENTS / "features/ensembles_of_one_kind.csv").open(encoding="utf-8", newline="") as opened:
-        found = [float(row["rsum"]) for row in csv.DictReader(opened)]
-    prose = " ".join((EXPERIMENTS / "features" / README).read_text(encoding="utf-8").split())
-    grids, regions = ("{:.1f}, {:.1f} and {:.1f}".format(*three) for three in (found[:3], found[3:]))
-    assert f"averaged, have {grids}, two region models {regions}" in prose
+def test_the_line_in_the_figure_of_the_recipes_is_a_committed_row() -> None:
+    (reference,) = load_study("recipe").reference.values()
+    with (EXPERIMENTS / "first_photos/authors.csv").open(encoding="utf-8", newline="") as opened:
+        (row,) = [row for row in csv.DictReader(opened) if row["variant"] == "grid-full"]
+    assert float(row["rsum"]) == reference
 
 
 def test_runs_are_told_apart_once_each_and_nothing_else_is_taken(tmp_path: Path) -> None:

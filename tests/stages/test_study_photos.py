@@ -21,7 +21,8 @@ from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.reports.evaluations import read_evaluation
 from threeshnet.reports.study_checks import check_rows
 from threeshnet.reports.study_photos import BY_PHOTO, apart_by_photo, key_of, read_by_photo, rsum_by_photo
-from threeshnet.reports.study_report import tables, value_of, verdict
+from threeshnet.reports.study_prose import value_of
+from threeshnet.reports.study_report import tables, verdict
 from threeshnet.reports.study_rows import Row, read_rows
 from threeshnet.studies.rows import collect
 

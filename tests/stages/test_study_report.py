@@ -12,7 +12,8 @@ from scipy import stats
 
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.reports.study_checks import check_rows
-from threeshnet.reports.study_report import Comparison, check_prose, tables, value_of
+from threeshnet.reports.study_prose import check_prose, value_of
+from threeshnet.reports.study_report import Comparison, tables
 from threeshnet.reports.study_rows import read_rows
 from threeshnet.studies.rows import collect
 
@@ -234,12 +235,33 @@ def test_numbers_of_the_prose_are_compared(runs: list[Path], tmp_path: Path, num
         ("region_demo, tanh, rsum", "no rows of 'tanh'"),
         ("region_demo, softmax, rsun", "no column 'rsun'"),
         ("region_demo, softmax, rsum, median", "no statistic 'median'"),
+        ("region_demo, softmax less tanh, rsum", "no rows of 'tanh'"),
+        ("region_demo, softmax, rsum, seed 7", "no row of seed 7; there are: 0, 1, 2"),
+        ("region_demo, softmax, rsum, difference seed 7", "no row of seed 7"),
     ],
 )
 def test_a_key_that_means_nothing_is_explained(runs: list[Path], tmp_path: Path, key: str, said: str) -> None:
     with pytest.raises(DataError) as error:
         value_of(key, gathered(runs, tmp_path / "results.csv"), COMPARISON)
     assert said in str(error.value)
+
+
+def test_a_key_may_name_a_seed_and_another_level_to_compare_with(runs: list[Path], tmp_path: Path) -> None:
+    rows = gathered(runs, tmp_path / "results.csv")
+    rsums = {(row["activation"], row["seed"]): float(row["rsum"]) for row in rows}
+    for seed in "012":
+        apart = rsums["softmax", seed] - rsums["sigmoid", seed]
+        found = {
+            "region_demo, softmax, rsum, seed": rsums["softmax", seed],
+            "region_demo, softmax, rsum, difference seed": apart,
+            "region_demo, softmax less sigmoid, rsum, difference seed": apart,
+            "region_demo, sigmoid less softmax, rsum, difference seed": -apart,
+        }
+        for key, value in found.items():
+            assert value_of(f"{key} {seed}", rows, COMPARISON) == pytest.approx(value)
+    assert value_of("region_demo, sigmoid less softmax, rsum", rows, COMPARISON) == pytest.approx(-5.0)
+    low = value_of("region_demo, sigmoid less softmax, rsum, low", rows, COMPARISON)
+    assert low == pytest.approx(-value_of("region_demo, softmax, rsum, high", rows, COMPARISON))
 
 
 @pytest.mark.usefixtures("runs")

@@ -21,7 +21,8 @@ from threeshnet.reports.markdown import fill, filled, marks
 from threeshnet.reports.study_checks import check_rows
 from threeshnet.reports.study_figure import draw
 from threeshnet.reports.study_photos import BY_PHOTO, read_by_photo
-from threeshnet.reports.study_report import FIGURE, PART, Comparison, check_prose, tables
+from threeshnet.reports.study_prose import check_prose
+from threeshnet.reports.study_report import FIGURE, PART, Comparison, tables
 from threeshnet.reports.study_rows import Row, label, other_factors, read_rows
 from threeshnet.studies.study import Study
 
@@ -81,7 +82,8 @@ def comparison_of(study: Study, rows: Sequence[Row]) -> Comparison:
     levels = {factor: [level.name for level in found] for factor, found in study.factors.items()}
     for rule in study.derived:
         levels[rule.factor].append(rule.name)
-    return Comparison(levels | {factor: [] for factor in other_factors(rows, list(levels))}, study.baseline)
+    factors = levels | {factor: [] for factor in other_factors(rows, list(levels))}
+    return Comparison(factors, study.baseline, reference=study.reference)
 
 
 def first_text(study: Study) -> str:

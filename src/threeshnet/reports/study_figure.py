@@ -15,7 +15,7 @@ from threeshnet.metrics.comparisons import Difference
 from threeshnet.reports.study_report import Comparison, Levels, against, against_with_photos, values
 from threeshnet.reports.study_rows import Row, by_level, groups, label
 
-BASELINE, OTHER = "#d1495b", "#1b6ca8"
+BASELINE, OTHER, REFERENCE = "#d1495b", "#1b6ca8", "#444444"
 WIDTH, HEIGHT_OF_A_LEVEL, HEIGHT_OF_THE_REST = 9.0, 0.34, 0.9  # inches
 CUT = 3.0  # times the median interval: what reaches farther is cut at the edge, or it would be all that is seen
 
@@ -49,6 +49,8 @@ def _runs(axes: Axes, levels: Levels, comparison: Comparison) -> None:
         colour = BASELINE if names == comparison.base(names) else OTHER
         axes.plot(numbers, [place] * len(numbers), "|", color=colour, markersize=12)
         axes.plot(statistics.fmean(numbers), place, "o", color=colour, markersize=6)
+    for rsum in comparison.reference.values():
+        axes.axvline(rsum, color=REFERENCE, linestyle="dashed", linewidth=1)
     axes.set_yticks(range(len(levels)), [label(names) for names in levels])
     axes.set_ylabel(" + ".join(comparison.factors), fontsize=9)
     axes.set_xlabel("rsum")

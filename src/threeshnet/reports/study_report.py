@@ -1,22 +1,17 @@
-"""The tables of a study's README, from its rows alone, and the check of the numbers in its prose."""
+"""The tables of a study's README, from its rows alone."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from threeshnet.errors import DataError, Problems
 from threeshnet.metrics.comparisons import Difference, difference, over_seeds, over_seeds_and_photos
 from threeshnet.reports.markdown import table
-from threeshnet.reports.study_photos import BY_PHOTO, ByPhoto, apart_by_photo
-from threeshnet.reports.study_rows import NUMBERS, Row, by_level, groups, label
+from threeshnet.reports.study_photos import ByPhoto, apart_by_photo
+from threeshnet.reports.study_rows import NUMBERS, Row, by_level, groups
 
 PART = "results"  # name of the marks between which the tables stand
 FIGURE = "figure.png"
-# 12.3<!-- value: experiment[/setting], level[+level], column[, statistic] --> in the prose; see `value_of`.
-VALUE = re.compile(r"([+\-\N{MINUS SIGN}]?\d+(?:\.\d+)?)\s?<!-- value: ([^>]*?) -->")
-MARK = re.compile(r"(\S*)\s?(<!--\s*value\b[^>]*>)")  # whatever was meant as one
 Levels = Mapping[tuple[str, ...], Sequence[Row]]
 PERTURBED = ", perturbed: "  # as `named_protocol` writes it
 HEADER = ("seeds", "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "rsum", "rsum against the baseline")
@@ -29,7 +24,6 @@ HOW_TO_READ = (
     "differences, a thin line over seeds and a thick one over seeds and photos, cut where one would be far wider than "
     "the others."
 )
-STATISTICS = ("mean", "deviation", "difference", "low", "high", "low_with_photos", "high_with_photos")
 
 
 @dataclass(frozen=True)
@@ -39,6 +33,7 @@ class Comparison:
     factors: Mapping[str, Sequence[str]]
     baseline: Mapping[str, str]  # a factor without one is compared within each of its levels
     by_photo: ByPhoto = field(default_factory=dict)  # what photos brought to the runs that have it
+    reference: Mapping[str, float] = field(default_factory=dict)  # rsum of others, drawn beside the runs
 
     def base(self, names: Sequence[str]) -> tuple[str, ...]:
         """The levels that a combination of levels is compared with."""
@@ -52,7 +47,8 @@ def tables(rows: Sequence[Row], comparison: Comparison) -> str:
     parts = []
     for (experiment, setting), found in groups(rows).items():
         parts += [f"**{experiment}, setting `{setting}`.** {_facts(found)}", _table(found, comparison)]
-    parts += [HOW_TO_READ, f"![rsum of every run, and differences from the baseline]({FIGURE})"]
+    dashed = "".join(f" Dashed: {said}, {rsum:.1f}." for said, rsum in comparison.reference.items())
+    parts += [HOW_TO_READ + dashed, f"![rsum of every run, and differences from the baseline]({FIGURE})"]
     return "\n\n".join(parts)
 
 
@@ -100,7 +96,7 @@ def verdict(found: Difference, with_photos: Difference | None) -> str:
 
 def against(names: tuple[str, ...], levels: Levels, comparison: Comparison, column: str) -> Difference | None:
     """The paired difference from the baseline over the seeds that both have; None with fewer than two of them."""
-    pairs = _pairs(names, levels, comparison)
+    pairs = pairs_of(names, levels, comparison)
     if len(pairs) < 2:
         return None
     one, other = ([float(row[column]) for row in side] for side in zip(*pairs, strict=True))
@@ -111,11 +107,11 @@ def against_with_photos(names: tuple[str, ...], levels: Levels, comparison: Comp
     """That of rsum with an interval over seeds and photos; None of the baseline, and of runs that lack theirs."""
     if names == comparison.base(names):
         return None
-    apart = apart_by_photo(_pairs(names, levels, comparison), comparison.by_photo)
+    apart = apart_by_photo(pairs_of(names, levels, comparison), comparison.by_photo)
     return None if apart is None else over_seeds_and_photos(apart)
 
 
-def _pairs(names: tuple[str, ...], levels: Levels, comparison: Comparison) -> list[tuple[Row, Row]]:
+def pairs_of(names: tuple[str, ...], levels: Levels, comparison: Comparison) -> list[tuple[Row, Row]]:
     """Rows of a level and of its baseline with the same seed, by seed."""
     one, other = ({row["seed"]: row for row in levels.get(each, ())} for each in (names, comparison.base(names)))
     return [(one[seed], other[seed]) for seed in sorted(one.keys() & other.keys(), key=int)]
@@ -128,67 +124,3 @@ def values(rows: Sequence[Row], column: str) -> list[float]:
 def _spread(numbers: Sequence[float]) -> str:
     found = over_seeds(numbers)
     return f"{found.mean:.1f}" + ("" if found.deviation is None else f" ± {found.deviation:.1f}")
-
-
-# ---- numbers in the prose
-
-
-def check_prose(text: str, rows: Sequence[Row], comparison: Comparison) -> int:
-    """How many numbers of the prose were compared.  Raises DataError with those that the rows say otherwise."""
-    problems = Problems("numbers in README.md")
-    found = VALUE.findall(text)
-    problems.extend(
-        f"{before}{mark}: a number stands right before its mark, as in 12.3<!-- value: experiment, level, rsum -->"
-        for before, mark in MARK.findall(text)
-        if not VALUE.search(before + mark)
-    )
-    for written, key in found:
-        try:
-            value = value_of(key, rows, comparison)
-        except DataError as error:
-            problems.add(f"{written}, `{key}`: {error}")
-            continue
-        digits = len(written.partition(".")[2])
-        said = written.replace("\N{MINUS SIGN}", "-").lstrip("+")
-        if f"{value:.{digits}f}" != said:
-            problems.add(f"{written}, `{key}`: the rows say {value:.{digits}f}")
-    problems.raise_as(DataError, "Correct the text, or collect the runs that it speaks of.")
-    return len(found)
-
-
-def value_of(key: str, rows: Sequence[Row], comparison: Comparison) -> float:
-    """The number that a key means: `experiment[/setting], level[+level], column[, statistic]`."""
-    parts = [part.strip() for part in key.split(",")]
-    if len(parts) not in (3, 4):
-        raise DataError("write experiment[/setting], level[+level], column[, statistic]")
-    place, names, column, statistic = (*parts, "mean")[:4]
-    experiment, _, setting = place.partition("/")
-    chosen = [found for (one, other), found in groups(rows).items() if one == experiment and setting in ("", other)]
-    if len(chosen) != 1:
-        raise DataError(f"{len(chosen)} settings of {experiment!r} have rows; write experiment/setting")
-    levels = {label(each): (each, found) for each, found in by_level(chosen[0], comparison.factors).items()}
-    if names not in levels or column not in (*NUMBERS, "dev_rsum", "minutes"):
-        raise DataError(f"no rows of {names!r}, or no column {column!r}; there are: {', '.join(levels)}")
-    each, found = levels[names]
-    if statistic not in STATISTICS:
-        raise DataError(f"no statistic {statistic!r}; there are: {', '.join(STATISTICS)}")
-    if statistic in ("mean", "deviation"):
-        number = getattr(over_seeds(values(found, column)), statistic)
-    else:
-        number = _of_difference(statistic, each, dict(levels.values()), comparison, column)
-    if number is None:
-        raise DataError(f"needs two seeds or more; an interval with photos is of rsum, of runs in {BY_PHOTO}")
-    return float(number)
-
-
-def _of_difference(
-    statistic: str, names: tuple[str, ...], levels: Levels, comparison: Comparison, column: str
-) -> float | None:
-    end, with_photos, _ = statistic.partition("_with_photos")
-    if with_photos:
-        found = against_with_photos(names, levels, comparison) if column == "rsum" else None
-    else:
-        found = against(names, levels, comparison, column)
-    if found is None:
-        return None
-    return found.value if end == "difference" else getattr(found.interval, end)

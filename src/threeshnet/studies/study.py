@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from threeshnet.errors import ConfigError, Problems, one_of
 
-KEYS = ("title", "question", "factors", "baseline", "seeds", "derived", "search")
+KEYS = ("title", "question", "factors", "baseline", "seeds", "derived", "search", "reference")
 OF_DERIVED = ("factor", "of", "protocol", "data", "correction", "perturb")
 SEEDS = (0, 1, 2)
 SEED = "seed"
@@ -64,6 +64,7 @@ class Study:
     seeds: tuple[int, ...] = SEEDS
     derived: tuple[Derived, ...] = ()
     search: Mapping[str, Any] = field(default_factory=dict)
+    reference: Mapping[str, float] = field(default_factory=dict)  # rsum of others in the same setting, by what it is
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,8 @@ def parse_study(name: str, content: Mapping[str, Any]) -> Study:
     )
     problems.raise_as(ConfigError)
     seeds = tuple(int(seed) for seed in content.get("seeds", SEEDS))
-    return Study(
-        name, content["title"], content["question"], factors, baseline, seeds, derived, content.get("search") or {}
-    )
+    search, reference = content.get("search") or {}, content.get("reference") or {}
+    return Study(name, content["title"], content["question"], factors, baseline, seeds, derived, search, reference)
 
 
 def _levels(factor: str, levels: Any) -> tuple[Level, ...]:
