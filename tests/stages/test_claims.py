@@ -45,7 +45,7 @@ def line(softmax: list[float], expected: str = "lower") -> list[str]:
 def test_a_claim_holds_when_the_interval_lies_on_its_side_of_zero() -> None:
     claim, source, by, effect, wider, verdict = line([189.0, 200.0, 211.0])  # 10 lower on average, by 9 to 11
     assert (claim, source, wider, verdict) == ("Sigmoid is better", "a paper", "–", "holds for these photos")
-    assert by == "[activation](activation/README.md), `softmax` lower, region_demo, setting `demo`, 3 seeds"
+    assert by == "[activation](activation/README.md), `activation=softmax` lower, region_demo, setting `demo`, 3 seeds"
     assert effect == "-10.0 [-12.5, -7.5]"  # t(2 degrees of freedom) = 4.303, standard error 0.577
     assert line([189.0, 200.0, 211.0], "higher")[5] == "the other way round for these photos"
     assert line([150.0, 210.0, 230.0])[5] == "no difference shown"
@@ -53,12 +53,18 @@ def test_a_claim_holds_when_the_interval_lies_on_its_side_of_zero() -> None:
 
 
 def test_a_level_is_compared_with_another_than_the_baseline() -> None:
-    test = {"study": "activation", "level": "sigmoid", "against": "softmax", "expected": "higher"}
+    test = {
+        "study": "activation",
+        "level": "sigmoid",
+        "against": "softmax",
+        "expected": "higher",
+        "note": "seen before",
+    }
     studies = {
         "activation": (rows("sigmoid", [200.0, 210.0, 220.0]) + rows("softmax", [189.0, 200.0, 211.0]), COMPARISON)
     }
     found = claims_table(parse_claims([CLAIM | {"tests": [test]}], KNOWN), studies)
-    assert "`sigmoid` higher than `softmax`, region_demo" in found
+    assert "`activation=sigmoid` higher than `activation=softmax` (seen before), region_demo" in found
     assert "| +10.0 [+7.5, +12.5] | – | holds for these photos |" in found
 
 

@@ -24,6 +24,7 @@ from threeshnet.reports.study_rows import NUMBERS, Row, by_level, groups, label
 KEYS = ("claim", "source", "tests", "see")
 OF_TEST = ("study", "level", "expected")
 AGAINST = "against"  # of a test, when it is not the study's baseline
+NOTE = "note"  # of a test: what a reader has to know beside its line
 OF_SEE = ("by", "effect", "verdict")
 SIGNS = {"higher": 1, "lower": -1}
 HEADER = ("claim", "source", "tested here by", "rsum against the baseline, 95% over seeds", WITH_PHOTOS, "verdict")
@@ -50,6 +51,7 @@ class Evidence:
     level: str  # as the report names it: the levels of all factors, joined by +
     expected: str
     against: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def parse_claims(content: Sequence[Mapping[str, Any]], known: Mapping[str, Colle
         wrong = [
             f"{name}: a test says {', '.join(OF_TEST)}, not {test}"
             for test in tests
-            if set(test) - {AGAINST} != set(OF_TEST)
+            if set(test) - {AGAINST, NOTE} != set(OF_TEST)
         ]
         problems.extend(wrong)
         if bool(tests) == bool(given.get("see")):
@@ -110,9 +112,10 @@ def claims_table(claims: Sequence[Claim], studies: Studies) -> str:
 
 def _evidence(test: Evidence, studies: Studies) -> Iterator[tuple[str, ...]]:
     """How it was tested, the effect, its interval with photos and the verdict; one line where nothing was run."""
-    said = f"`{test.level}` {test.expected}" + (f" than `{test.against}`" if test.against else "")
-    where = f"[{test.study}]({test.study}/README.md), {said}"
     rows, comparison = studies.get(test.study, ((), Comparison({}, {})))
+    said = f"`{_named(test.level, comparison)}` {test.expected}"
+    said += f" than `{_named(test.against, comparison)}`" if test.against else ""
+    where = f"[{test.study}]({test.study}/README.md), {said}" + (f" ({test.note})" if test.note else "")
     if test.against:
         comparison = replace(comparison, baseline=dict(zip(comparison.factors, test.against.split("+"), strict=False)))
     found = [line for place, group in groups(rows).items() for line in _of_group(test, place, group, comparison)]
@@ -120,6 +123,18 @@ def _evidence(test: Evidence, studies: Studies) -> Iterator[tuple[str, ...]]:
     if not found:
         command = f"make sweep STUDY={test.study} EXP=<experiment>"
         yield f"`{test.study}`, {said}", NOTHING, NOTHING, f"not run yet: `{command}`"
+
+
+def _named(level: str, comparison: Comparison) -> str:
+    """A level with its factors: `guidance` alone would not say that it is what is left out.
+
+    >>> _named("guidance", Comparison({"without": ["nothing", "guidance"]}, {"without": "nothing"}))
+    'without=guidance'
+    """
+    levels = level.split("+")
+    if len(levels) != len(comparison.factors):
+        return level
+    return ", ".join(f"{factor}={name}" for factor, name in zip(comparison.factors, levels, strict=True))
 
 
 def _of_group(

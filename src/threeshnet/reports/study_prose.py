@@ -16,8 +16,8 @@ from threeshnet.reports.study_rows import NUMBERS, Row, by_level, groups, label
 VALUE = re.compile(r"([+\-\N{MINUS SIGN}]?\d+(?:\.\d+)?)\s?<!-- value: ([^>]*?) -->")
 MARK = re.compile(r"(\S*)\s?(<!--\s*value\b[^>]*>)")  # whatever was meant as one
 HINT = (
-    "Correct the text, or collect the runs that it speaks of. Runs of your own stand beside those of the text when they "
-    "are collected under another name: make collect STUDY=<study> ARGS=setting_name=<name>."
+    "Correct the text, or collect the runs that it speaks of. Runs of your own stand beside those of the text when "
+    "they are collected under another name: make collect STUDY=<study> ARGS=setting_name=<name>."
 )
 LESS, OF_SEED = " less ", re.compile(r"(difference )?seed (\d+)")
 STATISTICS = ("mean", "deviation", "difference", "low", "high", "low_with_photos", "high_with_photos")
