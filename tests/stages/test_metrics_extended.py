@@ -25,6 +25,7 @@ from threeshnet.metrics.corrections import (
     Corrected,
     Correction,
     Hubs,
+    both_sides,
     corrected,
     corrected_ranks,
     csls,
@@ -253,8 +254,10 @@ def test_a_hub_is_cured_by_training_captions_alone() -> None:
     source = EmbeddingSimilarity(images, captions)
     before = summarise(rank_similarity(source, owner).t2i)["R@1"]
     for correct in (inverted_softmax, csls):
-        after = summarise(corrected_ranks(source, owner, images=correct(images, bank)).t2i)["R@1"]
-        assert after > before + 20
+        correction = correct(images, bank)
+        assert summarise(corrected_ranks(source, owner, images=correction).t2i)["R@1"] > before + 20
+        left = hubness(Corrected(source, correction, items="images"), k=1, sides=["t2i"])["t2i"]
+        assert left["skewness"] < hubness(source, k=1)["t2i"]["skewness"] / 2
     hub = dynamic_inverted_softmax(images, bank).hubs
     assert hub is not None
     assert hub.among()[0]
@@ -388,6 +391,14 @@ def test_everything_together_is_plain_numbers() -> None:
     found = beyond_recall(source, ranks, owner, caption_groups=tags, bank=bank)
     assert set(found) == {"i2t", "t2i", "hubness", "modality_gap", "spread", "corrections", "groups"}
     assert set(found["corrections"]) == set(CORRECTIONS)
+    for name, after in found["corrections"].items():
+        of_images, of_captions = both_sides(name, source, *bank)
+        known = {"images": of_images, "captions": of_captions}
+        assert {side: after[side] for side in ("i2t", "t2i")} == {
+            side: summarise(getattr(corrected_ranks(source, owner, **known), side)) for side in ("i2t", "t2i")
+        }
+        left = {items: hubness(Corrected(source, correction, items=items)) for items, correction in known.items()}
+        assert after["hubness"] == {"i2t": left["captions"]["i2t"], "t2i": left["images"]["t2i"]}
     assert found["t2i"]["r_precision"] == pytest.approx(summarise(ranks.t2i)["R@1"])
     assert found["groups"]["t2i"]["tag"]["what"]["queries"] == 18
     collapsed = EmbeddingSimilarity(torch.zeros(12, 4), captions)

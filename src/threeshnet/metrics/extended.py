@@ -9,12 +9,12 @@ import numpy as np
 from torch import Tensor
 
 from threeshnet.errors import DataError
-from threeshnet.metrics.corrections import CORRECTIONS, both_sides, corrected_ranks
+from threeshnet.metrics.corrections import CORRECTIONS, corrected
 from threeshnet.metrics.groups import Groups, recall_by_group
 from threeshnet.metrics.hubness import hubness
 from threeshnet.metrics.modality_gap import modality_gap
 from threeshnet.metrics.precision import percent_of, positions_of_owners
-from threeshnet.metrics.ranks import Ranks
+from threeshnet.metrics.ranks import Ranks, rank_similarity
 from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.metrics.similarity import EmbeddingSimilarity, Similarity
 from threeshnet.metrics.spread import spread
@@ -67,9 +67,11 @@ def beyond_recall(
 
 
 def _corrections(similarity: EmbeddingSimilarity, owner: Tensor | np.ndarray, bank: Bank) -> dict[str, Any]:
-    """Recalls under each correction: images by training captions, captions by training images."""
+    """Recalls under each correction, and what hubs are left: images by training captions, captions by images."""
     found: dict[str, Any] = {}
     for name in CORRECTIONS:
-        images, captions = both_sides(name, similarity, *bank)
-        found[name] = recall_of_ranks(corrected_ranks(similarity, owner, images=images, captions=captions))
+        by_images, by_captions = corrected(name, similarity, *bank)
+        ranks = Ranks(rank_similarity(by_captions, owner).i2t, rank_similarity(by_images, owner).t2i)
+        left = hubness(by_captions, sides=["i2t"]) | hubness(by_images, sides=["t2i"])
+        found[name] = {**recall_of_ranks(ranks), "hubness": left}
     return found

@@ -6,6 +6,8 @@ lists of k nearest x stands, and the skewness of N_k says how uneven that is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -68,18 +70,21 @@ def never_retrieved(counts: Tensor | np.ndarray) -> float:
     return 100.0 * float((np.asarray(counts) == 0).mean())
 
 
-def hubness(similarity: SimilarityLike, *, k: int = NEAREST) -> dict[str, dict[str, float]]:
+def hubness(
+    similarity: SimilarityLike, *, k: int = NEAREST, sides: Sequence[str] = ("i2t", "t2i")
+) -> dict[str, dict[str, float]]:
     """Skewness of the k-occurrence and the percent never retrieved: captions under i2t, images under t2i.
 
     `k` is cut to the number of items, `largest` is the count of the greatest hub.
     """
     source = as_similarity(similarity)
-    sides = {
+    asked = {
         "i2t": (image_rows(source), source.images, source.captions),
         "t2i": (caption_rows(source), source.captions, source.images),
     }
     found = {}
-    for side, (rows, queries, items) in sides.items():
+    for side in sides:
+        rows, queries, items = asked[side]
         counts = k_occurrence(rows, queries, items, k=min(k, items))
         found[side] = {
             "k": min(k, items),
