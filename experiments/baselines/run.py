@@ -181,6 +181,7 @@ def write(rows: list[dict[str, object]], file: Path) -> list[dict[str, str]]:
     new = [row for row in new if row["rsum"] or place(row) not in measured]
     replaced = {place(row) for row in new}
     everything = [row for row in kept if place(row) not in replaced] + new
+    everything.sort(key=lambda row: (row["data"], row["split"], row["baseline"].startswith(ZERO_SHOT)))
     partial = file.with_name(file.name + ".partial")
     with partial.open("w", encoding="utf-8", newline="") as opened:
         writer = csv.DictWriter(opened, COLUMNS)
