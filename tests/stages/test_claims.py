@@ -155,23 +155,23 @@ PROXY, FULL = "grid_flickr8k/flickr8k_proxy", "grid_flickr8k/flickr8k_yardstick_
         (
             "robustness",
             [f"{PROXY}, guided+swap_segmentation, rsum, difference"],
-            "another photo's costs it {:.0f} rsum",
+            "another photo's segmentation costs it {:.0f} rsum",
         ),
         (
             "parts",
             [f"{PROXY}{machine}, guidance, rsum, difference" for machine in ("", "_gpu")],
-            "trained without it, it has {:.1f} rsum less (two CPU cores) and {:.1f} less (H100)",
+            "trained without it has {:.1f} rsum less (two CPU cores) and {:.1f} less (H100)",
         ),
         (
             "transfer",
             [f"{PROXY}, unguided+elsewhere, rsum, difference"],
-            "carried over to 79 photos of COCO, {:.0f} rsum less",
+            "Carried over to 79 photos of COCO it has {:.0f} rsum less",
         ),
         *(
             ("recipe", [f"{FULL}, {level}, rsum, {statistic}" for statistic in ("mean", "deviation")], said)
             for level, said in (
-                ("official", "the paper's recipe {:.1f} ± {:.1f} on the copies"),
-                ("official_corrected", "nothing trained, {:.1f} ± {:.1f}."),
+                ("official", "the paper's recipe has {:.1f} ± {:.1f} on the copies"),
+                ("official_corrected", "nothing trained, have {:.1f} ± {:.1f}."),
                 ("recommended", "chosen in the proxy, has {:.1f} ± {:.1f}:"),
             )
         ),
