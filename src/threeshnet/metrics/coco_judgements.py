@@ -45,7 +45,7 @@ def load_judgements() -> Judgements:
     if found is None or not found.submodule_search_locations:
         raise ConfigError(
             "ECCV Caption and CxC need the package `eccv-caption`, which is not installed; "
-            "install it with `pip install --no-deps eccv-caption`"
+            "install it with `pip install 'threeshnet[judgements]'`"
         )
     folder = Path(next(iter(found.submodule_search_locations))) / "data"
     names = {
