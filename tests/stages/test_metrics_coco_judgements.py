@@ -151,7 +151,7 @@ def test_the_package_agrees() -> None:
     }
     names = ("coco_5k_recalls", "cxc_recalls", "eccv_r1", "eccv_map_at_r", "eccv_rprecision")
     with contextlib.redirect_stderr(io.StringIO()):  # it draws a progress bar
-        theirs = eccv_caption.Metrics().compute_all_metrics(i2t, t2i, target_metrics=names, Ks=(1, 5, 10))
+        theirs = eccv_caption.Metrics().compute_all_metrics(i2t, t2i, target_metrics=list(names), Ks=[1, 5, 10])
     ours = recall(source, owner)
     for side in ("i2t", "t2i"):
         for cutoff in (1, 5, 10):
