@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from threeshnet.commands.preparing import load_study
 from threeshnet.errors import ConfigError
-from threeshnet.studies.study import plan
+from threeshnet.studies.plan import plan
 from threeshnet.studies.words import divided
 
 from .command_line import taken

@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from threeshnet.commands.preparing import compose_training, load_study
-from threeshnet.studies.study import plan
+from threeshnet.studies.plan import plan
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted(file.stem for file in (ROOT / "conf/studies").glob("*.yaml"))

@@ -20,7 +20,8 @@ from threeshnet.metrics.perturbations import CAPTION_PERTURBATIONS, IMAGE_PERTUR
 from threeshnet.metrics.protocols import PROTOCOLS
 from threeshnet.studies import study as study_words
 from threeshnet.studies.folders import finished_runs
-from threeshnet.studies.study import parse_study, plan
+from threeshnet.studies.plan import plan
+from threeshnet.studies.study import parse_study
 from threeshnet.studies.words import divided, listed, text
 
 NAMES = sorted(file.stem for file in STUDIES.glob("*.yaml"))

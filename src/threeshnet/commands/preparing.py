@@ -24,7 +24,8 @@ from threeshnet.errors import ConfigError, one_of
 from threeshnet.shards.manifest import Manifest
 from threeshnet.studies.identity import data_fingerprint, identity
 from threeshnet.studies.launching import Job, processes, visible_cards
-from threeshnet.studies.study import Planned, Study, parse_study
+from threeshnet.studies.plan import Planned
+from threeshnet.studies.study import Study, parse_study
 from threeshnet.studies.words import listed, quoted, text
 from threeshnet.training.checkpoint_names import BEST, LAST
 

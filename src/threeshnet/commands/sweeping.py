@@ -19,8 +19,9 @@ from threeshnet.studies.board import Board
 from threeshnet.studies.folders import finished_runs, is_finished, let_go, other_run, point_at
 from threeshnet.studies.launching import Local, Starter
 from threeshnet.studies.multirun import end
+from threeshnet.studies.plan import Planned, plan
 from threeshnet.studies.running import EARLIER, Runner, Status
-from threeshnet.studies.study import Planned, Study, plan
+from threeshnet.studies.study import Study
 
 
 def sweep(cfg: DictConfig) -> None:
