@@ -16,6 +16,7 @@ from threeshnet.commands.preparing import load_study
 from threeshnet.commands.reporting import CLAIMS, PUBLISHED, README, RESULTS, comparison_of
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.fusion.spatial import PlaceEncoder
+from threeshnet.metrics.comparisons import difference
 from threeshnet.reports.claims import claims_table, parse_claims, published_table
 from threeshnet.reports.study_photos import BY_PHOTO
 from threeshnet.reports.study_prose import value_of
@@ -144,6 +145,44 @@ def test_how_much_of_the_map_is_where_is_what_the_rows_say() -> None:
     fresh, trained = (f"{min(found):.1f} to {max(found):.1f}%" for found in shares.values())
     assert len(rows) == 6
     assert f"{fresh} (the median channel) is by position with fresh weights, and {trained} after training" in prose
+
+
+def test_what_guidance_is_good_for_in_the_demo_is_what_the_rows_say() -> None:
+    with (EXPERIMENTS / "parts/told_apart_maximum.csv").open(encoding="utf-8", newline="") as opened:
+        found = {row["job"]: row for row in csv.DictReader(opened)}
+    prose = " ".join((EXPERIMENTS / "parts" / README).read_text(encoding="utf-8").split())
+    what = {
+        level: [float(found[f"without={level},seed={seed}"]["what"]) for seed in "012"]
+        for level in ("nothing", "guidance", "VSpM")
+    }
+
+    def more(other: str) -> str:
+        apart = difference(what["nothing"], what[other], paired=True)
+        return f"{apart.value:.1f} [{apart.interval.low:.1f}, {apart.interval.high:.1f}]"
+
+    means = {level: f"{sum(values) / 3:.1f}%" for level, values in what.items()}
+    assert f"choose right in {means['nothing']} of the cases, those without guidance in {means['guidance']}" in prose
+    assert (
+        f"{more('guidance')} more over three seeds; without VSpM alone it is {means['VSpM']}, {more('VSpM')} less"
+        in prose
+    )
+    front = " ".join((EXPERIMENTS.parent / README).read_text(encoding="utf-8").split())
+    assert (
+        f"in *what* in {means['nothing']} of the cases, where a model without guidance does in {means['guidance']}"
+        in front
+    )
+    where = [float(row["where"]) for row in found.values()]
+    assert f"On *where* all nine stay at {min(where)} to {max(where)}%" in prose
+
+
+def test_what_a_shuffled_map_costs_other_places_is_what_the_rows_say() -> None:
+    with (EXPERIMENTS / "robustness/shuffled_options.csv").open(encoding="utf-8", newline="") as opened:
+        cost = {row["option"]: float(row["rsum"]) - float(row["rsum_as_it_is"]) for row in csv.DictReader(opened)}
+    prose = " ".join((EXPERIMENTS / "robustness" / README).read_text(encoding="utf-8").split())
+    said = (
+        "its rsum changes by {both_places:.1f}, with rows and columns alone by {rows_columns:.1f}, with class vectors"
+    )
+    assert f"{said} alone by {{embedded:.1f}} (seed 0".format(**cost) in prose
 
 
 PROXY, FULL = "grid_flickr8k/flickr8k_proxy", "grid_flickr8k/flickr8k_yardstick_gpu"
