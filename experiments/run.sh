@@ -92,6 +92,7 @@ choice() {
 demo() {
   data demo
   for name in parts lineage objective activation pooling transfer robustness; do study "$name" region_demo demo $DEMO; done
+  study parts region_demo demo_maximum pooling=maximum without=nothing,guidance,VSpM $DEMO # GPO's seeds scatter too much
   study features hybrid_demo demo $DEMO
 }
 
