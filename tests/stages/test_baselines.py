@@ -76,7 +76,8 @@ def test_a_row_that_was_not_run_says_its_own_reason(baselines: ModuleType, tmp_p
     """Rows written before there was a column for it have none."""
     file, old = tmp_path / "results.csv", baselines.COLUMNS[: baselines.COLUMNS.index("machine")]
     file.write_text(",".join(old) + "\n" + "demo,test" + "," * (len(old) - 2) + "\n")
-    empty = dict.fromkeys(baselines.COLUMNS, "") | {"data": "demo", "baseline": "zero-shot a", "reason": "no memory"}
+    empty = dict.fromkeys(baselines.COLUMNS, "") | {"data": "demo", "split": "test"}
+    empty |= {"baseline": "zero-shot a", "reason": "no memory"}
     rows = baselines.write([empty], file)
     assert [baselines.cells(row)[4] for row in rows] == ["not run: nobody said why", "not run: no memory"]
 

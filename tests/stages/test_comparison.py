@@ -178,7 +178,7 @@ def test_ranks_are_those_of_the_correction(evaluated) -> None:
 
 def test_ranks_are_those_within_the_fold(evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
     """40 photos stand for COCO's 5,000: five folds of eight, where no rank can be more than eight."""
-    monkeypatch.setattr("threeshnet.metrics.protocols.is_coco_5k", lambda _: True)
+    monkeypatch.setattr("threeshnet.metrics.protocols.why_not_coco_5k", lambda _: [])
     items = check_ranks(evaluated("folds", "split=train", "protocol=five_fold_1k"))
     assert len(items.image_ids) == 40
     assert 1 < items.ranks.t2i.max() <= 8
