@@ -116,6 +116,24 @@ def test_what_cannot_be_asked_is_said_before_anything_runs(command, checkpoint: 
         assert "Traceback" not in ended.err
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("evaluate", [], ["checkpoint= is missing: a file of `make train`", "shards= is missing: folder of"]),
+        ("compare", ["other=a"], ["one= is missing: folder of an evaluation"]),
+        ("collect", [], ["study= is missing: conf/studies/<name>.yaml"]),
+    ],
+)
+def test_all_that_has_to_be_given_is_said_at_once(command, name: str, given: list[str], said: list[str]) -> None:
+    ended = command(name, *given)
+    assert ended.code == 1
+    lines = [line for line in ended.err.splitlines() if " is missing" in line]
+    assert len(lines) == len(said)
+    assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))
+    assert f"threeshnet.commands.{name} --help" in ended.err
+    assert "full_key" not in ended.err
+
+
 def test_a_bank_shares_no_image_with_what_is_scored(
     command, checkpoint: str, demo_shards: Path, synthetic_shards: Path, tmp_path: Path
 ) -> None:

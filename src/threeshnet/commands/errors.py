@@ -21,12 +21,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from threeshnet.commands.settings import check_settings
 from threeshnet.errors import DataError, Interrupted, Problems, ThreeSHNetError, one_of
 from threeshnet.training.signals import worker_death
 
+NEEDED = re.compile(r"^(\w+): \?\?\? # (.+)$", re.MULTILINE)  # a setting of a primary config that has to be given
 NO_SUCH_KEY = re.compile(r"Could not override '([^']+)'")
 NO_SUCH_CHOICE = re.compile(r"Could not (?:find|load) '([^']+)/([^'/]+)'")  # `load` is all that is said of a list's
 
@@ -226,6 +227,8 @@ def _end(message: str, code: int = 1) -> None:
 def explained(error: Exception, config_name: str) -> str:
     """What is wrong with a command line, and the names that come near the wrong one."""
     message = str(error)
+    if isinstance(error, MissingMandatoryValue):
+        return _missing(str(error.full_key), config_name)
     if choice := NO_SUCH_CHOICE.search(message):
         return _no_such_choice(*choice.groups())
     wrong = NO_SUCH_KEY.search(message)
@@ -238,6 +241,17 @@ def explained(error: Exception, config_name: str) -> str:
     top = ", ".join(name for name in keys if "." not in name)
     hint = f"did you mean {' or '.join(near[:5])}?" if near else f"there are: {top}"
     return f"{key!r} is not a setting of {config_name}; {hint}  (python -m threeshnet.commands.{config_name} --help)"
+
+
+def _missing(key: str, config_name: str) -> str:
+    """Which settings have to be given and were not, each with what the command's file says of it."""
+    from threeshnet.commands import CONF
+
+    given = {word.partition("=")[0].lstrip("+") for word in sys.argv[1:]}
+    needed = dict(NEEDED.findall((CONF / f"{config_name}.yaml").read_text(encoding="utf-8")))
+    lines = [f"{name}= is missing: {says}" for name, says in needed.items() if name not in given]
+    more = f"(python -m threeshnet.commands.{config_name} --help; what make calls it: make)"
+    return "\n".join([*(lines or [f"{key}= is missing"]), more])
 
 
 def _no_such_choice(group: str, option: str) -> str:
