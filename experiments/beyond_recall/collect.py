@@ -1,7 +1,7 @@
 """What recall does not say of models: python experiments/beyond_recall/collect.py <folders of `make evaluate`>
 
 Each folder holds the metrics.json of an evaluation with `extended=true bank=train`. results.csv gets a row a model with
-hubs, gap and precisions, groups.csv one for each group of questions, and README.md its two tables.
+hubs, gap and precisions, groups.csv one for each group of questions, and README.md its three tables.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from threeshnet.errors import DataError, Problems
 from threeshnet.files import replacing
 from threeshnet.metrics.comparisons import over_seeds
 from threeshnet.reports.markdown import fill, table
+from threeshnet.reports.study_rows import read_rows
+from threeshnet.studies.running import METRICS
 
 HERE = Path(__file__).resolve().parent
-METRICS, ROWS, GROUPS, README = "metrics.json", "results.csv", "groups.csv", "README.md"
+ROWS, GROUPS, README = "results.csv", "groups.csv", "README.md"
 FACTS = ("data", "split", "images", "captions", "protocol", "guidance", "seed")
 PROVENANCE = ("selection", "batch_size", "checkpoint", "fingerprint", "commit", "machine")
 PLAIN = "none"  # the name of no correction
@@ -126,14 +128,9 @@ def groups_table(rows: Sequence[Mapping[str, str]]) -> str:
 
 def rebuild(folder: Path) -> None:
     """README.md of the two files beside it."""
-    rows, groups = (read(folder / name) for name in (ROWS, GROUPS))
+    rows, groups = (read_rows(folder / name) for name in (ROWS, GROUPS))
     parts = {"hubs": hubs_table(rows), "precisions": precision_table(rows), "groups": groups_table(groups)}
     fill(folder / README, parts)
-
-
-def read(file: Path) -> list[dict[str, str]]:
-    with file.open(encoding="utf-8", newline="") as opened:
-        return list(csv.DictReader(opened))
 
 
 def write(rows: Sequence[Mapping[str, str]], file: Path) -> None:

@@ -31,7 +31,9 @@ def row_of(folder: Path) -> dict[str, str]:
         raise DataError(f"{folder} is no finished run of the demo: it lacks job.json, or scores of {', '.join(TAGS)}")
     facts = {name: str(own[name]) for name in ("study", "seed", "machine")} | {"job": own["job_name"]}
     facts |= {name: f"{found['by_tag'][name]['pair_accuracy']:.1f}" for name in TAGS}
-    return facts | {"rsum": f"{found['rsum']:.1f}", "checkpoint": found["checkpoint"], "commit": found["commit"]}
+    checkpoint = found["checkpoint"]  # a list where an evaluation left it
+    checkpoint = checkpoint if isinstance(checkpoint, str) else " ".join(checkpoint)
+    return facts | {"rsum": f"{found['rsum']:.1f}", "checkpoint": checkpoint, "commit": found["commit"]}
 
 
 def rows_of(folders: Iterable[Path]) -> list[dict[str, str]]:

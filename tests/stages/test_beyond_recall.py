@@ -19,6 +19,7 @@ from threeshnet.metrics.groups import by_length
 from threeshnet.metrics.ranks import rank_similarity
 from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.metrics.similarity import EmbeddingSimilarity
+from threeshnet.reports.study_rows import read_rows
 
 PAGE = Path(__file__).parents[2] / "experiments/beyond_recall"
 
@@ -66,7 +67,7 @@ def test_a_model_has_a_row_for_each_correction_and_each_group(
         "".join(f"<!-- {n} --><!-- /{n} -->" for n in ("hubs", "precisions", "groups"))
     )
     collect(page, monkeypatch, *(tmp_path / str(seed) for seed in range(3)), "--out", tmp_path / "out")
-    rows = page.read(tmp_path / "out/results.csv")
+    rows = read_rows(tmp_path / "out/results.csv")
     assert [(row["seed"], row["guidance"]) for row in rows[::4]] == [
         ("0", "semantic"),
         ("1", "semantic"),
@@ -103,8 +104,8 @@ def test_the_committed_tables_are_those_of_the_committed_rows(
     assert (copy / "README.md").read_bytes() == (PAGE / "README.md").read_bytes()
 
 
-def test_the_verdict_is_what_the_rows_say(page: ModuleType) -> None:
-    rows = {(row["guidance"], row["correction"], row["seed"]): row for row in page.read(PAGE / "results.csv")}
+def test_the_verdict_is_what_the_rows_say() -> None:
+    rows = {(row["guidance"], row["correction"], row["seed"]): row for row in read_rows(PAGE / "results.csv")}
     guided = "semantic and spatial"
 
     def apart(name: str, one: tuple[str, str], other: tuple[str, str], digits: int = 1) -> str:
@@ -115,4 +116,14 @@ def test_the_verdict_is_what_the_rows_say(page: ModuleType) -> None:
     prose = " ".join((PAGE / "README.md").read_text(encoding="utf-8").split())
     for guidance, where in ((guided, "with guidance"), ("none", "without")):
         assert f"{apart('rsum', (guidance, 'inverted_softmax'), (guidance, 'none'))} {where}" in prose
+    largest = [
+        sum(float(rows[guided, correction, seed]["t2i_largest"]) for seed in "012") / 3
+        for correction in ("inverted_softmax", "none")
+    ]
+    assert "is in the lists of {:.0f} captions instead of {:.0f}".format(*largest) in prose
+    found = [row for row in read_rows(PAGE / "groups.csv") if (row["side"], row["guidance"]) == ("t2i", guided)]
+    short, long = (
+        sum(float(row["R@10"]) for row in found if row["group"] == f"{words} words") / 3 for words in ("1-7", "12-15")
+    )
+    assert f"{short:.1f}% of those of up to seven words against {long:.1f}% of those of 12 to 15" in prose
     assert f"skewness +{apart('i2t_skewness', (guided, 'none'), ('none', 'none'), 2)}, no difference shown" in prose

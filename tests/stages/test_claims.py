@@ -175,6 +175,19 @@ def test_what_guidance_is_good_for_in_the_demo_is_what_the_rows_say() -> None:
     assert f"On *where* all nine stay at {min(where)} to {max(where)}%" in prose
 
 
+def test_what_changed_segmentations_do_to_answers_in_the_demo_is_what_the_rows_say() -> None:
+    with (EXPERIMENTS / "robustness/told_apart.csv").open(encoding="utf-8", newline="") as opened:
+        found = {row["job"]: row for row in csv.DictReader(opened)}
+    prose = " ".join((EXPERIMENTS / "robustness" / README).read_text(encoding="utf-8").split())
+
+    def shares(seen: str, tag: str = "what") -> str:
+        return "{}, {} and {}%".format(*(found[f"guidance=guided,seen={seen},seed={seed}"][tag] for seed in "012"))
+
+    said = f"models answer {shares('as_it_is')} (chance is 50), with another photo's segmentation "
+    assert f"{said}{shares('swap_segmentation')}, with a shuffled map {shares('shuffle_map')}" in prose
+    assert f"they answer {shares('as_it_is', 'where')}, like a coin" in prose
+
+
 def test_what_a_shuffled_map_costs_other_places_is_what_the_rows_say() -> None:
     with (EXPERIMENTS / "robustness/shuffled_options.csv").open(encoding="utf-8", newline="") as opened:
         cost = {row["option"]: float(row["rsum"]) - float(row["rsum_as_it_is"]) for row in csv.DictReader(opened)}

@@ -30,9 +30,9 @@ from threeshnet.metrics.ranks import Ranks, rank_similarity
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.shards.manifest import Manifest, open_shards
 from threeshnet.shards.reader import ShardedSplit
+from threeshnet.studies.study import TRANSFER
 
 PHOTOS_AT_ONCE = 500
-TRANSFER = "transfer"
 FEWEST = 10  # images of a class that is reported: of fewer, one photo is more than ten points of recall
 
 

@@ -86,7 +86,8 @@ def parse_study(name: str, content: Mapping[str, Any]) -> Study:
     )
     problems.raise_as(ConfigError)
     seeds = tuple(int(seed) for seed in content.get("seeds", SEEDS))
-    search, reference = content.get("search") or {}, content.get("reference") or {}
+    search = content.get("search") or {}
+    reference = {str(said): float(rsum) for said, rsum in (content.get("reference") or {}).items()}
     return Study(name, content["title"], content["question"], factors, baseline, seeds, derived, search, reference)
 
 
