@@ -27,7 +27,6 @@ from threeshnet.metrics.corrections import (
     Hubs,
     both_sides,
     corrected,
-    corrected_ranks,
     csls,
     dynamic_inverted_softmax,
     inverted_softmax,
@@ -191,6 +190,19 @@ def test_blocks_do_not_change_occurrences(monkeypatch: pytest.MonkeyPatch) -> No
 def test_even_occurrences_have_no_skew() -> None:
     assert skewness(np.full(5, 3)) == 0.0
     assert never_retrieved(np.array([0, 1, 2, 0])) == 50.0
+
+
+def corrected_ranks(
+    source: EmbeddingSimilarity,
+    owner: Tensor,
+    *,
+    images: Correction | None = None,
+    captions: Correction | None = None,
+) -> Ranks:
+    """t2i corrected by what is known of the images, i2t by what is known of the captions."""
+    by_images = source if images is None else Corrected(source, images, items="images")
+    by_captions = source if captions is None else Corrected(source, captions, items="captions")
+    return Ranks(rank_similarity(by_captions, owner).i2t, rank_similarity(by_images, owner).t2i)
 
 
 def naive_correction(name: str, items: Tensor, queries: Tensor, bank: Tensor) -> np.ndarray:

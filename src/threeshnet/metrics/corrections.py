@@ -18,13 +18,11 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from threeshnet.errors import ConfigError, DataError, one_of
 from threeshnet.metrics.precision import caption_rows, image_rows
-from threeshnet.metrics.ranks import Ranks, rank_similarity
 from threeshnet.metrics.similarity import EmbeddingSimilarity, SimilarityLike, as_similarity
 
 BETA = 20.0  # inverse temperature of the authors of QB-Norm
@@ -169,21 +167,6 @@ def corrected(
     """Similarities for t2i, with the images corrected, and for i2t, with the captions; arguments of `both_sides`."""
     of_images, of_captions = both_sides(name, similarity, images, captions)
     return Corrected(similarity, of_images, items="images"), Corrected(similarity, of_captions, items="captions")
-
-
-def corrected_ranks(
-    similarity: SimilarityLike,
-    owner: Tensor | np.ndarray,
-    *,
-    images: Correction | None = None,
-    captions: Correction | None = None,
-) -> Ranks:
-    """Ranks with t2i corrected by what is known of the images, i2t by what is known of the captions."""
-    source = as_similarity(similarity)
-    by_images = source if images is None else Corrected(source, images, items="images")
-    by_captions = source if captions is None else Corrected(source, captions, items="captions")
-    t2i = rank_similarity(by_images, owner)
-    return Ranks(t2i.i2t if by_captions is by_images else rank_similarity(by_captions, owner).i2t, t2i.t2i)
 
 
 def _blocks(items: Tensor, bank: Tensor) -> Iterator[Tensor]:
