@@ -231,7 +231,8 @@ def test_five_fold_of_coco_testall() -> None:
 
 def test_well_known_names_are_said_of_those_splits_only() -> None:
     assert "(COCO 5K)" in describe("full", of("coco", "testall", 5_000, 5))
-    assert "(COCO 1K, mean of 5 folds)" in describe("five_fold_1k", of("coco", "testall", 5_000, 5))
+    folds = describe("five_fold_1k", of("coco", "testall", 5_000, 5))
+    assert "(COCO 1K, mean of 5 folds, images in the order of the shards)" in folds
     assert "(Flickr30K 1K)" in describe("full", of("f30k", "test", 1_000, 5))
     for case in (of("coco", "testall", 4_999, 5), of("f30k", "dev", 1_000, 5), of("flickr8k", "test", 1_000, 5)):
         assert "(" not in describe("full", case)

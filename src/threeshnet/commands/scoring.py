@@ -53,7 +53,7 @@ def scores_of(
     Raises ConfigError for a correction without a bank.
     """
     similarities = [EmbeddingSimilarity(*sides) for sides in embeddings]
-    scored = Scored(split.manifest.dataset, split.name, split.images, split.owners, trained_on)
+    scored = Scored(split.manifest.dataset, split.name, split.images, split.owners, trained_on, split.image_ids)
     known = None if bank is None else Bank(*bank)
     if correction:
         if known is None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from threeshnet.errors import ConfigError, one_of
+from threeshnet.metrics.coco_order import FIRST, image_order
 from threeshnet.metrics.ensemble import MeanSimilarity
 from threeshnet.metrics.folds import fold_ranks, mean_of_folds
 from threeshnet.metrics.ranks import Ranks, rank_similarity
@@ -39,6 +40,7 @@ class Scored(NamedTuple):
     images: int
     owner: Tensor | np.ndarray  # [captions]
     trained_on: str | None = None  # data set of the training, where the checkpoint says it
+    image_ids: Sequence[str] | None = None  # where they are at hand: COCO's order is seen by them
 
 
 def score(protocol: str, similarities: Sequence[SimilarityLike], scored: Scored) -> Recall:
@@ -101,6 +103,11 @@ def transfer(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
 def five_fold_1k(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
     """Each of five consecutive folds of 1,000 images of COCO testall by itself."""
     reasons = why_not_coco_5k(scored)
+    if not reasons and _image_order(scored) == "other":
+        reasons = [
+            f"images do not stand in the order of dataset_coco.json, whose first test image is {FIRST}: folds of "
+            "another order are other folds"
+        ]
     if reasons:
         raise ConfigError(
             f"protocol='five_fold_1k' is for COCO's testall, whole and in the source's order: {'; '.join(reasons)}; "
@@ -133,7 +140,8 @@ def describe(protocol: str, scored: Scored) -> str:
     counts = f"{scored.data}, split {scored.split}, {scored.images:,} images, {len(scored.owner):,} captions"
     known = "COCO 5K" if is_coco_5k(scored) else "Flickr30K 1K" if _is_flickr30k_1k(scored) else ""
     if protocol == "five_fold_1k":
-        known = "COCO 1K, mean of 5 folds" if known else ""
+        unseen = "" if _image_order(scored) == "source" else ", images in the order of the shards"
+        known = f"COCO 1K, mean of 5 folds{unseen}" if known else ""
     trained = scored.trained_on
     seen = trained is not None and trained != scored.data and share_photos(trained, scored.data)
     warning = f"; trained on {trained}, which shares photos with {scored.data}: some of these may have been seen"
@@ -146,12 +154,12 @@ def share_photos(one: str, other: str) -> bool:
 
 
 def is_coco_5k(scored: Scored) -> bool:
-    """Whether these are COCO's 5,000 held-out images, whole and in the source's order."""
+    """Whether these are COCO's 5,000 held-out images, whole and with captions image by image."""
     return not why_not_coco_5k(scored)
 
 
 def why_not_coco_5k(scored: Scored) -> list[str]:
-    """What is otherwise than in COCO's `testall`. Of the order it sees that captions stand image by image."""
+    """What is otherwise than in COCO's `testall`, but for the order of the images, which only folds depend on."""
     images, captions = scored.images, len(scored.owner)
     reasons = []
     if scored.data not in COCO_NAMES:
@@ -168,6 +176,11 @@ def why_not_coco_5k(scored: Scored) -> list[str]:
     if not _in_order(scored.owner):
         reasons.append("captions do not stand image by image")
     return reasons
+
+
+def _image_order(scored: Scored) -> str:
+    """As `image_order`; unknown without ids, as those of published arrays are."""
+    return "unknown" if scored.image_ids is None else image_order(scored.image_ids)
 
 
 def _is_flickr30k_1k(scored: Scored) -> bool:
