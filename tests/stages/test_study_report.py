@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from scipy import stats
 
+from threeshnet.commands import CONF
+from threeshnet.commands.reporting import other_study
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.reports.study_checks import check_rows
 from threeshnet.reports.study_prose import check_prose, value_of
 from threeshnet.reports.study_report import Comparison, tables
-from threeshnet.reports.study_rows import read_rows
+from threeshnet.reports.study_rows import Row, read_rows
 from threeshnet.studies.rows import collect
 
 RSUM = {"sigmoid": [200.0, 210.0, 220.0], "softmax": [205.0, 216.0, 224.0]}
@@ -227,10 +229,39 @@ def test_numbers_of_the_prose_are_compared(runs: list[Path], tmp_path: Path, num
         check_prose(PROSE.format(number), rows, COMPARISON)
 
 
+def test_a_mark_may_name_another_study(runs: list[Path], tmp_path: Path) -> None:
+    rows = gathered(runs, tmp_path / "results.csv")
+    better = [row | {"rsum": str(float(row["rsum"]) + 1.0)} for row in rows]
+    asked: list[str] = []
+
+    def other(study: str) -> tuple[list[Row], Comparison]:
+        asked.append(study)
+        return better, COMPARISON
+
+    text = "Here 210.0<!-- value: region_demo, sigmoid, rsum -->, "
+    text += "there {}<!-- value: parts: region_demo, sigmoid, rsum -->."
+    assert check_prose(text.format("211.0"), rows, COMPARISON, other) == 2
+    assert asked == ["parts"]
+    with pytest.raises(DataError, match=r"210\.0, `parts: region_demo, sigmoid, rsum`: the rows say 211\.0"):
+        check_prose(text.format("210.0"), rows, COMPARISON, other)
+    with pytest.raises(DataError, match="the rows of 'parts' are not at hand"):
+        check_prose(text.format("211.0"), rows, COMPARISON)
+
+
+def test_rows_of_another_study_are_found_beside_it_or_missed() -> None:
+    rows, comparison = other_study("recipe", CONF.parent / "experiments")
+    assert {row["recipe"] for row in rows} >= {"official", "recommended"}
+    assert comparison.by_photo
+    with pytest.raises(DataError, match=r"no study 'recipes' with rows in .*; there are: .*parts, pooling, recipe"):
+        other_study("recipes", CONF.parent / "experiments")
+    with pytest.raises(DataError, match="there are: none"):
+        other_study("recipe", CONF)
+
+
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        ("region_demo, sigmoid", "write experiment"),
+        ("region_demo, sigmoid", "write [study: ]experiment"),
         ("grid_demo, sigmoid, rsum", "0 settings of 'grid_demo'"),
         ("region_demo, tanh, rsum", "no rows of 'tanh'"),
         ("region_demo, softmax, rsun", "no column 'rsun'"),

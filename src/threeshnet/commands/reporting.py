@@ -15,6 +15,7 @@ from rich.console import Console
 from threeshnet.commands import CONF
 from threeshnet.commands.collecting import RESULTS, into
 from threeshnet.commands.preparing import STUDIES, load_study
+from threeshnet.errors import DataError
 from threeshnet.files import write_text
 from threeshnet.reports.claims import Studies, claims_table, parse_claims, published_table
 from threeshnet.reports.markdown import fill, filled, marks
@@ -46,8 +47,7 @@ def rebuild(cfg: DictConfig) -> None:
 
 def report(study: Study, folder: Path) -> tuple[list[Row], Comparison]:
     """Rebuilds README.md and the figure of a study; what they were made from."""
-    rows = read_rows(folder / RESULTS)
-    comparison = replace(comparison_of(study, rows), by_photo=read_by_photo(folder / BY_PHOTO))
+    rows, comparison = numbers(study, folder)
     check_rows(rows, comparison)
     file = folder / README
     text = file.read_text(encoding="utf-8") if file.exists() else first_text(study)
@@ -55,10 +55,24 @@ def report(study: Study, folder: Path) -> tuple[list[Row], Comparison]:
     write_text(file, text)
     if rows:
         draw(rows, comparison, folder / FIGURE)
-    compared = check_prose(text, rows, comparison)
+    compared = check_prose(text, rows, comparison, lambda name: other_study(name, folder.parent))
     said = f"{file}: {len(rows)} rows, {compared} numbers of the prose compared"
     Console().print(said, markup=False, highlight=False, soft_wrap=True)
     return rows, comparison
+
+
+def numbers(study: Study, folder: Path) -> tuple[list[Row], Comparison]:
+    """The committed rows of a study, and how they are compared."""
+    rows = read_rows(folder / RESULTS)
+    return rows, replace(comparison_of(study, rows), by_photo=read_by_photo(folder / BY_PHOTO))
+
+
+def other_study(name: str, root: Path) -> tuple[list[Row], Comparison]:
+    """`numbers` of the study that the prose of another one names.  Raises DataError where there are none."""
+    known = sorted(file.stem for file in STUDIES.glob("*.yaml") if (root / file.stem / RESULTS).is_file())
+    if name not in known:
+        raise DataError(f"no study {name!r} with rows in {root}; there are: {', '.join(known) or 'none'}")
+    return numbers(load_study(name), root / name)
 
 
 def labels(study: Study) -> list[str]:

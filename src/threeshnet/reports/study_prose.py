@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from threeshnet.errors import DataError, Problems
@@ -12,20 +12,33 @@ from threeshnet.reports.study_photos import BY_PHOTO
 from threeshnet.reports.study_report import Comparison, Levels, against, against_with_photos, pairs_of, values
 from threeshnet.reports.study_rows import NUMBERS, Row, by_level, groups, label
 
-# 12.3<!-- value: experiment[/setting], level[+level][ less level[+level]], column[, statistic] -->; see `value_of`.
+# 12.3<!-- value: KEY -->, and KEY as FORM says
 VALUE = re.compile(r"([+\-\N{MINUS SIGN}]?\d+(?:\.\d+)?)\s?<!-- value: ([^>]*?) -->")
 MARK = re.compile(r"(\S*)\s?(<!--\s*value\b[^>]*>)")  # whatever was meant as one
 HINT = (
     "Correct the text, or collect the runs that it speaks of. Runs of your own stand beside those of the text when "
     "they are collected under another name: make collect STUDY=<study> ARGS=setting_name=<name>."
 )
+FORM = "[study: ]experiment[/setting], level[+level][ less level[+level]], column[, statistic]"
 LESS, OF_SEED = " less ", re.compile(r"(difference )?seed (\d+)")
 STATISTICS = ("mean", "deviation", "difference", "low", "high", "low_with_photos", "high_with_photos")
 STATISTICS += ("seed <number>", "difference seed <number>")
 
+Numbers = tuple[Sequence[Row], Comparison]  # of a study
 
-def check_prose(text: str, rows: Sequence[Row], comparison: Comparison) -> int:
-    """How many numbers of the prose were compared.  Raises DataError with those that the rows say otherwise."""
+
+def no_other(study: str) -> Numbers:
+    """Where a text may speak of its own study alone."""
+    raise DataError(f"the rows of {study!r} are not at hand")
+
+
+def check_prose(
+    text: str, rows: Sequence[Row], comparison: Comparison, other_study: Callable[[str], Numbers] = no_other
+) -> int:
+    """How many numbers of the prose were compared.  Raises DataError with those that the rows say otherwise.
+
+    `other_study` gives the rows of another study, which a mark may name; it may raise DataError.
+    """
     problems = Problems("numbers in README.md")
     found = VALUE.findall(text)
     problems.extend(
@@ -35,7 +48,7 @@ def check_prose(text: str, rows: Sequence[Row], comparison: Comparison) -> int:
     )
     for written, key in found:
         try:
-            value = value_of(key, rows, comparison)
+            value = value_of(key, rows, comparison, other_study)
         except DataError as error:
             problems.add(f"{written}, `{key}`: {error}")
             continue
@@ -47,14 +60,19 @@ def check_prose(text: str, rows: Sequence[Row], comparison: Comparison) -> int:
     return len(found)
 
 
-def value_of(key: str, rows: Sequence[Row], comparison: Comparison) -> float:
-    """The number that a key means: `experiment[/setting], level[+level][ less level[+level]], column[, statistic]`.
+def value_of(
+    key: str, rows: Sequence[Row], comparison: Comparison, other_study: Callable[[str], Numbers] = no_other
+) -> float:
+    """The number that a key, of the form FORM, means.
 
     Differences are from the baseline, or from the level after `less`; of one seed with `seed 1`, `difference seed 1`.
     """
+    study, named, of_study = key.partition(":")
+    if named:
+        return value_of(of_study, *other_study(study.strip()))
     parts = [part.strip() for part in key.split(",")]
     if len(parts) not in (3, 4):
-        raise DataError("write experiment[/setting], level[+level][ less level[+level]], column[, statistic]")
+        raise DataError(f"write {FORM}")
     place, (names, _, other), column, statistic = parts[0], parts[1].partition(LESS), parts[2], (*parts, "mean")[3]
     experiment, _, setting = place.partition("/")
     chosen = [found for (one, named), found in groups(rows).items() if one == experiment and setting in ("", named)]
