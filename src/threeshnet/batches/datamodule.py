@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from threeshnet.batches.sampler import CaptionBatches, EveryItemOnce
 from threeshnet.batches.tokenizers import Wordpieces
 from threeshnet.batches.workers import Loader
 from threeshnet.errors import ConfigError, Problems, one_of
-from threeshnet.shards.manifest import Manifest
+from threeshnet.shards.manifest import Manifest, open_view
 from threeshnet.shards.reader import ShardedSplit, open_shards
 
 TEST_SPLITS = ("test", "testall")
+MADE_ALIKE = "Make a view of these very photos: make data DATA=<name> ARGS='view=random_crop data.name=<name>_view1'."
 BATCHES_AHEAD = 2  # of each worker, where the memory for them is allowed: more only fills it
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class RetrievalDataModule(pl.LightningDataModule):
         readahead_megabytes: int = 1280,
         prefetch_megabytes: int = 1024,
         start_method: str | None = None,
+        views: Sequence[str] = (),
     ) -> None:
         """`shards`: the folder of the data set or of several; `fields` among region, grid, seg.
 
@@ -65,7 +67,8 @@ class RetrievalDataModule(pl.LightningDataModule):
         one; `workers` are processes for each loader, started by `start_method`: fork, spawn or forkserver, None is
         Python's own. `order` is shuffle or blocks (of `block_images` neighbours, mixed in windows of
         `window_captions`). `readahead_megabytes` are announced to the disk ahead of training, and finished batches wait
-        in at most `prefetch_megabytes` of memory. Opens the manifest at once: raises DataError when it is missing and
+        in at most `prefetch_megabytes` of memory. `views` are data sets beside this one with other views of the same
+        photos, for training. Opens the manifest at once: raises DataError when it is missing and
         ConfigError for splits or fields that it does not have.
         """
         super().__init__()
@@ -83,6 +86,7 @@ class RetrievalDataModule(pl.LightningDataModule):
         self.start_method = start_method
         self.order = make_order(order, block_images=block_images, window_captions=window_captions)
         self._check()
+        self.views = {name: open_view(self.folder, name) for name in views}
         self._splits: dict[str, ShardedSplit] = {}
 
     def split(self, name: str) -> ShardedSplit:
@@ -105,6 +109,7 @@ class RetrievalDataModule(pl.LightningDataModule):
             alter_words=self.alter_words,
             seed=self.seed,
             limit_images=self.limit_train_images,
+            views=[self._seen_as(view, splits) for view in self.views],
         )
         rank, world_size = self._place()
         batches = CaptionBatches(
@@ -116,7 +121,8 @@ class RetrievalDataModule(pl.LightningDataModule):
             world_size=world_size,
             order=self.order,
         )
-        readahead = Readahead(splits=splits, fields=self.fields, megabytes=self.readahead_megabytes)
+        ahead = 0 if self.views else self.readahead_megabytes  # which view is read is known when a batch is made
+        readahead = Readahead(splits=splits, fields=self.fields, megabytes=ahead)
         size = splits[0].image_bytes(self.fields) * self.batch_size // world_size
         return TrainingLoader(dataset, batches=batches, readahead=readahead, **self._options(size))
 
@@ -139,6 +145,24 @@ class RetrievalDataModule(pl.LightningDataModule):
             Loader(images, batch_sampler=EveryItemOnce(len(images), **share), **options),
             Loader(texts, batch_sampler=EveryItemOnce(len(texts), order=texts.by_length(), **share), **options),
         ]
+
+    def _seen_as(self, view: str, splits: Sequence[ShardedSplit]) -> list[ShardedSplit]:
+        """These splits in the shards of a view.  Raises ConfigError where they are not of the same photos."""
+        folder, problems = self.views[view], Problems(f"views: {view}")
+        found = Manifest.load(folder)
+        problems.extend(
+            f"there is no split {split.name!r}; there are: {', '.join(sorted(found.splits))}"
+            for split in splits
+            if split.name not in found.splits
+        )
+        problems.extend(unlike(found, self.manifest, self.fields))
+        problems.raise_as(ConfigError, MADE_ALIKE)
+        there = [ShardedSplit(folder, split.name) for split in splits]
+        for split, seen in zip(splits, there, strict=True):
+            if list(split.image_ids) != list(seen.image_ids):
+                problems.add(f"the images of split {split.name!r} are others, or stand in another order")
+        problems.raise_as(ConfigError, MADE_ALIKE)
+        return there
 
     def _options(self, batch_bytes: int) -> dict[str, Any]:
         """Options of a loader whose batches take so many bytes."""
@@ -193,6 +217,17 @@ class RetrievalDataModule(pl.LightningDataModule):
         problems.raise_as(
             ConfigError, "Set train_splits, dev_split (null for none) and test_split to splits that exist."
         )
+
+
+def unlike(view: Manifest, own: Manifest, fields: Collection[str]) -> Iterator[str]:
+    """Why shards of a view cannot be read in the place of a set's own: other extractors, widths or classes."""
+    makers = {field: (view.extractors.get(field), own.extractors.get(field)) for field in fields}
+    yield from (f"{field} is made by {one}, ours by {other}" for field, (one, other) in makers.items() if one != other)
+    widths = {"region": "region_width", "grid": "grid_size", "seg": "class_table"}
+    for name in (widths[field] for field in fields):
+        one, other = getattr(view, name), getattr(own, name)
+        if one != other:
+            yield f"{name} is {one}, ours {other}"
 
 
 def held_out(name: str, splits: Collection[str]) -> str:

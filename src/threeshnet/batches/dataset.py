@@ -43,8 +43,8 @@ class Split(Protocol):
 class CaptionDataset(Dataset[Batch]):
     """Every caption of some splits with its image, asked for a whole batch of (epoch, row) at a time.
 
-    Images and captions are numbered through the splits in their order. What augmentation does to a pair depends on
-    (seed, epoch, caption number) and on nothing else.
+    Images and captions are numbered through the splits in their order. What augmentation does to a pair, and which view
+    of the image it sees, depends on (seed, epoch, caption number) and on nothing else.
     """
 
     def __init__(
@@ -57,11 +57,17 @@ class CaptionDataset(Dataset[Batch]):
         alter_words: AlterWords | None = None,
         seed: int = 0,
         limit_images: int | None = None,
+        views: Sequence[Sequence[Split]] = (),
     ) -> None:
-        """`limit_images`: only the first so many images, with all their captions."""
+        """`limit_images`: only the first so many images, with all their captions.
+
+        `views`: for each other view the same splits of its shards. Each pair sees the images as they are or one of the
+        views, all with equal chance.
+        """
         if limit_images is not None and limit_images < 1:
             raise ConfigError(f"limit_train_images={limit_images} must be at least 1; null takes all images")
         self.splits, self.tokenizer, self.fields = list(splits), tokenizer, tuple(fields)
+        self.seen_as = [self.splits, *(list(view) for view in views)]
         self.drop_tokens, self.alter_words, self.seed = drop_tokens, alter_words, seed
         self.starts = np.cumsum([0] + [split.images for split in self.splits])
         numbered = [split.owners + np.int32(start) for split, start in zip(self.splits, self.starts, strict=False)]
@@ -105,20 +111,29 @@ class CaptionDataset(Dataset[Batch]):
         return self.tokenizer.pad([alter(sentence.ids, sentence.words, generator) for sentence, generator in pairs])
 
     def _images(self, owners: np.ndarray, generators: Sequence[np.random.Generator]) -> ImageBatch:
-        numbers, places = np.unique(owners, return_inverse=True)
-        if self.drop_tokens is None:
-            return collate_images(self._read(numbers), places, as_stored=True)
-        drop = self.drop_tokens
+        # Views are numbered one after the other, each with all images.
+        numbers, places = np.unique(owners + self._views(generators) * self.starts[-1], return_inverse=True)
         arrays = self._read(numbers)
+        if self.drop_tokens is None:
+            return collate_images(arrays, places, as_stored=True)
+        drop = self.drop_tokens
         return collate_images(arrays, places, keep=lambda place, count: drop(count, generators[place]), as_stored=True)
 
+    def _views(self, generators: Sequence[np.random.Generator]) -> np.ndarray:
+        """Which view each pair sees, 0 for the images as they are; nothing is drawn where there is no other."""
+        many = len(self.seen_as)
+        return np.array([generator.integers(many) if many > 1 else 0 for generator in generators], dtype=np.int64)
+
     def _read(self, numbers: np.ndarray) -> ImageArrays:
-        """Images by ascending number through all splits, each split asked once."""
-        homes = np.searchsorted(self.starts, numbers, side="right") - 1
-        parts = [
-            self.splits[home].read((numbers[homes == home] - self.starts[home]).tolist(), self.fields, extras=False)
-            for home in np.unique(homes)
-        ]
+        """Images by ascending number through all views and splits, each split asked once."""
+        parts = []
+        for seen_as, view in enumerate(self.seen_as):
+            of_view = numbers[numbers // self.starts[-1] == seen_as] - seen_as * self.starts[-1]
+            homes = np.searchsorted(self.starts, of_view, side="right") - 1
+            parts += [
+                view[home].read((of_view[homes == home] - self.starts[home]).tolist(), self.fields, extras=False)
+                for home in np.unique(homes)
+            ]
         return parts[0] if len(parts) == 1 else _join(parts)
 
 

@@ -14,12 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from threeshnet.commands import current_commit
 from threeshnet.commands import run_directory as runs
 from threeshnet.shards.manifest import Manifest
-from threeshnet.studies.identity import data_fingerprint, identity
+from threeshnet.studies.identity import data_fingerprint, identity, views_read
 
 JOB = "job.json"
 
 
-def about_run(cfg: DictConfig, manifest: Manifest) -> dict[str, Any]:
+def about_run(cfg: DictConfig, shards: Path, manifest: Manifest) -> dict[str, Any]:
     """What a training says of itself, in its checkpoints and in all that is scored with them. Needs Hydra's choices."""
     choices = HydraConfig.get().runtime.choices
     return {
@@ -30,6 +30,7 @@ def about_run(cfg: DictConfig, manifest: Manifest) -> dict[str, Any]:
         "train_splits": list(cfg.data.train_splits),
         "train_images": cfg.batches.limit_train_images
         or sum(manifest.splits[name].images for name in cfg.data.train_splits if name in manifest.splits),
+        "views": views_read(shards, cfg.augment.views),
         "features": ", ".join(cfg.features.fields),
         "guidance": list(cfg.fusion),
         "parts": list(cfg.parts),
@@ -46,7 +47,7 @@ def write_job(cfg: DictConfig, folder: Path, about: Mapping[str, Any]) -> None:
     """Writes `folder`/job.json: what the run is, whose it is, and what it runs on."""
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     record = {
-        "identity": identity(settings, about["fingerprint"]),
+        "identity": identity(settings, about["fingerprint"], about["views"]),
         "study": cfg.study,
         "job_name": cfg.job_name,
         "factors": settings["factors"] or {},

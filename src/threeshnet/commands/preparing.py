@@ -22,7 +22,7 @@ from threeshnet.commands.run_directory import CHECKPOINTS
 from threeshnet.commands.shards_folder import shards_folder
 from threeshnet.errors import ConfigError, one_of
 from threeshnet.shards.manifest import Manifest
-from threeshnet.studies.identity import data_fingerprint, identity
+from threeshnet.studies.identity import data_fingerprint, identity, views_read
 from threeshnet.studies.launching import Job, processes, visible_cards
 from threeshnet.studies.plan import Planned
 from threeshnet.studies.study import Study, parse_study
@@ -97,7 +97,7 @@ def _training(planned: Planned, study: Study, out: Path, known: Shards) -> Prepa
     return Prepared(
         planned,
         Job(planned.name, folder, words, devices=processes(cfg.trainer.devices), on_gpu=bool(cards)),
-        identity(settings, fingerprint),
+        identity(settings, fingerprint, views_read(shards, cfg.augment.views)),
         record,
         settings,
         folder / CHECKPOINTS / scored,

@@ -47,7 +47,7 @@ def train(cfg: DictConfig) -> None:
         if resumed and begun:
             check_resumable(resumed, begun, model)
         datamodule = building.build_datamodule(cfg, shards, model)
-        about = about_run(cfg, manifest)
+        about = about_run(cfg, shards, manifest)
         module = building.build_module(cfg, model, manifest, about)
         trainer = building.build_trainer(cfg, folder, signals, tracker.start(manifest))
         runs.write_config(cfg, folder)

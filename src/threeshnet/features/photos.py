@@ -16,6 +16,7 @@ from threeshnet.errors import DataError
 from threeshnet.features.colours import to_rgb
 from threeshnet.features.extractor import Extractor
 from threeshnet.features.fingerprints import Fingerprints, fingerprint, joined
+from threeshnet.features.views import View
 from threeshnet.records import Photo
 
 # Where Pillow calls a file a decompression bomb. One such photo takes 0.7 GB in its loading process, 1.2 GB when it is
@@ -108,11 +109,17 @@ def turn_upright(image: Image.Image) -> None:
 class PhotoBatches(Dataset[LoadedBatch]):
     """Decodes photos and runs each source's `load` on them, a whole batch an item.
 
-    `batches` lists the numbers of the photos of each item.
+    `batches` lists the numbers of the photos of each item; `view` makes another picture of a decoded photo.
     """
 
-    def __init__(self, photos: Sequence[Photo], sources: Sequence[Extractor], batches: Sequence[Sequence[int]]) -> None:
-        self.photos, self.sources, self.batches = photos, sources, batches
+    def __init__(
+        self,
+        photos: Sequence[Photo],
+        sources: Sequence[Extractor],
+        batches: Sequence[Sequence[int]],
+        view: View | None = None,
+    ) -> None:
+        self.photos, self.sources, self.batches, self.view = photos, sources, batches, view
         self.needs_pixels = any(source.needs_pixels for source in sources)
 
     def __len__(self) -> int:
@@ -125,8 +132,10 @@ class PhotoBatches(Dataset[LoadedBatch]):
         photo = self.photos[number]
         try:
             image = decoded(photo.file) if self.needs_pixels else None
+            found = fingerprint(photo.file, image) if image else None  # of the photo, however it is seen
+            if image and self.view:
+                image = self.view(photo, image)
             inputs = [source.load(photo, image) for source in self.sources]
-            found = fingerprint(photo.file, image) if image else None
         except (DataError, OSError) as error:
             return LoadedPhoto(number, (0, 0), [], _reason(photo, error))
         return LoadedPhoto(number, image.size if image else photo.size or (0, 0), inputs, fingerprints=found)

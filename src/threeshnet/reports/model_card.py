@@ -13,7 +13,7 @@ from threeshnet.reports.study_rows import RECALLS
 CARD, ROW = "MODEL_CARD.md", "result.csv"
 UNKNOWN = "not known"
 # Of each model, as its checkpoint says it; an authors' checkpoint says nothing.
-OF_TRAINING = ("experiment", "data", "train_splits", "train_images", "features", "guidance", "parts", "text")
+OF_TRAINING = ("experiment", "data", "train_splits", "train_images", "views", "features", "guidance", "parts", "text")
 OF_TRAINING += ("objective", "recipe", "setting", "seed", "selection", "batch_size", "epochs", "precision")
 OF_TRAINING += ("fingerprint", "commit")
 OF_SCORING = ("data", "split", "images", "captions", "protocol", "fingerprint", "commit", "machine")

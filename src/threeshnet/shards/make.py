@@ -20,6 +20,7 @@ from threeshnet.errors import ConfigError, one_of
 from threeshnet.features.extractor import Extractor
 from threeshnet.features.photos import DECODER, LoadedBatch, PhotoBatches
 from threeshnet.features.predict import Extraction, PhotoProgress
+from threeshnet.features.views import View
 from threeshnet.records import AnnotatedSet
 from threeshnet.shards.compression import filter_options
 from threeshnet.shards.fill import ShardFiller, batches_within_shards
@@ -78,19 +79,22 @@ def make_shards(
     compression: str | None = None,
     config: Mapping[str, Any] | None = None,
     commit: str = "unknown",
+    view: View | None = None,
 ) -> MadeShards:
     """Make the shards of a data set in `folder`, but for those that are there already.
 
     Process `part` of `parts` makes its share; whoever then finds all shards there writes the manifest. Raises
     DataError when the folder holds shards made otherwise and `overwrite` is off, and for damaged photos with
-    on_error="stop".
+    on_error="stop". With `view` the sources see that view of each photo; ConfigError where one reads no pixels.
     """
     check_settings(images_per_shard=images_per_shard, batch_size=batch_size, on_error=on_error)
     filter_options(compression)
+    refuse_masks(sources, view)
     makers = {field: source.identity() for source in sources for field in source.fields}
     tables = {field: table for source in sources for field, table in source.tables().items()}
-    # Compressed shards are other files; those without are made by what they were made by before there was a choice.
-    made_by = [makers, tables, DECODER, str(precision), *([compression] if compression else [])]
+    # Shards without compression or view are made by what they were made by before there was a choice.
+    chosen = [compression, view and view.identity]
+    made_by = [makers, tables, DECODER, str(precision), *filter(None, chosen)]
     planned = plan_shards(annotated, raw=raw, makers=made_by, images_per_shard=images_per_shard, limit=limit)
     share = {shard.file for shard in share_of(planned, part=part, parts=parts)}
     if overwrite:
@@ -106,7 +110,7 @@ def make_shards(
         (folder / MANIFEST).unlink(missing_ok=True)
     if pending:
         trainer = predictor(filler, accelerator=accelerator, device=device, precision=precision, bar=progress)
-        extract(trainer, sources, filler, pending, batch_size=batch_size, workers=workers)
+        extract(trainer, sources, filler, pending, batch_size=batch_size, workers=workers, view=view)
     if parts == 1:
         remove_aside(folder)
     missing = unfinished(folder, planned)
@@ -124,6 +128,16 @@ def check_settings(*, images_per_shard: int, batch_size: int, on_error: str) -> 
             raise ConfigError(f"{name}={value}: 1 is the least")
     if on_error not in ON_ERROR:
         raise ConfigError(one_of("on_error", on_error, ON_ERROR))
+
+
+def refuse_masks(sources: Sequence[Extractor], view: View | None) -> None:
+    """ConfigError for a view of photos whose masks come from files: those would be of the whole photo."""
+    blind = [source.name for source in sources if not source.needs_pixels]
+    if view and blind:
+        raise ConfigError(
+            f"view={view.identity.split()[0]}: {', '.join(blind)} reads no photo and would be of the whole of it; "
+            "take one that looks at the view, as segmentation=own does"
+        )
 
 
 def refuse_parts(parts: int) -> None:
@@ -172,10 +186,11 @@ def extract(
     *,
     batch_size: int,
     workers: int,
+    view: View | None = None,
 ) -> None:
     """Run the sources over the pending photos in Lightning's predict loop; `filler` writes."""
     loader = DataLoader(
-        PhotoBatches(filler.photos, sources, list(batches_within_shards(pending, batch_size))),
+        PhotoBatches(filler.photos, sources, list(batches_within_shards(pending, batch_size)), view),
         batch_size=None,  # an item is a batch
         num_workers=workers,
         collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType]

@@ -196,6 +196,11 @@ def open_shards(folder: Path | str, dataset: str | None = None) -> Path:
     )
 
 
+def open_view(folder: Path, name: str) -> Path:
+    """The shards of the data set `name` in the place of those in `folder`: another view of the same photos."""
+    return open_shards(folder.parent / name, name)
+
+
 def _open_remote(address: str, dataset: str | None) -> Path:
     places = [address, *([f"{address.rstrip('/')}/{dataset}"] if dataset else [])]
     for place in places:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from threeshnet.shards.manifest import Manifest
+from threeshnet.shards.manifest import Manifest, open_view
 
 # Settings that change no number: what the run is called, where things lie, what is logged, shown and drawn.
 NAMES = ("study", "job_name", "factors", "experiment_name")
@@ -17,8 +18,8 @@ WANDB = ("wandb", "wandb_project", "wandb_artifact")
 NOT_OF_THE_RUN = (*NAMES, *FOLDERS, *LOGGING, *WANDB)
 
 
-def identity(settings: Mapping[str, Any], fingerprint: str) -> str:
-    """sha256 over resolved settings, without NOT_OF_THE_RUN, and the data's fingerprint.
+def identity(settings: Mapping[str, Any], fingerprint: str, views: Sequence[str] = ()) -> str:
+    """sha256 over resolved settings, without NOT_OF_THE_RUN, the data's fingerprint, and `views_read`.
 
     A setting that a later version adds is a setting: runs of before are then other runs.
 
@@ -28,7 +29,7 @@ def identity(settings: Mapping[str, Any], fingerprint: str) -> str:
     >>> one == identity({"seed": 1, "trainer": {"devices": 1}}, "data")
     False
     """
-    text = json.dumps([of_the_run(settings), fingerprint], sort_keys=True, ensure_ascii=True, default=str)
+    text = json.dumps([of_the_run(settings), fingerprint, *views], sort_keys=True, ensure_ascii=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -63,6 +64,11 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     first, second = of_the_run(one), of_the_run(other)
     keys = [key for key in sorted({*first, *second}) if first.get(key) != second.get(key)]
     return [f"{key}: {first.get(key)!r}, not {second.get(key)!r}" for key in keys]
+
+
+def views_read(folder: Path, names: Sequence[str]) -> list[str]:
+    """The other views that a training on the shards in `folder` reads, each as `name fingerprint`."""
+    return [f"{name} {data_fingerprint(Manifest.load(open_view(folder, name)))}" for name in names]
 
 
 def data_fingerprint(manifest: Manifest) -> str:

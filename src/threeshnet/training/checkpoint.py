@@ -30,7 +30,7 @@ OF_A_CARD: Forms = {
     **dict.fromkeys(("experiment", "setting", "recipe", "text", "objective"), (str, NoneType)),
     **dict.fromkeys(("data", "fingerprint", "features", "selection", "precision", "commit"), str),
     **dict.fromkeys(("train_images", "seed", "batch_size", "epochs"), (int, NoneType)),
-    **dict.fromkeys(("train_splits", "guidance", "parts"), list),
+    **dict.fromkeys(("train_splits", "views", "guidance", "parts"), list),
 }
 MODEL_PREFIX = "model."  # of the model's weights in a Lightning checkpoint
 

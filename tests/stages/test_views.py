@@ -1,0 +1,231 @@
+"""Other views of the photos: how they are made, and how training reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from threeshnet.batches.augment import AlterWords, DropTokens
+from threeshnet.batches.datamodule import RetrievalDataModule
+from threeshnet.batches.dataset import CaptionDataset
+from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
+from threeshnet.errors import ConfigError, DataError
+from threeshnet.features.annotated import AnnotatedSegmentation
+from threeshnet.features.photos import PhotoBatches
+from threeshnet.features.tiny import Tiny
+from threeshnet.features.views import RandomCrop
+from threeshnet.records import AnnotatedSet, Photo
+from threeshnet.shards.make import make_shards
+from threeshnet.shards.reader import ShardedSplit
+from threeshnet.studies.identity import identity, views_read
+
+WORDS = ("a", "red", "dog", "on", "grass")
+SIZES = {"train": 6, "dev": 3, "test": 2}
+FIELDS = ("grid", "seg")
+
+
+def photo_of(name: str, split: str = "train") -> Photo:
+    return Photo(name, Path(f"{name}.png"), split, ("a red dog", "a dog on grass"))
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def make(folder: Path, name: str, **options: Any) -> Path:
+    """Shards of eleven photos below `folder`, named as a data set."""
+    raw = folder / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    photos = []
+    for split, count in SIZES.items():
+        for number in range(count):
+            file = raw / f"{split}{number}.png"
+            if not file.exists():
+                noise(40, 30, seed=len(photos)).save(file)
+            photos.append(photo_of(f"{split}{number}", split)._replace(file=file))
+    settings: dict[str, Any] = {"sources": [Tiny(fields=FIELDS)], "images_per_shard": 4, "batch_size": 2}
+    settings |= {"workers": 0, "accelerator": "cpu", "progress": False}
+    return make_shards(AnnotatedSet(name, tuple(photos)), folder=folder / name, raw=raw, **settings | options).folder
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The photos as they are, and two views of them beside."""
+    folder = tmp_path_factory.mktemp("views")
+    for number in (1, 2):
+        make(folder, f"small_view{number}", view=RandomCrop(number=number))
+    return make(folder, "small")
+
+
+@pytest.fixture
+def tokenizer() -> Wordpieces:
+    return Wordpieces([*SPECIALS, *WORDS])
+
+
+@given(
+    width=st.integers(1, 300),
+    height=st.integers(1, 300),
+    number=st.integers(0, 9),
+    least=st.floats(0.0, 1.0),
+    name=st.text(min_size=1),
+)
+def test_a_crop_is_a_box_of_the_photo(width: int, height: int, number: int, least: float, name: str) -> None:
+    view = RandomCrop(number=number, least_area=least, mirrored=0.0)
+    photo, image = photo_of(name), noise(width, height)
+    seen = view(photo, image)
+    assert seen.tobytes() == view(photo, image).tobytes()  # the same whenever it is asked for
+    assert 1 <= seen.width <= width
+    assert 1 <= seen.height <= height
+    rounded = (seen.width + 0.5) * (seen.height + 0.5)
+    assert rounded >= least * width * height
+    found, whole = np.asarray(seen), np.asarray(image)
+    corners = np.argwhere((whole[: height - seen.height + 1, : width - seen.width + 1] == found[0, 0]).all(axis=-1))
+    assert any(np.array_equal(whole[y : y + seen.height, x : x + seen.width], found) for y, x in corners)
+
+
+def test_a_mirror_image_is_one() -> None:
+    image = noise(20, 10)
+    seen = RandomCrop(least_area=1.0, mirrored=1.0)(photo_of("a"), image)
+    assert np.array_equal(np.asarray(seen), np.asarray(image)[:, ::-1])
+
+
+def test_views_and_photos_differ_and_half_are_mirrored() -> None:
+    image = noise(60, 40)
+    sizes = [[RandomCrop(number=n)(photo_of(str(i)), image).size for i in range(50)] for n in (1, 2)]
+    assert sizes[0] != sizes[1]
+    assert len(set(sizes[0])) > 25
+    mirrored = [RandomCrop(least_area=1.0)(photo_of(str(i)), image) != image for i in range(200)]
+    assert 70 < sum(mirrored) < 130
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"least_area": 1.5, "mirrored": -1}, "least_area=1.5(.|\n)*mirrored=-1"), ({"number": -1}, "number=-1 must not")],
+)
+def test_a_view_that_cannot_be_is_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        RandomCrop(**options)
+
+
+def test_sources_see_the_view_and_fingerprints_the_photo(tmp_path: Path) -> None:
+    image = noise(40, 30)
+    image.save(tmp_path / "a.png")
+    photo = photo_of("a")._replace(file=tmp_path / "a.png")
+    view = RandomCrop(least_area=0.5, mirrored=1.0)
+    plain, seen = (PhotoBatches([photo], [Tiny()], [[0]], with_view)[0] for with_view in (None, view))
+    expected = Tiny().load(photo, view(photo, image))
+    assert all((seen.inputs[0][key][0] == expected[key]).all() for key in expected)
+    assert seen.sizes == [view(photo, image).size] != plain.sizes
+    assert repr(seen.fingerprints) == repr(plain.fingerprints)
+
+
+def test_shards_of_a_view_are_other_shards(shards: Path) -> None:
+    own, one, two = (ShardedSplit(shards.parent / name, "train") for name in ("small", "small_view1", "small_view2"))
+    assert list(own.image_ids) == list(one.image_ids) == list(two.image_ids)
+    grids = [split.read(range(6)).grid for split in (own, one, two)]
+    assert not np.array_equal(grids[0], grids[1])
+    assert not np.array_equal(grids[1], grids[2])
+    assert len({split.manifest.fingerprint for split in (own, one, two)}) == 3
+    with pytest.raises(DataError, match="small_view1"):
+        make(shards.parent, "small_view1", view=RandomCrop(number=3))
+
+
+def test_a_view_of_masks_from_files_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"view=random_crop: annotated reads no photo .* segmentation=own"):
+        make(tmp_path, "small", sources=[Tiny(fields=["grid"]), AnnotatedSegmentation()], view=RandomCrop())
+
+
+def splits_of(shards: Path, name: str) -> list[ShardedSplit]:
+    return [ShardedSplit(shards.parent / name, split) for split in ("train", "dev")]
+
+
+def dataset(shards: Path, tokenizer: Wordpieces, *views: str, **options: Any) -> CaptionDataset:
+    others = [splits_of(shards, name) for name in views]
+    return CaptionDataset(
+        splits=splits_of(shards, "small"), tokenizer=tokenizer, fields=FIELDS, views=others, **options
+    )
+
+
+def test_each_pair_sees_one_of_the_views(shards: Path, tokenizer: Wordpieces) -> None:
+    """Against every view read plainly: a pair has the row of one, all views come, and other epochs bring others."""
+    found = dataset(shards, tokenizer, "small_view1", "small_view2")
+    rows = list(range(len(found)))
+    names = ("small", "small_view1", "small_view2")
+    whole = [[np.asarray(split.read(range(split.images)).grid) for split in splits_of(shards, name)] for name in names]
+    grids = [np.concatenate(view) for view in whole]
+    seen: list[tuple[int, ...]] = []
+    for epoch in range(4):
+        batch = found.__getitems__([(epoch, row) for row in rows])
+        grid = batch.images.grid
+        assert grid is not None
+        which = []
+        for place, owner in enumerate(batch.owners.tolist()):
+            same = [np.array_equal(grid.values[place].numpy(), view[owner]) for view in grids]
+            assert sum(same) == 1
+            which.append(same.index(True))
+        seen.append(tuple(which))
+    assert len(set(seen)) == 4
+    shares = np.bincount(np.concatenate(seen), minlength=3) / (4 * len(rows))
+    assert (abs(shares - 1 / 3) < 0.2).all()
+
+
+def test_a_pair_is_the_same_in_any_batch(shards: Path, tokenizer: Wordpieces) -> None:
+    """However pairs are dealt out: what a pair is depends on seed, epoch and caption."""
+    augment: dict[str, Any] = {"drop_tokens": DropTokens(), "alter_words": AlterWords(tokenizer=tokenizer), "seed": 3}
+    found = dataset(shards, tokenizer, "small_view1", "small_view2", **augment)
+    together = found.__getitems__([(1, row) for row in range(len(found))])
+    for row in range(len(found)):
+        alone = found[(1, row)]
+        kept = int(alone.images.grid.mask.sum())  # pyright: ignore[reportOptionalMemberAccess]
+        assert kept == int(together.images.grid.mask[row].sum())  # pyright: ignore[reportOptionalMemberAccess]
+        one, other = alone.images.grid.values[0, :kept], together.images.grid.values[row, :kept]  # pyright: ignore
+        assert (one == other).all()
+        assert (alone.images.seg_map[0] == together.images.seg_map[row]).all()  # pyright: ignore
+    assert (dataset(shards, tokenizer, **augment).__getitems__([(1, 0)]).owners == together.owners[:1]).all()
+
+
+def module_of(shards: Path, tokenizer: Wordpieces, **options: Any) -> RetrievalDataModule:
+    settings: dict[str, Any] = {"shards": shards, "dataset": "small", "fields": FIELDS, "batch_size": 4}
+    return RetrievalDataModule(tokenizer=tokenizer, **settings | options)
+
+
+def test_views_are_for_training_alone(shards: Path, tokenizer: Wordpieces) -> None:
+    module = module_of(shards, tokenizer, views=["small_view1"])
+    loader = module.train_dataloader()
+    assert len(loader.dataset.seen_as) == 2  # pyright: ignore
+    images, _ = next(iter(module.val_dataloader()[0]))
+    assert np.array_equal(images.grid.values.numpy(), ShardedSplit(shards, "dev").read(range(3)).grid)  # pyright: ignore
+
+
+def test_a_view_of_other_photos_is_refused(shards: Path, tokenizer: Wordpieces, tmp_path: Path) -> None:
+    for name in ("small", "small_view1"):
+        (tmp_path / name).symlink_to(shards.parent / name)
+    make(tmp_path, "wide", sources=[Tiny(fields=FIELDS, width=8)], view=RandomCrop())
+    make(tmp_path, "few", limit=2, view=RandomCrop())
+    make(tmp_path, "no_seg", sources=[Tiny(fields=["grid"])], view=RandomCrop())
+    said = {
+        "wide": "grid is made by .*'Tiny|tiny.*ours by",
+        "few": "the images of split 'train' are others, or stand in another order",
+        "no_seg": "seg is made by None, ours by",
+    }
+    for name, reason in said.items():
+        module = module_of(tmp_path / "small", tokenizer, views=["small_view1", name])
+        with pytest.raises(ConfigError, match=rf"views: {name}(.|\n)*{reason}(.|\n)*view=random_crop"):
+            module.train_dataloader()
+    with pytest.raises(DataError, match="No shards of small_view9"):
+        module_of(tmp_path / "small", tokenizer, views=["small_view9"])
+
+
+def test_a_run_is_another_with_other_views(shards: Path) -> None:
+    one, other = views_read(shards, ["small_view1"]), views_read(shards, ["small_view2"])
+    assert [text.split()[0] for text in (*one, *other)] == ["small_view1", "small_view2"]
+    names = [identity({"seed": 0}, "data", views) for views in ((), one, other, [*one, *other])]
+    assert len(set(names)) == 4
+    assert names[0] == identity({"seed": 0}, "data")
