@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 from torch import Tensor
 
 from threeshnet.batches.tokenizers import Wordpieces
@@ -23,7 +24,7 @@ from threeshnet.commands.trainer_options import of_lightning
 from threeshnet.encoders.text.sources import bert_folder
 from threeshnet.errors import DataError
 from threeshnet.features.extractor import Extractor
-from threeshnet.records import ImageBatch, TokenSet
+from threeshnet.records import ImageBatch, Photo, TokenSet
 
 from .command_line import taken
 
@@ -33,7 +34,8 @@ LISTS = ("fusion", "parts", "boxes")  # groups of which several options are take
 INSIDE = ("branch", "hydra/help", "hydra/launcher")  # options that other yamls take in
 STUDIES = "studies"  # read by `sweep`, which composes `train` for every job: see tests/stages/test_study.py
 OF_SHARDS = ("extractor", "segmentation")
-PRIMARY = dict.fromkeys(OF_SHARDS, "shards") | {"layout": "imports"}  # of groups that `train` does not have
+PRIMARY = dict.fromkeys((*OF_SHARDS, "view"), "shards") | {"layout": "imports"}  # of groups that `train` does not have
+NUMBERS = [[], ["view.number=2"]]  # of two views
 
 
 def options(group: str) -> list[str]:
@@ -149,6 +151,16 @@ def test_extractors_and_segmentations_are_built(group: str, option: str, monkeyp
     assert isinstance(offline, DataError), offline
     for way_out in (cfg.name, f"{group}.name=<folder>", "HF_HOME", f"{group}=lite0"):
         assert way_out in str(offline)
+
+
+@pytest.mark.parametrize("option", options("view"))
+def test_views_are_built_and_say_which_they_are(option: str) -> None:
+    one, other = (
+        instantiate(composed(f"view={option}", *more, "data=demo", primary="shards").view) for more in NUMBERS
+    )
+    photo, image = Photo("a", Path("a.png"), "train", ()), Image.new("RGB", (9, 6))
+    assert one(photo, image).size <= image.size
+    assert one.identity != other.identity
 
 
 @pytest.mark.parametrize("option", options("data"))

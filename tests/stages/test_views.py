@@ -229,3 +229,27 @@ def test_a_run_is_another_with_other_views(shards: Path) -> None:
     names = [identity({"seed": 0}, "data", views) for views in ((), one, other, [*one, *other])]
     assert len(set(names)) == 4
     assert names[0] == identity({"seed": 0}, "data")
+
+
+def test_commands_make_views_and_train_with_them(tmp_path: Path, command: Any) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for number in range(40):
+        noise(30, 20, seed=number).save(raw / f"{number}.png")
+    (raw / "captions.txt").write_text("".join(f"{number}.png\ta red dog {number}\n" for number in range(40)))
+    words = ["data=folder", "extractor=tiny", f"raw={raw}", "workers=0", "accelerator=cpu", "progress=false"]
+    words += ["data.reader.dev_percent=30", "data.reader.test_percent=30"]
+    for more in ([], ["view=random_crop", "data.name=folder_view1"]):
+        ended = command("shards", *words, f"out={tmp_path / 'shards'}", *more)
+        assert ended.code == 0, ended.err
+    small = ["features=grid", "data=folder", "text=tiny", "dim=8", "trainer.max_steps=2", "batches.batch_size=4"]
+    small += ["batches.workers=0", "trainer.accelerator=cpu", "highlights=0", f"shards={tmp_path / 'shards'}"]
+    ended = command("train", *small, f"out={tmp_path / 'run'}", "augment.views=[folder_view1]")
+    assert ended.code == 0, ended.err
+    assert "| views | folder_view1 (" in (tmp_path / "run" / "MODEL_CARD.md").read_text()
+    ended = command("train", *small, f"out={tmp_path / 'other'}", "augment.views=[folder_view2]")
+    assert ended.code == 1
+    assert "No shards of folder_view2: looked for" in ended.err
+    ended = command("train", *small, f"out={tmp_path / 'other'}", "augment.views=folder_view1")
+    assert ended.code == 1
+    assert "augment.views" in ended.err

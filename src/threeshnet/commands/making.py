@@ -46,7 +46,7 @@ def make_data(cfg: DictConfig) -> None:
         progress=cfg.progress and cfg.device == 0,  # the bars of several processes would overwrite each other
         config={key: value for key, value in settings.items() if key not in OF_THE_PROCESS},
         commit=current_commit(),
-        view=instantiate(cfg.view),
+        view=instantiate(cfg.get("view")),
     )
     console = Console()
     if made.finished is None:

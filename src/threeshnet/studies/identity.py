@@ -67,8 +67,8 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def views_read(folder: Path, names: Sequence[str]) -> list[str]:
-    """The other views that a training on the shards in `folder` reads, each as `name fingerprint`."""
-    return [f"{name} {data_fingerprint(Manifest.load(open_view(folder, name)))}" for name in names]
+    """The other views that a training on the shards in `folder` reads, each as `name (fingerprint)`, in 12 digits."""
+    return [f"{name} ({data_fingerprint(Manifest.load(open_view(folder, name)))[:12]})" for name in names]
 
 
 def data_fingerprint(manifest: Manifest) -> str:
