@@ -21,6 +21,7 @@ from torch import Tensor
 
 from threeshnet.commands import current_commit
 from threeshnet.commands.job_record import machine
+from threeshnet.files import write_rows
 from threeshnet.metrics.protocols import Scored, rank, recall_by
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.reports.markdown import fill, table
@@ -182,12 +183,7 @@ def write(rows: list[dict[str, object]], file: Path) -> list[dict[str, str]]:
     replaced = {place(row) for row in new}
     everything = [row for row in kept if place(row) not in replaced] + new
     everything.sort(key=lambda row: (row["data"], row["split"], row["baseline"].startswith(ZERO_SHOT)))
-    partial = file.with_name(file.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as opened:
-        writer = csv.DictWriter(opened, COLUMNS)
-        writer.writeheader()
-        writer.writerows(everything)
-    partial.replace(file)
+    write_rows(file, COLUMNS, everything)
     return everything
 
 

@@ -7,14 +7,13 @@ hubs, gap and precisions, groups.csv one for each group of questions, and README
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from threeshnet.errors import DataError, Problems
-from threeshnet.files import replacing
+from threeshnet.files import write_rows
 from threeshnet.metrics.comparisons import over_seeds
 from threeshnet.reports.markdown import fill, table
 from threeshnet.reports.study_rows import read_rows
@@ -133,13 +132,6 @@ def rebuild(folder: Path) -> None:
     fill(folder / README, parts)
 
 
-def write(rows: Sequence[Mapping[str, str]], file: Path) -> None:
-    with replacing(file) as partial, partial.open("w", encoding="utf-8", newline="") as opened:
-        writer = csv.DictWriter(opened, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -153,8 +145,9 @@ def main() -> None:
         DataError, "make evaluate CKPT=<file> SHARDS=<shards> OUT=<folder> ARGS='extended=true bank=train'"
     )
     if known:
-        write([row for facts, found in known for row in rows_of(facts, found)], asked.out / ROWS)
-        write([row for facts, found in known for row in groups_of(facts, found)], asked.out / GROUPS)
+        for name, of_a_model in ((ROWS, rows_of), (GROUPS, groups_of)):
+            rows = [row for facts, found in known for row in of_a_model(facts, found)]
+            write_rows(asked.out / name, list(rows[0]), rows)
     rebuild(asked.out)
 
 

@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from omegaconf import DictConfig, OmegaConf
 
+from threeshnet.files import write_rows
 from threeshnet.objectives.collapse import loss_over_collapsed
 from threeshnet.reports.markdown import fill, table
 from threeshnet.studies.folders import record
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
         # Studies share runs, so one may be found in several folders.
         kept = runs(rows) | {tuple(found[0][name] for name in RUN): found for found in new}
         rows = sorted((row for found in kept.values() for row in found), key=order)
-        write(folder / CURVES, rows)
+        write_rows(folder / CURVES, COLUMNS, rows)
     fill(
         folder / "README.md",
         {PART: f"{table_of(rows)}\n\n![Loss of each epoch over that of equal embeddings]({FIGURE})"},
@@ -156,16 +157,6 @@ def read(file: Path) -> list[Row]:
         return []
     with file.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
-
-
-def write(file: Path, rows: Sequence[Row]) -> None:
-    """Aside, then renamed."""
-    partial = file.with_name(file.name + ".partial")
-    with partial.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(file)
 
 
 if __name__ == "__main__":

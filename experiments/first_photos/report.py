@@ -18,6 +18,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from threeshnet.files import write_rows
 from threeshnet.reports.markdown import fill
 
 HERE = Path(__file__).resolve().parent
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
     parser.add_argument("--collect", type=Path, metavar="RUNS", help="folder of the run directories, named by job")
     runs = parser.parse_args(arguments).collect
     if runs is not None:
-        write_csv(folder / RESULTS, collected(runs, read_csv(folder / RESULTS)))
+        write_rows(folder / RESULTS, COLUMNS, collected(runs, read_csv(folder / RESULTS)))
     rows, authors = read_csv(folder / RESULTS), read_csv(folder / AUTHORS)
     figure = f"\n\n![rsum, recall by tag, and which of two twins]({FIGURE})" if of(rows, "demo") else ""
     tables = {
@@ -120,21 +121,6 @@ def read_csv(file: Path) -> list[Row]:
         return []
     with file.open(encoding="utf-8", newline="") as opened:
         return list(csv.DictReader(opened))
-
-
-def write_csv(file: Path, rows: Sequence[Row]) -> None:
-    partial = file.with_name(file.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as opened:
-        writer = csv.DictWriter(opened, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(file)
-
-
-def write(file: Path, text: str) -> None:
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
 
 
 # ---- numbers

@@ -9,13 +9,12 @@ is half.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from threeshnet.errors import DataError
-from threeshnet.files import replacing
+from threeshnet.files import write_rows
 from threeshnet.studies.folders import record
 
 HERE = Path(__file__).resolve().parent
@@ -54,10 +53,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / FILE)
     asked = parser.parse_args()
     rows = rows_of(asked.folders)
-    with replacing(asked.out) as partial, partial.open("w", encoding="utf-8", newline="") as opened:
-        writer = csv.DictWriter(opened, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(asked.out, COLUMNS, rows)
     for tag in TAGS:
         values = [float(row[tag]) for row in rows]
         print(f"{tag}: {min(values)} to {max(values)}, {len(values)} runs")

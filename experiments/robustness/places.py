@@ -8,7 +8,6 @@ BatchNorm, says how much of a place vector is its position. Rows of places.csv: 
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 import threeshnet
-from threeshnet.files import replacing
+from threeshnet.files import write_rows
 from threeshnet.fusion.spatial import PLACE_WIDTH, POSITION_WIDTH, PlaceEncoder, SpatialFusion
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training.checkpoint import checkpoint_hash, read_checkpoint
@@ -69,11 +68,8 @@ def main() -> None:
     numbers = list(range(min(asked.photos, split.images)))
     seg_map = torch.from_numpy(np.asarray(split.read(numbers, ["seg"]).seg_map))
     rows = [row for file in asked.checkpoints for row in rows_of(file, seg_map, split.manifest.dataset)]
-    with replacing(asked.out) as partial, partial.open("w", encoding="utf-8", newline="") as opened:
-        writer = csv.DictWriter(opened, COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        for row in sorted(rows, key=lambda row: (row["weights"], row["seed"])):
-            writer.writerow({key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()})
+    rows = [{key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows]
+    write_rows(asked.out, COLUMNS, sorted(rows, key=lambda row: (row["weights"], row["seed"])))
     print(asked.out.read_text(encoding="utf-8"))
 
 

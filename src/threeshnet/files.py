@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,3 +30,11 @@ def write_text(file: Path, text: str, *, errors: str = "strict") -> None:
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """JSON that a person can read."""
     write_text(file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_rows(file: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """A CSV file; what a row lacks is empty there. Raises ValueError for what has no column."""
+    with replacing(file) as partial, partial.open("w", encoding="utf-8", newline="") as opened:
+        writer = csv.DictWriter(opened, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from threeshnet.batches.datamodule import RetrievalDataModule
 from threeshnet.commands import CONF, current_commit
+from threeshnet.files import write_rows
 from threeshnet.reports.markdown import fill, table
 
 HERE = Path(__file__).parent
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         rows = [row for row in rows if any(row[name] != key[name] for name in KEY)]
         rows.append(key | measured(options, precision, compiled))
-        write(file, rows)
+        write_rows(file, COLUMNS, rows)
     fill(options.out / "README.md", {"steps": f"\n{table_of(rows)}\n"})
 
 
@@ -174,16 +175,6 @@ def device() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"CPU, {os.cpu_count()} cores, {platform.machine()}"
-
-
-def write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Aside, then renamed."""
-    partial = file.with_name(file.name + ".partial")
-    with partial.open("w", newline="", encoding="utf-8") as opened:
-        writer = csv.DictWriter(opened, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(file)
 
 
 def table_of(rows: Sequence[dict[str, Any]]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from filelock import FileLock
 
 from threeshnet.errors import ConfigError, DataError, Problems
-from threeshnet.files import replacing
+from threeshnet.files import write_rows
 from threeshnet.metrics.rank_files import RANKS
 from threeshnet.reports.evaluations import read_evaluation
 from threeshnet.reports.study_photos import BY_PHOTO, key_of, read_by_photo, rsum_by_photo, write_by_photo
@@ -96,14 +95,6 @@ def _another(there: Row, row: Row) -> Iterator[str]:
         yield f"the row is of a run on {device(there)}, not on {device(row)}"
 
 
-def write_rows(file: Path, rows: Sequence[Row], factors: Sequence[str]) -> None:
-    """A CSV file, written aside and renamed."""
-    with replacing(file) as partial, partial.open("w", encoding="utf-8", newline="") as opened:
-        writer = csv.DictWriter(opened, columns(rows, factors), restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def collect(
     folders: Sequence[Path], file: Path, *, factors: Sequence[str], setting: str | None, replace: bool
 ) -> tuple[int, list[str]]:
@@ -121,7 +112,7 @@ def collect(
             beside, new = file.with_name(BY_PHOTO), {key_of(row) for row in rows.values()}
             earlier = {key: found for key, found in read_by_photo(beside).items() if key not in new}
             write_by_photo(beside, earlier | by_photo, merged)
-            write_rows(file, merged, factors)
+            write_rows(file, columns(merged, factors), merged)
     problems = Problems("incomplete rows")
     problems.extend(refused)
     problems.extend(damaged)
