@@ -82,11 +82,23 @@ options() {
   study options grid_flickr8k flickr8k_proxy_six setting=flickr8k_proxy_six option=none,mixed $FLICKR8K
 }
 
+# Three other views of the photos, which the level of that name is trained with.
+views() {
+  for number in 1 2 3; do
+    [ -f "$SHARDS/flickr8k_view$number/manifest.json" ] ||
+      call shards data=flickr8k "out=\"$SHARDS\"" ${RAW:+"raw=\"$RAW\""} view=random_crop "view.number=$number" \
+        "data.name=flickr8k_view$number" "fields=[grid,seg]"
+  done
+}
+
 # What is good at the yardstick's length, chosen on photos that are kept apart. Long: it runs when it is asked for.
 choice() {
   data flickr8k ${RAW:+"raw=\"$RAW\""}
-  study options grid_flickr8k flickr8k_long setting=flickr8k_long $FLICKR8K
-  study options grid_flickr8k flickr8k_long_infonce setting=flickr8k_long objective=infonce "option=$BESIDE" $FLICKR8K
+  views
+  study options grid_flickr8k flickr8k_long setting=flickr8k_long \
+    option=none,views,infonce_soft,mixed,infonce,ema,text_mean $FLICKR8K
+  study options grid_flickr8k flickr8k_long_soft setting=flickr8k_long objective=infonce objective.temperature=0.1 \
+    option=none,views $FLICKR8K
 }
 
 demo() {

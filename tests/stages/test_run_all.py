@@ -115,3 +115,15 @@ def test_an_interruption_ends_it_and_a_failure_does_not(failing: int, last: str,
     assert code == failing
     assert of("sweep", called)[-1] == of("collect", called)[-1] == last
     assert ("not finished: objective" in said) == (failing == 1)
+
+
+def test_a_choice_makes_the_views_that_are_missing(tmp_path: Path) -> None:
+    (tmp_path / "a folder" / "flickr8k_view2").mkdir(parents=True)
+    (tmp_path / "a folder" / "flickr8k_view2" / "manifest.json").touch()
+    _, called, _ = start(tmp_path, "choice", raw="photos here")
+    made = [words for words in called if "view=random_crop" in words]
+    assert [words.split("data.name=")[1].split()[0] for words in made] == ["flickr8k_view1", "flickr8k_view3"]
+    assert all('raw="photos here"' in words and f'out="{tmp_path / "a folder"}"' in words for words in made)
+    sweeps = matching("sweep", called)
+    assert len(sweeps) == 2
+    assert all("setting=flickr8k_long" in words and "views" in words for words in sweeps)

@@ -207,11 +207,25 @@ def test_levels_with_names_are_taken_by_their_names() -> None:
         names(content, "option=none,narrow")
 
 
+def test_levels_that_need_something_made_are_run_when_they_are_named() -> None:
+    content = TWO | {
+        "factors": {"option": {"none": [], "views": ["augment.views=[a]"]}},
+        "baseline": {"option": "none"},
+    }
+    content |= {"when_named": {"option": ["views"]}, "seeds": [0]}
+    assert names(content) == ["option=none,seed=0"]
+    assert names(content, "option=none,views") == ["option=none,seed=0", "option=views,seed=0"]
+    assert names(content, "option=views") == ["option=views,seed=0"]
+    assert [level.name for level in parse_study("s", content).factors["option"]] == ["none", "views"]  # for the report
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"factor": {}}, "key='factor' does not exist; there are: title, question, factors"),
         ({"title": ""}, "title is missing"),
+        ({"when_named": {"activation": ["tanh"]}}, "when_named activation='tanh' does not exist; there are: sigmoid"),
+        ({"when_named": {"activation": ["sigmoid"]}}, "sigmoid is the baseline, which is always run"),
         ({"baseline": {}}, "no level of activation is named"),
         ({"baseline": {"activation": "tanh"}}, "'tanh' does not exist; there are: sigmoid, softmax"),
         ({"derived": {"both": {"factor": "activation", "of": ["sigmoid", "tanh"]}}}, "'tanh'"),

@@ -38,7 +38,10 @@ def plan(study: Study, given: Sequence[str]) -> list[Planned]:
     study's, and the study's over the experiment's. One of a factor takes its levels by their names, or others where the
     factor is a key, and one with several values (`dim=64,128`) is a factor.  Raises ConfigError without an experiment.
     """
-    factors: dict[str, tuple[Level, ...]] = dict(study.factors)
+    factors = {
+        factor: tuple(level for level in levels if level.name not in study.when_named.get(factor, ()))
+        for factor, levels in study.factors.items()
+    }
     seeds: tuple[int, ...] = study.seeds
     fixed = []
     if not any(key == "experiment" for _, key, _ in _parsed(given)):
@@ -49,7 +52,7 @@ def plan(study: Study, given: Sequence[str]) -> list[Planned]:
         if key == SEED:
             seeds = tuple(int(value) for value in values)
         elif key in factors:
-            factors[key] = _taken(key, factors[key], values)
+            factors[key] = _taken(key, study.factors[key], values)
         elif len(values) > 1:
             factors[key] = levels_of(key, values)
         else:

@@ -8,7 +8,7 @@ from typing import Any
 
 from threeshnet.errors import ConfigError, Problems, one_of
 
-KEYS = ("title", "question", "factors", "baseline", "seeds", "derived", "search", "reference")
+KEYS = ("title", "question", "factors", "baseline", "seeds", "derived", "search", "reference", "when_named")
 OF_DERIVED = ("factor", "of", "protocol", "data", "correction", "perturb")
 SEEDS = (0, 1, 2)
 TRANSFER = "transfer"  # the protocol that scores a model on data that it was not trained on
@@ -48,7 +48,8 @@ class Derived:
 class Study:
     """What conf/studies/<name>.yaml says. It names no data: an experiment does.
 
-    A factor without a `baseline` is compared within each of its levels.
+    A factor without a `baseline` is compared within each of its levels. Levels of `when_named` need something that is
+    made first: they are run when the command line names them.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Study:
     derived: tuple[Derived, ...] = ()
     search: Mapping[str, Any] = field(default_factory=dict)
     reference: Mapping[str, float] = field(default_factory=dict)  # rsum of others in the same setting, by what it is
+    when_named: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by factor
 
 
 def parse_study(name: str, content: Mapping[str, Any]) -> Study:
@@ -78,6 +80,12 @@ def parse_study(name: str, content: Mapping[str, Any]) -> Study:
             one_of(f"derived {made.name}: {made.factor}", each, there) for each in made.of if each not in there
         )
         there.append(made.name)
+    asked = {str(factor): tuple(map(str, levels)) for factor, levels in (content.get("when_named") or {}).items()}
+    for factor, levels in asked.items():
+        there = [level.name for level in factors.get(factor, ())]
+        problems.extend(one_of(f"when_named {factor}", level, there) for level in levels if level not in there)
+        if baseline.get(factor) in levels:
+            problems.add(f"when_named {factor}: {baseline[factor]} is the baseline, which is always run")
     problems.extend(f"baseline: no level of {factor} is named" for factor in factors if factor not in named)
     problems.extend(
         one_of(f"baseline {factor}", level, known.get(factor, ()))
@@ -88,7 +96,8 @@ def parse_study(name: str, content: Mapping[str, Any]) -> Study:
     seeds = tuple(int(seed) for seed in content.get("seeds", SEEDS))
     search = content.get("search") or {}
     reference = {str(said): float(rsum) for said, rsum in (content.get("reference") or {}).items()}
-    return Study(name, content["title"], content["question"], factors, baseline, seeds, derived, search, reference)
+    title, question = content["title"], content["question"]
+    return Study(name, title, question, factors, baseline, seeds, derived, search, reference, asked)
 
 
 def levels_of(factor: str, levels: Any) -> tuple[Level, ...]:
