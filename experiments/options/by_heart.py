@@ -1,4 +1,4 @@
-"""How much of its training photos a model knows by heart: python experiments/options/by_heart.py <runs> --shards <folder>
+"""What models know of their training photos: python experiments/options/by_heart.py <folders of runs> --shards <folder>
 
 Every run below the folders is scored on as many photos of train as dev has, the first ones, with all their captions, as
 it is on dev: same gallery, same protocol. What it has there above dev is what it learned of these very photos and
@@ -8,6 +8,7 @@ captions, and not of others. Rows of by_heart.csv, one a run and split.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.studies.folders import record
+from threeshnet.studies.running import METRICS
 from threeshnet.training.checkpoint import checkpoint_hash, read_checkpoint
 
 HERE = Path(__file__).resolve().parent
@@ -48,8 +50,9 @@ def scores(model: RetrievalModel, split: ShardedSplit, fields: list[str], photos
 
 
 def rows_of(run: Path, shards: Path, splits: list[str]) -> Iterator[dict[str, Any]]:
-    """A row a split of one run."""
-    own, file = record(run), run / "checkpoints" / "last.ckpt"
+    """A row a split of one finished run, by the checkpoint that it was scored with."""
+    selection = json.loads((run / METRICS).read_text(encoding="utf-8"))["selection"]
+    own, file = record(run), run / "checkpoints" / f"{selection}.ckpt"
     card = read_checkpoint(file)["threeshnet"]
     known = {"job": own["job_name"], "machine": machine(), "checkpoint": checkpoint_hash(file)}
     known |= {name: card["run"][name] for name in ("setting", "objective", "seed", "commit")}
@@ -66,9 +69,10 @@ def main() -> None:
     parser.add_argument("--splits", nargs="+", default=["train", "dev"])
     parser.add_argument("--out", type=Path, default=HERE / FILE)
     asked = parser.parse_args()
-    runs = sorted(file.parents[1] for folder in asked.folders for file in folder.rglob("checkpoints/last.ckpt"))
+    finished = sorted(file.parent for folder in asked.folders for file in folder.rglob(METRICS))
+    runs = [run for run in finished if (run / "checkpoints").is_dir()]  # an evaluation has none
     if not runs:
-        raise DataError(f"no run with checkpoints/last.ckpt in or below {', '.join(map(str, asked.folders))}")
+        raise DataError(f"no finished run in or below {', '.join(map(str, asked.folders))}")
     rows = [row for run in runs for row in rows_of(run, asked.shards, asked.splits)]
     write_rows(asked.out, COLUMNS, rows)
     for row in rows:
