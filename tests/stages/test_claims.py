@@ -236,16 +236,20 @@ def test_the_front_page_says_what_the_rows_say(name: str, keys: list[str], said:
     assert said.format(*numbers) in " ".join((EXPERIMENTS.parent / README).read_text(encoding="utf-8").split())
 
 
-@pytest.mark.parametrize("name", ["parts"])
-def test_what_photos_say_of_each_pair_of_models_stands_beside_what_seeds_say(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "pairs", "verdict"), [("parts", 3, "no difference shown"), ("options", 2, "difference")]
+)
+def test_what_photos_say_of_each_pair_of_models_stands_beside_what_seeds_say(
+    name: str, pairs: int, verdict: str
+) -> None:
     prose = " ".join((EXPERIMENTS / name / README).read_text(encoding="utf-8").split())
     files = sorted((EXPERIMENTS / name / "by_photos").glob("*/comparison.json"))
-    assert len(files) == 3
+    assert len(files) == pairs
     for file in files:
         found = json.loads(file.read_text(encoding="utf-8"))["recalls"]["rsum"]
         low, high = found["interval"]
         assert f"[{low:.1f}, {high:.1f}]" in prose
-        assert found["verdict"] == "no difference shown"  # as the prose says of each
+        assert found["verdict"] == verdict  # as the prose says of each
 
 
 @pytest.mark.parametrize(
