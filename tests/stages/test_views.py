@@ -250,6 +250,7 @@ def test_commands_make_views_and_train_with_them(tmp_path: Path, command: Any) -
     ended = command("train", *small, f"out={tmp_path / 'other'}", "augment.views=[folder_view2]")
     assert ended.code == 1
     assert "No shards of folder_view2: looked for" in ended.err
+    assert "make data DATA=folder ARGS='view=random_crop view.number=1 data.name=folder_view2'" in ended.err
     ended = command("train", *small, f"out={tmp_path / 'other'}", "augment.views=folder_view1")
     assert ended.code == 1
     assert "augment.views" in ended.err

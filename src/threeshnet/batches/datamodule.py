@@ -20,11 +20,10 @@ from threeshnet.batches.sampler import CaptionBatches, EveryItemOnce
 from threeshnet.batches.tokenizers import Wordpieces
 from threeshnet.batches.workers import Loader
 from threeshnet.errors import ConfigError, Problems, one_of
-from threeshnet.shards.manifest import Manifest, open_view
+from threeshnet.shards.manifest import Manifest, make_view, open_view
 from threeshnet.shards.reader import ShardedSplit, open_shards
 
 TEST_SPLITS = ("test", "testall")
-MADE_ALIKE = "Make a view of these very photos: make data DATA=<name> ARGS='view=random_crop data.name=<name>_view1'."
 BATCHES_AHEAD = 2  # of each worker, where the memory for them is allowed: more only fills it
 log = logging.getLogger(__name__)
 
@@ -149,6 +148,7 @@ class RetrievalDataModule(pl.LightningDataModule):
     def _seen_as(self, view: str, splits: Sequence[ShardedSplit]) -> list[ShardedSplit]:
         """These splits in the shards of a view.  Raises ConfigError where they are not of the same photos."""
         folder, problems = self.views[view], Problems(f"views: {view}")
+        way_out = f"Make it of these photos, with their extractors: {make_view(self.manifest.dataset, view)}"
         found = Manifest.load(folder)
         problems.extend(
             f"there is no split {split.name!r}; there are: {', '.join(sorted(found.splits))}"
@@ -156,12 +156,12 @@ class RetrievalDataModule(pl.LightningDataModule):
             if split.name not in found.splits
         )
         problems.extend(unlike(found, self.manifest, self.fields))
-        problems.raise_as(ConfigError, MADE_ALIKE)
+        problems.raise_as(ConfigError, way_out)
         there = [ShardedSplit(folder, split.name) for split in splits]
         for split, seen in zip(splits, there, strict=True):
             if list(split.image_ids) != list(seen.image_ids):
                 problems.add(f"the images of split {split.name!r} are others, or stand in another order")
-        problems.raise_as(ConfigError, MADE_ALIKE)
+        problems.raise_as(ConfigError, way_out)
         return there
 
     def _options(self, batch_bytes: int) -> dict[str, Any]:

@@ -197,8 +197,17 @@ def open_shards(folder: Path | str, dataset: str | None = None) -> Path:
 
 
 def open_view(folder: Path, name: str) -> Path:
-    """The shards of the data set `name` in the place of those in `folder`: another view of the same photos."""
-    return open_shards(folder.parent / name, name)
+    """The shards `name` beside those in `folder`: another view of the same photos.  Raises DataError without them."""
+    beside = folder.parent / name
+    if not (beside / MANIFEST).is_file():
+        own = Manifest.load(folder).dataset
+        raise DataError(f"No shards of {name}: looked for {beside / MANIFEST}; make them with: {make_view(own, name)}")
+    return beside
+
+
+def make_view(dataset: str, name: str) -> str:
+    """The command that makes a view of a data set."""
+    return f"make data DATA={dataset} ARGS='view=random_crop view.number=1 data.name={name}'"
 
 
 def _open_remote(address: str, dataset: str | None) -> Path:
