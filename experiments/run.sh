@@ -86,8 +86,7 @@ options() {
 views() {
   for number in 1 2 3; do
     [ -f "$SHARDS/flickr8k_view$number/manifest.json" ] ||
-      call shards data=flickr8k "out=\"$SHARDS\"" ${RAW:+"raw=\"$RAW\""} view=random_crop "view.number=$number" \
-        "data.name=flickr8k_view$number" "fields=[grid,seg]"
+      call shards data=flickr8k "out=\"$SHARDS\"" ${RAW:+"raw=\"$RAW\""} view=random_crop "views=[$number]" "fields=[grid,seg]"
   done
 }
 

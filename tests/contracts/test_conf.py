@@ -35,7 +35,7 @@ INSIDE = ("branch", "hydra/help", "hydra/launcher")  # options that other yamls 
 STUDIES = "studies"  # read by `sweep`, which composes `train` for every job: see tests/stages/test_study.py
 OF_SHARDS = ("extractor", "segmentation")
 PRIMARY = dict.fromkeys((*OF_SHARDS, "view"), "shards") | {"layout": "imports"}  # of groups that `train` does not have
-NUMBERS = [[], ["view.number=2"]]  # of two views
+NUMBERS = (1, 2)  # of two views
 
 
 def options(group: str) -> list[str]:
@@ -155,9 +155,8 @@ def test_extractors_and_segmentations_are_built(group: str, option: str, monkeyp
 
 @pytest.mark.parametrize("option", options("view"))
 def test_views_are_built_and_say_which_they_are(option: str) -> None:
-    one, other = (
-        instantiate(composed(f"view={option}", *more, "data=demo", primary="shards").view) for more in NUMBERS
-    )
+    view = composed(f"view={option}", "data=demo", primary="shards").view
+    one, other = (instantiate(view, number=number) for number in NUMBERS)
     photo, image = Photo("a", Path("a.png"), "train", ()), Image.new("RGB", (9, 6))
     assert one(photo, image).size <= image.size
     assert one.identity != other.identity

@@ -122,7 +122,7 @@ def test_a_choice_makes_the_views_that_are_missing(tmp_path: Path) -> None:
     (tmp_path / "a folder" / "flickr8k_view2" / "manifest.json").touch()
     _, called, _ = start(tmp_path, "choice", raw="photos here")
     made = [words for words in called if "view=random_crop" in words]
-    assert [words.split("data.name=")[1].split()[0] for words in made] == ["flickr8k_view1", "flickr8k_view3"]
+    assert [words.split("views=")[1].split()[0] for words in made] == ["[1]", "[3]"]
     assert all('raw="photos here"' in words and f'out="{tmp_path / "a folder"}"' in words for words in made)
     sweeps = matching("sweep", called)
     assert len(sweeps) == 2

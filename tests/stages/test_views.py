@@ -22,6 +22,7 @@ from threeshnet.features.tiny import Tiny
 from threeshnet.features.views import RandomCrop
 from threeshnet.records import AnnotatedSet, Photo
 from threeshnet.shards.make import make_shards
+from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.studies.identity import identity, views_read
 
@@ -239,9 +240,15 @@ def test_commands_make_views_and_train_with_them(tmp_path: Path, command: Any) -
     (raw / "captions.txt").write_text("".join(f"{number}.png\ta red dog {number}\n" for number in range(40)))
     words = ["data=folder", "extractor=tiny", f"raw={raw}", "workers=0", "accelerator=cpu", "progress=false"]
     words += ["data.reader.dev_percent=30", "data.reader.test_percent=30"]
-    for more in ([], ["view=random_crop", "data.name=folder_view1"]):
+    for more in ([], ["view=random_crop", "views=[1,3]"]):
         ended = command("shards", *words, f"out={tmp_path / 'shards'}", *more)
         assert ended.code == 0, ended.err
+    made = sorted(folder.name for folder in (tmp_path / "shards").iterdir())
+    assert made == ["folder", "folder_view1", "folder_view3"]
+    assert [Manifest.load(tmp_path / "shards" / name).dataset for name in made] == made
+    for wrong in ("[]", "[1,1]", "[-1]", "[one]"):
+        ended = command("shards", *words, f"out={tmp_path / 'shards'}", "view=random_crop", f"views={wrong}")
+        assert (ended.code, "expected different numbers" in ended.err) == (1, True), ended.err
     small = ["features=grid", "data=folder", "text=tiny", "dim=8", "trainer.max_steps=2", "batches.batch_size=4"]
     small += ["batches.workers=0", "trainer.accelerator=cpu", "highlights=0", f"shards={tmp_path / 'shards'}"]
     ended = command("train", *small, f"out={tmp_path / 'run'}", "augment.views=[folder_view1]")
@@ -250,7 +257,7 @@ def test_commands_make_views_and_train_with_them(tmp_path: Path, command: Any) -
     ended = command("train", *small, f"out={tmp_path / 'other'}", "augment.views=[folder_view2]")
     assert ended.code == 1
     assert "No shards of folder_view2: looked for" in ended.err
-    assert "make data DATA=folder ARGS='view=random_crop view.number=1 data.name=folder_view2'" in ended.err
+    assert "make data DATA=folder ARGS='view=random_crop views=[2]'" in ended.err
     ended = command("train", *small, f"out={tmp_path / 'other'}", "augment.views=folder_view1")
     assert ended.code == 1
     assert "augment.views" in ended.err

@@ -21,7 +21,10 @@ TRIES = 10  # for a box of the drawn area and shape that fits; then the photo as
 
 
 class View(Protocol):
-    """Another picture of a photo; equal identities give equal ones. To add a view: a class, and a yaml in conf/view."""
+    """Another picture of a photo; equal identities give equal ones.
+
+    To add a view: a class that takes the `number` of the view, and a yaml in conf/view.
+    """
 
     identity: str
 

@@ -205,9 +205,15 @@ def open_view(folder: Path, name: str) -> Path:
     return beside
 
 
+def view_name(dataset: str, number: int) -> str:
+    """What the shards of a view are called: `flickr8k_view1`."""
+    return f"{dataset}_view{number}"
+
+
 def make_view(dataset: str, name: str) -> str:
-    """The command that makes a view of a data set."""
-    return f"make data DATA={dataset} ARGS='view=random_crop view.number=1 data.name={name}'"
+    """The command that makes a view of a data set: that one alone where its name has a number."""
+    _, _, number = name.rpartition(view_name(dataset, 0)[:-1])
+    return f"make data DATA={dataset} ARGS='view=random_crop{f' views=[{number}]' if number.isdigit() else ''}'"
 
 
 def _open_remote(address: str, dataset: str | None) -> Path:
