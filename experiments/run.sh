@@ -54,7 +54,8 @@ study() { # name, experiment, the name of its setting, overrides
 # The overrides are words: $DEMO and $FLICKR8K are meant to be split.
 recipe() {
   data flickr8k ${RAW:+"raw=\"$RAW\""}
-  study recipe grid_flickr8k flickr8k_yardstick setting=flickr8k_yardstick $FLICKR8K
+  views
+  study recipe grid_flickr8k flickr8k_yardstick setting=flickr8k_yardstick recipe=official,short,recommended $FLICKR8K
 }
 
 flickr8k() {
@@ -82,7 +83,7 @@ options() {
   study options grid_flickr8k flickr8k_proxy_six setting=flickr8k_proxy_six option=none,mixed $FLICKR8K
 }
 
-# Three other views of the photos, which the level of that name is trained with.
+# Three other views of the photos, for what is trained with them.
 views() {
   for number in 1 2 3; do
     [ -f "$SHARDS/flickr8k_view$number/manifest.json" ] ||

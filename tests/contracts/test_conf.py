@@ -212,14 +212,27 @@ def test_the_papers_recipe(data: str, batch: int) -> None:
         assert (cfg.augment.drop_tokens.probability, cfg.augment.alter_words.probability) == (0.2, 0.2)
 
 
-def test_recommended_is_infonce_on_whole_sentences_without_same_images() -> None:
-    recommended = composed("recipe=recommended", "experiment=region_coco")
-    assert recommended.objective._target_.endswith("InfoNCELoss")
-    assert recommended.objective.mask_same_image is True
-    assert (recommended.augment.drop_tokens.probability, recommended.augment.alter_words.probability) == (0.2, 0.0)
-    assert composed("recipe=recommended", "augment=none").augment.alter_words is None
-    assert composed("recipe=recommended", "augment=standard").augment.alter_words.probability == 0.2
-    assert composed("recipe=recommended", "objective=triplet").objective.mask_same_image is True
+def test_short_is_infonce_on_whole_sentences_without_same_images() -> None:
+    short = composed("recipe=short", "experiment=region_coco")
+    assert short.objective._target_.endswith("InfoNCELoss")
+    assert short.objective.mask_same_image is True
+    assert (short.augment.drop_tokens.probability, short.augment.alter_words.probability) == (0.2, 0.0)
+    assert composed("recipe=short", "augment=none").augment.alter_words is None
+    assert composed("recipe=short", "augment=standard").augment.alter_words.probability == 0.2
+    assert composed("recipe=short", "objective=triplet").objective.mask_same_image is True
+
+
+@pytest.mark.parametrize("experiment", ["region_coco", "grid_flickr8k"])
+def test_recommended_is_the_papers_recipe_with_other_views(experiment: str) -> None:
+    official, recommended = (
+        OmegaConf.to_container(composed(f"recipe={recipe}", f"experiment={experiment}"), resolve=True)
+        for recipe in ("official", "recommended")
+    )
+    views = recommended["augment"].pop("views")  # pyright: ignore
+    name = recommended["data"]["name"]  # pyright: ignore
+    assert views == [f"{name}_view1", f"{name}_view2", f"{name}_view3"]
+    assert official["augment"].pop("views") == []  # pyright: ignore
+    assert recommended == official
 
 
 # ---- every part takes a step

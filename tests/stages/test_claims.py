@@ -224,7 +224,7 @@ PROXY, FULL = "grid_flickr8k/flickr8k_proxy", "grid_flickr8k/flickr8k_yardstick_
             for level, said in (
                 ("official", "the paper's recipe has {:.1f} ± {:.1f} on the copies"),
                 ("official_corrected", "nothing trained, have {:.1f} ± {:.1f}."),
-                ("recommended", "chosen in the proxy, has {:.1f} ± {:.1f}:"),
+                ("short", "chosen in the proxy, has {:.1f} ± {:.1f}:"),
             )
         ),
     ],

@@ -65,7 +65,7 @@ def test_every_study_is_run_and_collected(tmp_path: Path) -> None:
     assert all(f'out="{folder}"' in words for folder, words in zip(folders, matching("collect", called), strict=True))
     assert called[-1] == "report"
     assert f'shards data=flickr8k out="{tmp_path / "a folder"}" raw="photos here"' in called
-    assert any("study=recipe" in words and "setting=flickr8k_yardstick parallel=2" in words for words in called)
+    assert any("study=recipe" in words and "recipe=official,short,recommended parallel=2" in words for words in called)
     assert any("study=options" in words and "setting=flickr8k_proxy parallel=2" in words for words in called)
 
 

@@ -100,11 +100,11 @@ def test_a_corrected_level_is_scored_from_the_same_checkpoint(synthetic_shards: 
     study = load_study("recipe")
     planned = plan(study, [EXPERIMENT, "seed=0", f'shards="{synthetic_shards}"'])
     prepared = {each.planned.factors["recipe"]: each for each in prepare(planned, study, Path("runs"))}
-    assert set(prepared) == {"official", "recommended", "official_corrected", "recommended_corrected"}
-    ours = prepared["recommended_corrected"]
-    assert ours.planned.of == ("recipe=recommended,seed=0",)
+    assert set(prepared) == {"official", "short", "official_corrected", "short_corrected"}
+    ours = prepared["short_corrected"]
+    assert ours.planned.of == ("recipe=short,seed=0",)
     assert {"correction=inverted_softmax", "bank=train", "protocol=full"} <= set(ours.job.overrides)
-    assert listed("checkpoint", [str(prepared["recommended"].checkpoint)]) in ours.job.overrides
+    assert listed("checkpoint", [str(prepared["short"].checkpoint)]) in ours.job.overrides
     assert len({each.identity for each in prepared.values()}) == 4
 
 

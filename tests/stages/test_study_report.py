@@ -250,7 +250,7 @@ def test_a_mark_may_name_another_study(runs: list[Path], tmp_path: Path) -> None
 
 def test_rows_of_another_study_are_found_beside_it_or_missed() -> None:
     rows, comparison = other_study("recipe", CONF.parent / "experiments")
-    assert {row["recipe"] for row in rows} >= {"official", "recommended"}
+    assert {row["recipe"] for row in rows} >= {"official", "short"}
     assert comparison.by_photo
     with pytest.raises(DataError, match=r"no study 'recipes' with rows in .*; there are: .*parts, pooling, recipe"):
         other_study("recipes", CONF.parent / "experiments")
