@@ -106,6 +106,10 @@ def test_what_cannot_be_asked_is_said_before_anything_runs(command, checkpoint: 
         ("correction=csls", "out=x"): "correction=csls without a bank",
         ("correction=csl", "bank=train", "out=x"): "correction='csl' does not exist; there are: inverted_softmax",
         ("correction=csls", "bank=train"): "would replace the uncorrected one",
+        ("views=[1]",): "would replace that of the photos as they are",
+        ("views=[1,1]", "out=x"): "expected different numbers from 0",
+        ("views=[1]", "perturb=shuffle_map", "out=x"): "ask for one of them",
+        ("views=[1]", "out=x"): "No shards of demo_view1",
         ("trained_on=coco",): "trained_on='coco', but ",
         ("correction=csls", "bank=train", "extended=true", "out=x"): "ask for it without correction",
         ("correction=csls", "bank=train", "protocol=transfer", "out=x"): "has seen nothing of these data",
@@ -161,7 +165,7 @@ def test_a_bank_that_is_too_small_for_csls_is_refused_before_anything_is_encoded
     monkeypatch.setattr(extending, "CSLS_NEAREST", 10_000)
     keys = {"shards": str(demo_shards), "split": "test", "protocol": "full", "bank": "train", "out": "x"}
     for more in ({"extended": True}, {"correction": "csls"}):
-        cfg = OmegaConf.create({"perturb": None, "correction": None, "extended": False} | keys | more)
+        cfg = OmegaConf.create({"perturb": None, "views": [], "correction": None, "extended": False} | keys | more)
         with pytest.raises(ConfigError, match=r"bank='train' has .* images: csls takes the 10000 nearest of a bank"):
             extending.check_extras(cfg, 1)
     cfg.correction = "inverted_softmax"

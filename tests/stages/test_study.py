@@ -217,6 +217,10 @@ def test_levels_that_need_something_made_are_run_when_they_are_named() -> None:
     assert names(content, "option=none,views") == ["option=none,seed=0", "option=views,seed=0"]
     assert names(content, "option=views") == ["option=views,seed=0"]
     assert [level.name for level in parse_study("s", content).factors["option"]] == ["none", "views"]  # for the report
+    seen = {"factor": "option", "of": ["none"], "views": [1], "beside": ["views"]}
+    assert names(content | {"derived": {"seen": seen}}) == ["option=none,seed=0"]
+    both = names(content | {"derived": {"seen": seen}}, "option=none,views")
+    assert both == ["option=none,seed=0", "option=views,seed=0", "option=seen,seed=0"]
 
 
 @pytest.mark.parametrize(
@@ -237,6 +241,9 @@ def test_levels_that_need_something_made_are_run_when_they_are_named() -> None:
         ({"derived": {"a": CORRECTED | {"of": ["sigmoid", "softmax"]}}}, "correction=csls scores one model"),
         ({"derived": {"a": AWAY | {"correction": "csls"}}}, "a correction takes training queries"),
         ({"derived": {"a": CORRECTED | {"correction": None, "perturb": "fog"}}}, "perturb='fog' does not exist"),
+        ({"derived": {"a": AWAY | {"views": [1]}}}, "views are of the photos of the training as they are"),
+        ({"derived": {"a": CORRECTED | {"views": [1, 1]}}}, "expected different numbers from 0"),
+        ({"derived": {"a": CORRECTED | {"beside": ["tanh"]}}}, "'tanh' does not exist; there are: sigmoid"),
         ({"derived": {"a": AWAY | {"date": {}}}}, "key='date' does not exist; there are: factor, of, protocol, data"),
     ],
 )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import threeshnet
 from threeshnet.batches.augment import AlterWords, DropTokens
+from threeshnet.batches.collate import collate_images
 from threeshnet.batches.datamodule import RetrievalDataModule
 from threeshnet.batches.dataset import CaptionDataset
 from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
@@ -20,11 +24,15 @@ from threeshnet.features.annotated import AnnotatedSegmentation
 from threeshnet.features.photos import PhotoBatches
 from threeshnet.features.tiny import Tiny
 from threeshnet.features.views import RandomCrop
+from threeshnet.metrics.ranks import rank_similarity
+from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.records import AnnotatedSet, Photo
+from threeshnet.reports.table import named_protocol
 from threeshnet.shards.make import make_shards
 from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.studies.identity import identity, views_read
+from threeshnet.studies.running import METRICS
 
 WORDS = ("a", "red", "dog", "on", "grass")
 SIZES = {"train": 6, "dev": 3, "test": 2}
@@ -224,12 +232,52 @@ def test_a_view_of_other_photos_is_refused(shards: Path, tokenizer: Wordpieces, 
         module_of(tmp_path / "small", tokenizer, views=["small_view9"])
 
 
+def test_held_out_images_are_seen_in_other_views_too(shards: Path, tokenizer: Wordpieces) -> None:
+    module = module_of(shards, tokenizer, scored_views=["small_view2", "small_view1"])
+    images, captions, *views = module.test_dataloader()
+    assert len(views) == 2
+    for loader, name in zip((images, *views), ("small", "small_view2", "small_view1"), strict=True):
+        ((batch, numbers),) = list(loader)
+        expected = ShardedSplit(shards.parent / name, "test").read(range(2)).grid
+        assert np.array_equal(batch.grid.values.numpy(), expected)  # pyright: ignore
+        assert numbers.tolist() == [0, 1]
+    assert sum(len(numbers) for _, numbers in captions) == 4
+    assert len(module_of(shards, tokenizer).test_dataloader()) == 2
+    with pytest.raises(DataError, match="No shards of small_view9"):
+        module_of(shards, tokenizer, scored_views=["small_view9"])
+
+
 def test_a_run_is_another_with_other_views(shards: Path) -> None:
     one, other = views_read(shards, ["small_view1"]), views_read(shards, ["small_view2"])
     assert [text.split()[0] for text in (*one, *other)] == ["small_view1", "small_view2"]
     names = [identity({"seed": 0}, "data", views) for views in ((), one, other, [*one, *other])]
     assert len(set(names)) == 4
     assert names[0] == identity({"seed": 0}, "data")
+
+
+def check_mean_of_views(command: Any, file: Path, shards: Path, words: list[str]) -> None:
+    """The slow twin: each view encoded by itself, and the mean of what comes out, ranked."""
+    ended = command("evaluate", f"checkpoint={file}", *words, "views=[3,1]")
+    assert ended.code == 0, ended.err
+    found = json.loads((shards.parent / "scored" / METRICS).read_text())
+    assert [text.split()[0] for text in found["scored_views"]] == ["folder_view3", "folder_view1"]
+    assert named_protocol(found) == "full, mean of 3 views"
+    assert "| scored views | folder_view3 (" in (shards.parent / "scored" / "MODEL_CARD.md").read_text()
+    model = threeshnet.load_model(file)
+    splits = [ShardedSplit(shards / name, "test") for name in ("folder", "folder_view1", "folder_view3")]
+    with torch.inference_mode():
+        seen = [
+            model.encode_images(collate_images(split.read(range(split.images), ["grid", "seg"], extras=False)))
+            for split in splits
+        ]
+        captions = model.encode_texts(list(splits[0].caption_texts))
+    mean = torch.stack(seen).mean(dim=0)
+    similarity = (mean / mean.norm(dim=1, keepdim=True)) @ captions.T
+    alone = rank_similarity(similarity, splits[0].owners)
+    assert {side: found[side] for side in ("i2t", "t2i")} == {
+        side: recall for side, recall in recall_of_ranks(alone).items() if side in ("i2t", "t2i")
+    }
+    assert not torch.allclose(mean, seen[0], atol=1e-3)
 
 
 def test_commands_make_views_and_train_with_them(tmp_path: Path, command: Any) -> None:
@@ -254,6 +302,9 @@ def test_commands_make_views_and_train_with_them(tmp_path: Path, command: Any) -
     ended = command("train", *small, f"out={tmp_path / 'run'}", "augment.views=[folder_view1]")
     assert ended.code == 0, ended.err
     assert "| views | folder_view1 (" in (tmp_path / "run" / "MODEL_CARD.md").read_text()
+    scored = [f"shards={tmp_path / 'shards' / 'folder'}", "workers=0", "accelerator=cpu", f"out={tmp_path / 'scored'}"]
+    file = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    check_mean_of_views(command, file, tmp_path / "shards", scored)
     ended = command("train", *small, f"out={tmp_path / 'other'}", "augment.views=[folder_view2]")
     assert ended.code == 1
     assert "No shards of folder_view2: looked for" in ended.err

@@ -59,6 +59,7 @@ class RetrievalDataModule(pl.LightningDataModule):
         prefetch_megabytes: int = 1024,
         start_method: str | None = None,
         views: Sequence[str] = (),
+        scored_views: Sequence[str] = (),
     ) -> None:
         """`shards`: the folder of the data set or of several; `fields` among region, grid, seg.
 
@@ -67,8 +68,10 @@ class RetrievalDataModule(pl.LightningDataModule):
         Python's own. `order` is shuffle or blocks (of `block_images` neighbours, mixed in windows of
         `window_captions`). `readahead_megabytes` are announced to the disk ahead of training, and finished batches wait
         in at most `prefetch_megabytes` of memory. `views` are data sets beside this one with other views of the same
-        photos, for training. Opens the manifest at once: raises DataError when it is missing and
-        ConfigError for splits or fields that it does not have.
+        photos, to train with; `scored_views` are those that dev and test are seen in as well.
+
+        Opens the manifest at once: raises DataError when it is missing and ConfigError for splits or fields that it
+        does not have.
         """
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a tiny split may leave a process without items
@@ -86,6 +89,7 @@ class RetrievalDataModule(pl.LightningDataModule):
         self.order = make_order(order, block_images=block_images, window_captions=window_captions)
         self._check()
         self.views = {name: open_view(self.folder, name) for name in views}
+        self.scored_views = {name: open_view(self.folder, name) for name in scored_views}
         self._splits: dict[str, ShardedSplit] = {}
 
     def split(self, name: str) -> ShardedSplit:
@@ -108,7 +112,7 @@ class RetrievalDataModule(pl.LightningDataModule):
             alter_words=self.alter_words,
             seed=self.seed,
             limit_images=self.limit_train_images,
-            views=[self._seen_as(view, splits) for view in self.views],
+            views=[self._seen_as(view, folder, splits) for view, folder in self.views.items()],
         )
         rank, world_size = self._place()
         batches = CaptionBatches(
@@ -134,20 +138,29 @@ class RetrievalDataModule(pl.LightningDataModule):
         return self.evaluation_loaders(self.test_split) if self.test_split else []
 
     def evaluation_loaders(self, name: str) -> list[Loader]:
-        """[(ImageBatch, numbers), (TokenSet, numbers)] of a split: each item in exactly one process, once."""
+        """[(ImageBatch, numbers), (TokenSet, numbers)] of a split: each item in exactly one process, once.
+
+        After them, one more loader of images for each of `scored_views`, in the same order.
+        """
         split, (rank, world_size) = self.split(name), self._place()
-        images = ImageDataset(split=split, fields=self.fields)
+        seen = [split, *(self._seen_as(view, folder, [split])[0] for view, folder in self.scored_views.items())]
         texts = TextDataset(split=split, tokenizer=self.tokenizer)
         share: dict[str, Any] = {"batch_size": self.evaluation_batch_size, "rank": rank, "world_size": world_size}
         options = self._options(split.image_bytes(self.fields) * self.evaluation_batch_size)
-        return [
-            Loader(images, batch_sampler=EveryItemOnce(len(images), **share), **options),
-            Loader(texts, batch_sampler=EveryItemOnce(len(texts), order=texts.by_length(), **share), **options),
-        ]
+        images, *views = (
+            Loader(
+                ImageDataset(split=each, fields=self.fields),
+                batch_sampler=EveryItemOnce(each.images, **share),
+                **options,
+            )
+            for each in seen
+        )
+        order = EveryItemOnce(len(texts), order=texts.by_length(), **share)
+        return [images, Loader(texts, batch_sampler=order, **options), *views]
 
-    def _seen_as(self, view: str, splits: Sequence[ShardedSplit]) -> list[ShardedSplit]:
+    def _seen_as(self, view: str, folder: Path, splits: Sequence[ShardedSplit]) -> list[ShardedSplit]:
         """These splits in the shards of a view.  Raises ConfigError where they are not of the same photos."""
-        folder, problems = self.views[view], Problems(f"views: {view}")
+        problems = Problems(f"views: {view}")
         way_out = f"Make it of these photos, with their extractors: {make_view(self.manifest.dataset, view)}"
         found = Manifest.load(folder)
         problems.extend(

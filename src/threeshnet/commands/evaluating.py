@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig
 from threeshnet.batches.datamodule import RetrievalDataModule
 from threeshnet.commands import current_commit
 from threeshnet.commands.errors import quiet
-from threeshnet.commands.extending import check_extras, perturb_inputs, recorded
+from threeshnet.commands.extending import check_extras, perturb_inputs, recorded, scored_views
 from threeshnet.commands.finishing import leave
 from threeshnet.commands.job_record import machine
 from threeshnet.commands.scoring import scores_of
@@ -39,7 +39,8 @@ def evaluate(cfg: DictConfig) -> None:
     started = time.perf_counter()
     files = [Path(file) for file in (cfg.checkpoint if isinstance(cfg.checkpoint, ListConfig) else [cfg.checkpoint])]
     check_extras(cfg, len(files))
-    scored = [embed(cfg, file, cfg.split, cfg.perturb) for file in files]
+    views = scored_views(cfg)
+    scored = [embed(cfg, file, cfg.split, cfg.perturb, views) for file in files]
     split, about = scored[0].split, [one.about for one in scored]
     bank = embed(cfg, files[0], cfg.bank).embeddings if cfg.bank else None
     extras: dict[str, Any] = {"trained_on": about[0].get("data"), "extended": cfg.extended, "bank": bank}
@@ -54,7 +55,7 @@ def evaluate(cfg: DictConfig) -> None:
         "machine": machine(),
         "trained": about,
     }
-    metrics |= recorded(cfg)
+    metrics |= recorded(cfg, views)
     out = Path(cfg.out or files[0].parent)
     leave(out, metrics, scores.ranked)
     print_results(metrics, seconds=time.perf_counter() - started)
@@ -69,8 +70,8 @@ class Embedded(NamedTuple):
     about: dict[str, Any]  # what the checkpoint says of its training; the authors' say nothing
 
 
-def embed(cfg: DictConfig, file: Path, split: str, perturb: str | None = None) -> Embedded:
-    """Embeddings of a split by one checkpoint."""
+def embed(cfg: DictConfig, file: Path, split: str, perturb: str | None = None, views: Sequence[str] = ()) -> Embedded:
+    """Embeddings of a split by one checkpoint, its images seen in those other views too."""
     model, card = load(cfg, file)
     about = about_training(cfg, file, card)
     folder = open_shards(cfg.shards)
@@ -84,6 +85,7 @@ def embed(cfg: DictConfig, file: Path, split: str, perturb: str | None = None) -
         test_split=split,
         evaluation_batch_size=cfg.batch_size,
         workers=cfg.workers,
+        scored_views=views,
     )
     check_classes(file, card["class_table"], datamodule.manifest.class_table)
     scored = datamodule.split(str(datamodule.test_split))

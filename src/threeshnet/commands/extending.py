@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,9 @@ from threeshnet.metrics.perturbations import (
 from threeshnet.metrics.protocols import Scored, folds_of, is_coco_5k
 from threeshnet.metrics.ranks import Ranks, rank_similarity
 from threeshnet.metrics.similarity import EmbeddingSimilarity
-from threeshnet.shards.manifest import Manifest, open_shards
+from threeshnet.shards.manifest import Manifest, open_shards, view_name
 from threeshnet.shards.reader import ShardedSplit
+from threeshnet.studies.identity import views_read
 from threeshnet.studies.study import TRANSFER
 
 PHOTOS_AT_ONCE = 500
@@ -63,6 +64,8 @@ def check_extras(cfg: DictConfig, checkpoints: int) -> None:
         check_perturbation(cfg.perturb)
         if cfg.out is None:
             problems.add(f"perturb={cfg.perturb} without OUT: its metrics.json would replace the unperturbed one")
+    if cfg.views:
+        problems.extend(_of_views(cfg))
     if cfg.bank:
         problems.extend(_of_bank(cfg))
     if cfg.bank and not cfg.extended and not cfg.correction:
@@ -77,6 +80,22 @@ def check_extras(cfg: DictConfig, checkpoints: int) -> None:
             "and a bank is their own photos and captions; leave it out, or take protocol=full"
         )
     problems.raise_as(ConfigError, "See conf/evaluate.yaml for these keys.")
+
+
+def scored_views(cfg: DictConfig) -> list[str]:
+    """The shards of the other views that images are scored in, by the numbers that were asked for."""
+    dataset = Manifest.load(open_shards(cfg.shards)).dataset
+    return [view_name(dataset, number) for number in cfg.views]
+
+
+def _of_views(cfg: DictConfig) -> Iterator[str]:
+    """What is wrong with the views that are asked for."""
+    if len(set(cfg.views)) < len(cfg.views) or not all(type(number) is int and number >= 0 for number in cfg.views):
+        yield f"views={cfg.views}: expected different numbers from 0, as [1,2,3]"
+    if cfg.out is None:
+        yield f"views={cfg.views} without OUT: its metrics.json would replace that of the photos as they are"
+    if cfg.perturb:
+        yield f"views={cfg.views} with perturb={cfg.perturb}: ask for one of them"
 
 
 def _of_bank(cfg: DictConfig) -> list[str]:
@@ -116,8 +135,9 @@ def _of_correction(cfg: DictConfig) -> list[str]:
     return problems
 
 
-def recorded(cfg: DictConfig) -> dict[str, Any]:
+def recorded(cfg: DictConfig, views: Sequence[str]) -> dict[str, Any]:
     """What was changed or corrected for, with the numbers that determine how: of metrics.json, where it was asked."""
+    seen = {"scored_views": views_read(open_shards(cfg.shards), views)} if views else {}
     found = {name: cfg[name] for name in ("perturb", "correction", "bank", "trained_on") if cfg[name]}
     if cfg.perturb:
         change = (IMAGE_PERTURBATIONS | CAPTION_PERTURBATIONS)[cfg.perturb]
@@ -127,7 +147,7 @@ def recorded(cfg: DictConfig) -> dict[str, Any]:
     if cfg.bank:
         used = [cfg.correction] if cfg.correction else list(CORRECTIONS)
         found["correction_constants"] = {name: constants(CORRECTIONS[name]) for name in used}
-    return found
+    return found | seen
 
 
 def perturb_inputs(name: str, model: Any, split: ShardedSplit, seed: int) -> None:

@@ -21,7 +21,7 @@ from threeshnet.commands.job_record import machine
 from threeshnet.commands.run_directory import CHECKPOINTS
 from threeshnet.commands.shards_folder import shards_folder
 from threeshnet.errors import ConfigError, one_of
-from threeshnet.shards.manifest import Manifest
+from threeshnet.shards.manifest import Manifest, view_name
 from threeshnet.studies.identity import data_fingerprint, identity, views_read
 from threeshnet.studies.launching import Job, processes, visible_cards
 from threeshnet.studies.plan import Planned
@@ -47,6 +47,7 @@ class Prepared:
     checkpoint: Path | None = None  # that will be scored
     scoring: tuple[str, ...] = ()  # overrides of `evaluate` for the same split
     cards: tuple[str, ...] = ()
+    shards: Path | None = None  # that it is trained on
 
 
 def load_study(name: str) -> Study:
@@ -103,17 +104,22 @@ def _training(planned: Planned, study: Study, out: Path, known: Shards) -> Prepa
         folder / CHECKPOINTS / scored,
         scoring,
         tuple(cards),
+        shards,
     )
 
 
 def _scoring(planned: Planned, of: Sequence[Prepared], out: Path, known: Shards) -> Prepared:
-    """Checkpoints of finished jobs, scored together, corrected for hubs, on changed inputs, or on other data."""
+    """Checkpoints of finished jobs, scored otherwise: together, corrected for hubs, on other inputs or other data."""
     folder, first = out / planned.name, of[0]
     scoring, facts, marks = first.scoring, dict(first.record), [each.identity for each in of]
     if planned.data:
         scoring, elsewhere = _elsewhere(planned, first, known)
         facts |= elsewhere
         marks.append(elsewhere["fingerprint"])
+    if planned.views:
+        assert first.shards is not None
+        scoring = (*scoring, f"views=[{','.join(map(str, planned.views))}]")
+        marks += views_read(first.shards, [view_name(first.record["data"], number) for number in planned.views])
     if planned.correction:
         scoring = (*scoring, f"correction={planned.correction}", "bank=train")
         marks.append(planned.correction)

@@ -15,7 +15,7 @@ from threeshnet.metrics.intervals import DRAWS, LEVEL
 from threeshnet.metrics.protocols import folds_of
 from threeshnet.reports.evaluations import SAME, Evaluation, value_of
 
-MAY_DIFFER = ("seed", "checkpoint", "correction", "bank", "perturb")  # and is named
+MAY_DIFFER = ("seed", "checkpoint", "scored_views", "correction", "bank", "perturb")  # and is named
 REMARK = (
     "Interval and p are of other test photos, drawn with all their captions, for these two models as they are. "
     "They say nothing about other seeds: two trainings of one recipe may differ as much."
@@ -92,6 +92,8 @@ def label(evaluation: Evaluation) -> str:
     parts = [str(evaluation.folder)]
     if metrics.get("seed") is not None:
         parts.append(f"seed {metrics['seed']}")
+    if metrics.get("scored_views"):
+        parts.append(f"mean of {1 + len(metrics['scored_views'])} views")
     if metrics.get("correction"):
         parts.append(f"corrected: {metrics['correction']} by {metrics.get('bank')}")
     if metrics.get("perturb"):

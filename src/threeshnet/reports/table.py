@@ -30,14 +30,18 @@ def results_table(metrics: Mapping[str, Any], *, seconds: float | None = None) -
 
 
 def named_protocol(metrics: Mapping[str, Any]) -> str:
-    """The protocol's name, with the correction where the recalls are corrected, and with what was changed on purpose.
+    """The protocol's name, with how images were seen, what corrects the recalls and what was changed on purpose.
 
     >>> named_protocol({"protocol": "full", "correction": "csls", "bank": "train"})
     'full, csls by train'
+    >>> named_protocol({"protocol": "full", "scored_views": ["a_view1", "a_view2"]})
+    'full, mean of 3 views'
     >>> named_protocol({"protocol": "full", "perturb": "shuffle_map"})
     'full, perturbed: shuffle_map'
     """
     parts = [metrics["protocol"]]
+    if metrics.get("scored_views"):
+        parts.append(f"mean of {1 + len(metrics['scored_views'])} views")
     if metrics.get("correction"):
         parts.append(f"{metrics['correction']} by {metrics['bank']}")
     if metrics.get("perturb"):

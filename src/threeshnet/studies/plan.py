@@ -29,6 +29,7 @@ class Planned:
     data: Mapping[str, str] = field(default_factory=dict)  # as in `Derived`
     correction: str | None = None
     perturb: str | None = None
+    views: tuple[int, ...] = ()
 
 
 def plan(study: Study, given: Sequence[str]) -> list[Planned]:
@@ -102,7 +103,7 @@ def _derived(derived: Sequence[Derived], made: Mapping[int, Sequence[Planned]], 
                 named = {**dict(rest), rule.factor: rule.name}
                 levels = {factor: named[factor] for factor in made[seed][0].factors}
                 how: dict[str, Any] = {"protocol": rule.protocol, "data": rule.data}
-                how |= {"correction": rule.correction, "perturb": rule.perturb}
+                how |= {"correction": rule.correction, "perturb": rule.perturb, "views": rule.views}
                 found.append(Planned(job_name(levels, seed), levels, seed, of=of, **how))
     return found
 
@@ -118,6 +119,8 @@ def _sources(
         at: {job.factors[rule.factor]: job.name for job in made[at] if _others(job, rule.factor) == rest}
         for at in seeds
     }
+    if not set(rule.beside) <= by_level[seed].keys():
+        return ()
     names = []
     for place, level in enumerate(rule.of):
         later = rule.of[:place].count(level)

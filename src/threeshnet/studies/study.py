@@ -9,7 +9,7 @@ from typing import Any
 from threeshnet.errors import ConfigError, Problems, one_of
 
 KEYS = ("title", "question", "factors", "baseline", "seeds", "derived", "search", "reference", "when_named")
-OF_DERIVED = ("factor", "of", "protocol", "data", "correction", "perturb")
+OF_DERIVED = ("factor", "of", "protocol", "data", "views", "correction", "perturb", "beside")
 SEEDS = (0, 1, 2)
 TRANSFER = "transfer"  # the protocol that scores a model on data that it was not trained on
 PROTOCOLS = ("full", "five_fold_1k", TRANSFER, "ensemble")  # those of metrics, which take seconds to load
@@ -30,9 +30,11 @@ class Level:
 class Derived:
     """A level that is no training: the checkpoints of other levels of `factor`, scored together by `protocol`.
 
-    They are scored on the held-out split of their own data, or of those that `data` names for them; `correction` names
-    one of hubs, by the split `train`; `perturb` changes what the model sees. All have the job's seed, but that a level
-    named several times takes the seeds after it as well, the first again after the last: two models of one kind.
+    They are scored on the held-out split of their own data, or of those that `data` names for them. `views` are the
+    numbers of other views that images are seen in as well, `correction` names one of hubs, by the split `train`, and
+    `perturb` changes what the model sees. All have the job's seed, but that a level named several times takes the seeds
+    after it as well, the first again after the last: two models of one kind. It is made where the levels `beside` are
+    run too, as those that read the same views.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Derived:
     data: Mapping[str, str] = field(default_factory=dict)  # data set of the training to that of the scoring
     correction: str | None = None
     perturb: str | None = None
+    views: tuple[int, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,9 @@ def parse_study(name: str, content: Mapping[str, Any]) -> Study:
     for made in derived:
         there = known.setdefault(made.factor, [])
         problems.extend(
-            one_of(f"derived {made.name}: {made.factor}", each, there) for each in made.of if each not in there
+            one_of(f"derived {made.name}: {made.factor}", each, there)
+            for each in (*made.of, *made.beside)
+            if each not in there
         )
         there.append(made.name)
     asked = {str(factor): tuple(map(str, levels)) for factor, levels in (content.get("when_named") or {}).items()}
@@ -111,9 +117,10 @@ def _rule(name: str, made: Mapping[str, Any], problems: Problems) -> Derived:
     """One derived level; what is wrong with it is told to `problems`."""
     problems.extend(one_of(f"derived {name}: key", key, OF_DERIVED) for key in made if key not in OF_DERIVED)
     of, data = tuple(map(str, made.get("of", ()))), made.get("data") or {}
-    correction, perturb = made.get("correction"), made.get("perturb")
-    protocol = made.get("protocol", "full" if correction or perturb else "ensemble")
-    rule = Derived(name, str(made.get("factor")), of, protocol, data, correction, perturb)
+    correction, perturb, views = made.get("correction"), made.get("perturb"), tuple(made.get("views") or ())
+    protocol = made.get("protocol", "full" if correction or perturb or views else "ensemble")
+    beside = tuple(map(str, made.get("beside") or ()))
+    rule = Derived(name, str(made.get("factor")), of, protocol, data, correction, perturb, views, beside)
     if protocol not in PROTOCOLS:
         problems.add(one_of(f"derived {name}: protocol", protocol, PROTOCOLS))
     if correction is not None and correction not in CORRECTIONS:
@@ -122,6 +129,10 @@ def _rule(name: str, made: Mapping[str, Any], problems: Problems) -> Derived:
         problems.add(one_of(f"derived {name}: perturb", perturb, PERTURBATIONS))
     if correction and data:
         problems.add(f"derived {name}: a correction takes training queries, which `data` of another kind has not seen")
+    if views and (data or perturb):
+        problems.add(f"derived {name}: views are of the photos of the training as they are, without data or perturb")
+    if len(set(views)) < len(views) or not all(type(number) is int and number >= 0 for number in views):
+        problems.add(f"derived {name}: views={list(views)}: expected different numbers from 0, as [1, 2, 3]")
     if (rule.protocol == TRANSFER) != bool(rule.data):
         problems.add(f"derived {name}: protocol={TRANSFER} and `data` (of the training: of the scoring) go together")
     alone = {"correction": correction, "perturb": perturb, "protocol": TRANSFER if protocol == TRANSFER else None}

@@ -18,7 +18,6 @@ from threeshnet.objectives.gather import gather_pairs
 from threeshnet.records import Batch, ImageBatch, TokenSet
 from threeshnet.training.blame import loss_is_no_number
 from threeshnet.training.chunks import ChunkedEncoder
-from threeshnet.training.collect import Collector
 from threeshnet.training.encoding import EncodingModule
 from threeshnet.training.parameter_groups import parameter_groups
 from threeshnet.training.schedules import scheduled, steps_of_run
@@ -138,7 +137,7 @@ class RetrievalModule(EncodingModule):
         return {name: numbers[name] for name in ("loss", self.OVER_COLLAPSED)}
 
     def on_validation_epoch_start(self) -> None:
-        self._collectors = (Collector(), Collector())
+        self.collect_anew()
 
     def validation_step(
         self, batch: tuple[ImageBatch | TokenSet, Tensor], batch_idx: int, dataloader_idx: int = 0
