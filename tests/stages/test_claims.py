@@ -237,7 +237,7 @@ def test_the_front_page_says_what_the_rows_say(name: str, keys: list[str], said:
 
 
 @pytest.mark.parametrize(
-    ("name", "pairs", "verdict"), [("parts", 3, "no difference shown"), ("options", 2, "difference")]
+    ("name", "pairs", "verdict"), [("parts", 3, "no difference shown"), ("options", 4, "difference")]
 )
 def test_what_photos_say_of_each_pair_of_models_stands_beside_what_seeds_say(
     name: str, pairs: int, verdict: str

@@ -1,0 +1,122 @@
+"""Views and corrections when a model is scored: python experiments/options/views_scored.py <folders> --shards <folder>
+
+Every run below the folders is scored on dev with its photos as they are, with some of their views (whose shards lie
+beside), as the mean of both, and with views alone; each as it is and corrected for hubs by train, at several inverse
+temperatures. It says how far the choices in `make evaluate views=[1,2,3] correction=inverted_softmax` matter. Rows of
+views_scored.csv, one a run, way and inverse temperature.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import threeshnet
+from threeshnet.batches.collate import collate_images
+from threeshnet.commands.job_record import machine
+from threeshnet.encoders.model import RetrievalModel
+from threeshnet.errors import DataError
+from threeshnet.files import write_rows
+from threeshnet.metrics.corrections import BETA, Corrected, inverted_softmax
+from threeshnet.metrics.ranks import rank_similarity
+from threeshnet.metrics.recalls import recall_of_ranks
+from threeshnet.metrics.similarity import EmbeddingSimilarity
+from threeshnet.nn.masking import unit
+from threeshnet.reports.markdown import fill, table
+from threeshnet.shards.manifest import Manifest, open_view, view_name
+from threeshnet.shards.reader import ShardedSplit
+from threeshnet.studies.folders import record
+from threeshnet.studies.running import METRICS
+from threeshnet.training.checkpoint import checkpoint_hash, read_checkpoint
+
+HERE = Path(__file__).resolve().parent
+FILE, PART, BATCH, VIEWS, SCORED, BANK = "views_scored.csv", "views_scored", 100, (1, 2, 3), "dev", "train"
+WAYS: dict[str, tuple[int, ...]] = {  # how often the photo counts, and each of its views
+    "photo": (1, 0, 0, 0),
+    "a view": (0, 1, 0, 0),
+    "photo and a view": (1, 1, 0, 0),
+    "photo and three views": (1, 1, 1, 1),
+    "photo twice and three views": (2, 1, 1, 1),
+}
+BETAS = (None, 5.0, 10.0, BETA, 30.0, 50.0)  # None: not corrected
+COLUMNS = ("setting", "objective", "job", "seed", "way", "beta", "photos", "captions", "rsum")
+COLUMNS += ("machine", "checkpoint", "commit")
+
+
+@torch.inference_mode()
+def encoded(model: RetrievalModel, split: ShardedSplit, fields: list[str]) -> Tensor:
+    """Embeddings [G, D] of a split's images."""
+    starts = range(0, split.images, BATCH)
+    batches = (range(start, min(start + BATCH, split.images)) for start in starts)
+    return torch.cat([model.encode_images(collate_images(split.read(rows, fields, extras=False))) for rows in batches])
+
+
+def rsum(images: Tensor, captions: Tensor, owners: Any, bank: tuple[Tensor, Tensor], beta: float | None) -> float:
+    """As it is, or with both sides corrected by the `bank` of images and captions."""
+    similarity = EmbeddingSimilarity(images, captions)
+    if beta is None:
+        return recall_of_ranks(rank_similarity(similarity, owners))["rsum"]
+    sides = {
+        "t2i": Corrected(similarity, inverted_softmax(images, bank[1], beta=beta), items="images"),
+        "i2t": Corrected(similarity, inverted_softmax(captions, bank[0], beta=beta), items="captions"),
+    }
+    found = {side: recall_of_ranks(rank_similarity(source, owners))[side] for side, source in sides.items()}
+    return sum(found[side][f"R@{cutoff}"] for side in sides for cutoff in (1, 5, 10))
+
+
+def rows_of(run: Path, shards: Path) -> Iterator[dict[str, Any]]:
+    """A row a way and inverse temperature of one finished run, by the checkpoint that it was scored with."""
+    selection = json.loads((run / METRICS).read_text(encoding="utf-8"))["selection"]
+    file = run / "checkpoints" / f"{selection}.ckpt"
+    card, model = read_checkpoint(file)["threeshnet"], threeshnet.load_model(file)
+    known = {"job": record(run)["job_name"], "machine": machine(), "checkpoint": checkpoint_hash(file)}
+    known |= {name: card["run"][name] for name in ("setting", "objective", "seed", "commit")}
+    dataset = Manifest.load(shards).dataset
+    folders = [shards, *(open_view(shards, view_name(dataset, number)) for number in VIEWS)]
+    seen = torch.stack([encoded(model, ShardedSplit(folder, SCORED), card["fields"]) for folder in folders])
+    split, train = ShardedSplit(shards, SCORED), ShardedSplit(shards, BANK)
+    captions, others = (model.encode_texts(list(each.caption_texts)).detach() for each in (split, train))
+    bank = encoded(model, train, card["fields"]), others
+    for way, weights in WAYS.items():
+        images = unit(torch.einsum("v,vgd->gd", torch.tensor(weights, dtype=seen.dtype), seen))
+        for beta in BETAS:
+            score = {"photos": len(images), "captions": len(captions)}
+            score |= {"rsum": f"{rsum(images, captions, split.owners, bank, beta):.1f}"}
+            yield known | {"way": way, "beta": "" if beta is None else f"{beta:g}"} | score
+
+
+def table_of(rows: Iterable[Mapping[str, Any]]) -> str:
+    """A line a run and way, with its rsum at each inverse temperature."""
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in rows:
+        which = tuple(str(row[name]) for name in ("setting", "objective", "job", "way"))
+        lines.setdefault(which, {})[row["beta"]] = row["rsum"]
+    betas: Sequence[str] = list(next(iter(lines.values())))
+    head = ["setting", "objective", "job", "images", *(f"beta {beta}" if beta else "rsum" for beta in betas)]
+    return table(head, [[*which, *found.values()] for which, found in lines.items()])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, help="of run directories")
+    parser.add_argument("--shards", required=True, type=Path, help="that the runs were trained on")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of views_scored.csv and README.md")
+    asked = parser.parse_args()
+    finished = sorted(file.parent for folder in asked.folders for file in folder.rglob(METRICS))
+    runs = [run for run in finished if (run / "checkpoints").is_dir()]  # an evaluation has none
+    if not runs:
+        raise DataError(f"no finished run in or below {', '.join(map(str, asked.folders))}")
+    rows = [row for run in runs for row in rows_of(run, asked.shards)]
+    write_rows(asked.out / FILE, COLUMNS, rows)
+    fill(asked.out / "README.md", {PART: table_of(rows)})
+    print(table_of(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The script that asks what views and corrections are worth when a model is scored: its scores are the evaluation's."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from threeshnet.errors import DataError
+from threeshnet.reports.markdown import filled
+
+SCRIPT = Path(__file__).parents[2] / "experiments/options/views_scored.py"
+
+
+@pytest.fixture(scope="module")
+def views_scored() -> Any:
+    spec = importlib.util.spec_from_file_location("views_scored", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_scores_are_those_of_the_evaluation(
+    views_scored: Any,
+    whole: Path,
+    synthetic_shards: Path,
+    command: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = json.loads((synthetic_shards / "manifest.json").read_text())["dataset"]
+    for folder in (name, *(f"{name}_view{number}" for number in views_scored.VIEWS)):  # views that show the same
+        shutil.copytree(synthetic_shards, tmp_path / folder)
+    monkeypatch.setattr(views_scored, "SCORED", "testall")
+    found = {(row["way"], row["beta"]): row for row in views_scored.rows_of(whole, tmp_path / name)}
+    assert all(set(views_scored.COLUMNS) == row.keys() for row in found.values())
+    assert len(found) == len(views_scored.WAYS) * len(views_scored.BETAS)
+    (file,) = (whole / "checkpoints").glob(f"{json.loads((whole / 'metrics.json').read_text())['selection']}.ckpt")
+    for beta, more in (("", []), ("20", ["correction=inverted_softmax", "bank=train"])):
+        out = tmp_path / f"scored{beta}"
+        words = [f"checkpoint={file}", f"shards={tmp_path / name}", "split=testall", f"out={out}", *more]
+        ended = command("evaluate", *words, "workers=0", "accelerator=cpu")
+        assert ended.code == 0, ended.err
+        rsum = json.loads((out / "metrics.json").read_text())["rsum"]
+        assert {found[way, beta]["rsum"] for way in views_scored.WAYS} == {f"{rsum:.1f}"}
+
+
+def test_the_committed_table_is_that_of_the_committed_rows(views_scored: Any) -> None:
+    with (SCRIPT.parent / "views_scored.csv").open(encoding="utf-8", newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    text = (SCRIPT.parent / "README.md").read_text(encoding="utf-8")
+    assert filled(text, {"views_scored": views_scored.table_of(rows)}, SCRIPT) == text
+    assert len(rows) % (len(views_scored.WAYS) * len(views_scored.BETAS)) == 0
+
+
+def test_a_folder_without_runs_is_named(
+    views_scored: Any, tmp_path: Path, synthetic_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["views_scored.py", str(tmp_path), "--shards", str(synthetic_shards)])
+    with pytest.raises(DataError, match=f"no finished run in or below {tmp_path}"):
+        views_scored.main()
