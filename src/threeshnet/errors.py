@@ -85,6 +85,17 @@ def shortened(text: str, most: int = 2000) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
+def no_numbers(name: str, values: Iterable[object]) -> list[str]:
+    """What is wrong with a list of numbers that have to be whole, not negative and different: nothing, or the message.
+
+    >>> no_numbers("views", [1, 2]), no_numbers("views", [1, 1])
+    ([], ['views=[1, 1]: expected different numbers from 0, as [1, 2, 3]'])
+    """
+    given = list(values)
+    fit = all(type(number) is int and number >= 0 for number in given) and len(set(given)) == len(given)
+    return [] if fit else [f"{name}={given}: expected different numbers from 0, as [1, 2, 3]"]
+
+
 def one_of(name: str, value: object, known: Iterable[object]) -> str:
     """The message for a name that does not exist.
 

@@ -294,9 +294,10 @@ def test_commands_make_views_and_train_with_them(tmp_path: Path, command: Any) -
     made = sorted(folder.name for folder in (tmp_path / "shards").iterdir())
     assert made == ["folder", "folder_view1", "folder_view3"]
     assert [Manifest.load(tmp_path / "shards" / name).dataset for name in made] == made
-    for wrong in ("[]", "[1,1]", "[-1]", "[one]"):
-        ended = command("shards", *words, f"out={tmp_path / 'shards'}", "view=random_crop", f"views={wrong}")
-        assert (ended.code, "expected different numbers" in ended.err) == (1, True), ended.err
+    wrong = dict.fromkeys(("[1,1]", "[-1]", "[one]"), "expected different numbers from 0") | {"[]": "name the views"}
+    for views, said in wrong.items():
+        ended = command("shards", *words, f"out={tmp_path / 'shards'}", "view=random_crop", f"views={views}")
+        assert (ended.code, said in ended.err) == (1, True), ended.err
     small = ["features=grid", "data=folder", "text=tiny", "dim=8", "trainer.max_steps=2", "batches.batch_size=4"]
     small += ["batches.workers=0", "trainer.accelerator=cpu", "highlights=0", f"shards={tmp_path / 'shards'}"]
     ended = command("train", *small, f"out={tmp_path / 'run'}", "augment.views=[folder_view1]")

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from threeshnet.batches.datamodule import held_out
-from threeshnet.errors import ConfigError, DataError, Problems, one_of
+from threeshnet.errors import ConfigError, DataError, Problems, no_numbers, one_of
 from threeshnet.metrics.coco_judgements import judged, load_judgements
 from threeshnet.metrics.constants import constants
 from threeshnet.metrics.corrections import CORRECTIONS, CSLS_NEAREST
@@ -90,8 +90,7 @@ def scored_views(cfg: DictConfig) -> list[str]:
 
 def _of_views(cfg: DictConfig) -> Iterator[str]:
     """What is wrong with the views that are asked for."""
-    if len(set(cfg.views)) < len(cfg.views) or not all(type(number) is int and number >= 0 for number in cfg.views):
-        yield f"views={cfg.views}: expected different numbers from 0, as [1,2,3]"
+    yield from no_numbers("views", cfg.views)
     if cfg.out is None:
         yield f"views={cfg.views} without OUT: its metrics.json would replace that of the photos as they are"
     if cfg.perturb:

@@ -12,7 +12,7 @@ from rich.console import Console
 from threeshnet.commands import current_commit
 from threeshnet.commands.errors import quiet
 from threeshnet.commands.made_shards import show, show_leakage, show_share
-from threeshnet.errors import ConfigError
+from threeshnet.errors import ConfigError, Problems, no_numbers
 from threeshnet.features.extractor import Extractor
 from threeshnet.features.predict import choose_sources
 from threeshnet.records import AnnotatedSet
@@ -35,11 +35,11 @@ def make_data(cfg: DictConfig) -> None:
 
 
 def numbers(views: ListConfig) -> list[int]:
-    """Which views are made.  Raises ConfigError for anything but different numbers."""
-    given = list(views)
-    if not given or len(set(given)) < len(given) or not all(type(number) is int and number >= 0 for number in given):
-        raise ConfigError(f"views={views}: expected different numbers from 0, as [1,2,3]")
-    return given
+    """Which views are made.  Raises ConfigError for anything but different numbers, and for none."""
+    problems = Problems("make data")
+    problems.extend(no_numbers("views", views) if views else ["views=[]: name the views to make, as [1, 2, 3]"])
+    problems.raise_as(ConfigError)
+    return list(views)
 
 
 def make_set(cfg: DictConfig, annotated: AnnotatedSet, sources: Sequence[Extractor], number: int | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from threeshnet.errors import ConfigError, Problems, one_of
+from threeshnet.errors import ConfigError, Problems, no_numbers, one_of
 
 KEYS = ("title", "question", "factors", "baseline", "seeds", "derived", "search", "reference", "when_named")
 OF_DERIVED = ("factor", "of", "protocol", "data", "views", "correction", "perturb", "beside")
@@ -131,8 +131,7 @@ def _rule(name: str, made: Mapping[str, Any], problems: Problems) -> Derived:
         problems.add(f"derived {name}: a correction takes training queries, which `data` of another kind has not seen")
     if views and (data or perturb):
         problems.add(f"derived {name}: views are of the photos of the training as they are, without data or perturb")
-    if len(set(views)) < len(views) or not all(type(number) is int and number >= 0 for number in views):
-        problems.add(f"derived {name}: views={list(views)}: expected different numbers from 0, as [1, 2, 3]")
+    problems.extend(no_numbers(f"derived {name}: views", views))
     if (rule.protocol == TRANSFER) != bool(rule.data):
         problems.add(f"derived {name}: protocol={TRANSFER} and `data` (of the training: of the scoring) go together")
     alone = {"correction": correction, "perturb": perturb, "protocol": TRANSFER if protocol == TRANSFER else None}
