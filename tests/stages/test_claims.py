@@ -199,6 +199,7 @@ def test_what_a_shuffled_map_costs_other_places_is_what_the_rows_say() -> None:
 
 
 PROXY, FULL = "grid_flickr8k/flickr8k_proxy", "grid_flickr8k/flickr8k_yardstick_gpu"
+ON_CPUS = "grid_flickr8k/flickr8k_yardstick"
 
 
 @pytest.mark.parametrize(
@@ -227,6 +228,14 @@ PROXY, FULL = "grid_flickr8k/flickr8k_proxy", "grid_flickr8k/flickr8k_yardstick_
                 ("short", "chosen in the proxy, has {:.1f} ± {:.1f}:"),
             )
         ),
+        *(
+            ("recipe", [f"{ON_CPUS}, {level}, rsum, {statistic}" for statistic in ("mean", "deviation")], said)
+            for level, said in (
+                ("recommended", "three other views of each training photo, has {:.1f} ± {:.1f}."),
+                ("recommended_in_views", "seen in three other views as well it has {:.1f} ± {:.1f},"),
+                ("recommended_in_views_corrected", "photos besides **{:.1f} ± {:.1f}**"),
+            )
+        ),
     ],
 )
 def test_the_front_page_says_what_the_rows_say(name: str, keys: list[str], said: str) -> None:
@@ -237,7 +246,8 @@ def test_the_front_page_says_what_the_rows_say(name: str, keys: list[str], said:
 
 
 @pytest.mark.parametrize(
-    ("name", "pairs", "verdict"), [("parts", 3, "no difference shown"), ("options", 4, "difference")]
+    ("name", "pairs", "verdict"),
+    [("parts", 3, "no difference shown"), ("options", 4, "difference"), ("recipe", 3, "difference")],
 )
 def test_what_photos_say_of_each_pair_of_models_stands_beside_what_seeds_say(
     name: str, pairs: int, verdict: str
