@@ -20,14 +20,13 @@ import threeshnet
 from threeshnet.batches.collate import collate_images
 from threeshnet.commands.job_record import machine
 from threeshnet.encoders.model import RetrievalModel
-from threeshnet.errors import DataError
 from threeshnet.files import write_rows
 from threeshnet.metrics.ranks import rank_similarity
 from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.reports.markdown import fill, table
 from threeshnet.shards.reader import ShardedSplit
-from threeshnet.studies.folders import record
+from threeshnet.studies.folders import record, trainings
 from threeshnet.studies.running import METRICS
 from threeshnet.training.checkpoint import checkpoint_hash, read_checkpoint
 
@@ -81,11 +80,7 @@ def main() -> None:
     parser.add_argument("--splits", nargs="+", default=["train", "dev"])
     parser.add_argument("--out", type=Path, default=HERE, help="folder of by_heart.csv and README.md")
     asked = parser.parse_args()
-    finished = sorted(file.parent for folder in asked.folders for file in folder.rglob(METRICS))
-    runs = [run for run in finished if (run / "checkpoints").is_dir()]  # an evaluation has none
-    if not runs:
-        raise DataError(f"no finished run in or below {', '.join(map(str, asked.folders))}")
-    rows = [row for run in runs for row in rows_of(run, asked.shards, asked.splits)]
+    rows = [row for run in trainings(asked.folders) for row in rows_of(run, asked.shards, asked.splits)]
     write_rows(asked.out / FILE, COLUMNS, rows)
     fill(asked.out / "README.md", {PART: table_of(rows)})
     print(table_of(rows))

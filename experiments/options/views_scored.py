@@ -21,7 +21,6 @@ import threeshnet
 from threeshnet.batches.collate import collate_images
 from threeshnet.commands.job_record import machine
 from threeshnet.encoders.model import RetrievalModel
-from threeshnet.errors import DataError
 from threeshnet.files import write_rows
 from threeshnet.metrics.corrections import BETA, Corrected, inverted_softmax
 from threeshnet.metrics.ranks import rank_similarity
@@ -31,7 +30,7 @@ from threeshnet.nn.masking import unit
 from threeshnet.reports.markdown import fill, table
 from threeshnet.shards.manifest import Manifest, open_view, view_name
 from threeshnet.shards.reader import ShardedSplit
-from threeshnet.studies.folders import record
+from threeshnet.studies.folders import record, trainings
 from threeshnet.studies.running import METRICS
 from threeshnet.training.checkpoint import checkpoint_hash, read_checkpoint
 
@@ -108,11 +107,7 @@ def main() -> None:
     parser.add_argument("--shards", required=True, type=Path, help="that the runs were trained on")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of views_scored.csv and README.md")
     asked = parser.parse_args()
-    finished = sorted(file.parent for folder in asked.folders for file in folder.rglob(METRICS))
-    runs = [run for run in finished if (run / "checkpoints").is_dir()]  # an evaluation has none
-    if not runs:
-        raise DataError(f"no finished run in or below {', '.join(map(str, asked.folders))}")
-    rows = [row for run in runs for row in rows_of(run, asked.shards)]
+    rows = [row for run in trainings(asked.folders) for row in rows_of(run, asked.shards)]
     write_rows(asked.out / FILE, COLUMNS, rows)
     fill(asked.out / "README.md", {PART: table_of(rows)})
     print(table_of(rows))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,14 @@ import pytest
 from threeshnet.errors import DataError
 from threeshnet.reports.markdown import filled
 
+from ..scripts import loaded
+
 SCRIPT = Path(__file__).parents[2] / "experiments/options/by_heart.py"
 
 
 @pytest.fixture(scope="module")
 def by_heart() -> Any:
-    spec = importlib.util.spec_from_file_location("by_heart", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(SCRIPT)
 
 
 def test_scores_are_those_of_the_run(by_heart: Any, whole: Path, synthetic_shards: Path) -> None:

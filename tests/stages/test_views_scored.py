@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 
 from threeshnet.errors import DataError
 from threeshnet.reports.markdown import filled
+
+from ..scripts import loaded
 
 SCRIPT = Path(__file__).parents[2] / "experiments/options/views_scored.py"
 
 
 @pytest.fixture(scope="module")
 def views_scored() -> Any:
-    spec = importlib.util.spec_from_file_location("views_scored", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(SCRIPT)
 
 
 def test_scores_are_those_of_the_evaluation(
@@ -36,8 +34,13 @@ def test_scores_are_those_of_the_evaluation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     name = json.loads((synthetic_shards / "manifest.json").read_text())["dataset"]
-    for folder in (name, *(f"{name}_view{number}" for number in views_scored.VIEWS)):  # views that show the same
-        shutil.copytree(synthetic_shards, tmp_path / folder)
+    shutil.copytree(synthetic_shards, tmp_path / name)
+    for number in views_scored.VIEWS:
+        shutil.copytree(synthetic_shards, tmp_path / f"{name}_view{number}")
+        for file in (tmp_path / f"{name}_view{number}").glob("*.h5"):
+            with h5py.File(file, "r+") as opened:
+                stored = opened["region/features"]
+                stored[...] = np.roll(stored[...], number, axis=0)  # pyright: ignore
     monkeypatch.setattr(views_scored, "SCORED", "testall")
     found = {(row["way"], row["beta"]): row for row in views_scored.rows_of(whole, tmp_path / name)}
     assert all(set(views_scored.COLUMNS) == row.keys() for row in found.values())
@@ -46,10 +49,13 @@ def test_scores_are_those_of_the_evaluation(
     for beta, more in (("", []), ("20", ["correction=inverted_softmax", "bank=train"])):
         out = tmp_path / f"scored{beta}"
         words = [f"checkpoint={file}", f"shards={tmp_path / name}", "split=testall", f"out={out}", *more]
-        ended = command("evaluate", *words, "workers=0", "accelerator=cpu")
-        assert ended.code == 0, ended.err
-        rsum = json.loads((out / "metrics.json").read_text())["rsum"]
-        assert {found[way, beta]["rsum"] for way in views_scored.WAYS} == {f"{rsum:.1f}"}
+        scored = {}
+        for way, views in (("photo", "[]"), ("photo and a view", "[1]"), ("photo and three views", "[1,2,3]")):
+            ended = command("evaluate", *words, "workers=0", "accelerator=cpu", f"views={views}")
+            assert ended.code == 0, ended.err
+            scored[way] = f"{json.loads((out / 'metrics.json').read_text())['rsum']:.1f}"
+        assert {way: found[way, beta]["rsum"] for way in scored} == scored
+        assert len(set(scored.values())) > 1
 
 
 def test_the_committed_table_is_that_of_the_committed_rows(views_scored: Any) -> None:

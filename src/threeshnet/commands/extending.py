@@ -84,6 +84,8 @@ def check_extras(cfg: DictConfig, checkpoints: int) -> None:
 
 def scored_views(cfg: DictConfig) -> list[str]:
     """The shards of the other views that images are scored in, by the numbers that were asked for."""
+    if not cfg.views:
+        return []
     dataset = Manifest.load(open_shards(cfg.shards)).dataset
     return [view_name(dataset, number) for number in cfg.views]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from threeshnet.errors import DataError
 from threeshnet.files import write_json
 from threeshnet.studies.identity import differing
 from threeshnet.studies.running import METRICS
@@ -54,6 +55,15 @@ def finished_runs(roots: Iterable[Path]) -> dict[str, Path]:
                 folder, name = file.parent, record(file.parent).get("identity")
                 if name and (folder / METRICS).is_file() and not (folder / METRICS).is_symlink():
                     found.setdefault(name, folder.absolute())
+    return found
+
+
+def trainings(folders: Sequence[Path]) -> list[Path]:
+    """The finished trainings in or below some folders.  Raises DataError where there is none."""
+    finished = sorted(file.parent for folder in folders for file in folder.rglob(METRICS))
+    found = [folder for folder in finished if (folder / LAST).parent.is_dir()]  # an evaluation has none
+    if not found:
+        raise DataError(f"no finished run in or below {', '.join(map(str, folders))}")
     return found
 
 
