@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from itertools import permutations
 from pathlib import Path
@@ -18,18 +17,15 @@ from threeshnet.metrics.recalls import recall
 from threeshnet.shards.manifest import Manifest
 from threeshnet.studies.identity import data_fingerprint
 
+from ..scripts import loaded
+
 ROOT = Path(__file__).parents[2]
 BASELINES = ROOT / "experiments/baselines"
 
 
 @pytest.fixture(scope="module")
 def baselines() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("baselines", BASELINES / "run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(BASELINES / "run.py")
 
 
 @pytest.mark.parametrize("owners", [[0, 1, 2], [0, 0, 1, 2], [0, 0, 0, 1, 1, 2]])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -21,17 +20,14 @@ from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.reports.study_rows import read_rows
 
+from ..scripts import loaded
+
 PAGE = Path(__file__).parents[2] / "experiments/beyond_recall"
 
 
 @pytest.fixture(scope="module")
 def page() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("beyond_recall", PAGE / "collect.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(PAGE / "collect.py")
 
 
 def unit(rows: int, seed: int) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import re
 import shutil
@@ -23,6 +22,8 @@ from threeshnet.reports.study_photos import BY_PHOTO
 from threeshnet.reports.study_prose import value_of
 from threeshnet.reports.study_report import Comparison
 from threeshnet.reports.study_rows import FIXED, Row, read_rows
+
+from ..scripts import loaded
 
 KINDS = ("fresh", "trained")
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -91,12 +92,7 @@ def test_what_models_of_the_demo_tell_apart_is_what_the_rows_say() -> None:
 
 def script(name: str) -> Any:
     """A script below experiments as a module."""
-    spec = importlib.util.spec_from_file_location(Path(name).stem, EXPERIMENTS / name)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(EXPERIMENTS / name)
 
 
 def test_the_variance_of_places_is_split_where_it_comes_from() -> None:

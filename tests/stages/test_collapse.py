@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import logging
 import shutil
@@ -21,6 +20,8 @@ from torch.utils.data import DataLoader
 
 from threeshnet.training.collapse import CollapseWatch
 from threeshnet.training.module import RetrievalModule
+
+from ..scripts import loaded
 
 COLLAPSE = Path(__file__).parents[2] / "experiments/collapse"
 
@@ -67,12 +68,7 @@ def test_the_first_epoch_that_told_nothing_apart_is_named(
 
 @pytest.fixture(scope="module")
 def curves() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("collapse_curves", COLLAPSE / "curves.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(COLLAPSE / "curves.py")
 
 
 def write_run(folder: Path, losses: list[float], *, warm_up: int, seed: int = 0) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -13,19 +12,14 @@ from typing import Any
 
 import pytest
 
+from ..scripts import loaded
+
 GENERATED = ("results.csv", "demo.png")
 
 
 @pytest.fixture(scope="module")
 def report(root: Path) -> ModuleType:
-    found = importlib.util.spec_from_file_location(
-        "first_photos_report", root / "experiments" / "first_photos" / "report.py"
-    )
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+    return loaded(root / "experiments" / "first_photos" / "report.py")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +17,8 @@ from threeshnet.metrics.folds import fold_ranks
 from threeshnet.metrics.protocols import PROTOCOLS, Scored, describe, rank, score
 from threeshnet.metrics.ranks import rank_similarity
 from threeshnet.metrics.similarity import EmbeddingSimilarity, tiles
+
+from ..scripts import loaded
 
 CUTOFFS = (1, 5, 10)
 
@@ -182,14 +183,7 @@ def test_infinite_similarities_have_ranks_and_mixed_ones_too() -> None:
 
 
 def script(root: Path, name: str) -> ModuleType:
-    found = importlib.util.spec_from_file_location(
-        f"protocols_{name}", root / "experiments" / "protocols" / f"{name}.py"
-    )
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+    return loaded(root / "experiments" / "protocols" / f"{name}.py")
 
 
 def test_the_large_gallery_script_checks_itself(

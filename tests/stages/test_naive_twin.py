@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+
+from ..scripts import loaded
 
 TINY = ["--batch=6", "--dim=16", "--text=tiny", "--warm-up=0", "--steps=1", "--no-memory"]
 
@@ -18,14 +19,9 @@ def compare(root: Path) -> ModuleType:
     folder = root / "experiments" / "speed" / "naive_twin"
     sys.path.insert(0, str(folder))  # compare.py is a script, and its folder is where it finds naive.py
     try:
-        found = importlib.util.spec_from_file_location("naive_twin_compare", folder / "compare.py")
-        assert found is not None
-        assert found.loader is not None
-        module = importlib.util.module_from_spec(found)
-        found.loader.exec_module(module)
+        return loaded(folder / "compare.py")
     finally:
         sys.path.remove(str(folder))
-    return module
 
 
 def test_the_fast_model_and_the_plain_one_have_the_same_loss(compare: ModuleType, tmp_path: Path) -> None:

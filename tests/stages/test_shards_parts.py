@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -28,6 +27,8 @@ from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.plan import plan_shards, share_of
 from threeshnet.shards.verify import verify
 from threeshnet.shards.writer import ShardWriter
+
+from ..scripts import loaded
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -318,9 +319,4 @@ def test_the_comparison_of_the_kills_sees_a_byte(tmp_path: Path) -> None:
 
 
 def script_module() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("kills", ROOT / "experiments" / "extraction" / "kills.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(ROOT / "experiments" / "extraction" / "kills.py")
