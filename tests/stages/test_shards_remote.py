@@ -12,7 +12,7 @@ import pytest
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.records import ImageArrays, Photo
 from threeshnet.shards import remote
-from threeshnet.shards.manifest import Manifest, ShardEntry, SplitEntry, file_sha256, open_shards
+from threeshnet.shards.manifest import Manifest, ShardEntry, SplitEntry, file_sha256, open_shards, open_view
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.shards.schema import layout_of_arrays
 from threeshnet.shards.writer import write_shard
@@ -52,6 +52,19 @@ def bucket(local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def cached(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.glob("*.h5"))
+
+
+def test_another_view_lies_beside_the_shards_in_the_bucket_too(local: Path, bucket: str) -> None:
+    """Beside their address, not beside the folder that stands for it here."""
+    folder = open_shards(bucket)
+    with pytest.raises(
+        DataError, match=rf"looked for manifest.json at {bucket.removesuffix('toy')}toy_view1; make .*upload"
+    ):
+        open_view(folder, "toy_view1")
+    fsspec.filesystem("memory").put(str(local), f"{bucket}_view1", recursive=True)
+    assert open_view(folder, "toy_view1") == open_shards(f"{bucket}_view1")
+    here, there = ShardedSplit(local, "train"), ShardedSplit(open_view(folder, "toy_view1"), "train")
+    assert np.array_equal(here.read([3, 9], ["region"]).regions[1], there.read([3, 9], ["region"]).regions[1])
 
 
 def test_arrays_are_those_of_the_folder_in_a_cache_of_bounded_size(local: Path, bucket: str) -> None:

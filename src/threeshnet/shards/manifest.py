@@ -13,7 +13,7 @@ from typing import Any
 from threeshnet.errors import DataError, shortened
 from threeshnet.files import write_json
 from threeshnet.shards.manifest_form import manifest_faults
-from threeshnet.shards.remote import is_remote, mirror
+from threeshnet.shards.remote import address_of, is_remote, mirror
 from threeshnet.shards.schema import FORMAT, Layout
 
 log = logging.getLogger(__name__)
@@ -197,10 +197,15 @@ def open_shards(folder: Path | str, dataset: str | None = None) -> Path:
 
 
 def open_view(folder: Path, name: str) -> Path:
-    """The shards `name` beside those in `folder`: another view of the same photos.  Raises DataError without them."""
+    """The shards `name` beside those in `folder`, or beside their address: another view of the same photos.
+
+    Raises DataError without them.
+    """
+    own, address = Manifest.load(folder).dataset, address_of(folder)
+    if address is not None:
+        return _open_remote_view(f"{address.rpartition('/')[0]}/{name}", own, name)
     beside = folder.parent / name
     if not (beside / MANIFEST).is_file():
-        own = Manifest.load(folder).dataset
         raise DataError(f"No shards of {name}: looked for {beside / MANIFEST}; make them with: {make_view(own, name)}")
     return beside
 
@@ -222,6 +227,15 @@ def _open_remote(address: str, dataset: str | None) -> Path:
         if (found := mirror(place)) is not None:
             return found
     raise DataError(f"No shards: looked for {MANIFEST} at {', '.join(places)}; upload the folder that `make data` made")
+
+
+def _open_remote_view(address: str, own: str, name: str) -> Path:
+    if (found := mirror(address)) is None:
+        raise DataError(
+            f"No shards of {name}: looked for {MANIFEST} at {address}; make them beside the shards of {own} with: "
+            f"{make_view(own, name)} and upload that folder too"
+        )
+    return found
 
 
 def _stands_for(folder: Path, dataset: str | None) -> bool:
