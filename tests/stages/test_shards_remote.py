@@ -67,6 +67,13 @@ def test_another_view_lies_beside_the_shards_in_the_bucket_too(local: Path, buck
     assert np.array_equal(here.read([3, 9], ["region"]).regions[1], there.read([3, 9], ["region"]).regions[1])
 
 
+def test_nothing_lies_beside_the_root_of_a_bucket(local: Path) -> None:
+    """What looks like it is another bucket, of somebody else."""
+    fsspec.filesystem("memory").put(f"{local}/", "memory://whole_bucket", recursive=True)
+    with pytest.raises(DataError, match=r"toy_view1.*beside the root of a bucket.*folder"):
+        open_view(open_shards("memory://whole_bucket"), "toy_view1")
+
+
 def test_arrays_are_those_of_the_folder_in_a_cache_of_bounded_size(local: Path, bucket: str) -> None:
     folder = open_shards(bucket, "toy")
     assert open_shards(bucket.removesuffix("/toy"), "toy") == folder

@@ -203,7 +203,7 @@ def open_view(folder: Path, name: str) -> Path:
     """
     own, address = Manifest.load(folder).dataset, address_of(folder)
     if address is not None:
-        return _open_remote_view(f"{address.rpartition('/')[0]}/{name}", own, name)
+        return _open_remote_view(address, own, name)
     beside = folder.parent / name
     if not (beside / MANIFEST).is_file():
         raise DataError(f"No shards of {name}: looked for {beside / MANIFEST}; make them with: {make_view(own, name)}")
@@ -230,9 +230,14 @@ def _open_remote(address: str, dataset: str | None) -> Path:
 
 
 def _open_remote_view(address: str, own: str, name: str) -> Path:
-    if (found := mirror(address)) is None:
+    parent, _, _ = address.rpartition("/")
+    if parent.endswith("/"):  # s3://bucket: its neighbours are other people's buckets
         raise DataError(
-            f"No shards of {name}: looked for {MANIFEST} at {address}; make them beside the shards of {own} with: "
+            f"No shards of {name}: nothing lies beside the root of a bucket; put {address} into a folder of it"
+        )
+    if (found := mirror(f"{parent}/{name}")) is None:
+        raise DataError(
+            f"No shards of {name}: looked for {MANIFEST} at {parent}/{name}; make them beside those of {own} with: "
             f"{make_view(own, name)} and upload that folder too"
         )
     return found
