@@ -90,14 +90,9 @@ def test_what_models_of_the_demo_tell_apart_is_what_the_rows_say() -> None:
     assert f"and {both} where two things have changed places" in prose
 
 
-def script(name: str) -> Any:
-    """A script below experiments as a module."""
-    return loaded(EXPERIMENTS / name)
-
-
 def test_the_variance_of_places_is_split_where_it_comes_from() -> None:
     """With one class everywhere only positions differ, and without their weights only classes do."""
-    parts_of_variance = script("robustness/places.py").parts_of_variance
+    parts_of_variance = loaded(EXPERIMENTS / "robustness/places.py").parts_of_variance
     torch.manual_seed(0)
     places = PlaceEncoder(classes=5)
     maps = torch.randint(0, 5, (2, 64, 64), dtype=torch.uint8)
@@ -116,7 +111,7 @@ def test_the_line_in_the_figure_of_the_recipes_is_a_committed_row() -> None:
 
 
 def test_runs_are_told_apart_once_each_and_nothing_else_is_taken(tmp_path: Path) -> None:
-    told = script("parts/told_apart.py")
+    told = loaded(EXPERIMENTS / "parts/told_apart.py")
     by_tag = {tag: {"pair_accuracy": 50.0 + number} for number, tag in enumerate(told.TAGS)}
     facts = {"study": "parts", "seed": 0, "machine": "2 CPU cores", "job_name": "a"}
     for name, metrics in (("a", {"by_tag": by_tag, "rsum": 1.0, "checkpoint": "c", "commit": "d"}), ("other", {})):

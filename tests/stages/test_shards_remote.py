@@ -21,9 +21,8 @@ fsspec = pytest.importorskip("fsspec")
 SHARDS, IMAGES = 5, 4
 
 
-@pytest.fixture
-def local(tmp_path: Path) -> Path:
-    folder, rng, entries = tmp_path / "local", np.random.default_rng(0), []
+def made(folder: Path, seed: int) -> Path:
+    rng, entries = np.random.default_rng(seed), []
     folder.mkdir()
     layout = None
     for number in range(SHARDS):
@@ -36,6 +35,11 @@ def local(tmp_path: Path) -> Path:
     assert layout is not None
     Manifest("toy", layout, {"train": SplitEntry(SHARDS * IMAGES, SHARDS * IMAGES, tuple(entries))}).save(folder)
     return folder
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Path:
+    return made(tmp_path / "local", seed=0)
 
 
 @pytest.fixture
@@ -54,17 +58,20 @@ def cached(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.glob("*.h5"))
 
 
-def test_another_view_lies_beside_the_shards_in_the_bucket_too(local: Path, bucket: str) -> None:
+def test_another_view_lies_beside_the_shards_in_the_bucket_too(bucket: str, tmp_path: Path) -> None:
     """Beside their address, not beside the folder that stands for it here."""
     folder = open_shards(bucket)
     with pytest.raises(
         DataError, match=rf"looked for manifest.json at {bucket.removesuffix('toy')}toy_view1; make .*upload"
     ):
         open_view(folder, "toy_view1")
-    fsspec.filesystem("memory").put(str(local), f"{bucket}_view1", recursive=True)
+    view = made(tmp_path / "view", seed=1)
+    fsspec.filesystem("memory").put(str(view), f"{bucket}_view1", recursive=True)
     assert open_view(folder, "toy_view1") == open_shards(f"{bucket}_view1")
-    here, there = ShardedSplit(local, "train"), ShardedSplit(open_view(folder, "toy_view1"), "train")
-    assert np.array_equal(here.read([3, 9], ["region"]).regions[1], there.read([3, 9], ["region"]).regions[1])
+    own, here, there = (ShardedSplit(of, "train") for of in (folder, view, open_view(folder, "toy_view1")))
+    photo, expected, found = (split.read([9], ["region"]).regions for split in (own, here, there))
+    assert np.array_equal(found, expected)
+    assert not np.array_equal(found, photo)
 
 
 def test_nothing_lies_beside_the_root_of_a_bucket(local: Path) -> None:

@@ -28,11 +28,13 @@ from threeshnet.metrics.ranks import rank_similarity
 from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.records import AnnotatedSet, Photo
 from threeshnet.reports.table import named_protocol
+from threeshnet.shards import remote
 from threeshnet.shards.make import make_shards
 from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.studies.identity import identity, views_read
 from threeshnet.studies.running import METRICS
+from threeshnet.training.checkpoint import read_checkpoint
 
 WORDS = ("a", "red", "dog", "on", "grass")
 SIZES = {"train": 6, "dev": 3, "test": 2}
@@ -280,7 +282,28 @@ def check_mean_of_views(command: Any, file: Path, shards: Path, words: list[str]
     assert not torch.allclose(mean, seen[0], atol=1e-3)
 
 
-def test_commands_make_views_and_train_with_them(tmp_path: Path, command: Any) -> None:
+def check_bucket(command: Any, folder: Path, train: list[str], score: list[str]) -> None:
+    """What lies in a bucket trains the same weights as the folders do, and scores them alike."""
+    bucket = f"memory://{folder.name}/shards"
+    pytest.importorskip("fsspec").filesystem("memory").put(str(folder / "shards"), bucket, recursive=True)
+    ended = command(
+        "train", *train, f"shards={bucket}/folder", f"out={folder / 'afar'}", "augment.views=[folder_view1]"
+    )
+    assert ended.code == 0, ended.err
+    files = [folder / run / "checkpoints" / "last.ckpt" for run in ("run", "afar")]
+    here, afar = (read_checkpoint(file)["state_dict"] for file in files)
+    assert here.keys() == afar.keys()
+    assert all(torch.equal(here[name], afar[name]) for name in here)
+    ended = command(
+        "evaluate", f"checkpoint={files[1]}", *score, f"shards={bucket}/folder", f"out={folder / 'far'}", "views=[3,1]"
+    )
+    assert ended.code == 0, ended.err
+    found, expected = (json.loads((folder / name / METRICS).read_text()) for name in ("far", "scored"))
+    same = ("i2t", "t2i", "rsum", "scored_views")
+    assert [found[key] for key in same] == [expected[key] for key in same]
+
+
+def test_commands_make_views_and_train_with_them(tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
     for number in range(40):
@@ -306,6 +329,8 @@ def test_commands_make_views_and_train_with_them(tmp_path: Path, command: Any) -
     scored = [f"shards={tmp_path / 'shards' / 'folder'}", "workers=0", "accelerator=cpu", f"out={tmp_path / 'scored'}"]
     file = tmp_path / "run" / "checkpoints" / "last.ckpt"
     check_mean_of_views(command, file, tmp_path / "shards", scored)
+    monkeypatch.setenv(remote.WHERE, str(tmp_path / "cache"))
+    check_bucket(command, tmp_path, small[:-1], scored[1:-1])
     ended = command("train", *small, f"out={tmp_path / 'other'}", "augment.views=[folder_view2]")
     assert ended.code == 1
     assert "No shards of folder_view2: looked for" in ended.err
