@@ -192,6 +192,7 @@ def test_what_a_shuffled_map_costs_other_places_is_what_the_rows_say() -> None:
 
 PROXY, FULL = "grid_flickr8k/flickr8k_proxy", "grid_flickr8k/flickr8k_yardstick_gpu"
 ON_CPUS = "grid_flickr8k/flickr8k_yardstick"
+WAYS = ("", "_in_views", "_corrected", "_in_views_corrected")
 
 
 @pytest.mark.parametrize(
@@ -213,21 +214,20 @@ ON_CPUS = "grid_flickr8k/flickr8k_yardstick"
             "Carried over to 79 photos of COCO it has {:.0f} rsum less",
         ),
         *(
-            ("recipe", [f"{FULL}, {level}, rsum, {statistic}" for statistic in ("mean", "deviation")], said)
-            for level, said in (
-                ("official", "the paper's recipe has {:.1f} ± {:.1f} on the copies"),
-                ("official_corrected", "nothing trained, have {:.1f} ± {:.1f}."),
-                ("short", "chosen in the proxy, has {:.1f} ± {:.1f}:"),
+            ("recipe", [f"{ON_CPUS}, {recipe}{way}, rsum, {of}" for way in WAYS for of in ("mean", "deviation")], said)
+            for recipe, said in (
+                ("official", "`, the paper's | " + " | ".join(["{:.1f} ± {:.1f}"] * 4) + " |"),
+                ("recommended", " training photo | " + "{:.1f} ± {:.1f} | " * 3 + "**{:.1f} ± {:.1f}** |"),
             )
         ),
         *(
-            ("recipe", [f"{ON_CPUS}, {level}, rsum, {statistic}" for statistic in ("mean", "deviation")], said)
-            for level, said in (
-                ("recommended", "three other views of each training photo, has {:.1f} ± {:.1f}."),
-                ("recommended_in_views", "seen in three other views as well it has {:.1f} ± {:.1f},"),
-                ("recommended_in_views_corrected", "photos besides **{:.1f} ± {:.1f}**"),
+            ("recipe", [f"{ON_CPUS}, {pair}, rsum, {end}" for end in ("difference", "low", "high")], said)
+            for pair, said in (
+                ("recommended", "`recommended` is {:.1f} [-{:.1f}, {:.1f}] above `official` as it is"),
+                (f"recommended{WAYS[3]} less official{WAYS[3]}", "{:.1f} [{:.1f}, {:.1f}] in views and corrected"),
             )
         ),
+        ("recipe", [f"{FULL}, short, rsum{of}" for of in ("", ", deviation")], "in the proxy, has {:.1f} ± {:.1f}:"),
     ],
 )
 def test_the_front_page_says_what_the_rows_say(name: str, keys: list[str], said: str) -> None:
@@ -243,7 +243,7 @@ def test_what_is_above_the_yardstick_is_the_mean_less_it() -> None:
     (reference,) = study.reference.values()
     lines = (EXPERIMENTS / "recipe" / README).read_text(encoding="utf-8").splitlines()
     ours = {line: re.search(r"value: ([^,]*, [^,]*, rsum) -->", line) for line in lines if line.startswith("| `")}
-    assert len(ours) == 8
+    assert len(ours) == 12
     for line, key in ours.items():
         assert key is not None
         mean = value_of(key[1], rows, comparison_of(study, rows))
