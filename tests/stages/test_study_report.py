@@ -11,9 +11,11 @@ import pytest
 from scipy import stats
 
 from threeshnet.commands import CONF
-from threeshnet.commands.reporting import other_study
+from threeshnet.commands.preparing import load_study
+from threeshnet.commands.reporting import made_by, other_study
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.reports.study_checks import check_rows
+from threeshnet.reports.study_effects import effects
 from threeshnet.reports.study_prose import check_prose, value_of
 from threeshnet.reports.study_report import Comparison, tables
 from threeshnet.reports.study_rows import Row, read_rows
@@ -163,6 +165,34 @@ def test_factors_of_the_command_line_are_compared_within_their_levels(tmp_path: 
     text = tables(rows, Comparison({**COMPARISON.factors, "dim": []}, COMPARISON.baseline))
     assert text.count("baseline |") == 2 + 1  # and the header
     assert text.count("+5.0 [") == 2
+
+
+def test_what_a_level_is_worth_stands_together_for_all_settings(runs: list[Path], tmp_path: Path) -> None:
+    for level in RSUM:
+        write_run(tmp_path / "long" / level, level, 0, 300.0 + len(level), own={"setting": "long"})
+    write_run(tmp_path / "long" / "alone", "tanh", 1, 300.0, own={"setting": "long"})  # no baseline with its seed
+    rows = gathered([*runs, *sorted((tmp_path / "long").iterdir())], tmp_path / "results.csv")
+    comparison = Comparison({"activation": ["sigmoid", "none", "softmax"]}, COMPARISON.baseline)
+    lines = effects(rows, comparison, {"activation": {"softmax": "activation=softmax"}}).splitlines()[2:]
+    cells = tables(rows, comparison).split("| softmax | 0 1 2 |")[1].splitlines()[0].split(" | ")[7]
+    found, said = cells.removesuffix(" |").split(", difference")
+    assert lines == [
+        "| none | – | – | – | – | – | – | not run |",
+        f"| softmax | `activation=softmax` | `demo` | 210.0 | 0 1 2 | {found} | – | difference{said} |",
+        "| softmax | `activation=softmax` | `long` | 307.0 | 0 | +0.0 | – | one seed |",
+    ]
+    more = tmp_path / "more" / "j"
+    write_run(more, "softmax", 7, 1.0, own={"experiment": "grid_demo"})
+    write_run(tmp_path / "more" / "k", "sigmoid", 7, 3.0, own={"experiment": "grid_demo"})
+    rows = gathered([more, tmp_path / "more" / "k"], tmp_path / "results.csv")
+    assert "| grid_demo, `demo` | 3.0 | 7 | -2.0 | – | one seed |" in effects(rows, comparison, {"activation": {}})
+
+
+def test_what_makes_a_level_is_what_runs_it() -> None:
+    made = made_by(load_study("options"))["option"]
+    assert (made["none"], made["infonce_soft"]) == ("", "objective=infonce objective.temperature=0.1")
+    assert made["views_always_inverted_softmax"] == "augment=views views=[1,2,3] correction=inverted_softmax"
+    assert made_by(load_study("features"))["features"]["late_ensemble"] == "ensemble of region and grid"
 
 
 def test_a_seed_that_stands_twice_is_refused(runs: list[Path], tmp_path: Path) -> None:

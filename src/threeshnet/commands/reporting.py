@@ -20,6 +20,8 @@ from threeshnet.files import write_text
 from threeshnet.reports.claims import Studies, claims_table, parse_claims, published_table
 from threeshnet.reports.markdown import fill, filled, marks
 from threeshnet.reports.study_checks import check_rows
+from threeshnet.reports.study_effects import PART as EFFECTS
+from threeshnet.reports.study_effects import effects
 from threeshnet.reports.study_figure import draw
 from threeshnet.reports.study_photos import BY_PHOTO, read_by_photo
 from threeshnet.reports.study_prose import check_prose
@@ -51,7 +53,10 @@ def report(study: Study, folder: Path) -> tuple[list[Row], Comparison]:
     check_rows(rows, comparison)
     file = folder / README
     text = file.read_text(encoding="utf-8") if file.exists() else first_text(study)
-    text = filled(text, {PART: tables(rows, comparison)}, file)
+    parts = {PART: tables(rows, comparison)}
+    if marks(EFFECTS)[0] in text:
+        parts[EFFECTS] = effects(rows, comparison, made_by(study))
+    text = filled(text, parts, file)
     write_text(file, text)
     if rows:
         draw(rows, comparison, folder / FIGURE)
@@ -98,6 +103,21 @@ def comparison_of(study: Study, rows: Sequence[Row]) -> Comparison:
         levels[rule.factor].append(rule.name)
     factors = levels | {factor: [] for factor in other_factors(rows, list(levels))}
     return Comparison(factors, study.baseline, reference=study.reference)
+
+
+def made_by(study: Study) -> dict[str, dict[str, str]]:
+    """The overrides that make each level of each factor, those of derived ones when it is scored."""
+    made = {
+        factor: {level.name: " ".join(level.overrides) for level in found} for factor, found in study.factors.items()
+    }
+    for rule in study.derived:
+        scored = [f"views=[{','.join(map(str, rule.views))}]"] if rule.views else []
+        scored += [f"{key}={value}" for key in ("correction", "perturb") if (value := getattr(rule, key))]
+        together = f"{rule.protocol} of {' and '.join(rule.of)}"
+        made[rule.factor][rule.name] = (
+            " ".join([made[rule.factor][rule.of[0]], *scored]).strip() if scored else together
+        )
+    return made
 
 
 def first_text(study: Study) -> str:

@@ -80,21 +80,27 @@ def groups(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
     return found
 
 
+def place(names: Sequence[str], order: Mapping[str, Sequence[str]]) -> list[tuple[int, str]]:
+    """Where a combination of levels stands in the study's order; levels that it does not know come last, by name.
+
+    >>> sorted([["b"], ["x"], ["a"]], key=lambda names: place(names, {"factor": ["b", "a"]}))
+    [['b'], ['a'], ['x']]
+    """
+    return [
+        (list(levels).index(name) if name in levels else len(levels), name)
+        for name, levels in zip(names, order.values(), strict=True)
+    ]
+
+
+def _levels(row: Row, order: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    return tuple(row.get(factor, "") for factor in order)
+
+
 def by_level(rows: Sequence[Row], order: Mapping[str, Sequence[str]]) -> dict[tuple[str, ...], list[Row]]:
     """Rows by their levels of the factors, in the study's order, each by seed.  Raises DataError for a seed twice."""
-
-    def place(row: Row) -> list[tuple[int, str]]:
-        return [
-            (
-                list(levels).index(row.get(factor, "")) if row.get(factor, "") in levels else len(levels),
-                row.get(factor, ""),
-            )
-            for factor, levels in order.items()
-        ]
-
     found: dict[tuple[str, ...], list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (place(row), int(row["seed"]))):
-        found.setdefault(tuple(row.get(factor, "") for factor in order), []).append(row)
+    for row in sorted(rows, key=lambda row: (place(_levels(row, order), order), int(row["seed"]))):
+        found.setdefault(_levels(row, order), []).append(row)
     for levels, of in found.items():
         seeds = [row["seed"] for row in of]
         if len(set(seeds)) < len(seeds):

@@ -1,0 +1,67 @@
+"""What each level of a study is worth in every setting where it was run, level by level in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from threeshnet.reports.markdown import table
+from threeshnet.reports.study_report import (
+    NOTHING,
+    WITH_PHOTOS,
+    Comparison,
+    Levels,
+    against,
+    against_with_photos,
+    ends,
+    pairs_of,
+    verdict,
+)
+from threeshnet.reports.study_rows import Row, by_level, groups, place
+
+PART = "effects"  # name of the marks, in a README that wants the table
+HEADER = ("made by", "setting", "baseline", "seeds", "rsum against the baseline", WITH_PHOTOS, "verdict")
+ONE_SEED, NOT_RUN = "one seed", "not run"
+
+
+def effects(rows: Sequence[Row], comparison: Comparison, made_by: Mapping[str, Mapping[str, str]]) -> str:
+    """A line for every level and setting, the settings of a level together: what holds here and not there shows.
+
+    `made_by` says of each factor what makes its levels, as overrides.
+    """
+    experiments = {row["experiment"] for row in rows}
+    lines: list[tuple[tuple[str, ...], list[str]]] = []
+    for (experiment, setting), found in groups(rows).items():
+        where = f"`{setting}`" if len(experiments) == 1 else f"{experiment}, `{setting}`"
+        levels = by_level(found, comparison.factors)
+        for names in levels:
+            if names != comparison.base(names) and pairs_of(names, levels, comparison):
+                lines.append((names, [where, *_effect(names, levels, comparison)]))
+    lines += [(names, [NOTHING] * (len(HEADER) - 2) + [NOT_RUN]) for names in _not_run(rows, comparison)]
+    lines.sort(key=lambda line: place(line[0], comparison.factors))
+    said = [[*names, _made(names, made_by), *effect] for names, effect in lines]
+    return table([*comparison.factors, *HEADER], said)
+
+
+def _not_run(rows: Sequence[Row], comparison: Comparison) -> list[tuple[str]]:
+    """Levels of the one factor that no row has; with several, few combinations of levels are meant to be run."""
+    if len(comparison.factors) != 1:
+        return []
+    ((factor, levels),) = comparison.factors.items()
+    run = {row[factor] for row in rows} | {comparison.baseline.get(factor)}
+    return [(level,) for level in levels if level not in run]
+
+
+def _made(names: Sequence[str], made_by: Mapping[str, Mapping[str, str]]) -> str:
+    known = [made.get(name, "") for name, made in zip(names, made_by.values(), strict=False)]
+    return "; ".join(f"`{text}`" for text in known if text) or NOTHING
+
+
+def _effect(names: tuple[str, ...], levels: Levels, comparison: Comparison) -> list[str]:
+    """Mean of the baseline over the seeds that both have, these seeds, the difference, and what may be said of it."""
+    pairs = pairs_of(names, levels, comparison)
+    one, other = (sum(float(row["rsum"]) for row in side) / len(pairs) for side in zip(*pairs, strict=True))
+    apart, with_photos = against(names, levels, comparison, "rsum"), against_with_photos(names, levels, comparison)
+    known = [f"{other:.1f}", " ".join(row["seed"] for row, _ in pairs)]
+    if apart is None:
+        return [*known, f"{one - other:+.1f}", NOTHING, ONE_SEED]
+    return [*known, f"{apart.value:+.1f} {ends(apart)}", ends(with_photos), verdict(apart, with_photos)]
