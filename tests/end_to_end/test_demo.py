@@ -69,13 +69,23 @@ def test_the_python_interface_gives_the_same_score(run: Path, trained: dict, dem
     assert found["t2i"] == pytest.approx(trained["t2i"])
 
 
-def test_an_ensemble_of_one_model_twice_is_that_model(
-    run: Path, trained: dict, demo_shards: Path, command, tmp_path: Path
-) -> None:
-    file = run / "checkpoints" / "best.ckpt"
-    found = evaluate(command, tmp_path, f"checkpoint=['{file}','{file}']", "protocol=ensemble", f"shards={demo_shards}")
-    assert (found["i2t"], found["t2i"], found["protocol"]) == (trained["i2t"], trained["t2i"], "ensemble")
-    assert len(found["checkpoint"]) == 2
+def test_an_ensemble_ranks_by_the_mean_of_its_models(run: Path, demo_shards: Path, command, tmp_path: Path) -> None:
+    files = [run / "checkpoints" / "best.ckpt", tmp_path / "other.ckpt"]
+    content = torch.load(files[0], weights_only=True)
+    draw = torch.Generator().manual_seed(0)
+    for name, weights in content["state_dict"].items():
+        if name.endswith("weight"):
+            content["state_dict"][name] = weights + 0.5 * weights.std() * torch.randn(weights.shape, generator=draw)
+    torch.save(content, files[1])
+    asked = f"checkpoint=['{files[0]}','{files[1]}']"
+    found = evaluate(command, tmp_path, asked, "protocol=ensemble", f"shards={demo_shards}")
+    split, mean = ShardedSplit(demo_shards, "test"), 0.0
+    for file in files:
+        model = threeshnet.load_model(file)
+        images = model.encode_images(collate_images(split.read(range(split.images))))
+        mean = mean + images @ model.encode_texts(split.caption_texts).T / 2
+    assert found["rsum"] == pytest.approx(recall(mean, torch.from_numpy(split.owners))["rsum"])
+    assert (found["protocol"], len(set(found["checkpoint"]))) == ("ensemble", 2)
 
 
 def test_what_evaluate_refuses(run: Path, demo_shards: Path, synthetic_shards: Path, command, tmp_path: Path) -> None:

@@ -60,6 +60,17 @@ def test_ids_that_are_no_numbers_of_coco_say_nothing() -> None:
     assert image_order([*map(str, NUMBERS[1:]), "x391895"]) == "unknown"
 
 
+def test_other_photos_of_coco_are_not_its_test() -> None:
+    names = [f"COCO_val2014_{number:012d}.jpg" for number in range(5_000)]
+    assert image_order(names) == "other images"
+    assert image_order([*names[1:], "9"]) == "unknown"  # a file that counts in its own way
+    owner = torch.arange(5_000).repeat_interleave(5)
+    case = Scored("coco", "testall", 5_000, owner, image_ids=names)
+    assert "COCO" not in describe("full", case)
+    with pytest.raises(ConfigError, match=r"but not those that dataset_coco.json holds out; take protocol=full"):
+        score("five_fold_1k", [torch.zeros(1, 1)], case)
+
+
 def test_folds_of_another_order_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = random.Random(0).sample(range(10**6), 5_000)
     monkeypatch.setattr(coco_order, "SOURCE", digest(numbers))

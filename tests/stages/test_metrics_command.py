@@ -13,12 +13,13 @@ import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from threeshnet.commands import extending
+from threeshnet.commands import evaluating, extending
 from threeshnet.errors import ConfigError
 from threeshnet.metrics import recall
 from threeshnet.metrics.corrections import CORRECTIONS
 from threeshnet.reports.table import print_results
 from threeshnet.shards.manifest import MANIFEST
+from threeshnet.shards.reader import ShardedSplit
 
 EXTRA = {"extended", "intervals"}
 
@@ -97,8 +98,17 @@ def test_a_model_is_scored_under_a_perturbation(evaluate, name: str, numbers: di
     assert {side: found[side] for side in ("i2t", "t2i")} != {side: plain[side] for side in ("i2t", "t2i")}
 
 
-def test_what_cannot_be_asked_is_said_before_anything_runs(command, checkpoint: str, demo_shards: Path) -> None:
+def test_what_cannot_be_asked_is_said_before_anything_runs(
+    command, checkpoint: str, demo_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluating, "encode", lambda *_: pytest.fail("a model encodes"))
+    name = checkpoint.partition("=")[2]
     for overrides, said in {
+        ("protocol=fulll",): "protocol='fulll' does not exist; there are: full, five_fold_1k",
+        ("protocol=five_fold_1k",): "is for COCO's testall",
+        ("protocol=transfer",): "trained on 'demo', which is scored",
+        ("protocol=ensemble",): "averages models and got one",
+        (f"checkpoint=['{name}','{name}']", "protocol=ensemble"): f"{name} is the same model as {name}",
         ("perturb=shuffle_map",): "would replace the unperturbed one",
         ("perturb=shufle_map", "out=x"): "perturb='shufle_map' does not exist; there are: drop_regions",
         ("bank=test", "extended=true"): "test queries must not correct each other",
@@ -136,6 +146,22 @@ def test_all_that_has_to_be_given_is_said_at_once(command, name: str, given: lis
     assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))
     assert f"threeshnet.commands.{name} --help" in ended.err
     assert "full_key" not in ended.err
+
+
+def test_of_several_models_that_counts_which_has_seen_the_split(demo_shards: Path) -> None:
+    """So the warning beside the numbers of an ensemble is that of its worst model."""
+    split = ShardedSplit(demo_shards, "dev")
+    elsewhere, here = {"data": "coco", "train_splits": ["train"]}, {"data": "demo", "train_splits": ["train"]}
+    both, unknown = here | {"train_splits": ["train", "dev"]}, {"selection": "best"}
+    chosen = [evaluating.training_of(about, split) for about in ([elsewhere, here], [here, both], [unknown, both])]
+    assert [found["trained_on"] for found in chosen] == ["coco", "demo", "demo"]
+    assert [found["train_splits"] for found in chosen] == [("train",), ("train", "dev"), ("train", "dev")]
+    assert evaluating.training_of([unknown], split) == {"trained_on": None, "train_splits": ()}
+
+
+def test_a_split_of_the_training_says_so(evaluate) -> None:
+    assert "trained on this split (train)" in evaluate("split=train")[0]["described"]
+    assert "trained on" not in evaluate("split=dev")[0]["described"]
 
 
 def test_a_bank_shares_no_image_with_what_is_scored(

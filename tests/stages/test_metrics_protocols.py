@@ -14,7 +14,7 @@ from torch import Tensor
 
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.metrics.folds import fold_ranks
-from threeshnet.metrics.protocols import PROTOCOLS, Scored, describe, rank, score
+from threeshnet.metrics.protocols import PROTOCOLS, Scored, check_protocol, describe, rank, score
 from threeshnet.metrics.ranks import rank_similarity
 from threeshnet.metrics.similarity import EmbeddingSimilarity, tiles
 
@@ -133,6 +133,31 @@ def test_data_sets_that_share_photos_are_no_transfer(trained_on: str, data: str)
     assert describe("full", case).endswith("some of these may have been seen")
     for clean in (case._replace(trained_on=data), case._replace(trained_on="demo"), case._replace(trained_on=None)):
         assert "may have been seen" not in describe("full", clean)
+
+
+def test_a_split_that_was_trained_on_says_so() -> None:
+    case = Scored("demo", "dev", 3, torch.arange(3), "demo", train_splits=("train", "dev"))
+    assert "; trained on this split (train, dev)" in describe("full", case)
+    for clean in (case._replace(split="test"), case._replace(trained_on="dusk"), case._replace(train_splits=())):
+        assert "trained on this split" not in describe("full", clean)
+
+
+@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
+@pytest.mark.parametrize("models", [1, 2])
+@pytest.mark.parametrize("trained_on", [None, "demo", "coco", "coco2017"])
+@pytest.mark.parametrize("data", ["demo", "coco"])
+def test_what_a_protocol_refuses_is_known_beforehand(
+    protocol: str, models: int, trained_on: str | None, data: str
+) -> None:
+    case = Scored(data, "testall", 3, torch.arange(3), trained_on)
+    asked: list[str | None] = []
+    for call in (lambda: check_protocol(protocol, models, case), lambda: rank(protocol, [torch.eye(3)] * models, case)):
+        try:
+            call()
+            asked.append(None)
+        except ConfigError as error:
+            asked.append(str(error))
+    assert asked[0] == asked[1]
 
 
 # --- large galleries

@@ -17,10 +17,11 @@ from threeshnet.commands.errors import quiet
 from threeshnet.commands.extending import check_extras, perturb_inputs, recorded, scored_views
 from threeshnet.commands.finishing import leave
 from threeshnet.commands.job_record import machine
-from threeshnet.commands.scoring import scores_of
+from threeshnet.commands.scoring import scored_of, scores_of
 from threeshnet.commands.tracking import track_evaluation
 from threeshnet.encoders.official import is_official_checkpoint, load_official_checkpoint
-from threeshnet.errors import ConfigError
+from threeshnet.errors import ConfigError, Problems
+from threeshnet.metrics.protocols import check_protocol, share_photos
 from threeshnet.reports.table import print_results
 from threeshnet.shards.manifest import Manifest, open_shards
 from threeshnet.shards.reader import ShardedSplit
@@ -39,17 +40,22 @@ def evaluate(cfg: DictConfig) -> None:
     started = time.perf_counter()
     files = [Path(file) for file in (cfg.checkpoint if isinstance(cfg.checkpoint, ListConfig) else [cfg.checkpoint])]
     check_extras(cfg, len(files))
+    hashes = hashes_of(files)
     views = scored_views(cfg)
-    scored = [embed(cfg, file, cfg.split, cfg.perturb, views) for file in files]
+    scored = []
+    for file in files:
+        ready = prepare(cfg, file, cfg.split, views)
+        known = training_of([ready.about], ready.split)
+        check_protocol(cfg.protocol, len(files), scored_of(ready.split, **known))
+        scored.append(encode(cfg, ready, cfg.perturb))
     split, about = scored[0].split, [one.about for one in scored]
-    bank = embed(cfg, files[0], cfg.bank).embeddings if cfg.bank else None
-    extras: dict[str, Any] = {"trained_on": about[0].get("data"), "extended": cfg.extended, "bank": bank}
-    extras |= {"correction": cfg.correction}
-    scores = scores_of(cfg.protocol, [one.embeddings for one in scored], split, **extras)
+    bank = encode(cfg, prepare(cfg, files[0], cfg.bank)).embeddings if cfg.bank else None
+    extras: dict[str, Any] = {"extended": cfg.extended, "bank": bank, "correction": cfg.correction}
+    scores = scores_of(cfg.protocol, [one.embeddings for one in scored], split, **training_of(about, split), **extras)
     metrics = scores.metrics | {
         "seed": cfg.seed if cfg.seed is not None else one_of_all([one.get("seed") for one in about]),
         "resumed_at_step": 0,
-        "checkpoint": [checkpoint_hash(file) for file in files],
+        "checkpoint": hashes,
         "commit": current_commit(),
         "fingerprint": data_fingerprint(split.manifest),
         "machine": machine(),
@@ -62,16 +68,50 @@ def evaluate(cfg: DictConfig) -> None:
     track_evaluation(cfg, out, split, metrics)
 
 
+class Prepared(NamedTuple):
+    """A model, and the split that it will see."""
+
+    model: Any
+    datamodule: RetrievalDataModule
+    split: ShardedSplit
+    about: dict[str, Any]  # what the checkpoint says of its training; the authors' say nothing
+
+
 class Embedded(NamedTuple):
     """A split as a model sees it."""
 
     embeddings: Embeddings
     split: ShardedSplit
-    about: dict[str, Any]  # what the checkpoint says of its training; the authors' say nothing
+    about: dict[str, Any]
 
 
-def embed(cfg: DictConfig, file: Path, split: str, perturb: str | None = None, views: Sequence[str] = ()) -> Embedded:
-    """Embeddings of a split by one checkpoint, its images seen in those other views too."""
+def hashes_of(files: Sequence[Path]) -> list[str]:
+    """The checkpoints' hashes.  Raises ConfigError for two that are one: averaged, a model is what it was."""
+    hashes = [checkpoint_hash(file) for file in files]
+    problems = Problems("checkpoint")
+    for number, own in enumerate(hashes):
+        first = hashes.index(own)
+        if first < number:
+            problems.add(f"{files[number]} is the same model as {files[first]}, {own}")
+    problems.raise_as(ConfigError, "Name each model once.")
+    return hashes
+
+
+def training_of(about: Sequence[Mapping[str, Any]], split: ShardedSplit) -> dict[str, Any]:
+    """What was trained on, for `Scored`: of several models that of the first which has seen photos of the split."""
+
+    def has_seen(one: Mapping[str, Any]) -> bool:
+        data, own = one.get("data"), split.manifest.dataset
+        return (
+            split.name in one.get("train_splits", ()) if data == own else data is not None and share_photos(data, own)
+        )
+
+    chosen = next(filter(has_seen, about), about[0])
+    return {"trained_on": chosen.get("data"), "train_splits": tuple(chosen.get("train_splits", ()))}
+
+
+def prepare(cfg: DictConfig, file: Path, split: str, views: Sequence[str] = ()) -> Prepared:
+    """A checkpoint's model and a split, its images to be seen in those other views too."""
     model, card = load(cfg, file)
     about = about_training(cfg, file, card)
     folder = open_shards(cfg.shards)
@@ -88,18 +128,22 @@ def embed(cfg: DictConfig, file: Path, split: str, perturb: str | None = None, v
         scored_views=views,
     )
     check_classes(file, card["class_table"], datamodule.manifest.class_table)
-    scored = datamodule.split(str(datamodule.test_split))
+    return Prepared(model, datamodule, datamodule.split(str(datamodule.test_split)), about)
+
+
+def encode(cfg: DictConfig, ready: Prepared, perturb: str | None = None) -> Embedded:
+    """Embeddings of the split by the model."""
     if perturb:
-        perturb_inputs(perturb, model, scored, cfg.perturb_seed)
-    module = EncodingModule(model=model)
+        perturb_inputs(perturb, ready.model, ready.split, cfg.perturb_seed)
+    module = EncodingModule(model=ready.model)
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
     try:
         trainer = pl.Trainer(accelerator=cfg.accelerator, devices=1, use_distributed_sampler=False, **quiet)
     except (ValueError, MisconfigurationException) as error:
         raise ConfigError(f"accelerator={cfg.accelerator!r}: {error}") from error
-    trainer.test(module, datamodule=datamodule, verbose=False)
+    trainer.test(module, datamodule=ready.datamodule, verbose=False)
     assert module.embeddings is not None
-    return Embedded(module.embeddings, scored, about)
+    return Embedded(module.embeddings, ready.split, ready.about)
 
 
 def about_training(cfg: DictConfig, file: Path, card: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from threeshnet.metrics.perturbations import (
     Perturbed,
     check_perturbation,
 )
-from threeshnet.metrics.protocols import Scored, folds_of, is_coco_5k
+from threeshnet.metrics.protocols import PROTOCOLS, Scored, folds_of, is_coco_5k
 from threeshnet.metrics.ranks import Ranks, rank_similarity
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.shards.manifest import Manifest, open_shards, view_name
@@ -60,6 +60,8 @@ def extended_metrics(
 def check_extras(cfg: DictConfig, checkpoints: int) -> None:
     """Say at once what cannot be asked together, before anything is encoded."""
     problems = Problems("make evaluate")
+    if cfg.protocol not in PROTOCOLS:
+        problems.add(one_of("protocol", cfg.protocol, PROTOCOLS))
     if cfg.perturb:
         check_perturbation(cfg.perturb)
         if cfg.out is None:

@@ -40,6 +40,7 @@ def scores_of(
     split: ShardedSplit,
     *,
     trained_on: str | None = None,
+    train_splits: Sequence[str] = (),
     extended: bool = False,
     bank: Embeddings | None = None,
     correction: str | None = None,
@@ -53,7 +54,7 @@ def scores_of(
     Raises ConfigError for a correction without a bank.
     """
     similarities = [EmbeddingSimilarity(*sides) for sides in embeddings]
-    scored = Scored(split.manifest.dataset, split.name, split.images, split.owners, trained_on, split.image_ids)
+    scored = scored_of(split, trained_on, train_splits)
     known = None if bank is None else Bank(*bank)
     if correction:
         if known is None:
@@ -82,12 +83,20 @@ def scores_of(
     return Scores(found | facts, RankedItems(ranks, torch.as_tensor(split.owners), list(split.image_ids)))
 
 
+def scored_of(split: ShardedSplit, trained_on: str | None, train_splits: Sequence[str] = ()) -> Scored:
+    """A split as protocols see it, scored by models of a training on `train_splits` of `trained_on`."""
+    return Scored(
+        split.manifest.dataset, split.name, split.images, split.owners, trained_on, split.image_ids, train_splits
+    )
+
+
 def facts_of_run(about: Mapping[str, Any], trainer: pl.Trainer) -> dict[str, Any]:
     """What a training run says beside its recalls; `about` is what it says of itself (`about_run`)."""
     on_gpu = {"peak_gpu_memory_gb": round(torch.cuda.max_memory_allocated() / BYTES_PER_GIB, 2)}
     return (on_gpu if torch.cuda.is_available() else {}) | {
         **{name: about[name] for name in FROM_ABOUT},
         "parameters": sum(parameter.numel() for parameter in trainer.lightning_module.parameters()),
+        "devices": trainer.world_size,
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB_PER_GIB, 2),

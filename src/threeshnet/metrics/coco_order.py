@@ -15,18 +15,21 @@ from typing import Literal
 SOURCE = "846d98a8a15391c14a85a522bf41d71bd94d6a34db1785f5dc7941e553b7d296"
 ASCENDING = "d2e58497f4f6026c39880dccacc37acb466ad764f2257cfe509d531eded9867d"  # the same numbers, sorted
 FIRST = 391895  # of the source's order
+NAME = re.compile(r"COCO_(?:train|val)2014_\d+(?:\.jpg)?")
 NUMBER = re.compile(r"(?:COCO_(?:train|val)2014_)?0*(\d+)(?:\.jpg)?")
 
 
-def image_order(image_ids: Sequence[str]) -> Literal["source", "other", "unknown"]:
+def image_order(image_ids: Sequence[str]) -> Literal["source", "other", "other images", "unknown"]:
     """Whether images stand in the source's order; unknown where the ids are not COCO's numbers of the test images.
+
+    Names of COCO's photos say that they are other ones; bare numbers may be those of a file that counts for itself.
 
     An id is the number, or the name of the photo, `COCO_val2014_000000391895.jpg`.
     """
     found = [NUMBER.fullmatch(name) for name in image_ids]
     numbers = [int(match[1]) for match in found if match]
     if len(numbers) < len(found) or digest(sorted(numbers)) != ASCENDING:
-        return "unknown"
+        return "other images" if image_ids and all(map(NAME.fullmatch, image_ids)) else "unknown"
     return "source" if digest(numbers) == SOURCE else "other"
 
 

@@ -41,6 +41,7 @@ class Scored(NamedTuple):
     owner: Tensor | np.ndarray  # [captions]
     trained_on: str | None = None  # data set of the training, where the checkpoint says it
     image_ids: Sequence[str] | None = None  # where they are at hand: COCO's order is seen by them
+    train_splits: Sequence[str] = ()  # of `trained_on`, where the checkpoint says them
 
 
 def score(protocol: str, similarities: Sequence[SimilarityLike], scored: Scored) -> Recall:
@@ -69,9 +70,17 @@ def folds_of(protocol: str) -> int:
     return FOLDS if protocol == "five_fold_1k" else 1
 
 
+def check_protocol(protocol: str, models: int, scored: Scored) -> None:
+    """Before anything is encoded: raises ConfigError for what `rank` would refuse of so many models and these data."""
+    if protocol not in CHECKS:
+        raise ConfigError(one_of("protocol", protocol, PROTOCOLS))
+    CHECKS[protocol](models, scored)
+
+
 def full(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
     """The whole split at once."""
-    return rank_similarity(_single("full", similarities), scored.owner)
+    check_protocol("full", len(similarities), scored)
+    return rank_similarity(similarities[0], scored.owner)
 
 
 def transfer(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
@@ -80,6 +89,41 @@ def transfer(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
     Raises ConfigError where the two share photos, as far as their names say, and where it is not known what the model
     was trained on.
     """
+    check_protocol("transfer", len(similarities), scored)
+    return rank_similarity(similarities[0], scored.owner)
+
+
+def five_fold_1k(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
+    """Each of five consecutive folds of 1,000 images of COCO testall by itself."""
+    check_protocol("five_fold_1k", len(similarities), scored)
+    return fold_ranks(similarities[0], scored.owner, folds=FOLDS)
+
+
+def ensemble(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
+    """The whole split at once, by the mean similarity of several models."""
+    check_protocol("ensemble", len(similarities), scored)
+    return rank_similarity(MeanSimilarity(similarities), scored.owner)
+
+
+PROTOCOLS: dict[str, Callable[[Sequence[SimilarityLike], Scored], Ranks]] = {
+    "full": full,
+    "five_fold_1k": five_fold_1k,
+    "transfer": transfer,
+    "ensemble": ensemble,
+}
+
+
+def _one_model(protocol: str, models: int) -> None:
+    if models != 1:
+        raise ConfigError(f"protocol={protocol!r} scores one model and got {models}; take protocol=ensemble")
+
+
+def _check_full(models: int, scored: Scored) -> None:  # noqa: ARG001 of any split
+    _one_model("full", models)
+
+
+def _check_transfer(models: int, scored: Scored) -> None:
+    _one_model("transfer", models)
     known, data = scored.trained_on, scored.data
     if known is None:
         raise ConfigError(
@@ -97,11 +141,10 @@ def transfer(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
             f"shares photos with {data!r}: no protocol is clean here; protocol=full says beside its numbers that "
             "photos of the training may be among those scored"
         )
-    return rank_similarity(_single("transfer", similarities), scored.owner)
 
 
-def five_fold_1k(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
-    """Each of five consecutive folds of 1,000 images of COCO testall by itself."""
+def _check_five_folds(models: int, scored: Scored) -> None:
+    _one_model("five_fold_1k", models)
     reasons = why_not_coco_5k(scored)
     if not reasons and _image_order(scored) == "other":
         reasons = [
@@ -113,21 +156,18 @@ def five_fold_1k(similarities: Sequence[SimilarityLike], scored: Scored) -> Rank
             f"protocol='five_fold_1k' is for COCO's testall, whole and in the source's order: {'; '.join(reasons)}; "
             "take protocol=full"
         )
-    return fold_ranks(_single("five_fold_1k", similarities), scored.owner, folds=FOLDS)
 
 
-def ensemble(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
-    """The whole split at once, by the mean similarity of several models."""
-    if len(similarities) < 2:
+def _check_ensemble(models: int, scored: Scored) -> None:  # noqa: ARG001 of any split
+    if models < 2:
         raise ConfigError("protocol='ensemble' averages models and got one; give more: CKPT=\"a.ckpt b.ckpt\"")
-    return rank_similarity(MeanSimilarity(similarities), scored.owner)
 
 
-PROTOCOLS: dict[str, Callable[[Sequence[SimilarityLike], Scored], Ranks]] = {
-    "full": full,
-    "five_fold_1k": five_fold_1k,
-    "transfer": transfer,
-    "ensemble": ensemble,
+CHECKS: dict[str, Callable[[int, Scored], None]] = {
+    "full": _check_full,
+    "five_fold_1k": _check_five_folds,
+    "transfer": _check_transfer,
+    "ensemble": _check_ensemble,
 }
 
 
@@ -144,8 +184,14 @@ def describe(protocol: str, scored: Scored) -> str:
         known = f"COCO 1K, mean of 5 folds{unseen}" if known else ""
     trained = scored.trained_on
     seen = trained is not None and trained != scored.data and share_photos(trained, scored.data)
-    warning = f"; trained on {trained}, which shares photos with {scored.data}: some of these may have been seen"
-    return f"{protocol}: {counts}" + (f" ({known})" if known else "") + (warning if seen else "")
+    warning = ""
+    if seen:
+        warning = f"; trained on {trained}, which shares photos with {scored.data}: some of these may have been seen"
+    elif trained == scored.data and scored.split in scored.train_splits:
+        warning = (
+            f"; trained on this split ({', '.join(scored.train_splits)}): these numbers say what was learned by heart"
+        )
+    return f"{protocol}: {counts}" + (f" ({known})" if known else "") + warning
 
 
 def share_photos(one: str, other: str) -> bool:
@@ -175,6 +221,8 @@ def why_not_coco_5k(scored: Scored) -> list[str]:
         reasons.append(f"{captions:,} captions and not {' or '.join(f'{count:,}' for count in COCO_TESTALL_CAPTIONS)}")
     if not _in_order(scored.owner):
         reasons.append("captions do not stand image by image")
+    if _image_order(scored) == "other images":
+        reasons.append("its photos are of COCO 2014, by their names, but not those that dataset_coco.json holds out")
     return reasons
 
 
@@ -191,9 +239,3 @@ def _is_flickr30k_1k(scored: Scored) -> bool:
 def _in_order(owner: Tensor | np.ndarray) -> bool:
     """Captions stand image by image, as in the source."""
     return bool((torch.as_tensor(owner).diff() >= 0).all())
-
-
-def _single(protocol: str, similarities: Sequence[SimilarityLike]) -> SimilarityLike:
-    if len(similarities) != 1:
-        raise ConfigError(f"protocol={protocol!r} scores one model and got {len(similarities)}; take protocol=ensemble")
-    return similarities[0]

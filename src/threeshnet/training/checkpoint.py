@@ -111,12 +111,7 @@ def _check_weights(path: str | Path, model: Any, weights: Mapping[str, Any], way
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The content of a checkpoint of this suite, nothing in it run."""
-    file = Path(path)
-    if not file.is_file():
-        near = sorted(str(other) for other in file.parent.glob("*.ckpt")) if file.parent.is_dir() else []
-        raise CheckpointError(
-            f"{file}: no such file; there {'are: ' + ', '.join(near) if near else 'is no .ckpt beside it'}"
-        )
+    file = _there(path)
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as reason:
@@ -152,8 +147,21 @@ def content_faults(content: Mapping[str, Any]) -> list[str]:
 
 
 def checkpoint_hash(path: str | Path) -> str:
-    """The first 12 digits of the file's sha256: enough to tell checkpoints apart in a table."""
-    return file_sha256(Path(path))[:12]
+    """The first 12 digits of the file's sha256: enough to tell checkpoints apart in a table.
+
+    Raises CheckpointError for a file that is not there.
+    """
+    return file_sha256(_there(path))[:12]
+
+
+def _there(path: str | Path) -> Path:
+    file = Path(path)
+    if not file.is_file():
+        near = sorted(str(other) for other in file.parent.glob("*.ckpt")) if file.parent.is_dir() else []
+        raise CheckpointError(
+            f"{file}: no such file; there {'are: ' + ', '.join(near) if near else 'is no .ckpt beside it'}"
+        )
+    return file
 
 
 def _builder(target: str, problems: Problems) -> Callable[..., Any]:
