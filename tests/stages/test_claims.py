@@ -296,7 +296,11 @@ def test_a_published_number_keeps_its_status() -> None:
         published = list(csv.DictReader(opened))
     assert {row["status"] for row in published} == {"seen", "recalled"}
     assert all(row["source"] for row in published)
-    assert len([line for line in published_table(published).splitlines() if "|" in line]) == len(published) + 2
+    parts = re.split(r"\*\*(.*)\.\*\*\n", published_table(published))
+    assert parts[1::2] == ["coco, `five_fold_1k`", "coco, `full`", "f30k, `full`"]
+    assert (
+        len([line for line in parts if "|" in line for line in line.splitlines() if "|" in line]) == len(published) + 6
+    )
 
 
 def shown(**numbers: str) -> list[str]:
@@ -304,7 +308,8 @@ def shown(**numbers: str) -> list[str]:
     row = dict.fromkeys(("model", "features", "data", "protocol", "setting"), "x") | {"source": "y", "status": "seen"}
     recalls = dict(zip(("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10"), SIX, strict=True))
     lines = published_table([row | recalls | {"rsum": "434.3"} | numbers]).splitlines()
-    return [*(cell.strip() for cell in lines[2].strip("|").split("|"))][5:13] + lines[3:]
+    assert lines[:2] == ["**x, `x`.**", ""]
+    return [*(cell.strip() for cell in lines[4].strip("|").split("|"))][3:11] + lines[5:]
 
 
 def test_published_sums_are_recomputed_or_marked() -> None:

@@ -34,7 +34,7 @@ def test_a_card_says_what_was_scored_and_what_was_trained() -> None:
     found = cells(training)
     assert {name.replace("_", " ") for name in OF_TRAINING} <= set(found)
     assert (found["guidance"], found["parts"], found["seed"]) == ("none", "local fused", "3")
-    assert found["checkpoint, sha256"] == "abc"
+    assert found["checkpoint, begin of its sha256"] == "abc"
 
 
 def test_an_ensemble_has_a_table_a_model_and_one_row() -> None:
@@ -42,7 +42,7 @@ def test_an_ensemble_has_a_table_a_model_and_one_row() -> None:
     metrics = METRICS | {"trained": [ABOUT, other], "checkpoint": ["abc", "def"]}
     text = model_card(metrics)
     assert text.startswith("# Model card: the experiment, grid_demo\n")
-    assert cells(text.split("## Model 2 of 2")[1])["checkpoint, sha256"] == "def"
+    assert cells(text.split("## Model 2 of 2")[1])["checkpoint, begin of its sha256"] == "def"
     assert "- One number of one ensemble of 2 models: seeds differ" in text
     row = next(csv.DictReader(result_row(metrics).splitlines()))
     assert (row["seed"], row["checkpoint"], row["recipe"]) == ("3 + 4", "abc def", "the recipe")

@@ -210,6 +210,11 @@ def test_a_seed_that_stands_twice_is_refused(runs: list[Path], tmp_path: Path) -
         ((0, 1, 2), {"epochs": "9"}, "softmax against sigmoid: epochs 8 and 9"),
         ((0, 1, 2), {"selection": "last"}, "softmax against sigmoid: selection best and last"),
         ((1,), {"batch": "32"}, "softmax: seeds of batch 32 and 64"),
+        (
+            (0, 1, 2),
+            {"protocol": "five_fold_1k"},
+            "softmax against sigmoid: gallery folds of 1,000 and the whole split",
+        ),
         ((1,), {"protocol": "five_fold_1k"}, "softmax: seeds of protocol five_fold_1k and full"),
         ((1,), {"rsum": "217"}, "activation=softmax,seed=1: rsum=217, and its six recalls sum up to 216.00"),
     ],

@@ -35,7 +35,8 @@ VERDICTS = {
     (False, True): "**the other way round here**",
     (False, False): "the other way round for these photos",
 }
-FACTS = ("model", "features", "data", "protocol", "setting")  # of a published row
+OF_A_TABLE = ("data", "protocol")  # what a published table is of: numbers of two protocols share none
+FACTS = ("model", "features", "setting")  # of a published row
 RECALLS = tuple(name for name in NUMBERS if name != "rsum")
 PUBLISHED_HEADER = (*FACTS, "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "rsum", "status", "source")
 RECALLED, SET_ASIDE = "recalled", "–"  # the status of a row that nobody has seen, and what stands for its numbers
@@ -170,18 +171,24 @@ def _said(found: Difference | None, with_photos: Difference | None, expected: st
 
 
 def published_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """What others report, with where it was seen.
+    """What others report, with where it was seen: a table for each data set and protocol.
 
     Sums are of the six recalls, and marked where the source gives fewer of them: then it is the source's own. Of a row
     that was only recalled no number is shown.
 
-    >>> row = {name: "" for name in FACTS} | dict.fromkeys(RECALLS, "") | {"rsum": "470.9", "status": "seen"}
+    >>> row = dict.fromkeys((*OF_A_TABLE, *FACTS), "x") | dict.fromkeys(RECALLS, "")
+    >>> row |= {"rsum": "470.9", "status": "seen"}
     >>> published_table([row | {"source": "a list"}]).splitlines()[-1]
     '† Taken over as it was read: without all six recalls the sum cannot be recomputed.'
     """
-    lines = [_published(row) for row in rows]
-    shown = table(PUBLISHED_HEADER, lines)
-    return f"{shown}\n\n{UNCHECKED} {UNCHECKED_SAYS}" if any(UNCHECKED in line[-3] for line in lines) else shown
+    parts: dict[tuple[str, ...], list[list[str]]] = {}
+    for row in sorted(rows, key=lambda row: [row[name] for name in OF_A_TABLE]):
+        parts.setdefault(tuple(row[name] for name in OF_A_TABLE), []).append(_published(row))
+    shown = [
+        text for (of, by), lines in parts.items() for text in (f"**{of}, `{by}`.**", table(PUBLISHED_HEADER, lines))
+    ]
+    unchecked = any(UNCHECKED in line[-3] for lines in parts.values() for line in lines)
+    return "\n\n".join([*shown, *([f"{UNCHECKED} {UNCHECKED_SAYS}"] if unchecked else [])])
 
 
 def _published(row: Mapping[str, str]) -> list[str]:

@@ -17,7 +17,14 @@ OF_TRAINING = ("experiment", "data", "train_splits", "train_images", "views", "f
 OF_TRAINING += ("objective", "recipe", "setting", "seed", "selection", "batch_size", "epochs", "precision")
 OF_TRAINING += ("fingerprint", "commit")
 OF_SCORING = ("data", "split", "images", "captions", "protocol", "fingerprint", "commit", "machine")
-OF_SCORING += ("perturb", "scored_views", "correction", "bank")  # where something was changed, or corrected for
+OF_SCORING += (
+    "perturb",
+    "perturb_seed",
+    "perturb_batch_size",
+    "scored_views",
+    "correction",
+    "bank",
+)  # where something was changed, or corrected for
 IN_A_ROW = ("experiment", "features", "guidance", "recipe", "setting", "seed", "selection", "batch_size", "epochs")
 HEADING = "| direction | R@1 | R@5 | R@10 | median rank | mean rank |\n| --- | ---: | ---: | ---: | ---: | ---: |"
 ONE_SEED = "seeds differ by several points of rsum. Compare means over seeds (`make sweep`)."
@@ -35,7 +42,7 @@ def model_card(metrics: Mapping[str, Any]) -> str:
     for number, model in enumerate(models, 1):
         title = "## The model" if len(models) == 1 else f"## Model {number} of {len(models)}"
         said = [(name, _said(model, name)) for name in OF_TRAINING]
-        parts += [title, _table([*said, ("checkpoint, sha256", _checkpoint(metrics, number - 1))])]
+        parts += [title, _table([*said, ("checkpoint, begin of its sha256", _checkpoint(metrics, number - 1))])]
     of = "one training" if len(models) == 1 else f"one ensemble of {len(models)} models"
     return "\n\n".join([*parts, "## Limits", f"- One number of {of}: {ONE_SEED}\n{LIMITS}"])
 

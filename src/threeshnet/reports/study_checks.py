@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from threeshnet.errors import DataError, Problems
+from threeshnet.metrics.protocols import folds_of
 from threeshnet.reports.study_report import Comparison
 from threeshnet.reports.study_rows import NUMBERS, Row, by_level, device, groups, label, lacking
 
 OF_THE_ITEMS = ("data", "fingerprint", "split", "images", "captions")
 DEVICE = "device"  # is no column, but what `machine` is of
-OF_A_COMPARISON = (*OF_THE_ITEMS, "selection", "epochs", DEVICE)
+GALLERY = "gallery"  # is no column either, but what `protocol` ranks in
+OF_A_COMPARISON = (*OF_THE_ITEMS, GALLERY, "selection", "epochs", DEVICE, "devices")
 OF_A_LEVEL = (*OF_A_COMPARISON, "protocol", "batch", "precision")  # a factor may change these, another seed may not
 ROUNDING = 0.02  # six recalls, each rounded in its row
 
@@ -53,10 +55,20 @@ def _of_other_questions(rows: Sequence[Row], comparison: Comparison) -> Iterator
 
 def _several(rows: Sequence[Row], names: Sequence[str]) -> Iterator[str]:
     """Facts of which there is more than one; a derived row says nothing of its training."""
+    made = {DEVICE: device, GALLERY: _gallery}
     for name in names:
-        if name == DEVICE:
-            values = sorted({device(row) for row in rows})
+        if name in made:
+            values = sorted({made[name](row) for row in rows})
         else:
             values = sorted({row[name][:12] for row in rows if row.get(name, "") != ""})
         if len(values) > 1:
             yield f"{name} {' and '.join(values)}"
+
+
+def _gallery(row: Row) -> str:
+    """Numbers of folds and of whole splits are of other questions; full, ensemble and transfer all rank a whole split.
+
+    >>> _gallery({"protocol": "full, perturbed: swap_words"}), _gallery({"protocol": "five_fold_1k"})
+    ('the whole split', 'folds of 1,000')
+    """
+    return "folds of 1,000" if folds_of(row["protocol"].partition(",")[0]) > 1 else "the whole split"

@@ -23,7 +23,7 @@ from threeshnet.training import progress
 
 LOCK = ".results.lock"
 FROM_METRICS = ("data", "split", "images", "captions", "rsum", "epochs", "steps", "selection", "minutes")
-FROM_METRICS += ("resumed_at_step", "parameters", "precision")
+FROM_METRICS += ("resumed_at_step", "parameters", "precision", "devices")
 
 
 def row_of(folder: Path, setting: str | None = None) -> Row:
