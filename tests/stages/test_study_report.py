@@ -177,7 +177,7 @@ def test_what_a_level_is_worth_stands_together_for_all_settings(runs: list[Path]
     cells = tables(rows, comparison).split("| softmax | 0 1 2 |")[1].splitlines()[0].split(" | ")[7]
     found, said = cells.removesuffix(" |").split(", difference")
     assert lines == [
-        "| none | – | – | – | – | – | – | not run |",
+        "| none | – | – | – | – | – | – | no row |",
         f"| softmax | `activation=softmax` | `demo` | 210.0 | 0 1 2 | {found} | – | difference{said} |",
         "| softmax | `activation=softmax` | `long` | 307.0 | 0 | +0.0 | – | one seed |",
     ]

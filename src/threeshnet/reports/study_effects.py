@@ -20,7 +20,7 @@ from threeshnet.reports.study_rows import Row, by_level, groups, place
 
 PART = "effects"  # name of the marks, in a README that wants the table
 HEADER = ("made by", "setting", "baseline", "seeds", "rsum against the baseline", WITH_PHOTOS, "verdict")
-ONE_SEED, NOT_RUN = "one seed", "not run"
+ONE_SEED, NO_ROW = "one seed", "no row"
 
 
 def effects(rows: Sequence[Row], comparison: Comparison, made_by: Mapping[str, Mapping[str, str]]) -> str:
@@ -36,13 +36,13 @@ def effects(rows: Sequence[Row], comparison: Comparison, made_by: Mapping[str, M
         for names in levels:
             if names != comparison.base(names) and pairs_of(names, levels, comparison):
                 lines.append((names, [where, *_effect(names, levels, comparison)]))
-    lines += [(names, [NOTHING] * (len(HEADER) - 2) + [NOT_RUN]) for names in _not_run(rows, comparison)]
+    lines += [(names, [NOTHING] * (len(HEADER) - 2) + [NO_ROW]) for names in _without_rows(rows, comparison)]
     lines.sort(key=lambda line: place(line[0], comparison.factors))
     said = [[*names, _made(names, made_by), *effect] for names, effect in lines]
     return table([*comparison.factors, *HEADER], said)
 
 
-def _not_run(rows: Sequence[Row], comparison: Comparison) -> list[tuple[str]]:
+def _without_rows(rows: Sequence[Row], comparison: Comparison) -> list[tuple[str]]:
     """Levels of the one factor that no row has; with several, few combinations of levels are meant to be run."""
     if len(comparison.factors) != 1:
         return []
