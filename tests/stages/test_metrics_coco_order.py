@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from threeshnet.errors import ConfigError
 from threeshnet.metrics import coco_order
 from threeshnet.metrics.coco_order import FIRST, digest, image_order
-from threeshnet.metrics.protocols import Scored, describe, score
+from threeshnet.metrics.protocols import Scored, describe, score, why_not_coco_5k
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 
 NUMBERS = [391895, 60623, 483108, 384213, 9]
@@ -67,6 +67,8 @@ def test_other_photos_of_coco_are_not_its_test() -> None:
     owner = torch.arange(5_000).repeat_interleave(5)
     case = Scored("coco", "testall", 5_000, owner, image_ids=names)
     assert "COCO" not in describe("full", case)
+    part = case._replace(images=1_000, owner=owner[:5_000], image_ids=names[:1_000], split="test")
+    assert "by their names" not in "".join(why_not_coco_5k(part))  # too few is all there is to say
     with pytest.raises(ConfigError, match=r"but not those that dataset_coco.json holds out; take protocol=full"):
         score("five_fold_1k", [torch.zeros(1, 1)], case)
 

@@ -22,9 +22,8 @@ NUMBER = re.compile(r"(?:COCO_(?:train|val)2014_)?0*(\d+)(?:\.jpg)?")
 def image_order(image_ids: Sequence[str]) -> Literal["source", "other", "other images", "unknown"]:
     """Whether images stand in the source's order; unknown where the ids are not COCO's numbers of the test images.
 
-    Names of COCO's photos say that they are other ones; bare numbers may be those of a file that counts for itself.
-
-    An id is the number, or the name of the photo, `COCO_val2014_000000391895.jpg`.
+    An id is the number, or the name of the photo, `COCO_val2014_000000391895.jpg`. Such names show other
+    images; bare numbers may be those of a file that counts for itself.
     """
     found = [NUMBER.fullmatch(name) for name in image_ids]
     numbers = [int(match[1]) for match in found if match]
