@@ -129,6 +129,7 @@ collect: $(READY) ## Finished runs to experiments/<study>/results.csv: STUDY=act
 
 report: $(READY) ## Tables and figures of all studies from their rows, and the check of their prose [STUDY=activation]
 	$(call run,report)$(call name,study,$(STUDY))$(more)
+	$(if $(STUDY)$(ARGS),,$(ENV_PYTHON) experiments/first_photos/report.py)
 
 dashboard: $(READY) ## The page of a study, finished or not: STUDY=name [OUT=runs/name] [ARGS="wandb=online"]
 	$(call run,dashboard)$(dashboard_options)$(more)
