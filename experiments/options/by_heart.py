@@ -8,7 +8,6 @@ captions, and not of others. Rows of by_heart.csv, one a run and split.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,7 @@ from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.reports.markdown import fill, table
 from threeshnet.shards.reader import ShardedSplit
-from threeshnet.studies.folders import record, trainings
-from threeshnet.studies.running import METRICS
+from threeshnet.studies.folders import record, scored_checkpoint, trainings
 from threeshnet.training.checkpoint import checkpoint_hash, read_checkpoint
 
 HERE = Path(__file__).resolve().parent
@@ -51,8 +49,7 @@ def scores(model: RetrievalModel, split: ShardedSplit, fields: list[str], photos
 
 def rows_of(run: Path, shards: Path, splits: list[str]) -> Iterator[dict[str, Any]]:
     """A row a split of one finished run, by the checkpoint that it was scored with."""
-    selection = json.loads((run / METRICS).read_text(encoding="utf-8"))["selection"]
-    own, file = record(run), run / "checkpoints" / f"{selection}.ckpt"
+    own, file = record(run), scored_checkpoint(run)
     card = read_checkpoint(file)["threeshnet"]
     known = {"job": own["job_name"], "machine": machine(), "checkpoint": checkpoint_hash(file)}
     known |= {name: card["run"][name] for name in ("setting", "objective", "seed", "commit")}

@@ -9,7 +9,6 @@ views_scored.csv, one a run, way and inverse temperature.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,7 @@ from threeshnet.nn.masking import unit
 from threeshnet.reports.markdown import fill, table
 from threeshnet.shards.manifest import Manifest, open_view, view_name
 from threeshnet.shards.reader import ShardedSplit
-from threeshnet.studies.folders import record, trainings
-from threeshnet.studies.running import METRICS
+from threeshnet.studies.folders import record, scored_checkpoint, trainings
 from threeshnet.training.checkpoint import checkpoint_hash, read_checkpoint
 
 HERE = Path(__file__).resolve().parent
@@ -71,8 +69,7 @@ def rsum(images: Tensor, captions: Tensor, owners: Any, bank: tuple[Tensor, Tens
 
 def rows_of(run: Path, shards: Path) -> Iterator[dict[str, Any]]:
     """A row a way and inverse temperature of one finished run, by the checkpoint that it was scored with."""
-    selection = json.loads((run / METRICS).read_text(encoding="utf-8"))["selection"]
-    file = run / "checkpoints" / f"{selection}.ckpt"
+    file = scored_checkpoint(run)
     card, model = read_checkpoint(file)["threeshnet"], threeshnet.load_model(file)
     known = {"job": record(run)["job_name"], "machine": machine(), "checkpoint": checkpoint_hash(file)}
     known |= {name: card["run"][name] for name in ("setting", "objective", "seed", "commit")}

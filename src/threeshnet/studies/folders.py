@@ -67,6 +67,12 @@ def trainings(folders: Sequence[Path]) -> list[Path]:
     return found
 
 
+def scored_checkpoint(folder: Path) -> Path:
+    """The checkpoint that a finished training was scored with."""
+    selection = json.loads((folder / METRICS).read_text(encoding="utf-8"))["selection"]
+    return folder / "checkpoints" / f"{selection}.ckpt"
+
+
 def point_at(source: Path, folder: Path, own: Mapping[str, Any]) -> None:
     """Makes `folder` show a finished run of elsewhere: links to all that is there, and a job.json of its own."""
     folder.mkdir(parents=True, exist_ok=True)
