@@ -17,6 +17,7 @@ from threeshnet.commands import evaluating, extending
 from threeshnet.errors import ConfigError
 from threeshnet.metrics import recall
 from threeshnet.metrics.corrections import CORRECTIONS
+from threeshnet.reports.model_card import model_card
 from threeshnet.reports.table import print_results
 from threeshnet.shards.manifest import MANIFEST
 from threeshnet.shards.reader import ShardedSplit
@@ -148,7 +149,9 @@ def test_all_that_has_to_be_given_is_said_at_once(command, name: str, given: lis
     assert "full_key" not in ended.err
 
 
-def test_of_several_models_that_counts_which_has_seen_the_split(demo_shards: Path) -> None:
+def test_of_several_models_that_counts_which_has_seen_the_split(
+    demo_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """So the warning beside the numbers of an ensemble is that of its worst model."""
     split = ShardedSplit(demo_shards, "dev")
     elsewhere, here = {"data": "coco", "train_splits": ["train"]}, {"data": "demo", "train_splits": ["train"]}
@@ -156,12 +159,19 @@ def test_of_several_models_that_counts_which_has_seen_the_split(demo_shards: Pat
     chosen = [evaluating.training_of(about, split) for about in ([elsewhere, here], [here, both], [unknown, both])]
     assert [found["trained_on"] for found in chosen] == ["coco", "demo", "demo"]
     assert [found["train_splits"] for found in chosen] == [("train",), ("train", "dev"), ("train", "dev")]
+    monkeypatch.setattr(evaluating, "share_photos", lambda one, other: {one, other} == {"coco", "demo"})
+    assert evaluating.training_of([unknown, elsewhere], split)["trained_on"] == "coco"
+    assert evaluating.training_of([elsewhere, both], split)["trained_on"] == "demo"
     assert evaluating.training_of([unknown], split) == {"trained_on": None, "train_splits": ()}
 
 
 def test_a_split_of_the_training_says_so(evaluate) -> None:
-    assert "trained on this split (train)" in evaluate("split=train")[0]["described"]
-    assert "trained on" not in evaluate("split=dev")[0]["described"]
+    found, table = evaluate("split=train")
+    assert found["warning"] == "trained on this split (train): these numbers say what was learned by heart"
+    assert found["described"].endswith(found["warning"])
+    assert "trained on this split (train)" in " ".join(table.split())
+    assert f"| warning | {found['warning']} |" in model_card(found)
+    assert "warning" not in evaluate("split=dev")[0]
 
 
 def test_a_bank_shares_no_image_with_what_is_scored(

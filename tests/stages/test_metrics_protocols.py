@@ -158,6 +158,9 @@ def test_what_a_protocol_refuses_is_known_beforehand(
         except ConfigError as error:
             asked.append(str(error))
     assert asked[0] == asked[1]
+    clean = trained_on == "demo" if data == "coco" else trained_on in ("coco", "coco2017")
+    allowed = {"full": models == 1, "ensemble": models == 2, "transfer": models == 1 and clean, "five_fold_1k": False}
+    assert (asked[0] is None) == allowed[protocol]  # three images are no COCO
 
 
 # --- large galleries

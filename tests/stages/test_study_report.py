@@ -20,6 +20,7 @@ from threeshnet.reports.study_prose import check_prose, value_of
 from threeshnet.reports.study_report import Comparison, tables
 from threeshnet.reports.study_rows import Row, read_rows
 from threeshnet.studies.rows import collect
+from threeshnet.studies.study import parse_study
 
 RSUM = {"sigmoid": [200.0, 210.0, 220.0], "softmax": [205.0, 216.0, 224.0]}
 COMPARISON = Comparison({"activation": ["sigmoid", "softmax"]}, {"activation": "sigmoid"})
@@ -103,6 +104,18 @@ def test_a_factor_that_is_called_as_a_setting_keeps_its_levels(tmp_path: Path) -
     assert "| recommended_corrected | 0 |" in tables(rows, Comparison({"recipe": list(levels)}, {}))
 
 
+def test_rows_say_how_many_devices_trained_and_a_run_on_others_takes_no_place(tmp_path: Path) -> None:
+    """Dropout's draws are other ones in another number of processes, and so are the weights."""
+    run, file = tmp_path / "j", tmp_path / "results.csv"
+    for devices, refused in ((None, False), (2, False), (2, False), (1, True)):
+        write_run(run, "sigmoid", 0, 200.0, metrics={"devices": devices} if devices else None)
+        if refused:
+            with pytest.raises(ConfigError, match="the row is of a run in 2 processes, not in 1"):
+                gathered([run], file)
+        else:
+            assert gathered([run], file)[0]["devices"] == (str(devices) if devices else "")
+
+
 def test_what_is_unfinished_is_named_and_what_is_incomplete_refused(runs: list[Path], tmp_path: Path) -> None:
     (runs[0] / "metrics.json").unlink()
     write_run(runs[1], "sigmoid", 1, 1.0, metrics={"commit": "unknown", "checkpoint": None})
@@ -180,6 +193,7 @@ def test_what_a_level_is_worth_stands_together_for_all_settings(runs: list[Path]
         "| none | – | – | – | – | – | – | no row |",
         f"| softmax | `activation=softmax` | `demo` | 210.0 | 0 1 2 | {found} | – | difference{said} |",
         "| softmax | `activation=softmax` | `long` | 307.0 | 0 | +0.0 | – | one seed |",
+        "| tanh | – | `long` | – | 1 | – | – | no baseline with its seeds |",
     ]
     more = tmp_path / "more" / "j"
     write_run(more, "softmax", 7, 1.0, own={"experiment": "grid_demo"})
@@ -191,8 +205,14 @@ def test_what_a_level_is_worth_stands_together_for_all_settings(runs: list[Path]
 def test_what_makes_a_level_is_what_runs_it() -> None:
     made = made_by(load_study("options"))["option"]
     assert (made["none"], made["infonce_soft"]) == ("", "objective=infonce objective.temperature=0.1")
-    assert made["views_always_inverted_softmax"] == "augment=views views=[1,2,3] correction=inverted_softmax"
+    scored = "views=[1,2,3] correction=inverted_softmax bank=train"
+    assert made["views_always_inverted_softmax"] == f"augment=views {scored}"
     assert made_by(load_study("features"))["features"]["late_ensemble"] == "ensemble of region and grid"
+    of = {"factor": "f", "of": ["a", "b"], "protocol": "ensemble", "views": [1]}
+    study = {"title": "t", "question": "q", "factors": {"f": ["a", "b"]}, "baseline": {"f": "a"}}
+    assert made_by(parse_study("s", study | {"derived": {"c": of}}))["f"]["c"] == "ensemble of a and b views=[1]"
+    with pytest.raises(ConfigError, match="derived c: of is missing"):
+        parse_study("s", study | {"derived": {"c": {"factor": "f", "views": [1]}}})
 
 
 def test_a_seed_that_stands_twice_is_refused(runs: list[Path], tmp_path: Path) -> None:
@@ -213,7 +233,7 @@ def test_a_seed_that_stands_twice_is_refused(runs: list[Path], tmp_path: Path) -
         (
             (0, 1, 2),
             {"protocol": "five_fold_1k"},
-            "softmax against sigmoid: gallery folds of 1,000 and the whole split",
+            "region_demo/demo: gallery folds of 1,000 and the whole split",
         ),
         ((1,), {"protocol": "five_fold_1k"}, "softmax: seeds of protocol five_fold_1k and full"),
         ((1,), {"rsum": "217"}, "activation=softmax,seed=1: rsum=217, and its six recalls sum up to 216.00"),

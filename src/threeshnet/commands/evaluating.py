@@ -20,7 +20,7 @@ from threeshnet.commands.job_record import machine
 from threeshnet.commands.scoring import scored_of, scores_of
 from threeshnet.commands.tracking import track_evaluation
 from threeshnet.encoders.official import is_official_checkpoint, load_official_checkpoint
-from threeshnet.errors import ConfigError, Problems
+from threeshnet.errors import CheckpointError, ConfigError, Problems
 from threeshnet.metrics.protocols import check_protocol, share_photos
 from threeshnet.reports.table import print_results
 from threeshnet.shards.manifest import Manifest, open_shards
@@ -48,6 +48,7 @@ def evaluate(cfg: DictConfig) -> None:
         known = training_of([ready.about], ready.split)
         check_protocol(cfg.protocol, len(files), scored_of(ready.split, **known))
         scored.append(encode(cfg, ready, cfg.perturb))
+        del ready  # so that there is one model in memory, however many are averaged
     split, about = scored[0].split, [one.about for one in scored]
     bank = encode(cfg, prepare(cfg, files[0], cfg.bank)).embeddings if cfg.bank else None
     extras: dict[str, Any] = {"extended": cfg.extended, "bank": bank, "correction": cfg.correction}
@@ -86,9 +87,14 @@ class Embedded(NamedTuple):
 
 
 def hashes_of(files: Sequence[Path]) -> list[str]:
-    """The checkpoints' hashes.  Raises ConfigError for two that are one: averaged, a model is what it was."""
-    hashes = [checkpoint_hash(file) for file in files]
-    problems = Problems("checkpoint")
+    """The checkpoints' hashes.  Raises ConfigError for those not there, and two that are one: their mean is the one."""
+    hashes, problems = [], Problems("checkpoint")
+    for file in files:
+        try:
+            hashes.append(checkpoint_hash(file))
+        except CheckpointError as error:
+            problems.add(str(error))
+    problems.raise_as(ConfigError)
     for number, own in enumerate(hashes):
         first = hashes.index(own)
         if first < number:
@@ -98,16 +104,17 @@ def hashes_of(files: Sequence[Path]) -> list[str]:
 
 
 def training_of(about: Sequence[Mapping[str, Any]], split: ShardedSplit) -> dict[str, Any]:
-    """What was trained on, for `Scored`: of several models that of the first which has seen photos of the split."""
+    """What was trained on, for `Scored`: of several models that of the one which has most surely seen the split."""
+    own = split.manifest.dataset
 
-    def has_seen(one: Mapping[str, Any]) -> bool:
-        data, own = one.get("data"), split.manifest.dataset
-        return (
-            split.name in one.get("train_splits", ()) if data == own else data is not None and share_photos(data, own)
-        )
+    def seen(one: Mapping[str, Any]) -> int:
+        data = one.get("data")
+        if data == own:
+            return 2 * (split.name in one.get("train_splits", ()))
+        return int(data is not None and share_photos(data, own))
 
-    chosen = next(filter(has_seen, about), about[0])
-    return {"trained_on": chosen.get("data"), "train_splits": tuple(chosen.get("train_splits", ()))}
+    chosen = max(about, key=seen)  # the first of equals
+    return {"trained_on": chosen.get("data"), "train_splits": tuple(map(str, chosen.get("train_splits", ())))}
 
 
 def prepare(cfg: DictConfig, file: Path, split: str, views: Sequence[str] = ()) -> Prepared:

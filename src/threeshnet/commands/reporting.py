@@ -112,11 +112,11 @@ def made_by(study: Study) -> dict[str, dict[str, str]]:
     }
     for rule in study.derived:
         scored = [f"views=[{','.join(map(str, rule.views))}]"] if rule.views else []
-        scored += [f"{key}={value}" for key in ("correction", "perturb") if (value := getattr(rule, key))]
+        scored += [f"correction={rule.correction} bank=train"] if rule.correction else []
+        scored += [f"perturb={rule.perturb}"] if rule.perturb else []
         together = f"{rule.protocol} of {' and '.join(rule.of)}"
-        made[rule.factor][rule.name] = (
-            " ".join([made[rule.factor][rule.of[0]], *scored]).strip() if scored else together
-        )
+        of = made[rule.factor][rule.of[0]] if rule.protocol == "full" else together
+        made[rule.factor][rule.name] = " ".join([of, *scored]).strip()
     return made
 
 

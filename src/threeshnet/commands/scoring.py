@@ -13,7 +13,7 @@ from threeshnet.commands.extending import extended_metrics
 from threeshnet.errors import ConfigError
 from threeshnet.metrics.corrections import corrected
 from threeshnet.metrics.extended import Bank
-from threeshnet.metrics.protocols import Scored, describe, folds_of, rank, recall_by
+from threeshnet.metrics.protocols import Scored, describe, folds_of, rank, recall_by, warning
 from threeshnet.metrics.rank_files import RankedItems
 from threeshnet.metrics.ranks import Ranks, rank_similarity
 from threeshnet.metrics.recalls import recall_by_tag
@@ -72,6 +72,8 @@ def scores_of(
         "images": split.images,
         "captions": split.captions,
     }
+    if warned := warning(scored):
+        facts["warning"] = warned
     if any(split.caption_tags) and len(similarities) == 1 and not correction:
         whole = ranks if folds_of(protocol) == 1 else rank_similarity(similarities[0], split.owners)
         facts["by_tag"] = recall_by_tag(whole.t2i, split.caption_tags)

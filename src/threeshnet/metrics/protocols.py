@@ -182,16 +182,18 @@ def describe(protocol: str, scored: Scored) -> str:
     if protocol == "five_fold_1k":
         unseen = "" if _image_order(scored) == "source" else ", images in the order of the shards"
         known = f"COCO 1K, mean of 5 folds{unseen}" if known else ""
+    warned = warning(scored)
+    return f"{protocol}: {counts}" + (f" ({known})" if known else "") + (f"; {warned}" if warned else "")
+
+
+def warning(scored: Scored) -> str:
+    """What must be known beside the numbers: that the model may have seen these photos, or has; empty otherwise."""
     trained = scored.trained_on
-    seen = trained is not None and trained != scored.data and share_photos(trained, scored.data)
-    warning = ""
-    if seen:
-        warning = f"; trained on {trained}, which shares photos with {scored.data}: some of these may have been seen"
-    elif trained == scored.data and scored.split in scored.train_splits:
-        warning = (
-            f"; trained on this split ({', '.join(scored.train_splits)}): these numbers say what was learned by heart"
-        )
-    return f"{protocol}: {counts}" + (f" ({known})" if known else "") + warning
+    if trained == scored.data and scored.split in scored.train_splits:
+        return f"trained on this split ({', '.join(scored.train_splits)}): these numbers say what was learned by heart"
+    if trained is not None and trained != scored.data and share_photos(trained, scored.data):
+        return f"trained on {trained}, which shares photos with {scored.data}: some of these may have been seen"
+    return ""
 
 
 def share_photos(one: str, other: str) -> bool:

@@ -17,14 +17,8 @@ OF_TRAINING = ("experiment", "data", "train_splits", "train_images", "views", "f
 OF_TRAINING += ("objective", "recipe", "setting", "seed", "selection", "batch_size", "epochs", "precision")
 OF_TRAINING += ("fingerprint", "commit")
 OF_SCORING = ("data", "split", "images", "captions", "protocol", "fingerprint", "commit", "machine")
-OF_SCORING += (
-    "perturb",
-    "perturb_seed",
-    "perturb_batch_size",
-    "scored_views",
-    "correction",
-    "bank",
-)  # where something was changed, or corrected for
+# Where something was changed or corrected for, or must be known beside the numbers.
+OF_SCORING += ("perturb", "perturb_seed", "perturb_batch_size", "scored_views", "correction", "bank", "warning")
 IN_A_ROW = ("experiment", "features", "guidance", "recipe", "setting", "seed", "selection", "batch_size", "epochs")
 HEADING = "| direction | R@1 | R@5 | R@10 | median rank | mean rank |\n| --- | ---: | ---: | ---: | ---: | ---: |"
 ONE_SEED = "seeds differ by several points of rsum. Compare means over seeds (`make sweep`)."

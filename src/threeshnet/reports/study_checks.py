@@ -12,7 +12,7 @@ from threeshnet.reports.study_rows import NUMBERS, Row, by_level, device, groups
 OF_THE_ITEMS = ("data", "fingerprint", "split", "images", "captions")
 DEVICE = "device"  # is no column, but what `machine` is of
 GALLERY = "gallery"  # is no column either, but what `protocol` ranks in
-OF_A_COMPARISON = (*OF_THE_ITEMS, GALLERY, "selection", "epochs", DEVICE, "devices")
+OF_A_COMPARISON = (*OF_THE_ITEMS, "selection", "epochs", DEVICE)
 OF_A_LEVEL = (*OF_A_COMPARISON, "protocol", "batch", "precision")  # a factor may change these, another seed may not
 ROUNDING = 0.02  # six recalls, each rounded in its row
 
@@ -41,15 +41,16 @@ def _faults(row: Row) -> Iterator[str]:
 
 
 def _of_other_questions(rows: Sequence[Row], comparison: Comparison) -> Iterator[str]:
-    """Facts that differ between the seeds of a level, or between a level and its baseline."""
+    """Facts that differ within a table, between the seeds of a level, or between a level and its baseline."""
     for (experiment, setting), found in groups(rows).items():
+        yield from (f"{experiment}/{setting}: {fact}" for fact in _several(found, (GALLERY,)))
         levels = by_level(found, comparison.factors)
         for names, seeds in levels.items():
             place = f"{experiment}/{setting}, {label(names)}"
             yield from (f"{place}: seeds of {fact}" for fact in _several(seeds, OF_A_LEVEL))
             base = comparison.base(names)
             if base != names and base in levels:
-                both = _several([seeds[0], levels[base][0]], OF_A_COMPARISON)
+                both = _several([*seeds, *levels[base]], OF_A_COMPARISON)
                 yield from (f"{place} against {label(base)}: {fact}" for fact in both)
 
 

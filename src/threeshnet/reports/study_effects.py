@@ -20,7 +20,7 @@ from threeshnet.reports.study_rows import Row, by_level, groups, place
 
 PART = "effects"  # name of the marks, in a README that wants the table
 HEADER = ("made by", "setting", "baseline", "seeds", "rsum against the baseline", WITH_PHOTOS, "verdict")
-ONE_SEED, NO_ROW = "one seed", "no row"
+ONE_SEED, NO_ROW, NO_PAIR = "one seed", "no row", "no baseline with its seeds"
 
 
 def effects(rows: Sequence[Row], comparison: Comparison, made_by: Mapping[str, Mapping[str, str]]) -> str:
@@ -34,7 +34,7 @@ def effects(rows: Sequence[Row], comparison: Comparison, made_by: Mapping[str, M
         where = f"`{setting}`" if len(experiments) == 1 else f"{experiment}, `{setting}`"
         levels = by_level(found, comparison.factors)
         for names in levels:
-            if names != comparison.base(names) and pairs_of(names, levels, comparison):
+            if names != comparison.base(names):
                 lines.append((names, [where, *_effect(names, levels, comparison)]))
     lines += [(names, [NOTHING] * (len(HEADER) - 2) + [NO_ROW]) for names in _without_rows(rows, comparison)]
     lines.sort(key=lambda line: place(line[0], comparison.factors))
@@ -47,7 +47,7 @@ def _without_rows(rows: Sequence[Row], comparison: Comparison) -> list[tuple[str
     if len(comparison.factors) != 1:
         return []
     ((factor, levels),) = comparison.factors.items()
-    run = {row[factor] for row in rows} | {comparison.baseline.get(factor)}
+    run = {row.get(factor) for row in rows} | {comparison.baseline.get(factor)}
     return [(level,) for level in levels if level not in run]
 
 
@@ -59,6 +59,8 @@ def _made(names: Sequence[str], made_by: Mapping[str, Mapping[str, str]]) -> str
 def _effect(names: tuple[str, ...], levels: Levels, comparison: Comparison) -> list[str]:
     """Mean of the baseline over the seeds that both have, these seeds, the difference, and what may be said of it."""
     pairs = pairs_of(names, levels, comparison)
+    if not pairs:
+        return [NOTHING, " ".join(row["seed"] for row in levels[names]), NOTHING, NOTHING, NO_PAIR]
     one, other = (sum(float(row["rsum"]) for row in side) / len(pairs) for side in zip(*pairs, strict=True))
     apart, with_photos = against(names, levels, comparison, "rsum"), against_with_photos(names, levels, comparison)
     known = [f"{other:.1f}", " ".join(row["seed"] for row, _ in pairs)]

@@ -83,6 +83,8 @@ def _caption(metrics: Mapping[str, Any], seconds: float | None) -> str:
         parts[0] += f"{_half(intervals['rsum'])} (± half the {intervals['level']:.0%} interval over images)"
     if metrics.get("perturb"):
         parts.append(f"perturbed: {metrics['perturb']}")
+    if metrics.get("warning"):
+        parts.append(metrics["warning"])
     if metrics.get("seed") is not None:
         parts.append(f"seed {metrics['seed']}")
     if metrics.get("resumed_at_step"):

@@ -93,6 +93,8 @@ def _another(there: Row, row: Row) -> Iterator[str]:
         yield f"the row is of run {there['identity'][:12]}, not {row['identity'][:12]}"
     elif device(there) != device(row):
         yield f"the row is of a run on {device(there)}, not on {device(row)}"
+    elif "" not in (known := (there.get("devices", ""), row.get("devices", ""))) and known[0] != known[1]:
+        yield f"the row is of a run in {known[0]} processes, not in {known[1]}"
 
 
 def collect(

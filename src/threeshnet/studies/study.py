@@ -121,6 +121,8 @@ def _rule(name: str, made: Mapping[str, Any], problems: Problems) -> Derived:
     protocol = made.get("protocol", "full" if correction or perturb or views else "ensemble")
     beside = tuple(map(str, made.get("beside") or ()))
     rule = Derived(name, str(made.get("factor")), of, protocol, data, correction, perturb, views, beside)
+    if not of:
+        problems.add(f"derived {name}: of is missing: the levels whose checkpoints are scored")
     if protocol not in PROTOCOLS:
         problems.add(one_of(f"derived {name}: protocol", protocol, PROTOCOLS))
     if correction is not None and correction not in CORRECTIONS:

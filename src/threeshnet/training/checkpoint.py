@@ -157,10 +157,10 @@ def checkpoint_hash(path: str | Path) -> str:
 def _there(path: str | Path) -> Path:
     file = Path(path)
     if not file.is_file():
-        near = sorted(str(other) for other in file.parent.glob("*.ckpt")) if file.parent.is_dir() else []
-        raise CheckpointError(
-            f"{file}: no such file; there {'are: ' + ', '.join(near) if near else 'is no .ckpt beside it'}"
-        )
+        where = [file / "checkpoints", file] if file.is_dir() else [file.parent]
+        near = sorted(str(other) for folder in where for form in ("*.ckpt", "*.pth*") for other in folder.glob(form))
+        what = "is a folder" if file.is_dir() else "no such file"
+        raise CheckpointError(f"{file}: {what}; there {'are: ' + ', '.join(near) if near else 'is no .ckpt beside it'}")
     return file
 
 
