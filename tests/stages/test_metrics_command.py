@@ -110,6 +110,8 @@ def test_what_cannot_be_asked_is_said_before_anything_runs(
         ("protocol=transfer",): "trained on 'demo', which is scored",
         ("protocol=ensemble",): "averages models and got one",
         (f"checkpoint=['{name}','{name}']", "protocol=ensemble"): f"{name} is the same model as {name}",
+        (f"checkpoint={Path(name).parents[1]}",): f"is a folder; there are: {Path(name).parent / 'best.ckpt'}",
+        (f"checkpoint={demo_shards}",): "is a folder; there is no .ckpt in it",
         ("perturb=shuffle_map",): "would replace the unperturbed one",
         ("perturb=shufle_map", "out=x"): "perturb='shufle_map' does not exist; there are: drop_regions",
         ("bank=test", "extended=true"): "test queries must not correct each other",

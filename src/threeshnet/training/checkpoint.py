@@ -159,8 +159,9 @@ def _there(path: str | Path) -> Path:
     if not file.is_file():
         where = [file / "checkpoints", file] if file.is_dir() else [file.parent]
         near = sorted(str(other) for folder in where for form in ("*.ckpt", "*.pth*") for other in folder.glob(form))
-        what = "is a folder" if file.is_dir() else "no such file"
-        raise CheckpointError(f"{file}: {what}; there {'are: ' + ', '.join(near) if near else 'is no .ckpt beside it'}")
+        what, place = ("is a folder", "in") if file.is_dir() else ("no such file", "beside")
+        known = f"are: {', '.join(near)}" if near else f"is no .ckpt {place} it"
+        raise CheckpointError(f"{file}: {what}; there {known}")
     return file
 
 
