@@ -9,8 +9,8 @@
 #   FLICKR8K  overrides for Flickr8k's sweeps               (parallel=2)
 #   SUFFIX    of the settings' names in the rows, where rows of another machine are there: those of two share no table
 #
-# With a GPU: DEMO=jobs_per_gpu=6 FLICKR8K=jobs_per_gpu=8 SUFFIX=_mygpu (_gpu are rows of ours). Parts may run side by side, but for flickr8k and
-# options, of which the second takes up runs of the first.
+# With a GPU: DEMO=jobs_per_gpu=6 FLICKR8K=jobs_per_gpu=8 SUFFIX=_mygpu (_gpu are rows of ours). Parts may run side by
+# side, but for flickr8k and options, of which the second takes up runs of the first.
 #
 # Start it again wherever it was cut: jobs go on from their last checkpoint, finished ones are not run again, nor is a run
 # that another study has finished. Rows are collected after every study, so that what is finished is never lost.

@@ -79,7 +79,7 @@ def check_protocol(protocol: str, models: int, scored: Scored) -> None:
 
 def full(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
     """The whole split at once."""
-    check_protocol("full", len(similarities), scored)
+    _check_full(len(similarities), scored)
     return rank_similarity(similarities[0], scored.owner)
 
 
@@ -89,19 +89,19 @@ def transfer(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
     Raises ConfigError where the two share photos, as far as their names say, and where it is not known what the model
     was trained on.
     """
-    check_protocol("transfer", len(similarities), scored)
+    _check_transfer(len(similarities), scored)
     return rank_similarity(similarities[0], scored.owner)
 
 
 def five_fold_1k(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
     """Each of five consecutive folds of 1,000 images of COCO testall by itself."""
-    check_protocol("five_fold_1k", len(similarities), scored)
+    _check_five_folds(len(similarities), scored)
     return fold_ranks(similarities[0], scored.owner, folds=FOLDS)
 
 
 def ensemble(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
     """The whole split at once, by the mean similarity of several models."""
-    check_protocol("ensemble", len(similarities), scored)
+    _check_ensemble(len(similarities), scored)
     return rank_similarity(MeanSimilarity(similarities), scored.owner)
 
 
