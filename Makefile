@@ -81,7 +81,7 @@ endif
 empty :=
 space := $(empty) $(empty)
 comma := ,
-run = $(ENV_PYTHON) -m threeshnet.commands.$(1)
+run = $(ENV_PYTHON) -m threeshnet.cli.$(1)
 name = $(if $(2), $(1)=$(2))
 flag = $(if $(filter-out 0 false no,$(2)), $(1)=true)
 hydra_text = "$(subst ",\",$(1))"

@@ -30,7 +30,7 @@ failed=
 call() { # command, words
   command=$1
   shift
-  "$PYTHON" -m "threeshnet.commands.$command" "$@"
+  "$PYTHON" -m "threeshnet.cli.$command" "$@"
 }
 
 data() { # name, words

@@ -51,15 +51,15 @@ Command = Callable[..., Ended]  # (name of the command, *overrides)
 
 @pytest.fixture(scope="session")
 def command() -> Command:
-    """Runs a command of `threeshnet.commands` as a shell would, but in this process: importing torch is slow."""
+    """Runs a command of `threeshnet.cli` as a shell would, but in this process: importing torch is slow."""
 
     def call(name: str, *overrides: str) -> Ended:
-        from threeshnet.commands import run
+        from threeshnet.cli import run
 
-        main = importlib.import_module(f"threeshnet.commands.{name}").main
+        main = importlib.import_module(f"threeshnet.cli.{name}").main
         out, err, code = io.StringIO(), io.StringIO(), 0
         with _surroundings_kept(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            sys.argv = [f"threeshnet.commands.{name}", *overrides]
+            sys.argv = [f"threeshnet.cli.{name}", *overrides]
             try:
                 run(main)
             except SystemExit as end:

@@ -25,8 +25,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-PREFIX = "threeshnet.commands."
-COMMANDS = Path(__file__).parents[1] / "src" / "threeshnet" / "commands"
+PREFIX = "threeshnet.cli."
+COMMANDS = Path(__file__).parents[1] / "src" / "threeshnet" / "cli"
 TIMED_OUT = "timed out"
 LOOK = os.WEXITED | os.WNOHANG | os.WNOWAIT  # whether a child has ended, and leave it there
 PATIENCE = 60  # seconds that processes have when one of them has failed: they may wait for it
@@ -130,7 +130,7 @@ def prepare() -> None:
     from hydra.core.global_hydra import GlobalHydra
     from transformers.models.bert import modeling_bert  # noqa: F401
 
-    from threeshnet.commands import CONF
+    from threeshnet.installation import CONF
 
     for file in COMMANDS.glob("[a-z]*.py"):
         importlib.import_module(PREFIX + file.stem)

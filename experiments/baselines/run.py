@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from threeshnet.commands import current_commit
-from threeshnet.commands.job_record import machine
 from threeshnet.files import write_rows
+from threeshnet.installation import current_commit
 from threeshnet.metrics.protocols import Scored, rank, recall_by
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.reports.markdown import fill, table
+from threeshnet.runs.identity import data_fingerprint
+from threeshnet.runs.job_record import machine
 from threeshnet.shards.reader import ShardedSplit
-from threeshnet.studies.identity import data_fingerprint
 
 HERE = Path(__file__).parent
 RECALLS = [f"{side}_{name}" for side in ("i2t", "t2i") for name in ("R@1", "R@5", "R@10")]

@@ -31,16 +31,17 @@ from run import HERE, ZERO_SHOT, as_text, facts_of, rebuild, scores, write
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
-from threeshnet.commands import CONF, run
-from threeshnet.commands.job_record import machine
+from threeshnet.cli import run
 from threeshnet.errors import ConfigError, DataError, Problems, one_of
 from threeshnet.features import huggingface
 from threeshnet.features.photos import decoded
+from threeshnet.installation import CONF
 from threeshnet.metrics.protocols import Scored
 from threeshnet.records import AnnotatedSet, Photo
+from threeshnet.runs.identity import data_fingerprint
+from threeshnet.runs.job_record import machine
 from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.reader import ShardedSplit
-from threeshnet.studies.identity import data_fingerprint
 
 NO_SUCH_MODEL = (HFValidationError, RepositoryNotFoundError)  # what the hub says, or would
 NO_WEIGHTS: dict[str, object] = {"reason": "weights were not at hand"}

@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from threeshnet.files import write_rows
 from threeshnet.objectives.collapse import loss_over_collapsed
 from threeshnet.reports.markdown import fill, table
-from threeshnet.studies.folders import record
+from threeshnet.runs.folders import record
 from threeshnet.training.csv_log import rows_of as logged_rows
 
 HERE = Path(__file__).resolve().parent

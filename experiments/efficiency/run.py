@@ -26,7 +26,7 @@ from shown import draw, text
 from systems import TEXTS
 from whole import DIRECTIONS, search
 
-from threeshnet.commands import current_commit
+from threeshnet.installation import current_commit
 from threeshnet.metrics.ranks import BLOCK_CELLS
 from threeshnet.reports.markdown import fill
 

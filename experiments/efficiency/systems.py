@@ -13,8 +13,8 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from threeshnet.commands import CONF
 from threeshnet.encoders.text.bert import BertTextEncoder
+from threeshnet.installation import CONF
 from threeshnet.nn.masking import unit
 from threeshnet.records import MAP_SIDE, SCENE_SIDE, ImageBatch, TokenSet
 

@@ -107,7 +107,7 @@ def build(name: str, models: Path) -> tuple[str, Any]:
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
-    from threeshnet.commands import CONF
+    from threeshnet.installation import CONF
 
     group = "segmentation" if name in SEGMENTATIONS else "extractor"
     settings = [f"{group}={name}", "data=folder"]

@@ -21,9 +21,9 @@ from by_signals import signalled
 from runs import finish, start, wait_for_save
 from scene import NotPermitted, Scene, fault
 
-from threeshnet.commands.train import main as train
-from threeshnet.commands.verify import main as verify
-from threeshnet.training.checkpoint_names import LAST
+from threeshnet.cli.train import main as train
+from threeshnet.cli.verify import main as verify
+from threeshnet.runs.checkpoint_names import LAST
 
 MOUNT_SIZE = "60m"  # room for last, previous, best and what is written beside them, 13 MB each
 

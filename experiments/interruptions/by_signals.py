@@ -10,7 +10,7 @@ from typing import Any
 from runs import finish, wait_for_save
 from scene import Scene, fault
 
-from threeshnet.commands.train import main as train
+from threeshnet.cli.train import main as train
 
 
 def signalled(scene: Scene, number: signal.Signals, *, everywhere: bool = False) -> int:

@@ -26,7 +26,7 @@ import by_signals  # noqa: F401
 from runs import SHARDS, digest, finish, start, step_of
 from scene import FAULTS, Fault, NotPermitted, Scene
 
-from threeshnet.commands.shards import main as make_data
+from threeshnet.cli.shards import main as make_data
 from threeshnet.reports.markdown import fill
 
 
@@ -75,7 +75,7 @@ def happened(cause: Fault, scene: Scene, expected: str) -> dict[str, Any]:
 
 def short(text: str) -> str:
     """Without the long command line that is printed for going on."""
-    return re.sub(r"(To go on: python -m threeshnet.commands.train) .*(out=)", r"\1 … \2", text.strip())
+    return re.sub(r"(To go on: python -m threeshnet.cli.train) .*(out=)", r"\1 … \2", text.strip())
 
 
 def write_table(rows: dict[str, dict[str, Any]], file: Path) -> None:

@@ -3,7 +3,7 @@
     make kills                                  # 100 kills; goes on where it was cut, from the rows of the CSV file
     python experiments/interruptions/kills.py --kills 4 --chain 2 --csv <file>
 
-Each start runs `threeshnet.commands.train … resume=true` in a process of its own with all that it starts; SIGKILL
+Each start runs `threeshnet.cli.train … resume=true` in a process of its own with all that it starts; SIGKILL
 leaves it no moment to put anything in order. The processes are forks of this one, which has imported the libraries and
 computed nothing. Half of the kills come while a checkpoint is being written, which is seen by the file beside it; the
 others some moments after one, or on the way to the first step. Chains take turns with 0 and 2 loader workers, and all
@@ -29,8 +29,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from runs import RUN, SHARDS, digest, finish, partial_of, start, step_of, wait_for_save
 
-from threeshnet.commands.shards import main as make_data
-from threeshnet.commands.train import main as train
+from threeshnet.cli.shards import main as make_data
+from threeshnet.cli.train import main as train
 from threeshnet.files import PARTIAL
 from threeshnet.reports.markdown import fill
 

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 
 # Once, before the forks: commands load what they work with when there is work.
-import threeshnet.commands.making
-import threeshnet.commands.training
-import threeshnet.commands.verifying  # noqa: F401
-from threeshnet.commands import run
+import threeshnet.cli.making
+import threeshnet.cli.training
+import threeshnet.cli.verifying  # noqa: F401
+from threeshnet.cli import run
 from threeshnet.files import PARTIAL
+from threeshnet.runs.checkpoint_names import BEST, LAST
 from threeshnet.training.checkpoint_files import newest_whole
-from threeshnet.training.checkpoint_names import BEST, LAST
 
 SIZES = ("data.extractor.region_width=16", "data.extractor.grid_width=24", "data.extractor.classes=7")
 SHARDS = ("data=synthetic", "images=40", "+data.extractor.regions=5", *SIZES, "progress=false", "workers=0")
@@ -47,7 +47,7 @@ def start(folder: Path, command: Any, name: str, words: Sequence[str]) -> int:
         log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        sys.argv = [f"threeshnet.commands.{name}", *words]
+        sys.argv = [f"threeshnet.cli.{name}", *words]
         run(command)
         code = 0
     except SystemExit as ended:

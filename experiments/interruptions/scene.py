@@ -9,7 +9,7 @@ from typing import Any
 
 from runs import RUN, start
 
-from threeshnet.commands.train import main as train
+from threeshnet.cli.train import main as train
 
 TABLE = " │┃┌└├┏┡"  # what its lines begin with
 

@@ -17,15 +17,15 @@ import torch
 
 import threeshnet
 from threeshnet.batches.collate import collate_images
-from threeshnet.commands.job_record import machine
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.files import write_rows
 from threeshnet.metrics.ranks import rank_similarity
 from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.reports.markdown import fill, table
+from threeshnet.runs.folders import record, scored_checkpoint, trainings
+from threeshnet.runs.job_record import machine
 from threeshnet.shards.reader import ShardedSplit
-from threeshnet.studies.folders import record, scored_checkpoint, trainings
 from threeshnet.training.checkpoint import checkpoint_hash, read_checkpoint
 
 HERE = Path(__file__).resolve().parent

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from threeshnet.errors import DataError
 from threeshnet.files import write_rows
-from threeshnet.studies.folders import record
+from threeshnet.runs.folders import record
 
 HERE = Path(__file__).resolve().parent
 FILE = "told_apart.csv"

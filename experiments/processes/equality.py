@@ -40,7 +40,7 @@ from world import (
 
 from threeshnet.batches.collate import collate_images
 from threeshnet.batches.sampler import EveryItemOnce
-from threeshnet.commands import current_commit
+from threeshnet.installation import current_commit
 from threeshnet.metrics.recalls import recall
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.objectives.infonce import InfoNCELoss

@@ -24,7 +24,7 @@ from scaling import build, made_up
 from torch import nn
 from world import furthest, gradients
 
-from threeshnet.commands import current_commit
+from threeshnet.installation import current_commit
 from threeshnet.reports.markdown import fill, table
 from threeshnet.training.module import RetrievalModule
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from world import BATCH, build, module_of, together, train
 
-from threeshnet.commands import current_commit
+from threeshnet.installation import current_commit
 from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.reports.markdown import fill, table
 

@@ -31,7 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 from traffic import Counter, collectives_of, loopback, sent
 
-from threeshnet.commands import CONF, current_commit
+from threeshnet.installation import CONF, current_commit
 from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.records import Batch, ImageBatch, TokenSet
 from threeshnet.reports.markdown import fill, table

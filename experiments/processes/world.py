@@ -24,9 +24,9 @@ from threeshnet.batches.dataset import CaptionDataset
 from threeshnet.batches.loader import TrainingLoader
 from threeshnet.batches.sampler import CaptionBatches
 from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
-from threeshnet.commands import CONF
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.encoders.text.bigru import BiGRUTextEncoder
+from threeshnet.installation import CONF
 from threeshnet.pooling.generalized import GeneralizedPooling
 from threeshnet.records import ImageArrays
 from threeshnet.training.module import RetrievalModule

@@ -27,11 +27,12 @@ from rich.console import Console
 from torch import Tensor
 
 from threeshnet.batches.collate import collate_images
-from threeshnet.commands import CONF, building, current_commit
+from threeshnet.installation import CONF, current_commit
 from threeshnet.metrics.ranks import rank_similarity
 from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.shards.reader import ShardedSplit
+from threeshnet.training import building
 
 WAYS = ("ours", "plain")
 PEAK_UNIT = 1 if sys.platform == "darwin" else 1_024  # macOS counts the peak in bytes, Linux in KiB

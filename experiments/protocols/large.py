@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from threeshnet.commands import current_commit
+from threeshnet.installation import current_commit
 from threeshnet.metrics.ranks import BLOCK_CELLS, rank_similarity
 from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.metrics.similarity import EmbeddingSimilarity

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from threeshnet.commands.settings import check_settings
+from threeshnet.cli.settings import check_settings
 
 CONF = Path(__file__).parents[2] / "conf"
 

@@ -21,23 +21,21 @@ HEAVY = ("torch", "pytorch_lightning", "transformers", "wandb", "matplotlib", "s
 def test_every_command_helps(name: str, command) -> None:
     ended = command(name, "--help")
     assert ended.code == 0, ended.err
-    assert f"python -m threeshnet.commands.{name}" in ended.out.splitlines()[0]
+    assert f"python -m threeshnet.cli.{name}" in ended.out.splitlines()[0]
     assert "powered by Hydra" not in ended.out
 
 
 def test_help_needs_no_data_set() -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", "threeshnet.commands.shards", "--help"], capture_output=True, text=True
-    )
+    ended = subprocess.run([sys.executable, "-m", "threeshnet.cli.shards", "--help"], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    assert "python -m threeshnet.commands.shards" in ended.stdout.splitlines()[0]
+    assert "python -m threeshnet.cli.shards" in ended.stdout.splitlines()[0]
     assert "extractor: clip" in ended.stdout
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_has_enough_is_no_error(unbuffered: str) -> None:
     ended = subprocess.run(
-        f'"{sys.executable}" -m threeshnet.commands.report --help | true',
+        f'"{sys.executable}" -m threeshnet.cli.report --help | true',
         shell=True,
         env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
         capture_output=True,
@@ -47,21 +45,21 @@ def test_a_reader_that_has_enough_is_no_error(unbuffered: str) -> None:
 
 
 def test_what_takes_seconds_is_not_loaded_before_there_is_work() -> None:
-    names = [f"threeshnet.commands.{name}" for name in COMMANDS]
+    names = [f"threeshnet.cli.{name}" for name in COMMANDS]
     code = f"import importlib, sys; [importlib.import_module(name) for name in {names}]; print(*sorted(sys.modules))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(HEAVY).isdisjoint(ended.stdout.split())
 
 
 def test_what_builds_no_model_loads_nothing_that_does() -> None:
-    names = [f"threeshnet.commands.{name}" for name in WITHOUT_A_MODEL]
+    names = [f"threeshnet.cli.{name}" for name in WITHOUT_A_MODEL]
     code = f"import importlib, sys; [importlib.import_module(name) for name in {names}]; print(*sorted(sys.modules))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"pytorch_lightning", "transformers", "wandb"}.isdisjoint(ended.stdout.split())
 
 
 def test_training_loads_wandb_only_when_it_is_on() -> None:
-    code = "import sys, threeshnet.commands.training, threeshnet.commands.evaluating; print('wandb' in sys.modules)"
+    code = "import sys, threeshnet.cli.training, threeshnet.evaluation.evaluating; print('wandb' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout == "False\n"
 

@@ -18,13 +18,13 @@ from PIL import Image
 from torch import Tensor
 
 from threeshnet.batches.tokenizers import Wordpieces
-from threeshnet.commands.building import fields_read
-from threeshnet.commands.preparing import load_study
-from threeshnet.commands.trainer_options import of_lightning
 from threeshnet.encoders.text.sources import bert_folder
 from threeshnet.errors import DataError
 from threeshnet.features.extractor import Extractor
 from threeshnet.records import ImageBatch, Photo, TokenSet
+from threeshnet.studies.preparing import load_study
+from threeshnet.training.building import fields_read
+from threeshnet.training.trainer_options import of_lightning
 
 from .command_line import taken
 

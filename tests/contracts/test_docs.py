@@ -21,9 +21,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from threeshnet.commands.preparing import load_study
 from threeshnet.errors import ConfigError
 from threeshnet.studies.plan import plan
+from threeshnet.studies.preparing import load_study
 from threeshnet.studies.words import divided
 
 from .command_line import taken
@@ -37,7 +37,7 @@ VARIABLES = set(re.findall(r"\$\(([A-Z][A-Z_]+)\)", MAKEFILE)) | set(re.findall(
 STAND_IN = "anything"  # for what a reader is to put in: <folder>, …, $VARIABLE
 FENCE = re.compile(r"^( *)```([^\n`]*)\n(.*?)^\1```$", flags=re.MULTILINE | re.DOTALL)
 SHELL = ("sh", "bash", "shell")
-MODULE = "threeshnet.commands."
+MODULE = "threeshnet.cli."
 BARE = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ} | {"LC_ALL": "C.UTF-8"}
 
 
@@ -97,7 +97,7 @@ def made(arguments: tuple[str, ...]) -> str:
 
 
 def module_faults(words: list[str]) -> Iterator[str]:
-    """What is wrong with `… -m threeshnet.commands.<name> <overrides>`; nothing for other programs."""
+    """What is wrong with `… -m threeshnet.cli.<name> <overrides>`; nothing for other programs."""
     module = next((word for word in words if word.startswith(MODULE)), None)
     if module is None:
         return
@@ -299,9 +299,9 @@ def test_a_reports_commands_are_there(report: Path) -> None:
         ("    make train EXP=hybrid_nowhere\n", "hybrid_nowhere"),
         ('```sh\nmake data DATA=demo \\\n  ARGS="workers=0 on_errors=stop"\n```\n', "on_errors"),
         ('    make data DATA=demo \\\n      ARGS="workers=0 on_errors=stop"\n', "on_errors"),
-        ("`python -m threeshnet.commands.trian`", "no command 'trian'"),
-        ("`torchrun --nproc-per-node 2 -m threeshnet.commands.shards data=demo extractor=lite9`", "lite9"),
-        ("`python -m threeshnet.commands.train -m experiment=region_demo activation=sigmoid,softmin`", "softmin"),
+        ("`python -m threeshnet.cli.trian`", "no command 'trian'"),
+        ("`torchrun --nproc-per-node 2 -m threeshnet.cli.shards data=demo extractor=lite9`", "lite9"),
+        ("`python -m threeshnet.cli.train -m experiment=region_demo activation=sigmoid,softmin`", "softmin"),
         ("`make sweep STUDY=activatoin EXP=region_demo`", "activatoin"),
         ('`make sweep STUDY=activation EXP=region_demo ARGS="trainer.devises=2"`', "trainer.devises"),
         ('`make sweep STUDY=activation EXP=region_demo ARGS="activation=sigmoid,softmin"`', "softmin"),

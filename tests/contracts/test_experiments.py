@@ -23,7 +23,7 @@ PROMISED = {"protocol": "full", "data": "synthetic", "split": "testall", "images
 
 def as_process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"THREESHNET_CONF": str(ROOT / "conf")}
-    command = [sys.executable, "-m", "threeshnet.commands.train", *arguments]
+    command = [sys.executable, "-m", "threeshnet.cli.train", *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 

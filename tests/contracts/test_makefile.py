@@ -84,7 +84,7 @@ def overrides(words: list[str]) -> dict[str, object]:
 )
 def test_a_target_is_one_line(call: str, expected: str) -> None:
     command, *options = shlex.split(expected)
-    assert line(*shlex.split(call)) == ["python", "-m", f"threeshnet.commands.{command}", *options]
+    assert line(*shlex.split(call)) == ["python", "-m", f"threeshnet.cli.{command}", *options]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_an_ensemble_is_a_list() -> None:
 
 def test_the_report_of_all_rebuilds_the_front_page_too() -> None:
     front = "python experiments/first_photos/report.py"
-    assert make("-n", "report").splitlines() == ["python -m threeshnet.commands.report", front]
+    assert make("-n", "report").splitlines() == ["python -m threeshnet.cli.report", front]
     assert front not in make("-n", "report", "ARGS=into=elsewhere")
 
 

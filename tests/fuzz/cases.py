@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-import threeshnet.commands
+import threeshnet.cli
 
 from . import checkpoint_inputs, raw_inputs
 from .arena import Arena
@@ -47,7 +47,7 @@ class Case(NamedTuple):
 
 def commands() -> list[str]:
     """Every command that there is, from the folder: a new one is fuzzed unasked."""
-    modules = [module.name for module in pkgutil.iter_modules(threeshnet.commands.__path__)]
+    modules = [module.name for module in pkgutil.iter_modules(threeshnet.cli.__path__)]
     return [name for name in modules if (CONF / f"{name}.yaml").is_file()]
 
 

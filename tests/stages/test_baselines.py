@@ -12,10 +12,10 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from threeshnet.commands.job_record import machine
 from threeshnet.metrics.recalls import recall
+from threeshnet.runs.identity import data_fingerprint
+from threeshnet.runs.job_record import machine
 from threeshnet.shards.manifest import Manifest
-from threeshnet.studies.identity import data_fingerprint
 
 from ..scripts import loaded
 

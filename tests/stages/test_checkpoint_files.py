@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from threeshnet.errors import CheckpointError
+from threeshnet.runs.checkpoint_names import LAST, PREVIOUS
 from threeshnet.training import checkpoint_files
 from threeshnet.training.checkpoint_files import (
     WholeFiles,
@@ -20,7 +21,6 @@ from threeshnet.training.checkpoint_files import (
     size_of,
     write_checkpoint,
 )
-from threeshnet.training.checkpoint_names import LAST, PREVIOUS
 
 
 def step(folder: Path, name: str) -> int:

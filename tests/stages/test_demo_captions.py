@@ -10,8 +10,8 @@ from collections import Counter
 from itertools import permutations
 from random import Random
 
-from threeshnet.annotations.demo_captions import Claims, Mention, Place, Relation, captions, true_of
-from threeshnet.annotations.demo_scene import KINDS, Scene, Thing, single, twins
+from threeshnet.demo.captions import Claims, Mention, Place, Relation, captions, true_of
+from threeshnet.demo.scene import KINDS, Scene, Thing, single, twins
 
 SAME = (
     "balloon", "lantern", "jet", "glider", "butterfly", "moth", "ferry", "yacht", "duck", "goose", "ambulance", "taxi",

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from threeshnet.annotations.demo_classes import CLASSES, FAMILY_OF, LOOK_ALIKE, THINGS
-from threeshnet.annotations.demo_render import STYLES, render
-from threeshnet.annotations.demo_scene import KINDS, twins
-from threeshnet.annotations.demo_sprites import sprite
-from threeshnet.annotations.demo_world import FILE, DemoWorld
 from threeshnet.annotations.karpathy import KarpathyReader
+from threeshnet.demo.classes import CLASSES, FAMILY_OF, LOOK_ALIKE, THINGS
+from threeshnet.demo.render import STYLES, render
+from threeshnet.demo.scene import KINDS, twins
+from threeshnet.demo.sprites import sprite
+from threeshnet.demo.world import FILE, DemoWorld
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.records import AnnotatedSet
 
@@ -144,7 +144,7 @@ def test_what_is_whole_is_not_rendered_again(tmp_path: Path) -> None:
 
 def test_an_interrupted_run_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw, small = tmp_path / "raw", DemoWorld(train=6, dev=2, test=2)
-    from threeshnet.annotations import demo_world
+    from threeshnet.demo import world as demo_world
 
     whole, painted = demo_world.paint, []
 

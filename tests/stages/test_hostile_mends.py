@@ -16,7 +16,7 @@ from PIL import Image
 
 from threeshnet.annotations.common import load_json, tidy
 from threeshnet.annotations.forms import form_faults
-from threeshnet.commands.errors import for_terminals
+from threeshnet.cli.errors import for_terminals
 from threeshnet.encoders.official import load_official_checkpoint
 from threeshnet.errors import CheckpointError, DataError, Problems, one_of
 from threeshnet.features.published.grid_files import grid_of

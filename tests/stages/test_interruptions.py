@@ -24,9 +24,9 @@ from torch.utils.data import Dataset
 from threeshnet.batches.loader import TrainingLoader
 from threeshnet.batches.sampler import CaptionBatches
 from threeshnet.batches.workers import Loader
-from threeshnet.commands import run_directory
-from threeshnet.commands.run_directory import locked
 from threeshnet.errors import STOPPING, CheckpointError, ConfigError, Interrupted
+from threeshnet.runs import run_directory
+from threeshnet.runs.run_directory import locked
 from threeshnet.training.callbacks import RandomStates, random_states, set_random_states
 from threeshnet.training.csv_log import RunLog, carry_on, rows_of
 from threeshnet.training.signals import Signals

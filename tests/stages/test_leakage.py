@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from threeshnet.commands.made_shards import show_leakage
+from threeshnet.cli.made_shards import show_leakage
 from threeshnet.features.tiny import Tiny
 from threeshnet.records import AnnotatedSet, Photo
 from threeshnet.shards import leakage

@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from threeshnet.commands.extending import coco_judgements
 from threeshnet.errors import ConfigError, DataError
+from threeshnet.evaluation.extending import coco_judgements
 from threeshnet.metrics import recall
 from threeshnet.metrics.coco_judgements import Judgements, judged, load_judgements
 from threeshnet.metrics.similarity import EmbeddingSimilarity

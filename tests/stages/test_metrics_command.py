@@ -13,8 +13,8 @@ import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from threeshnet.commands import evaluating, extending
 from threeshnet.errors import ConfigError
+from threeshnet.evaluation import evaluating, extending
 from threeshnet.metrics import recall
 from threeshnet.metrics.corrections import CORRECTIONS
 from threeshnet.reports.model_card import model_card
@@ -147,7 +147,7 @@ def test_all_that_has_to_be_given_is_said_at_once(command, name: str, given: lis
     lines = [line for line in ended.err.splitlines() if " is missing" in line]
     assert len(lines) == len(said)
     assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))
-    assert f"threeshnet.commands.{name} --help" in ended.err
+    assert f"threeshnet.cli.{name} --help" in ended.err
     assert "full_key" not in ended.err
 
 

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from threeshnet.studies.identity import differing, flat, identity
-from threeshnet.training import progress, progress_writer
+from threeshnet.runs import progress
+from threeshnet.runs.identity import differing, flat, identity
+from threeshnet.training import progress_writer
 
 QUIET: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 

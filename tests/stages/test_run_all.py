@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from threeshnet.commands.preparing import compose_training, load_study
 from threeshnet.studies.plan import plan
+from threeshnet.studies.preparing import compose_training, load_study
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted(file.stem for file in (ROOT / "conf/studies").glob("*.yaml"))
@@ -42,7 +42,7 @@ def start(
     }
     command = [str(ROOT / "experiments/run.sh"), *parts]
     ended = subprocess.run(command, env=os.environ | given, capture_output=True, text=True, check=False)
-    called = [line.split("threeshnet.commands.")[1] for line in calls.read_text().splitlines()]
+    called = [line.split("threeshnet.cli.")[1] for line in calls.read_text().splitlines()]
     return ended.returncode, called, ended.stderr
 
 

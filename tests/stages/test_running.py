@@ -19,15 +19,15 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from hydra_plugins.threeshnet_processes.launcher import ProcessLauncher
-from threeshnet.commands import current_commit
-from threeshnet.commands.sweeping import starter_of
 from threeshnet.errors import ConfigError
 from threeshnet.files import write_json
+from threeshnet.installation import current_commit
 from threeshnet.studies import launching, multirun
 from threeshnet.studies.board import Board
 from threeshnet.studies.launching import Job, Local
 from threeshnet.studies.multirun import JobsFailed, end, run_multirun
 from threeshnet.studies.running import EARLIER, FAILED, FINISHED, LEFT_OUT, RUNNING, STOPPED, Runner, Status, failures
+from threeshnet.studies.sweeping import starter_of
 
 HERE = Path(__file__).parent
 TURN = 0.02  # seconds between looks
@@ -179,10 +179,10 @@ def wait_for(true: Any, seconds: float = 120.0) -> None:
 
 def test_several_devices_are_torchruns(tmp_path: Path) -> None:
     one, two = Job("a", tmp_path, ("x=1",)), Job("a", tmp_path, ("x=1",), devices=2)
-    assert launching.command(one) == [sys.executable, "-m", "threeshnet.commands.train", "x=1"]
+    assert launching.command(one) == [sys.executable, "-m", "threeshnet.cli.train", "x=1"]
     words = launching.command(two)
     assert words[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    assert words[6:] == ["-m", "threeshnet.commands.train", "x=1"]
+    assert words[6:] == ["-m", "threeshnet.cli.train", "x=1"]
 
 
 def test_a_job_takes_itself_for_no_part_of_another_run(monkeypatch: pytest.MonkeyPatch) -> None:

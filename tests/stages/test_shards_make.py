@@ -14,10 +14,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from threeshnet.commands import CONF, run
-from threeshnet.commands.shards import main
+from threeshnet.cli import run
+from threeshnet.cli.shards import main
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.features.tiny import Tiny
+from threeshnet.installation import CONF
 from threeshnet.records import AnnotatedSet, Photo
 from threeshnet.shards.fill import batches_within_shards
 from threeshnet.shards.make import MadeShards, make_shards

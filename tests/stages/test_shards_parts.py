@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 from pytorch_lightning.accelerators import CUDAAccelerator
 
-from threeshnet.commands import CONF
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.features.photos import DECODER
 from threeshnet.features.tiny import Tiny
+from threeshnet.installation import CONF
 from threeshnet.records import AnnotatedSet, Photo
 from threeshnet.shards.claim import claim
 from threeshnet.shards.fill import ShardFiller
@@ -272,7 +272,7 @@ def test_torchrun_splits_the_work(tmp_path: Path, command: Any) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "THREESHNET_CONF": str(CONF), "OMP_NUM_THREADS": "1"}
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "threeshnet.commands.shards"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "threeshnet.cli.shards"]
     ended = subprocess.run(
         [sys.executable, *launch, *words],
         cwd=tmp_path / "two",

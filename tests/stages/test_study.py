@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from threeshnet.commands.preparing import STUDIES, compose_training, load_study, prepare
-from threeshnet.commands.sweeping import begin, chosen
 from threeshnet.errors import ConfigError
 from threeshnet.metrics.corrections import CORRECTIONS
 from threeshnet.metrics.perturbations import CAPTION_PERTURBATIONS, IMAGE_PERTURBATIONS
 from threeshnet.metrics.protocols import PROTOCOLS
+from threeshnet.runs.folders import finished_runs
 from threeshnet.studies import study as study_words
-from threeshnet.studies.folders import finished_runs
 from threeshnet.studies.plan import plan
+from threeshnet.studies.preparing import STUDIES, compose_training, load_study, prepare
 from threeshnet.studies.study import parse_study
+from threeshnet.studies.sweeping import begin, chosen
 from threeshnet.studies.words import divided, listed, text
 
 NAMES = sorted(file.stem for file in STUDIES.glob("*.yaml"))
@@ -279,7 +279,7 @@ def test_the_sweep_for_wandbs_agents_gives_overrides_that_exist(root: Path) -> N
     composed += [compose_training([f"{key}={value}"])[0] for key, each in values.items() for value in each[1:]]
     assert len({str(cfg.activation) for cfg in composed}) == 2
     assert content["command"][2:] == ["-m", "${program}", "${args_no_hyphens}"]
-    assert content["program"] == "threeshnet.commands.train"
+    assert content["program"] == "threeshnet.cli.train"
 
 
 # ---- words

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from threeshnet.commands import CONF
-from threeshnet.commands.preparing import load_study
-from threeshnet.commands.reporting import made_by, other_study
 from threeshnet.errors import ConfigError, DataError
+from threeshnet.installation import CONF
+from threeshnet.reports.reporting import made_by, other_study
 from threeshnet.reports.study_checks import check_rows
 from threeshnet.reports.study_effects import effects
 from threeshnet.reports.study_prose import check_prose, value_of
 from threeshnet.reports.study_report import Comparison, tables
 from threeshnet.reports.study_rows import Row, read_rows
+from threeshnet.studies.preparing import load_study
 from threeshnet.studies.rows import collect
 from threeshnet.studies.study import parse_study
 

@@ -14,13 +14,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from threeshnet.commands.trainer_options import OURS, of_lightning, of_module
 from threeshnet.errors import ConfigError
 from threeshnet.nn.masking import unit
 from threeshnet.nn.mlp import MLP
 from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.records import Batch, ImageBatch, TokenSet
 from threeshnet.training.module import RetrievalModule
+from threeshnet.training.trainer_options import OURS, of_lightning, of_module
 
 from ..forks import Forks
 

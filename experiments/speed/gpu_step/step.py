@@ -26,8 +26,8 @@ from hydra.utils import instantiate
 from torch.utils.flop_counter import FlopCounterMode
 
 from threeshnet.batches.datamodule import RetrievalDataModule
-from threeshnet.commands import CONF, current_commit
 from threeshnet.files import write_rows
+from threeshnet.installation import CONF, current_commit
 from threeshnet.reports.markdown import fill, table
 
 HERE = Path(__file__).parent
@@ -132,7 +132,7 @@ def made(options: argparse.Namespace) -> Path:
 
 def command(name: str, *overrides: str) -> None:
     environment = os.environ | {"THREESHNET_CONF": str(CONF)}
-    subprocess.run([sys.executable, "-m", f"threeshnet.commands.{name}", *overrides], check=True, env=environment)
+    subprocess.run([sys.executable, "-m", f"threeshnet.cli.{name}", *overrides], check=True, env=environment)
 
 
 def flops_of_pair(shards: Path, overrides: Sequence[str], pairs: int = 8) -> float:

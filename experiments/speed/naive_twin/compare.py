@@ -25,7 +25,7 @@ from naive import NaiveTwin, triplet_loss
 from rich.console import Console
 from torch import Tensor, nn
 
-from threeshnet.commands import CONF, current_commit
+from threeshnet.installation import CONF, current_commit
 from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.records import Batch, ImageBatch, TokenSet
 from threeshnet.training.parameter_groups import parameter_groups

@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from threeshnet.reports.table import duration
+from threeshnet.runs import progress
 from threeshnet.studies.running import FAILED, LEFT_OUT, RUNNING, Status
-from threeshnet.training import progress
 
 COLOURS = {"running": "cyan", "finished": "green", "finished before": "green", "failed": "red", "left out": "red"}
 COLOURS |= {"interrupted": "yellow"}

@@ -17,7 +17,7 @@ import torch
 from threeshnet.errors import ConfigError
 
 OUTPUT = "output.log"  # what a job writes to stdout and stderr, in its run directory
-TRAIN = "threeshnet.commands.train"
+TRAIN = "threeshnet.cli.train"
 SECONDS_TO_SAVE = "120"  # that torchrun leaves to its processes after a signal
 # Of an outer run, torchrun or batch job: a job that inherits them would take itself for a part of that.
 NOT_INHERITED = ("THREESHNET_RUN_DIRECTORY", "RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from threeshnet.errors import ConfigError
+from threeshnet.runs import progress
 from threeshnet.studies.board import Board
 from threeshnet.studies.launching import Job, Local, processes, visible_cards
 from threeshnet.studies.running import INTERRUPTED, STOPPED, Runner, Status, failures
 from threeshnet.studies.words import text
-from threeshnet.training import progress
 
 
 def run_multirun(

@@ -17,9 +17,9 @@ from threeshnet.reports.evaluations import read_evaluation
 from threeshnet.reports.study_photos import BY_PHOTO, key_of, read_by_photo, rsum_by_photo, write_by_photo
 from threeshnet.reports.study_rows import HOW, RECALLS, REQUIRED, WHICH, Row, columns, device, lacking, read_rows
 from threeshnet.reports.table import named_protocol
-from threeshnet.studies.folders import record
+from threeshnet.runs import progress
+from threeshnet.runs.folders import record
 from threeshnet.studies.running import METRICS
-from threeshnet.training import progress
 
 LOCK = ".results.lock"
 FROM_METRICS = ("data", "split", "images", "captions", "rsum", "epochs", "steps", "selection", "minutes")

@@ -12,8 +12,8 @@ import optuna
 from optuna.trial import TrialState
 
 from threeshnet.errors import ConfigError, Problems
+from threeshnet.runs import progress
 from threeshnet.studies.running import DONE, RUNNING, Runner, Status
-from threeshnet.training import progress
 
 STORAGE = "search.db"
 OF_A_RANGE = {"low", "high", "log", "step"}

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from threeshnet.errors import CheckpointError
 from threeshnet.files import PARTIAL
-from threeshnet.training.checkpoint_names import LAST, PREVIOUS
+from threeshnet.runs.checkpoint_names import LAST, PREVIOUS
 
 GIGABYTE = 1e9
 log = logging.getLogger(__name__)

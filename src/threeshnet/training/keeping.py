@@ -16,9 +16,9 @@ from torch import Tensor
 
 from threeshnet.errors import CheckpointError, ConfigError, Interrupted, Problems
 from threeshnet.nn.collectives import place
+from threeshnet.runs.checkpoint_names import EPOCHS, LAST
 from threeshnet.training.callbacks import RandomStates
 from threeshnet.training.checkpoint_files import WholeFiles
-from threeshnet.training.checkpoint_names import EPOCHS, LAST
 from threeshnet.training.csv_log import EVALUATION_PENDING, ROW
 from threeshnet.training.processes import Agreement
 from threeshnet.training.signals import Signals

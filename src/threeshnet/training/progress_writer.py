@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from threeshnet.errors import Interrupted
 from threeshnet.files import write_json
-from threeshnet.training.progress import FAILED, INTERRUPTED, PROGRESS, RUNNING
+from threeshnet.runs.progress import FAILED, INTERRUPTED, PROGRESS, RUNNING
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_WRITES = 5.0

@@ -1,0 +1,285 @@
+"""How a command ends when something is wrong: one message on stderr and exit code 1, without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import logging
+import os
+import re
+import select
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from threeshnet.cli.settings import check_settings
+from threeshnet.errors import DataError, Interrupted, Problems, ThreeSHNetError, one_of
+from threeshnet.training.signals import worker_death
+
+NEEDED = re.compile(r"^(\w+): \?\?\? # (.+)$", re.MULTILINE)  # a setting of a primary config that has to be given
+NO_SUCH_KEY = re.compile(r"Could not override '([^']+)'")
+NO_SUCH_CHOICE = re.compile(r"Could not (?:find|load) '([^']+)/([^'/]+)'")  # `load` is all that is said of a list's
+
+SHARED_OUT = "THREESHNET_RUN_DIRECTORY"  # tells the processes that Lightning starts where rank 0 works
+LOST_PEER = "Connection closed by peer"  # gloo
+FAILED: list[ThreeSHNetError] = []  # in the jobs of this command, in their order
+IN_A_WORKER = "DataLoader worker process"
+OUT_OF_MEMORY = (
+    "A process that reads batches has ended, or was killed, which a system short of memory does. Less is needed with "
+    "fewer batches.workers (0 reads in the main process), or a smaller batches.batch_size or "
+    "batches.evaluation_batch_size"
+)
+HYDRAS_CHOICES = ("hydra/_internal/defaults_list.py", "hydra/core/default_element.py")
+SHOW_TRACEBACK = "THREESHNET_TRACEBACK"  # set to anything: errors made for people keep their traceback too
+
+NOT_ABOUT_THE_WORK = (
+    "treespec, LeafSpec",
+    "does not have many workers",
+    "infer the batch indices",
+    "exists and is not empty",  # folders of a run that is resumed
+    "could not find the monitored key",  # a run without a finished epoch; `train` says so itself
+    "is smaller than the logging interval",
+)
+
+
+def run(main: Callable[[], Any]) -> None:
+    """Run a command's Hydra main; errors made for people end it with their message and exit code 1.
+
+    A misspelt override is answered with the names that come near it; a part that cannot be built, a file that the
+    system refuses and memory that is not there are named. Other exceptions keep their traceback.
+    """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra else prints its own shortened traceback
+    quiet()
+    FAILED.clear()
+    try:
+        _call(main)
+        if FAILED:
+            raise FAILED[0]
+    except _Left as left:
+        _end(str(left.reason), left.reason.exit_code)
+    except ThreeSHNetError as error:
+        _end(str(error), error.exit_code)
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            sys.exit(1)
+        message = _for_people(error, Path(inspect.unwrap(main).__code__.co_filename).stem)
+        if message is None or os.environ.get(SHOW_TRACEBACK):
+            raise
+        _end(message)
+
+
+def _call(main: Callable[[], Any]) -> None:
+    """Call it, and write what it printed while an error of writing can still be answered."""
+    try:
+        main()
+    except SystemExit as ended:  # Hydra's after --help
+        if ended.code:
+            raise
+    sys.stdout.flush()
+
+
+def _nobody_reads() -> bool:
+    """Whether what read the output has gone, as `| head` does when it has its lines; it is not written to any more."""
+    watched = select.poll()
+    watched.register(sys.stdout, 0)  # a reader that has gone is told of unasked
+    if gone := bool(watched.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes the rest when it ends
+    return gone
+
+
+def _for_people(error: Exception, config_name: str) -> str | None:
+    """What a person can act on in an error; None for one that is a fault of this suite."""
+    if isinstance(error, RuntimeError) and LOST_PEER in str(error):
+        return "another process of this run has ended; what it said stands above"
+    if isinstance(error, InstantiationException):
+        return _not_built(error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return explained(error, config_name)
+    if _among_choices(error) and (message := _no_names()):
+        return message
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return _out_of_memory(error)
+
+
+def _not_built(error: InstantiationException) -> str:
+    """Which part could not be built, of which setting, and why in the words of its own code."""
+    if isinstance(error.__cause__, ThreeSHNetError):
+        return str(error.__cause__)
+    message = str(error).strip()
+    where = re.search(r"full_key: (\S+)", message)
+    what = f"{where.group(1)}: {message.replace(where.group(0), '').strip()}" if where else message
+    return f"{what}\n({SHOW_TRACEBACK}=1 shows where in the code)"
+
+
+def _among_choices(error: Exception) -> bool:
+    """Whether Hydra stumbled while it was looking up the files of groups."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].filename.replace(os.sep, "/").endswith(HYDRAS_CHOICES)
+
+
+def _no_names() -> str | None:
+    """Groups that were given something else than names, None without one; Hydra says neither which nor what."""
+    from threeshnet.installation import CONF
+
+    problems = Problems("choices")
+    for word in (word for word in sys.argv[1:] if "=" in word and not word.startswith("-")):
+        given = OverridesParser.create().parse_override(word)
+        group, value = given.key_or_group.partition("@")[0], given.value()
+        known = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+        names = value if isinstance(value, list) else [value]
+        if known and not all(isinstance(name, str) and "${" not in name for name in names):
+            problems.add(one_of(given.key_or_group, value, known))
+    return (
+        problems.text("A group takes the name of one of its files, a list where it takes several.")
+        if problems
+        else None
+    )
+
+
+def _out_of_memory(error: Exception) -> str | None:
+    """For an allocation that failed; None for every other error."""
+    message = str(error).strip()
+    if not isinstance(error, MemoryError) and "can't allocate memory" not in message:
+        return None
+    return f"there is not enough memory ({message or 'while allocating'}): lower batches.batch_size, batch_size or dim"
+
+
+def kept(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """Looks at the settings first, and keeps an error made for people from Hydra, which would print the job's whole
+    command line before it.
+
+    So a multirun goes on with its next job and ends with the first error, while an interruption ends it at once.
+    """
+
+    @functools.wraps(task)
+    def quietly(cfg: DictConfig) -> Any:
+        try:
+            check_settings(cfg)
+            return task(cfg)
+        except Interrupted as interrupted:
+            raise _Left(interrupted) from interrupted
+        except ThreeSHNetError as error:
+            _failed(error)
+        except RuntimeError as error:
+            if not worker_death(error):
+                raise
+            _failed(DataError(OUT_OF_MEMORY))
+
+    return quietly
+
+
+def _failed(error: ThreeSHNetError) -> None:
+    if FAILED:  # the last word is of the first error
+        sys.stderr.write(f"{error}\n")
+    FAILED.append(error)
+
+
+class _Left(BaseException):
+    """Carries an interruption past Hydra, which takes every Exception for the end of one job."""
+
+    def __init__(self, reason: ThreeSHNetError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+def quiet() -> None:
+    """Lightning's remarks about devices, tips and worker counts are not about the user's work.
+
+    Said again when Lightning is there: it sets its loggers when it is imported.
+    """
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning").setLevel(logging.WARNING)
+    for message in NOT_ABOUT_THE_WORK:
+        warnings.filterwarnings("ignore", f".*{message}.*")
+
+
+def for_terminals(message: str) -> str:
+    r"""A message that only says: what stands in a stranger's file must not steer the terminal.
+
+    >>> for_terminals("a \x1b[31mred\u202e dog\n  - 東京 🐕")
+    'a \\x1b[31mred\\u202e dog\n  - 東京 🐕'
+    """
+    return "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in message)
+
+
+def _end(message: str, code: int = 1) -> None:
+    """Processes that Lightning has started leave the last word to the first one, and kill it by any code but 0."""
+    if code == Interrupted.exit_code and SHARED_OUT in os.environ:
+        sys.exit(0)
+    if IN_A_WORKER in message:  # torch puts the worker's whole traceback before what was said
+        message = re.split(r"^threeshnet\.errors\.\w+: ", message, flags=re.MULTILINE)[-1].strip()
+    sys.stderr.write(f"{for_terminals(message)}\n")
+    sys.exit(code)
+
+
+def explained(error: Exception, config_name: str) -> str:
+    """What is wrong with a command line, and the names that come near the wrong one."""
+    message = str(error)
+    if isinstance(error, MissingMandatoryValue):
+        return _missing(str(error.full_key), config_name)
+    if choice := NO_SUCH_CHOICE.search(message):
+        return _no_such_choice(*choice.groups())
+    wrong = NO_SUCH_KEY.search(message)
+    if wrong is None:
+        return message
+    key = wrong.group(1)
+    keys = sorted(set(_known_keys(config_name, {key})))
+    near = difflib.get_close_matches(key, keys, 5, 0.6)
+    near = near or [name for name in keys if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    top = ", ".join(name for name in keys if "." not in name)
+    hint = f"did you mean {' or '.join(near[:5])}?" if near else f"there are: {top}"
+    return f"{key!r} is not a setting of {config_name}; {hint}  (python -m threeshnet.cli.{config_name} --help)"
+
+
+def _missing(key: str, config_name: str) -> str:
+    """Which settings have to be given and were not, each with what the command's file says of it."""
+    from threeshnet.installation import CONF
+
+    given = {word.partition("=")[0].lstrip("+") for word in sys.argv[1:]}
+    needed = dict(NEEDED.findall((CONF / f"{config_name}.yaml").read_text(encoding="utf-8")))
+    lines = [f"{name}= is missing: {says}" for name, says in needed.items() if name not in given]
+    more = f"(python -m threeshnet.cli.{config_name} --help; what make calls it: make)"
+    return "\n".join([*(lines or [f"{key}= is missing"]), more])
+
+
+def _no_such_choice(group: str, option: str) -> str:
+    from threeshnet.installation import CONF
+
+    return one_of(group, option, sorted(file.stem for file in (CONF / group).glob("*.yaml")))
+
+
+def _known_keys(config_name: str, wrong: set[str]) -> Iterator[str]:
+    """Settings with the same command line but for the wrong ones."""
+    from threeshnet.installation import CONF
+
+    GlobalHydra.instance().clear()
+    given = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
+    overrides = [word for word in given if word.split("=", 1)[0].lstrip("+~") not in wrong]
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            yield from _flat(compose(config_name, overrides), "")
+    except (HydraException, OmegaConfBaseException) as error:
+        another = NO_SUCH_KEY.search(str(error))
+        if another and another.group(1) not in wrong:
+            yield from _known_keys(config_name, wrong | {another.group(1)})
+
+
+def _flat(node: DictConfig, prefix: str) -> Iterator[str]:
+    for key in node:
+        name = f"{prefix}{key}"
+        yield name
+        value = node._get_node(key)
+        if isinstance(value, DictConfig) and not value._is_missing() and not value._is_none():
+            yield from _flat(value, f"{name}.")

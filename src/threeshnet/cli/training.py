@@ -1,0 +1,77 @@
+"""How a model is trained, selected and scored."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from threeshnet.cli.errors import quiet
+from threeshnet.cli.shards_folder import shards_folder
+from threeshnet.evaluation.finishing import finish, show
+from threeshnet.evaluation.scoring import facts_of_run, scores_of
+from threeshnet.runs import resuming
+from threeshnet.runs import run_directory as runs
+from threeshnet.runs.job_record import about_run, machine, write_job
+from threeshnet.runs.tracking import Tracker, name_of
+from threeshnet.shards.manifest import Manifest
+from threeshnet.training import building
+from threeshnet.training.checkpoint import check_resumable, checkpoint_hash, read_checkpoint
+from threeshnet.training.csv_log import carry_on
+from threeshnet.training.processes import leave_together
+from threeshnet.training.progress_writer import seconds_of
+from threeshnet.training.signals import Signals
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig) -> None:
+    """Train, select, score once."""
+    quiet()
+    started = time.perf_counter()
+    shards = shards_folder(cfg)
+    folder = runs.run_directory(cfg)
+    tracker = Tracker(cfg, folder, job_type="train", name=name_of(cfg))
+    with runs.locked(folder), resuming.going_on(folder), Signals() as signals, tracker:
+        resumed = resuming.checkpoint_to_resume(cfg, folder)
+        begun = read_checkpoint(resumed) if resumed else None
+        if metrics := resuming.finished(cfg, folder, begun):
+            show(metrics, folder, 60 * metrics["minutes"], "finished already: ")
+            return
+        pl.seed_everything(cfg.seed, verbose=False)
+        manifest = Manifest.load(shards)
+        building.fill_sizes(cfg, manifest)
+        model = instantiate(cfg.model)
+        if resumed and begun:
+            check_resumable(resumed, begun, model)
+        datamodule = building.build_datamodule(cfg, shards, model)
+        about = about_run(cfg, shards, manifest)
+        module = building.build_module(cfg, model, manifest, about)
+        trainer = building.build_trainer(cfg, folder, signals, tracker.start(manifest))
+        runs.write_config(cfg, folder)
+        write_job(cfg, folder, about)
+        step = carry_on(trainer.loggers, begun)
+        trainer.fit(module, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
+
+        selection, checkpoint = resuming.selected(cfg.selection, folder)
+        if selection != cfg.selection:
+            log.warning("no epoch was finished, so no checkpoint was compared on dev: scoring the last weights")
+        module.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+        trainer.test(module, datamodule=datamodule, verbose=False)
+        split = datamodule.split(str(datamodule.test_split))
+        seconds = seconds_of(begun) + time.perf_counter() - started
+        scores = scores_of("full", [module.embeddings], split)  # pyright: ignore[reportArgumentType]
+        metrics = scores.metrics | {
+            **facts_of_run(about | {"selection": selection}, trainer),
+            "selection": selection,
+            "checkpoint": checkpoint_hash(checkpoint),
+            "machine": machine(),
+            "resumed_at_step": step,
+            "minutes": round(seconds / 60, 2),
+        }
+        finish(cfg, folder, module, split, scores._replace(metrics=metrics), seconds)
+        tracker.finish(metrics, split, checkpoint)
+        leave_together()
