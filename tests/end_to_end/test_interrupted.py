@@ -18,7 +18,7 @@ import torch
 from ..forks import Forks, Started
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ROOT / "experiments" / "interruptions"
+SCRIPTS = ROOT / "experiments" / "benchmarks" / "interruptions"
 FAULTS = ["a shard shrinks", "a loader's worker is killed"]
 
 

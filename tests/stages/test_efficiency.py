@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.records import TokenSet
 
-EFFICIENCY = Path(__file__).parents[2] / "experiments/efficiency"
+EFFICIENCY = Path(__file__).parents[2] / "experiments/benchmarks/efficiency"
 MODULES = ("cross_attention", "nearest", "systems", "whole", "shown", "clocks", "run")
 TINY = (
     "--galleries 12 7 --captions 2 --repeats 2 --images 5 --sentences 7 --search-pairs 200 --pair-images 3 --batch 3 "
@@ -264,7 +264,7 @@ def test_what_is_said_of_the_committed_rows_is_what_they_say(scripts) -> None:
     whole = ", ".join(f"{times(size, 'kpps')} ({ends})" for size, ends in zip(sizes, ranges, strict=True))
     galleries = ", ".join(f"{size:,}" for size in sizes)
     alone = ", ".join(times(size, "scoring_kpps") for size in sizes)
-    claims = OmegaConf.load(EFFICIENCY.parent / "claims.yaml")
+    claims = OmegaConf.load(EFFICIENCY.parents[1] / "claims.yaml")
     [see] = [claim["see"] for claim in claims if "efficiency/" in claim.get("see", {}).get("by", "")]
     assert see["effect"] == f"times as many pairs a second at {galleries} images: {whole}; scoring alone {alone}"
 

@@ -1,4 +1,4 @@
-"""Real processes over gloo against one with the whole batch: one launch of experiments/processes for all tests here."""
+"""Real processes over gloo against one with the whole batch: one launch for all tests here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from threeshnet.objectives.gather import gather_pairs, gather_rows
 
 from ..forks import Forks
 
-SCRIPT = Path(__file__).parents[2] / "experiments" / "processes" / "equality.py"
+SCRIPT = Path(__file__).parents[2] / "experiments" / "benchmarks" / "processes" / "equality.py"
 SEVERAL = ("N=2", "N=4")
 EXACT = 1e-5  # relative, in float64; what is measured is below 1e-9
 NAIVE_LENGTHS = {"gathered without gradient": lambda n: 1 / n, "gathered, loss times N": float}

@@ -207,11 +207,11 @@ def test_infinite_similarities_have_ranks_and_mixed_ones_too() -> None:
         rank_similarity(matrix.where(matrix != 0.0, torch.nan), torch.tensor([0, 0, 1]))
 
 
-# --- experiments/protocols
+# --- experiments/benchmarks/protocols
 
 
 def script(root: Path, name: str) -> ModuleType:
-    return loaded(root / "experiments" / "protocols" / f"{name}.py")
+    return loaded(root / "experiments" / "benchmarks" / "protocols" / f"{name}.py")
 
 
 def test_the_large_gallery_script_checks_itself(
@@ -232,7 +232,7 @@ def test_the_large_gallery_script_checks_itself(
 
 
 def test_what_is_said_of_the_committed_results_is_what_they_say(root: Path) -> None:
-    folder = root / "experiments" / "protocols"
+    folder = root / "experiments" / "benchmarks" / "protocols"
     text = (folder / "README.md").read_text()
     large, sized = (json.loads((folder / f"{name}.json").read_text()) for name in ("large", "coco_size"))
     assert (large["images"], large["captions"], large["dim"]) == (100_000, 500_000, 256)

@@ -1,4 +1,4 @@
-"""The plain twin of experiments/speed/naive_twin: the model written out, against which the fast one must hold."""
+"""The plain twin of experiments/benchmarks/naive_twin: the model written out, against which the fast one must hold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TINY = ["--batch=6", "--dim=16", "--text=tiny", "--warm-up=0", "--steps=1", "--n
 
 @pytest.fixture(scope="module")
 def compare(root: Path) -> ModuleType:
-    folder = root / "experiments" / "speed" / "naive_twin"
+    folder = root / "experiments" / "benchmarks" / "naive_twin"
     sys.path.insert(0, str(folder))  # compare.py is a script, and its folder is where it finds naive.py
     try:
         return loaded(folder / "compare.py")

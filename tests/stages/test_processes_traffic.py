@@ -15,7 +15,7 @@ from torch import nn
 from threeshnet.nn.mlp import MLP
 from threeshnet.training.synchronize import synchronize
 
-FOLDER = Path(__file__).parents[2] / "experiments" / "processes"
+FOLDER = Path(__file__).parents[2] / "experiments" / "benchmarks" / "processes"
 
 
 @pytest.fixture(scope="module")

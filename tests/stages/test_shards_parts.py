@@ -296,7 +296,7 @@ def test_torchrun_splits_the_work(tmp_path: Path, command: Any) -> None:
 
 
 def test_two_kills_change_no_byte(tmp_path: Path) -> None:
-    script = ROOT / "experiments" / "extraction" / "kills.py"
+    script = ROOT / "experiments" / "benchmarks" / "extraction" / "kills.py"
     file = tmp_path / "kills.csv"
     settings = ["--kills", "2", "--photos", "24", "--shard", "3", "--workers", "0", "--csv", str(file)]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "THREESHNET_CONF": str(CONF), "OMP_NUM_THREADS": "1"}
@@ -319,4 +319,4 @@ def test_the_comparison_of_the_kills_sees_a_byte(tmp_path: Path) -> None:
 
 
 def script_module() -> ModuleType:
-    return loaded(ROOT / "experiments" / "extraction" / "kills.py")
+    return loaded(ROOT / "experiments" / "benchmarks" / "extraction" / "kills.py")

@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-HERE = Path(__file__).parents[2] / "experiments/speed/streaming"
+HERE = Path(__file__).parents[2] / "experiments/benchmarks/streaming"
 IMAGES = 7
 
 

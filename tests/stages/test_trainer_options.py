@@ -25,7 +25,7 @@ from threeshnet.training.trainer_options import OURS, of_lightning, of_module
 from ..forks import Forks
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "experiments" / "processes" / "options.py"
+SCRIPT = ROOT / "experiments" / "benchmarks" / "processes" / "options.py"
 
 
 def asked(*overrides: str) -> DictConfig:

@@ -1,7 +1,7 @@
 """Rows of an HDF5 data set without HDF5: where they lie in the file, and reading them from there.
 
 A data set that is not compressed is its rows, in chunks, at places that HDF5 tells. Reading them with `preadv` takes a
-fifth of the processor time of h5py's way (experiments/speed/streaming) and lets other threads of the process run.
+fifth of the processor time of h5py's way (experiments/benchmarks/streaming) and lets other threads of the process run.
 """
 
 from __future__ import annotations

@@ -1,0 +1,179 @@
+"""Kills training at random moments, in chains of ten, and compares what comes of it with a run that was left alone.
+
+    make kills                                  # 100 kills; goes on where it was cut, from the rows of the CSV file
+    python experiments/benchmarks/interruptions/kills.py --kills 4 --chain 2 --csv <file>
+
+Each start runs `threeshnet.cli.train … resume=true` in a process of its own with all that it starts; SIGKILL
+leaves it no moment to put anything in order. The processes are forks of this one, which has imported the libraries and
+computed nothing. Half of the kills come while a checkpoint is being written, which is seen by the file beside it; the
+others some moments after one, or on the way to the first step. Chains take turns with 0 and 2 loader workers, and all
+are compared with one undisturbed run without workers. Exit code 1 when a run differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from runs import RUN, SHARDS, digest, finish, partial_of, start, step_of, wait_for_save
+
+from threeshnet.cli.shards import main as make_data
+from threeshnet.cli.train import main as train
+from threeshnet.files import PARTIAL
+from threeshnet.reports.markdown import fill
+
+KINDS = ("in a save", "after a save", "in a save", "after the start")
+
+
+class Kill(NamedTuple):
+    """A row of the CSV file."""
+
+    chain: int
+    workers: int
+    kill: int
+    kind: str
+    after_s: str  # since the start of the process; empty for the run to the end
+    resumed_at_step: int
+    kept_step: int  # of the newest whole checkpoint afterwards
+    unfinished_file: bool
+    equal: str  # of the whole chain, in the row of its last start
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parsed(arguments)
+    rows = read(options.csv, options.chain)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        if finish(start(folder / "shards", make_data, "shards", [*SHARDS, "out=shards"])):
+            raise SystemExit((folder / "shards" / "log.txt").read_text())
+        where = [f"shards={folder / 'shards' / 'shards' / 'synthetic'}", f"trainer.max_epochs={options.epochs}"]
+        begun = time.perf_counter()
+        undisturbed = start(folder / "undisturbed", train, "train", [*RUN, *where, "batches.workers=0", "out=run"])
+        wait_for_save(folder / "undisturbed", undisturbed)
+        to_first = time.perf_counter() - begun
+        if finish(undisturbed):
+            raise SystemExit((folder / "undisturbed" / "log.txt").read_text())
+        expected = digest(folder / "undisturbed" / "run")
+        seconds = to_first, time.perf_counter() - begun - to_first
+        for chain in range(len({row.chain for row in rows}), options.kills // options.chain):
+            rows += killed(folder, chain, [*RUN, *where], seconds, expected, options)
+            write(rows, options.csv)
+    write_table(rows, options.csv.with_name("README.md"))
+    return int(any(row.equal == "False" for row in rows))
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--chain", type=int, default=10, help="kills of one run")
+    parser.add_argument("--epochs", type=int, default=6, help="of each run, of seven steps")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--csv", type=Path, required=True, help="a row a start; the table goes to README.md beside it")
+    return parser.parse_args(arguments)
+
+
+def killed(
+    scratch: Path, chain: int, settings: Sequence[str], seconds: tuple[float, float], expected: str, options: Any
+) -> list[Kill]:
+    """One run, killed again and again until the chain is long enough, then left to come to its end."""
+    folder, workers = scratch / f"chain-{chain}", 2 * (chain % 2)
+    shutil.rmtree(folder, ignore_errors=True)
+    generator = np.random.default_rng([options.seed, chain])
+    words = [*settings, f"batches.workers={workers}", "out=run", "resume=true"]
+    rows: list[Kill] = []
+    while len(rows) < options.chain:
+        kind = KINDS[len(rows) % len(KINDS)]
+        before, begun = step_of(folder), time.perf_counter()
+        process = start(folder, train, "train", words)
+        if kind == "after the start":
+            time.sleep(float(generator.uniform(0, 1.5 * seconds[0])))
+        else:
+            for _ in range(int(generator.integers(1, 3))):
+                wait_for_save(folder, process)
+            longest = 0.02 if kind == "in a save" else 0.1 * seconds[1]
+            time.sleep(float(generator.uniform(0, longest)))
+        unfinished = partial_of(folder).exists()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process, signal.SIGKILL)
+        if finish(process) != -signal.SIGKILL:
+            raise SystemExit(f"chain {chain} ended after {len(rows)} kills: {(folder / 'log.txt').read_text()[-2000:]}")
+        after = f"{time.perf_counter() - begun:.2f}"
+        rows.append(Kill(chain, workers, len(rows) + 1, kind, after, before, step_of(folder), unfinished, ""))
+    before = step_of(folder)
+    if finish(start(folder, train, "train", words)):
+        raise SystemExit((folder / "log.txt").read_text())
+    equal = digest(folder / "run") == expected
+    metrics = json.loads((folder / "run" / "metrics.json").read_text())
+    if metrics["resumed_at_step"] != before:
+        raise SystemExit(
+            f"metrics.json says resumed_at_step={metrics['resumed_at_step']}; the checkpoint was of {before}"
+        )
+    if equal:
+        shutil.rmtree(folder)
+    return [*rows, Kill(chain, workers, 0, "to the end", "", before, metrics["steps"], False, str(equal))]
+
+
+def read(file: Path, chain: int) -> list[Kill]:
+    """The rows of the chains that are whole."""
+    if not file.is_file():
+        return []
+    with file.open(newline="", encoding="utf-8") as stream:
+        read = [dict(row) for row in csv.DictReader(stream)]
+    rows = [
+        Kill(
+            chain=int(row["chain"]),
+            workers=int(row["workers"]),
+            kill=int(row["kill"]),
+            kind=row["kind"],
+            after_s=row["after_s"],
+            resumed_at_step=int(row["resumed_at_step"]),
+            kept_step=int(row["kept_step"]),
+            unfinished_file=row["unfinished_file"] == "True",
+            equal=row["equal"],
+        )
+        for row in read
+    ]
+    whole = {row.chain for row in rows if row.equal} & {row.chain for row in rows if row.kill == chain}
+    return [row for row in rows if row.chain in whole]
+
+
+def write(rows: Sequence[Kill], file: Path) -> None:
+    partial = file.with_name(file.name + PARTIAL)
+    with partial.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([Kill._fields, *rows])
+    partial.replace(file)
+
+
+def write_table(rows: Sequence[Kill], file: Path) -> None:
+    """A row for 0 and for 2 workers, between the two marks of `file`, where it is there."""
+    if not file.is_file():
+        return
+    lines = ["| workers | runs | kills | while a checkpoint was written | resumed at a later step | final runs equal |"]
+    lines += ["| ---: | ---: | ---: | ---: | ---: | ---: |"]
+    for workers in sorted({row.workers for row in rows}):
+        mine = [row for row in rows if row.workers == workers]
+        kills, ends = [row for row in mine if row.kill], [row for row in mine if row.equal]
+        later = sum(row.kept_step > row.resumed_at_step for row in kills)
+        backwards = sum(row.kept_step < row.resumed_at_step for row in kills)
+        if backwards:
+            raise SystemExit(f"{backwards} kills left an older checkpoint than they began with")
+        equal = sum(row.equal == "True" for row in ends)
+        saves = sum(row.unfinished_file for row in kills)
+        lines.append(f"| {workers} | {len(ends)} | {len(kills)} | {saves} | {later} | {equal} of {len(ends)} |")
+    fill(file, {"kills": "\n".join(lines)})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,241 @@
+"""What a step costs in several processes: seconds, bytes, and on paper with many GPUs.
+
+    python experiments/benchmarks/processes/scaling.py --out experiments/benchmarks/processes
+
+Steps of the region model (36 x 2048, 133 classes, made-up numbers) as training takes them: forward, loss, backward,
+DDP, gradient norm, AdamW; in one process with two threads, and in two with one thread each, by torchrun over gloo. Rows
+are kept in scaling.json as they are measured; those that are there are not measured again (--again measures them).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from equality import Step
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from paper import on_paper, rows
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.flop_counter import FlopCounterMode
+from traffic import Counter, collectives_of, loopback, sent
+
+from threeshnet.installation import CONF, current_commit
+from threeshnet.objectives.triplet import TripletLoss
+from threeshnet.records import Batch, ImageBatch, TokenSet
+from threeshnet.reports.markdown import fill, table
+from threeshnet.training.module import RetrievalModule
+from threeshnet.training.processes import leave_together
+from threeshnet.training.synchronize import synchronize
+
+REGIONS, WIDTH, CLASSES, WORDS = 36, 2048, 133, (8, 20)
+BERT_BASE = ["hidden_size=768", "num_hidden_layers=12", "num_attention_heads=12", "intermediate_size=3072"]
+CASES = [  # processes, threads of each, BatchNorm over all
+    (1, 2, True),
+    (2, 1, True),
+    (2, 1, False),
+]
+PAPER = [(1, 256), (8, 256), (8, 2048), (64, 2048), (64, 16_384), (512, 16_384)]  # GPUs, pairs of all
+
+
+def build(dim: int, text: str, *, sync: bool = True) -> RetrievalModule:
+    """The region model of the COCO experiment; `bert_base` is the paper's BERT with random weights."""
+    named = ["text=small", *(f"text.encoder.bert.{size}" for size in BERT_BASE)] if text == "bert_base" else None
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", ["experiment=region_coco", f"dim={dim}", *(named or [f"text={text}"])])
+    cfg.sizes.region_width, cfg.sizes.classes = WIDTH, CLASSES
+    torch.manual_seed(0)
+    return RetrievalModule(
+        model=instantiate(cfg.model).train(),
+        objective=TripletLoss(warm_up_epochs=0),
+        optimizer=partial(torch.optim.AdamW, weight_decay=1e-4),
+        schedule=instantiate(cfg.schedule),
+        learning_rate=cfg.optimization.learning_rate,
+        pretrained_factor=cfg.optimization.pretrained_factor,
+        sync_batchnorm=sync,
+    )
+
+
+def made_up(pairs: int, seed: int) -> Batch:
+    """Pairs with the shapes of COCO's."""
+    draw = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(WORDS[0], WORDS[1] + 1, (pairs, 1), generator=draw)
+    words = torch.arange(WORDS[1]) < lengths
+    images = ImageBatch(
+        regions=TokenSet(torch.rand(pairs, REGIONS, WIDTH, generator=draw), torch.ones(pairs, REGIONS).bool()),
+        grid=None,
+        seg_semantic=torch.rand(pairs, CLASSES, 7, 7, generator=draw).softmax(dim=1),
+        seg_map=torch.randint(CLASSES, (pairs, 64, 64), generator=draw).to(torch.uint8),
+        seg_categories=(torch.rand(pairs, CLASSES, generator=draw) > 0.95).float(),
+    )
+    captions = TokenSet(torch.randint(1000, 30_000, words.shape, generator=draw) * words, words)
+    return Batch(images, captions, torch.arange(pairs) + seed * pairs, torch.arange(pairs))
+
+
+# ---- what each process does
+
+
+def work(options: argparse.Namespace) -> None:
+    """Steps of one process among `WORLD_SIZE`; rank 0 writes what it saw."""
+    torch.set_num_threads(options.threads)
+    rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if processes > 1:
+        dist.init_process_group("gloo")
+    module = build(options.dim, options.text, sync=options.sync)
+    module.prepare()
+    step = Step(module)
+    wrapped, counter = DistributedDataParallel(step) if processes > 1 else step, Counter()
+    if isinstance(wrapped, DistributedDataParallel):
+        counter.see_gradients(wrapped)
+    optimizer = module.configure_optimizers()["optimizer"]
+    batch = made_up(options.batch // processes, rank)
+    seconds = []
+    with counter.counting():
+        for number in range(options.warm_up + options.steps):
+            if number == options.warm_up:
+                counter.bytes, over = dict.fromkeys(counter.bytes, 0), loopback()
+            wait()
+            started = time.perf_counter()
+            optimizer.zero_grad()
+            wrapped(batch).backward()
+            torch.nn.utils.clip_grad_norm_(module.parameters(), 2.0)
+            optimizer.step()
+            seconds.append(time.perf_counter() - started)
+        wait()
+    now = loopback()
+    expected = collectives_of(module, processes=processes, batch=options.batch, dim=options.dim)
+    if rank == 0:
+        found = {
+            "seconds": seconds[options.warm_up :],
+            "handed_over": {kind: count / options.steps for kind, count in counter.bytes.items()},
+            "on_paper": {kind: sum(e.own for e in expected if e.kind == kind) for kind in counter.bytes},
+            "to_send": processes * sum(sent(each, processes) for each in expected),
+            "loopback": None if now is None or over is None else (now - over) / options.steps,
+        }
+        assert found["handed_over"] == found["on_paper"], found
+        options.worker.write_text(json.dumps(found), encoding="utf-8")
+    leave_together()
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def measure(options: argparse.Namespace, case: tuple[int, int, bool]) -> dict[str, Any]:
+    """One row, by torchrun."""
+    processes, threads, sync = case
+    result = options.out / "scaling.partial.json"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    sizes = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in SETTINGS]
+    command = [*launch, __file__, f"--worker={result}", f"--threads={threads}", *sizes, *([] if sync else ["--shares"])]
+    subprocess.run([*command, f"--out={options.out}"], check=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+    found = json.loads(result.read_text(encoding="utf-8"))
+    result.unlink()
+    return {"processes": processes, "threads": threads, "sync": sync, **found}
+
+
+# ---- what comes of it
+
+
+def flops_of_pair(module: RetrievalModule, pairs: int = 4) -> float:
+    """Of a pair in a step, forwards and backwards, as torch counts matrix products; the loss not counted."""
+    counter, batch = FlopCounterMode(display=False), made_up(pairs, 0)
+    with counter:
+        (module.model.image_encoder(batch.images).sum() + module.model.text_encoder(batch.captions).sum()).backward()
+    return counter.get_total_flops() / pairs
+
+
+def tables(found: dict[str, Any]) -> str:
+    lines = []
+    for row in found["rows"]:
+        times, handed, paper = row["seconds"], row["handed_over"], row["on_paper"]
+        wire = "–" if row["loopback"] is None else f"{row['loopback'] / 1e6:,.1f}"
+        lines.append(
+            [
+                f"{row['processes']} x {row['threads']}",
+                "all" if row["sync"] else "shares",
+                f"{statistics.median(times):.2f}",
+                f"{min(times):.2f} to {max(times):.2f}",
+                " / ".join(f"{handed[kind] / 1e6:,.3f} ({paper[kind] / 1e6:,.3f})" for kind in handed),
+                f"{row['to_send'] / 1e6:,.1f}",
+                wire,
+            ]
+        )
+    paper = found["paper"]
+    settings = ", ".join(f"{name} {value}" for name, value in found["settings"].items())
+    head = ["processes x threads", "BatchNorm of", "seconds a step", "range", "all-reduce / all-gather, MB a process"]
+    head += ["sent on paper, MB, all processes", "over the loopback, MB"]
+    head_on_paper = ["GPUs", "pairs a step", "gradients, MB", "all else, MB", "compute, ms", "waits, ms"]
+    head_on_paper += ["gradients travel, ms", "step, ms", "pairs a second"]
+    return "\n\n".join(
+        [
+            f"**Measured** ({settings}). In brackets: on paper.",
+            table(head, lines),
+            f"**On paper**, not measured: bert-base, D {paper['dim']}, "
+            f"{paper['flops_of_pair'] / 1e9:,.0f} GFLOP a pair, {paper['parameters'] / 1e6:,.0f} M weights.",
+            table(head_on_paper, paper["rows"]),
+        ]
+    )
+
+
+def paper_rows(dim: int = 1024) -> dict[str, Any]:
+    module = build(dim, "bert_base")
+    flops, weights = flops_of_pair(module), sum(p.numel() for p in module.parameters())
+    synchronize(module.model)
+    found = []
+    for gpus, batch in PAPER:
+        collectives = collectives_of(module, processes=gpus, batch=batch, dim=dim)
+        found.append(on_paper(collectives, gpus=gpus, batch=batch, flops_of_pair=flops, dim=dim))
+    return {"dim": dim, "flops_of_pair": flops, "parameters": weights, "rows": rows(found)}
+
+
+SETTINGS = ("batch", "dim", "text", "warm_up", "steps")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--batch", type=int, default=64, help="pairs in a step, all processes together")
+    parser.add_argument("--dim", type=int, default=1024)
+    parser.add_argument("--text", default="minilm", help="tiny, small, minilm, or bert_base (random weights)")
+    parser.add_argument("--warm-up", type=int, default=2, help="steps that are not counted")
+    parser.add_argument("--steps", type=int, default=7, help="steps that are")
+    parser.add_argument("--again", action="store_true", help="measure rows that are there already")
+    for inner in ("--worker", "--threads", "--shares"):  # what a process is told
+        kind: dict[str, Any] = {"action": "store_true"} if inner == "--shares" else {"type": Path}
+        parser.add_argument(inner, help=argparse.SUPPRESS, **({"type": int} if inner == "--threads" else kind))
+    options = parser.parse_args(arguments)
+    options.sync = not options.shares
+    if options.worker:
+        work(options)
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    file, settings = options.out / "scaling.json", {name: getattr(options, name) for name in SETTINGS}
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() and not options.again else {}
+    if found.get("settings") != settings:
+        found = {"settings": settings, "commit": current_commit(), "torch": torch.__version__, "rows": []}
+    there = {(row["processes"], row["threads"], row["sync"]) for row in found["rows"]}
+    for case in CASES:
+        if case not in there:
+            found["rows"].append(measure(options, case))
+            file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    found["paper"] = paper_rows()
+    file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    fill(options.out / "README.md", {"scaling": f"\n{tables(found)}\n"})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Features to recalls with images encoded once, against the plain way.
+
+    python experiments/benchmarks/protocols/coco_size.py
+
+The plain way is that of the published evaluation scripts of this family (VSE++, SCAN and what came of them): the data
+set is pairs, so that an image is read and encoded for each of its captions, and a Python loop sorts the whole gallery
+for every query. Both ways use the same random weights, shards and batch size, and must give the same recalls.
+Shards: make data DATA=synthetic OUT=<folder> ARGS="images=8334" (3 GB); 60% of them, 5,000, are in its split `train`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from rich.console import Console
+from torch import Tensor
+
+from threeshnet.batches.collate import collate_images
+from threeshnet.installation import CONF, current_commit
+from threeshnet.metrics.ranks import rank_similarity
+from threeshnet.metrics.recalls import recall_of_ranks
+from threeshnet.metrics.similarity import EmbeddingSimilarity
+from threeshnet.shards.reader import ShardedSplit
+from threeshnet.training import building
+
+WAYS = ("ours", "plain")
+PEAK_UNIT = 1 if sys.platform == "darwin" else 1_024  # macOS counts the peak in bytes, Linux in KiB
+AGREE = 0.05  # points of recall: the two ways sum in another order, so that near ties may change places
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    options = parsed(arguments)
+    torch.set_num_threads(options.threads)
+    if options.only:
+        return one_way(options)
+    parts = {way: in_own_process(way, sys.argv[1:] if arguments is None else arguments) for way in WAYS}
+    apart = abs(parts["ours"]["recall"]["rsum"] - parts["plain"]["recall"]["rsum"])
+    if apart > AGREE:
+        raise AssertionError(f"the two ways differ by {apart} points of rsum: one of them is wrong")
+    found = {
+        "ratio": round(parts["plain"]["seconds"]["all"] / parts["ours"]["seconds"]["all"], 2),
+        "rsum_apart": apart,
+        **parts,
+        "threads": options.threads,
+        "commit": current_commit(),
+    }
+    Console().print_json(json.dumps(found))
+    if options.out:
+        Path(options.out).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", type=Path, required=True, help="folder of the shards (with manifest.json)")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--experiment", default="region_coco", help="the model: kind and data")
+    parser.add_argument("--text", default="tiny", help="text encoder")
+    parser.add_argument("--dim", type=int, default=256, help="width of the joint space")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--limit", type=int, help="only the first images of the split")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
+    parser.add_argument("--only", choices=WAYS, help="one way alone, in this process")
+    parser.add_argument("--out", help="JSON file for the result")
+    return parser.parse_args(arguments)
+
+
+def in_own_process(way: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Peak memory is of a whole process: each way has its own, one after the other."""
+    command = [sys.executable, __file__, *arguments, f"--only={way}", "--out="]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
+    if ended.returncode:
+        raise RuntimeError(f"{way}: exit code {ended.returncode}\n{ended.stderr}")
+    return json.loads(ended.stdout)
+
+
+def one_way(options: argparse.Namespace) -> dict[str, Any]:
+    """Encode and rank by one of the ways; prints its times, memory and recalls as JSON."""
+    split = ShardedSplit(options.shards, options.split)
+    count = min(options.limit or split.images, split.images)
+    rows = np.flatnonzero(split.owners < count)
+    model, fields = build(options, split)
+    with torch.inference_mode():
+        found = (ours if options.only == "ours" else plain)(model, split, fields, rows, options.batch)
+    found |= {"images": count, "captions": len(rows), "peak_memory_gb": peak_gb()}
+    sys.stdout.write(json.dumps(found) + "\n")
+    return found
+
+
+def build(options: argparse.Namespace, split: ShardedSplit) -> tuple[Any, list[str]]:
+    """A model with random weights for these shards, the same for both ways."""
+    torch.manual_seed(0)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", [f"experiment={options.experiment}", f"text={options.text}", f"dim={options.dim}"])
+    building.fill_sizes(cfg, split.manifest)
+    return instantiate(cfg.model).eval(), building.fields_read(cfg)
+
+
+def ours(model: Any, split: ShardedSplit, fields: list[str], rows: np.ndarray, batch: int) -> dict[str, Any]:
+    """Each image once, captions shortest first, ranks in blocks."""
+    started = time.perf_counter()
+    owner = split.owners[rows]
+    images = torch.cat([encode_images(model, split, fields, part) for part in in_parts(np.unique(owner), batch)])
+    captions = model.encode_texts([split.caption_texts[row] for row in rows], batch_size=batch)
+    encoded = time.perf_counter()
+    recall = recall_of_ranks(rank_similarity(EmbeddingSimilarity(images, captions), owner))
+    return {"seconds": seconds(started, encoded), "recall": recall}
+
+
+def plain(model: Any, split: ShardedSplit, fields: list[str], rows: np.ndarray, batch: int) -> dict[str, Any]:
+    """Each image once a caption, captions as they come, and a loop over the queries that sorts for each of them."""
+    started = time.perf_counter()
+    owner, images, captions = split.owners[rows], [], []
+    for part in in_parts(rows, batch):
+        images.append(encode_images(model, split, fields, split.owners[part], every_pair=True))
+        captions.append(model.text_encoder(model.tokenizer([split.caption_texts[row] for row in part])))
+    pairs, texts = torch.cat(images).numpy(), torch.cat(captions).numpy()
+    encoded = time.perf_counter()
+    firsts = np.unique(owner, return_index=True)[1]
+    similarity = pairs[firsts] @ texts.T
+    i2t, t2i = np.zeros(len(firsts), dtype=np.int64), np.zeros(len(rows), dtype=np.int64)
+    for image in range(len(firsts)):
+        order = np.argsort(similarity[image])[::-1]
+        best = min(int(np.where(order == caption)[0][0]) for caption in np.flatnonzero(owner == image))
+        wrong = owner[order[:best]] != image
+        i2t[image] = int(wrong.sum()) + 1
+    for caption in range(len(rows)):
+        order = np.argsort(similarity[:, caption])[::-1]
+        t2i[caption] = int(np.where(order == owner[caption])[0][0]) + 1
+    recalls = {
+        f"{side} R@{k}": 100 * float((found <= k).mean())
+        for side, found in (("i2t", i2t), ("t2i", t2i))
+        for k in (1, 5, 10)
+    }
+    return {"seconds": seconds(started, encoded), "recall": {**recalls, "rsum": sum(recalls.values())}}
+
+
+def encode_images(
+    model: Any, split: ShardedSplit, fields: list[str], numbers: np.ndarray, *, every_pair: bool = False
+) -> Tensor:
+    """Embeddings of these images; `every_pair` reads an image anew for each time it is named."""
+    if not every_pair:
+        return model.encode_images(collate_images(split.read(numbers, fields)))
+    arrays = [split.read([number], fields) for number in numbers]
+    joined = type(arrays[0])(
+        *(None if field[0] is None else joined_field(field) for field in zip(*arrays, strict=True))
+    )
+    return model.encode_images(collate_images(joined))
+
+
+def joined_field(parts: tuple[Any, ...]) -> Any:
+    return [row for part in parts for row in part] if isinstance(parts[0], list) else np.concatenate(parts)
+
+
+def in_parts(numbers: np.ndarray, size: int) -> list[np.ndarray]:
+    return [numbers[start : start + size] for start in range(0, len(numbers), size)]
+
+
+def seconds(started: float, encoded: float) -> dict[str, float]:
+    now = time.perf_counter()
+    return {"encode": round(encoded - started, 2), "rank": round(now - encoded, 2), "all": round(now - started, 2)}
+
+
+def peak_gb() -> float:
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * PEAK_UNIT / 2**30, 2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Peak memory of the loader against the size of the data set: rows in memory.csv beside this file.
+
+    python experiments/benchmarks/streaming/memory.py --folder <empty folder with 6 GB>
+
+Each row is a fresh process that goes through `steps` batches of the training loader. Sizes that have rows are skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from compare import anonymous_bytes, children
+from formats import size_of
+from tables import rewrite
+
+HERE = Path(__file__).parent
+CAPTIONS, REGIONS, PER_SHARD = 5, 36, 1000
+WORDS = tuple("a red dog runs over the grass beside two old men in front of their house".split())  # noqa: SIM905
+SIZES = ((2_000, 256), (20_000, 256), (200_000, 256), (2_000, 2048), (20_000, 2048))  # images, width
+COLUMNS = ["images", "captions", "width", "disk_gb", "workers", "start_method", "start_mb", "anonymous_mb", "file_mb"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="for the shards")
+    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--most", type=int, default=200_000, help="images; larger sizes are left out")
+    parser.add_argument("--watch", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.watch:
+        print(json.dumps(watched(given.folder, int(given.watch[0]), given.watch[1], given.steps)))
+        return
+    file = given.out / "memory.csv"
+    for images, width in SIZES:
+        for workers, method in ((0, "fork"), (2, "fork"), (2, "spawn"), (8, "fork")):
+            if images <= given.most and not has_row(file, images, width, workers, method):
+                folder = write(given.folder / f"{images}-{width}", images, width)
+                command = [sys.executable, __file__, "--folder", str(folder), "--steps", str(given.steps), "--watch"]
+                asked = subprocess.run([*command, str(workers), method], check=True, capture_output=True, text=True)
+                facts = {"images": images, "captions": images * CAPTIONS, "width": width, "workers": workers}
+                facts |= {"start_method": method, "disk_gb": round(size_of(folder) / 1e9, 3)}
+                add(file, facts | json.loads(asked.stdout.splitlines()[-1]))
+    rewrite(given.out)
+
+
+def watched(folder: Path, workers: int, method: str, steps: int) -> dict[str, float]:
+    """MB: what the process has when everything is imported, and the most that it and its workers have afterwards."""
+    import torch
+
+    from threeshnet.batches.datamodule import RetrievalDataModule
+    from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
+
+    torch.set_num_threads(1)
+    start, peaks = anonymous_bytes(), [0, 0]
+    module = RetrievalDataModule(
+        shards=folder, dataset="memory", tokenizer=Wordpieces([*SPECIALS, *WORDS]), fields=["region"], workers=workers,
+        dev_split=None, test_split=None, batch_size=64, order="blocks", start_method=method,
+    )  # fmt: skip
+    looked = 0.0
+    for step, _ in enumerate(module.train_dataloader()):
+        if time.perf_counter() - looked > 0.2:
+            looked = time.perf_counter()
+            peaks = [max(peaks[0], anonymous_bytes()), max(peaks[1], file_bytes())]
+        if step == steps:
+            break
+    return {"start_mb": start / 1e6, "anonymous_mb": peaks[0] / 1e6, "file_mb": peaks[1] / 1e6}
+
+
+def file_bytes() -> int:
+    """Mapped files (libraries, and what readers map) of this process and its workers, shared pages counted once."""
+    total = 0
+    for process in [os.getpid(), *children(os.getpid())]:
+        try:
+            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        except OSError:  # it has just ended
+            continue
+        total += sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss_File:"))
+    return total
+
+
+def write(folder: Path, images: int, width: int) -> Path:
+    """Shards of random regions, with five captions an image; made once."""
+    if (folder / "manifest.json").is_file():
+        return folder
+    from threeshnet.records import ImageArrays, Photo
+    from threeshnet.shards.manifest import Manifest, ShardEntry, SplitEntry
+    from threeshnet.shards.schema import layout_of_arrays
+    from threeshnet.shards.writer import ShardWriter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    pool = random.standard_normal((PER_SHARD + 50, 8, width), np.float32).astype(np.float16)  # any bytes do
+    entries, layout = [], None
+    for first in range(0, images, PER_SHARD):
+        file = folder / f"train-{first // PER_SHARD:05}.h5"
+        with ShardWriter(file) as writer:
+            for start in range(0, PER_SHARD, 50):
+                numbers = range(first + start, first + start + 50)
+                photos = [Photo(f"{n:06}", Path(f"{n:06}.jpg"), "train", captions(n, random)) for n in numbers]
+                regions = [np.resize(pool[(n % PER_SHARD) : (n % PER_SHARD) + 5], (REGIONS, width)) for n in numbers]
+                writer.append(photos, ImageArrays(regions=regions), [(1, 1)] * 50)
+                layout = layout or layout_of_arrays(ImageArrays(regions=regions), None)
+        entries.append(ShardEntry(file.name, PER_SHARD, PER_SHARD * CAPTIONS, ""))
+    assert layout is not None
+    Manifest("memory", layout, {"train": SplitEntry(images, images * CAPTIONS, tuple(entries))}).save(folder)
+    return folder
+
+
+def captions(number: int, random: np.random.Generator) -> tuple[str, ...]:
+    return tuple(f"{' '.join(random.choice(WORDS, 9))} {number}" for _ in range(CAPTIONS))
+
+
+def has_row(file: Path, images: int, width: int, workers: int, method: str) -> bool:
+    if not file.is_file():
+        return False
+    asked = [str(images), str(width), str(workers), method]
+    with file.open(newline="", encoding="utf-8") as stream:
+        return any(
+            [row["images"], row["width"], row["workers"], row["start_method"]] == asked
+            for row in csv.DictReader(stream)
+        )
+
+
+def add(file: Path, row: dict[str, object]) -> None:
+    new = not file.is_file()
+    with file.open("a", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, COLUMNS)
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+if __name__ == "__main__":
+    main()
