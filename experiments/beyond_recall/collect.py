@@ -16,7 +16,7 @@ from threeshnet.errors import DataError, Problems
 from threeshnet.files import write_rows
 from threeshnet.metrics.comparisons import over_seeds
 from threeshnet.reports.markdown import fill, table
-from threeshnet.reports.study_rows import read_rows
+from threeshnet.studies.columns import read_rows
 from threeshnet.studies.running import METRICS
 
 HERE = Path(__file__).resolve().parent

@@ -94,7 +94,7 @@ def test_imports_point_left(file: Path) -> None:
         ("fusion", "from ..encoders import image", False),
         ("nn", "from ..records import TokenSet", True),
         ("nn", "from ..metrics import ranks", False),
-        ("cli", "import torch, threeshnet.reports.table", True),
+        ("cli", "import torch, threeshnet.evaluation.table", True),
     ],
 )
 def test_the_rule_itself(importer: str, source: str, allowed: bool) -> None:

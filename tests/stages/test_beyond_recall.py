@@ -18,7 +18,7 @@ from threeshnet.metrics.groups import by_length
 from threeshnet.metrics.ranks import rank_similarity
 from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.metrics.similarity import EmbeddingSimilarity
-from threeshnet.reports.study_rows import read_rows
+from threeshnet.studies.columns import read_rows
 
 from ..scripts import loaded
 

@@ -19,10 +19,10 @@ from threeshnet.fusion.spatial import PlaceEncoder
 from threeshnet.metrics.comparisons import difference
 from threeshnet.reports.claims import claims_table, parse_claims, published_table
 from threeshnet.reports.reporting import CLAIMS, PUBLISHED, README, RESULTS, comparison_of
-from threeshnet.reports.study_photos import BY_PHOTO
 from threeshnet.reports.study_prose import value_of
 from threeshnet.reports.study_report import Comparison
-from threeshnet.reports.study_rows import FIXED, Row, read_rows
+from threeshnet.studies.by_photo import BY_PHOTO
+from threeshnet.studies.columns import FIXED, Row, read_rows
 from threeshnet.studies.preparing import load_study
 
 from ..scripts import loaded

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from threeshnet.errors import DataError
+from threeshnet.evaluation.comparison import REMARK, content_of, rows_of
+from threeshnet.evaluation.evaluations import differences, read_evaluation, read_pair
 from threeshnet.files import write_json
 from threeshnet.metrics.comparisons import compare
 from threeshnet.metrics.protocols import Scored, recall_by
 from threeshnet.metrics.rank_files import RANKS, RankedItems, read_ranks, write_ranks
 from threeshnet.metrics.ranks import Ranks
-from threeshnet.reports.comparison import REMARK, content_of, rows_of
-from threeshnet.reports.evaluations import differences, read_evaluation, read_pair
 
 FACTS = {"data": "demo", "fingerprint": "f00d", "split": "test", "protocol": "full"}
 OWNER = torch.tensor([0, 0, 1, 2, 2, 2, 3, 4, 5, 6, 7, 8, 9])

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from threeshnet.errors import ConfigError
+from threeshnet.evaluation.inspection import _by_size, _set_sizes
 from threeshnet.metrics.confusions import hardest_confusions, nearest_captions
 from threeshnet.pooling.generalized import GeneralizedPooling
 from threeshnet.records import TokenSet
-from threeshnet.reports.inspection import _by_size, _set_sizes
 from threeshnet.training.wandb_log import WandbLog, open_run, run_id
 from threeshnet.training.wandb_mode import mode_of
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from threeshnet.errors import ConfigError, DataError
+from threeshnet.evaluation.table import results_table
 from threeshnet.metrics import recall
 from threeshnet.metrics.ensemble import MeanSimilarity
 from threeshnet.metrics.folds import fold_mean
@@ -23,7 +24,6 @@ from threeshnet.metrics.protocols import Scored, describe, score
 from threeshnet.metrics.ranks import rank_embeddings, rank_similarity
 from threeshnet.metrics.recalls import recall_by_tag
 from threeshnet.metrics.similarity import EmbeddingSimilarity, MatrixSimilarity
-from threeshnet.reports.table import results_table
 
 PRECOMP = Path(__file__).parents[1] / "golden" / "precomp"
 

@@ -15,10 +15,10 @@ from rich.console import Console
 
 from threeshnet.errors import ConfigError
 from threeshnet.evaluation import evaluating, extending
+from threeshnet.evaluation.model_card import model_card
+from threeshnet.evaluation.table import print_results
 from threeshnet.metrics import recall
 from threeshnet.metrics.corrections import CORRECTIONS
-from threeshnet.reports.model_card import model_card
-from threeshnet.reports.table import print_results
 from threeshnet.shards.manifest import MANIFEST
 from threeshnet.shards.reader import ShardedSplit
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from threeshnet.reports.model_card import CARD, OF_SCORING, OF_TRAINING, ROW, model_card, result_row
+from threeshnet.evaluation.model_card import CARD, OF_SCORING, OF_TRAINING, ROW, model_card, result_row
 
 ABOUT = {name: f"the {name}" for name in OF_TRAINING} | {"guidance": [], "parts": ["local", "fused"], "seed": 3}
 SIDE = {"R@1": 10.04, "R@5": 20.0, "R@10": 30.0, "median_rank": 7.0, "mean_rank": 12.345}

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from threeshnet.evaluation.highlights import Attention, Highlight, attention_of_tokens, caption_lines, draw, panel_rows
+from threeshnet.evaluation.panels import class_label
 from threeshnet.records import MAP_SIDE, VOID
-from threeshnet.reports.highlights import Attention, Highlight, attention_of_tokens, caption_lines, draw, panel_rows
-from threeshnet.reports.panels import class_label
 
 CELLS, REGIONS = (2, 3), 4
 LONG = "a very long caption that goes on about prices like $5 and $6 " * 8

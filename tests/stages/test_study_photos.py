@@ -12,18 +12,18 @@ import torch
 from scipy import stats
 
 from threeshnet.errors import ConfigError, DataError
+from threeshnet.evaluation.evaluations import read_evaluation
 from threeshnet.metrics.comparisons import Difference, over_seeds, over_seeds_and_photos
 from threeshnet.metrics.intervals import Interval
 from threeshnet.metrics.protocols import Scored, recall_by
 from threeshnet.metrics.rank_files import RANKS, RankedItems, write_ranks
 from threeshnet.metrics.ranks import Ranks
 from threeshnet.metrics.recalls import recall_of_ranks
-from threeshnet.reports.evaluations import read_evaluation
 from threeshnet.reports.study_checks import check_rows
-from threeshnet.reports.study_photos import BY_PHOTO, apart_by_photo, key_of, read_by_photo, rsum_by_photo
 from threeshnet.reports.study_prose import value_of
 from threeshnet.reports.study_report import tables, verdict
-from threeshnet.reports.study_rows import Row, read_rows
+from threeshnet.studies.by_photo import BY_PHOTO, apart_by_photo, key_of, read_by_photo, rsum_by_photo
+from threeshnet.studies.columns import Row, read_rows
 from threeshnet.studies.rows import collect
 
 from .test_study_report import COMPARISON, write_run
@@ -82,7 +82,7 @@ def test_a_mean_of_folds_has_its_photos_too(tmp_path: Path, monkeypatch: pytest.
         recall_of_ranks(Ranks(ranks.i2t[start : start + 20], ranks.t2i[start // 20 == OWNER // 20]))
         for start in (0, 20)
     ]
-    monkeypatch.setattr("threeshnet.reports.study_photos.folds_of", lambda _: 2)
+    monkeypatch.setattr("threeshnet.studies.by_photo.folds_of", lambda _: 2)
     brought = rsum_by_photo(evaluation)
     assert brought.shape == (PHOTOS,)
     assert brought.mean() == pytest.approx((folds[0]["rsum"] + folds[1]["rsum"]) / 2, abs=1e-3)

@@ -17,7 +17,7 @@ from threeshnet.reports.study_checks import check_rows
 from threeshnet.reports.study_effects import effects
 from threeshnet.reports.study_prose import check_prose, value_of
 from threeshnet.reports.study_report import Comparison, tables
-from threeshnet.reports.study_rows import Row, read_rows
+from threeshnet.studies.columns import Row, read_rows
 from threeshnet.studies.preparing import load_study
 from threeshnet.studies.rows import collect
 from threeshnet.studies.study import parse_study

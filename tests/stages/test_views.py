@@ -20,6 +20,7 @@ from threeshnet.batches.datamodule import RetrievalDataModule
 from threeshnet.batches.dataset import CaptionDataset
 from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
 from threeshnet.errors import ConfigError, DataError
+from threeshnet.evaluation.table import named_protocol
 from threeshnet.features.annotated import AnnotatedSegmentation
 from threeshnet.features.photos import PhotoBatches
 from threeshnet.features.tiny import Tiny
@@ -27,7 +28,6 @@ from threeshnet.features.views import RandomCrop
 from threeshnet.metrics.ranks import rank_similarity
 from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.records import AnnotatedSet, Photo
-from threeshnet.reports.table import named_protocol
 from threeshnet.runs.identity import identity, views_read
 from threeshnet.shards import remote
 from threeshnet.shards.make import make_shards

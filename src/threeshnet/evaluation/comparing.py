@@ -7,10 +7,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
+from threeshnet.evaluation.comparison import content_of, rows_of, table_of
+from threeshnet.evaluation.evaluations import read_pair
 from threeshnet.files import write_json
 from threeshnet.installation import current_commit
-from threeshnet.reports.comparison import content_of, rows_of, table_of
-from threeshnet.reports.evaluations import read_pair
 
 COMPARISON = "comparison.json"
 

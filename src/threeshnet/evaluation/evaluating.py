@@ -18,9 +18,9 @@ from threeshnet.errors import CheckpointError, ConfigError, Problems
 from threeshnet.evaluation.extending import check_extras, perturb_inputs, recorded, scored_views
 from threeshnet.evaluation.finishing import leave
 from threeshnet.evaluation.scoring import scored_of, scores_of
+from threeshnet.evaluation.table import print_results
 from threeshnet.installation import current_commit
 from threeshnet.metrics.protocols import check_protocol, share_photos
-from threeshnet.reports.table import print_results
 from threeshnet.runs.checkpoint_names import LAST, PREVIOUS
 from threeshnet.runs.identity import data_fingerprint
 from threeshnet.runs.job_record import machine

@@ -10,11 +10,11 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
 from threeshnet.evaluation.highlighting import draw_and_inspect
+from threeshnet.evaluation.model_card import CARD, ROW, model_card, result_row
 from threeshnet.evaluation.scoring import Scores
+from threeshnet.evaluation.table import print_results
 from threeshnet.files import write_text
 from threeshnet.metrics.rank_files import RANKS, RankedItems, write_ranks
-from threeshnet.reports.model_card import CARD, ROW, model_card, result_row
-from threeshnet.reports.table import print_results
 from threeshnet.runs import progress
 from threeshnet.runs import run_directory as runs
 from threeshnet.training import building

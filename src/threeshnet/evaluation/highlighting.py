@@ -14,11 +14,11 @@ from threeshnet.batches.collate import collate_images
 from threeshnet.encoders.hybrid import HybridEncoder
 from threeshnet.encoders.image import ImageEncoder
 from threeshnet.encoders.model import RetrievalModel
+from threeshnet.evaluation.highlights import Attention, Highlight, attention_of_tokens, best_and_worst, draw
+from threeshnet.evaluation.inspection import inspection
 from threeshnet.metrics.ranks import rank_similarity
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.records import ImageArrays
-from threeshnet.reports.highlights import Attention, Highlight, attention_of_tokens, best_and_worst, draw
-from threeshnet.reports.inspection import inspection
 from threeshnet.runs.run_directory import HIGHLIGHTS, write_json
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training.collect import Embeddings

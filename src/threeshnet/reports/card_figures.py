@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from threeshnet.evaluation.panels import class_label
 from threeshnet.reports.card_numbers import Numbers
-from threeshnet.reports.panels import class_label
 
 DPI = 160  # twice what a page shows, for sharp screens
 WIDE = 4.4  # inches

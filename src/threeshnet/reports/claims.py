@@ -19,7 +19,7 @@ from threeshnet.reports.study_report import (
     ends,
     verdict,
 )
-from threeshnet.reports.study_rows import NUMBERS, Row, by_level, groups, label
+from threeshnet.studies.columns import NUMBERS, Row, by_level, groups, label
 
 KEYS = ("claim", "source", "tests", "see")
 OF_TEST = ("study", "level", "expected")

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw
 
 from threeshnet.errors import DataError
+from threeshnet.evaluation.panels import CLASS_COLOURS, NO_CLASS, OTHER_CLASS, class_label
 from threeshnet.features.photos import decoded
 from threeshnet.records import VOID, ImageArrays
 from threeshnet.reports.card_figures import data_uri
-from threeshnet.reports.panels import CLASS_COLOURS, NO_CLASS, OTHER_CLASS, class_label
 from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.reader import ShardedSplit
 

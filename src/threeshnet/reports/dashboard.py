@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from threeshnet.evaluation.table import duration
 from threeshnet.files import write_text
 from threeshnet.reports.card_figures import CardFigure, data_uri
 from threeshnet.reports.study_figures import band_figure, colour, pooling_figure, semantic_figure
 from threeshnet.reports.study_numbers import bands, best_dev, by_factor, by_variant, scores
 from threeshnet.reports.study_runs import STATES, StudyRun, read_study
-from threeshnet.reports.table import duration
 
 PAGE = "dashboard.html"
 SHOWN_VARIANTS, SHOWN_PICTURES = 6, 2  # with pictures; of each

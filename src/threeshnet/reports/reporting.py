@@ -21,11 +21,11 @@ from threeshnet.reports.study_checks import check_rows
 from threeshnet.reports.study_effects import PART as EFFECTS
 from threeshnet.reports.study_effects import effects
 from threeshnet.reports.study_figure import draw
-from threeshnet.reports.study_photos import BY_PHOTO, read_by_photo
 from threeshnet.reports.study_prose import check_prose
 from threeshnet.reports.study_report import FIGURE, PART, Comparison, tables
-from threeshnet.reports.study_rows import Row, label, other_factors, read_rows
+from threeshnet.studies.by_photo import BY_PHOTO, read_by_photo
 from threeshnet.studies.collecting import RESULTS, into
+from threeshnet.studies.columns import Row, label, other_factors, read_rows
 from threeshnet.studies.preparing import STUDIES, load_study
 from threeshnet.studies.study import Study
 

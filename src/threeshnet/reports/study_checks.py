@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from threeshnet.errors import DataError, Problems
 from threeshnet.metrics.protocols import folds_of
 from threeshnet.reports.study_report import Comparison
-from threeshnet.reports.study_rows import NUMBERS, Row, by_level, device, groups, label, lacking
+from threeshnet.studies.columns import NUMBERS, Row, by_level, device, groups, label, lacking
 
 OF_THE_ITEMS = ("data", "fingerprint", "split", "images", "captions")
 DEVICE = "device"  # is no column, but what `machine` is of

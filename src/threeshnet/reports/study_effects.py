@@ -16,7 +16,7 @@ from threeshnet.reports.study_report import (
     pairs_of,
     verdict,
 )
-from threeshnet.reports.study_rows import Row, by_level, groups, place
+from threeshnet.studies.columns import Row, by_level, groups, place
 
 PART = "effects"  # name of the marks, in a README that wants the table
 HEADER = ("made by", "setting", "baseline", "seeds", "rsum against the baseline", WITH_PHOTOS, "verdict")

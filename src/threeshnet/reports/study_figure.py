@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from threeshnet.files import replacing
 from threeshnet.metrics.comparisons import Difference
 from threeshnet.reports.study_report import Comparison, Levels, against, against_with_photos, values
-from threeshnet.reports.study_rows import Row, by_level, groups, label
+from threeshnet.studies.columns import Row, by_level, groups, label
 
 BASELINE, OTHER, REFERENCE = "#d1495b", "#1b6ca8", "#444444"
 WIDTH, HEIGHT_OF_A_LEVEL, HEIGHT_OF_THE_REST = 9.0, 0.34, 0.9  # inches

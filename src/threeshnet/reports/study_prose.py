@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from threeshnet.errors import DataError, Problems
 from threeshnet.metrics.comparisons import over_seeds
-from threeshnet.reports.study_photos import BY_PHOTO
 from threeshnet.reports.study_report import Comparison, Levels, against, against_with_photos, pairs_of, values
-from threeshnet.reports.study_rows import NUMBERS, Row, by_level, groups, label
+from threeshnet.studies.by_photo import BY_PHOTO
+from threeshnet.studies.columns import NUMBERS, Row, by_level, groups, label
 
 # 12.3<!-- value: KEY -->, and KEY as FORM says
 VALUE = re.compile(r"([+\-\N{MINUS SIGN}]?\d+(?:\.\d+)?)\s?<!-- value: ([^>]*?) -->")

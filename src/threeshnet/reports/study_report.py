@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from threeshnet.metrics.comparisons import Difference, difference, over_seeds, over_seeds_and_photos
 from threeshnet.reports.markdown import table
-from threeshnet.reports.study_photos import ByPhoto, apart_by_photo
-from threeshnet.reports.study_rows import NUMBERS, Row, by_level, groups
+from threeshnet.studies.by_photo import ByPhoto, apart_by_photo
+from threeshnet.studies.columns import NUMBERS, Row, by_level, groups
 
 PART = "results"  # name of the marks between which the tables stand
 FIGURE = "figure.png"

@@ -79,7 +79,7 @@ class Tracker:
         """Tables, pictures and the scores of the selected checkpoint; the checkpoint itself when it is asked for."""
         if self.log is None:
             return
-        from threeshnet.reports.wandb_media import media
+        from threeshnet.runs.wandb_media import media
 
         run = self.log.experiment
         inspected = json.loads((self.folder / INSPECTION).read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from threeshnet.reports.table import duration
+from threeshnet.evaluation.table import duration
 from threeshnet.runs import progress
 from threeshnet.studies.running import FAILED, LEFT_OUT, RUNNING, Status
 

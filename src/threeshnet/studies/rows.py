@@ -11,14 +11,14 @@ import numpy as np
 from filelock import FileLock
 
 from threeshnet.errors import ConfigError, DataError, Problems
+from threeshnet.evaluation.evaluations import read_evaluation
+from threeshnet.evaluation.table import named_protocol
 from threeshnet.files import write_rows
 from threeshnet.metrics.rank_files import RANKS
-from threeshnet.reports.evaluations import read_evaluation
-from threeshnet.reports.study_photos import BY_PHOTO, key_of, read_by_photo, rsum_by_photo, write_by_photo
-from threeshnet.reports.study_rows import HOW, RECALLS, REQUIRED, WHICH, Row, columns, device, lacking, read_rows
-from threeshnet.reports.table import named_protocol
 from threeshnet.runs import progress
 from threeshnet.runs.folders import record
+from threeshnet.studies.by_photo import BY_PHOTO, key_of, read_by_photo, rsum_by_photo, write_by_photo
+from threeshnet.studies.columns import HOW, RECALLS, REQUIRED, WHICH, Row, columns, device, lacking, read_rows
 from threeshnet.studies.running import METRICS
 
 LOCK = ".results.lock"

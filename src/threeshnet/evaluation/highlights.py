@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from threeshnet.evaluation import panels
 from threeshnet.files import replacing
-from threeshnet.reports import panels
 
 DPI = 120
 PANEL, GAP, MARGIN = 2.4, 0.15, 0.15  # inches: width of a panel, space between panels, space around all

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from threeshnet.errors import DataError
+from threeshnet.evaluation.model_card import RECALLS
 
 Row = dict[str, str]
 
-RECALLS = tuple((side, cutoff) for side in ("i2t", "t2i") for cutoff in (1, 5, 10))
 NUMBERS = (*(f"{side}_r{cutoff}" for side, cutoff in RECALLS), "rsum")
 WHICH = ("experiment", "setting", "job")
 WHERE = ("seed", "data", "split", "images", "captions", "protocol")

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from threeshnet.errors import DataError
+from threeshnet.evaluation.evaluations import Evaluation
 from threeshnet.files import replacing
 from threeshnet.metrics.intervals import NAMES, hits_by_fold
 from threeshnet.metrics.protocols import folds_of
 from threeshnet.metrics.rank_files import UNREADABLE
-from threeshnet.reports.evaluations import Evaluation
-from threeshnet.reports.study_rows import WHICH, Row
+from threeshnet.studies.columns import WHICH, Row
 
 BY_PHOTO = "rsum_by_photo.npz"
 ByPhoto = Mapping[str, np.ndarray]  # by a row's key: [G] float32, whose mean is rsum

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from threeshnet.errors import shortened
-from threeshnet.reports.study_rows import RECALLS
 
+RECALLS = tuple((side, cutoff) for side in ("i2t", "t2i") for cutoff in (1, 5, 10))
 CARD, ROW = "MODEL_CARD.md", "result.csv"
 UNKNOWN = "not known"
 # Of each model, as its checkpoint says it; an authors' checkpoint says nothing.

@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from threeshnet.errors import shortened
+from threeshnet.evaluation.evaluations import SAME, Evaluation, value_of
 from threeshnet.metrics.comparisons import Difference, compare
 from threeshnet.metrics.intervals import DRAWS, LEVEL
 from threeshnet.metrics.protocols import folds_of
-from threeshnet.reports.evaluations import SAME, Evaluation, value_of
 
 MAY_DIFFER = ("seed", "checkpoint", "scored_views", "correction", "bank", "perturb")  # and is named
 REMARK = (
