@@ -1,15 +1,31 @@
-"""Files that are whole or not there: written aside and renamed."""
+"""Files that are written aside and renamed, so that each is whole or absent; and the one hash of files."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 PARTIAL = ".partial"  # after the name of a file that is being written
+HASHED_BYTES = 1 << 22  # read together
+
+
+def sha256(*files: Path, advance: Callable[[int], object] = lambda _: None) -> str:
+    """Hex digest of the bytes of a file, or of several files one after the other.
+
+    `advance` is called with the number of bytes after each read.
+    """
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while part := stream.read(HASHED_BYTES):
+                digest.update(part)
+                advance(len(part))
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -17,8 +17,9 @@ from threeshnet.batches.datamodule import RetrievalDataModule
 from threeshnet.batches.loader import TrainingLoader
 from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
 from threeshnet.errors import ConfigError, DataError
+from threeshnet.files import sha256
 from threeshnet.records import Batch, ImageArrays, Photo
-from threeshnet.shards.manifest import Manifest, ShardEntry, SplitEntry, file_sha256
+from threeshnet.shards.manifest import Manifest, ShardEntry, SplitEntry
 from threeshnet.shards.schema import Layout, layout_of_arrays
 from threeshnet.shards.writer import write_shard
 
@@ -54,7 +55,7 @@ def make_shards(folder: Path, sizes: dict[str, list[int]]) -> Path:
             write_shard(file, photos=photos, arrays=arrays, sizes=[(8, 8)] * count, grid_size=GRID)
             layout = layout_of_arrays(arrays, GRID)
             captions = sum(len(photo.captions) for photo in photos)
-            shards.append(ShardEntry(file.name, count, captions, file_sha256(file)))
+            shards.append(ShardEntry(file.name, count, captions, sha256(file)))
         captions = sum(shard.captions for shard in shards)
         entries[split] = SplitEntry(sum(counts), captions, tuple(shards))
     Manifest(dataset="small", layout=layout, splits=entries, class_names=("sky", "road", "dog")).save(folder)

@@ -17,12 +17,13 @@ from PIL import Image
 
 from threeshnet.errors import ConfigError
 from threeshnet.features.fingerprints import fingerprint, joined
+from threeshnet.files import sha256
 from threeshnet.records import VOID, ImageArrays, Photo
 from threeshnet.reports.card_figures import bars, histogram
 from threeshnet.reports.card_numbers import TEXTS, feature_norms, gather
 from threeshnet.reports.contact_sheet import contact_sheet, draw_boxes, draw_segmentation, largest_classes
 from threeshnet.reports.data_card import leaked_photos, write_card
-from threeshnet.shards.manifest import Manifest, ShardEntry, SplitEntry, file_sha256
+from threeshnet.shards.manifest import Manifest, ShardEntry, SplitEntry
 from threeshnet.shards.schema import FINGERPRINT_KEYS, layout_of_file
 from threeshnet.shards.writer import write_shard
 
@@ -72,7 +73,7 @@ def make(folder: Path, *, published: bool = False) -> Path:
                 for key, values in zip(FINGERPRINT_KEYS, prints, strict=True):
                     shard.create_dataset(key, data=values)
         captions = sum(len(photo.captions) for photo in photos)
-        splits[split] = SplitEntry(count, captions, (ShardEntry(file.name, count, captions, file_sha256(file)),))
+        splits[split] = SplitEntry(count, captions, (ShardEntry(file.name, count, captions, sha256(file)),))
         with h5py.File(file) as shard:
             layout = layout_of_file(shard)
     assert layout is not None

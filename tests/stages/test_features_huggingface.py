@@ -27,7 +27,7 @@ from threeshnet.features.photos import PhotoBatches
 from threeshnet.features.roi import roi_align, roi_means
 from threeshnet.features.timm_names import RESNETS
 from threeshnet.features.vision_tokens import ClipTokens, SiglipTokens
-from threeshnet.features.weights import sha256_of
+from threeshnet.files import sha256
 from threeshnet.records import ImageArrays, Photo
 from threeshnet.shards.schema import faults, layout_of_arrays
 
@@ -487,7 +487,7 @@ def test_the_identity_follows_what_shapes_the_arrays(tmp_path: Path, folder_of: 
     build_rtdetr = partial(build, "rtdetr")
     plain = build_rtdetr(original).identity()
     assert build_rtdetr(copied).identity() == plain
-    assert plain["weights"] == sha256_of(original / "model.safetensors")
+    assert plain["weights"] == sha256(original / "model.safetensors")
     changes = {"features": "backbone", "regions": 9, "overlap": 0.5, "threshold": 0.2, "cells": 14}
     others = [build_rtdetr(original, **{key: value}).identity() for key, value in changes.items()]
     settings = json.loads((copied / "preprocessor_config.json").read_text())
@@ -505,4 +505,4 @@ def test_weights_in_several_files_are_one_identity(tmp_path: Path) -> None:
         (tmp_path / f"model-0000{number}-of-00002.safetensors").write_bytes(content)
     (tmp_path / "pytorch_model.bin").write_bytes(b"not what is loaded")
     (tmp_path / "whole").write_bytes(b"onetwo")
-    assert weights_sha256(tmp_path) == sha256_of(tmp_path / "whole")
+    assert weights_sha256(tmp_path) == sha256(tmp_path / "whole")

@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from threeshnet.errors import DataError
+from threeshnet.files import sha256
 from threeshnet.records import ImageArrays, Photo
-from threeshnet.shards.manifest import Manifest, ShardEntry, SplitEntry, class_table_hash, file_sha256
+from threeshnet.shards.manifest import Manifest, ShardEntry, SplitEntry, class_table_hash
 from threeshnet.shards.reader import ShardedSplit, open_shards
 from threeshnet.shards.schema import layout_of_file
 from threeshnet.shards.writer import ShardWriter, write_shard
@@ -61,7 +62,7 @@ def make_folder(folder: Path, counts: tuple[int, ...] = (5, 1, 4), name: str = "
     for number, count in enumerate(counts):
         part = ImageArrays(*(None if value is None else value[start : start + count] for value in arrays))
         file = write(folder / f"train-{number:05d}.h5", photos_of(count, start), part)
-        entries.append(ShardEntry(file.name, count, 2 * count, file_sha256(file)))
+        entries.append(ShardEntry(file.name, count, 2 * count, sha256(file)))
         start += count
     with h5py.File(folder / "train-00000.h5") as opened:
         layout = layout_of_file(opened)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from threeshnet.errors import ConfigError, DataError
+from threeshnet.files import sha256
 from threeshnet.records import ImageArrays, Photo
 from threeshnet.shards import remote
-from threeshnet.shards.manifest import Manifest, ShardEntry, SplitEntry, file_sha256, open_shards, open_view
+from threeshnet.shards.manifest import Manifest, ShardEntry, SplitEntry, open_shards, open_view
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.shards.schema import layout_of_arrays
 from threeshnet.shards.writer import write_shard
@@ -30,7 +31,7 @@ def made(folder: Path, seed: int) -> Path:
         photos = [Photo(f"{number}-{n}", Path("x.jpg"), "train", (f"caption {number} {n}",)) for n in range(IMAGES)]
         file = folder / f"train-{number:05}.h5"
         write_shard(file, photos=photos, arrays=arrays, sizes=[(1, 1)] * IMAGES)
-        entries.append(ShardEntry(file.name, IMAGES, IMAGES, file_sha256(file)))
+        entries.append(ShardEntry(file.name, IMAGES, IMAGES, sha256(file)))
         layout = layout or layout_of_arrays(arrays, None)
     assert layout is not None
     Manifest("toy", layout, {"train": SplitEntry(SHARDS * IMAGES, SHARDS * IMAGES, tuple(entries))}).save(folder)

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from threeshnet.errors import DataError
+from threeshnet.files import sha256
 from threeshnet.records import ImageArrays, Photo
 from threeshnet.shards import shard_checks
-from threeshnet.shards.manifest import MANIFEST, Manifest, ShardEntry, SplitEntry, file_sha256
+from threeshnet.shards.manifest import MANIFEST, Manifest, ShardEntry, SplitEntry
 from threeshnet.shards.row_checks import CHUNK_BYTES, RowNames, chunks, not_finite
 from threeshnet.shards.schema import layout_of_file
 from threeshnet.shards.verify import bytes_to_look_at, look_through, verify
@@ -47,7 +48,7 @@ def write(file: Path, start: int, count: int, **options: Any) -> ShardEntry:
     numbers = range(start, start + count)
     photos = [Photo(f"id{n}", Path(f"{n}.jpg"), "train", (f"one {n}", f"two {n}")) for n in numbers]
     write_shard(file, photos=photos, arrays=arrays_of(count, **options), sizes=[(4, 3)] * count, grid_size=(2, 3))
-    return ShardEntry(file.name, count, 2 * count, file_sha256(file))
+    return ShardEntry(file.name, count, 2 * count, sha256(file))
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +293,7 @@ def rewritten(folder: Path, change: Change) -> list[str]:
         change(shard)
     text = (folder / MANIFEST).read_text("utf-8")
     old = Manifest.load(folder).splits["train"].shards[1].sha256
-    (folder / MANIFEST).write_text(text.replace(old, file_sha256(file)), encoding="utf-8")
+    (folder / MANIFEST).write_text(text.replace(old, sha256(file)), encoding="utf-8")
     found = look_through(folder)
     assert found.faults == []
     return found.remarks

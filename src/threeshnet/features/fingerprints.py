@@ -8,13 +8,14 @@ a mirrored or turned photo is another one.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+
+from threeshnet.files import sha256
 
 GREY_SIDE, KEPT_SIDE = 32, 8
 SCALE_BITS = 14  # of the integer cosines
@@ -32,8 +33,7 @@ class Fingerprints(NamedTuple):
 
 def fingerprint(file: Path, image: Image.Image) -> Fingerprints:
     """Of one photo; `image` is what was decoded from `file`, upright and RGB."""
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").digest()
+    digest = bytes.fromhex(sha256(file))
     hashed = np.array([perceptual_hash(image)], np.uint64)
     return Fingerprints(np.frombuffer(digest, np.uint8)[None], hashed)
 

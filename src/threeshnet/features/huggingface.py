@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.features.extractor import Extractor
+from threeshnet.files import sha256
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 PROCESSORS = (PROCESSOR, "processor_config.json")  # transformers 5 may write the second
@@ -80,12 +81,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def weights_sha256(folder: Path) -> str:
     """sha256 over the weight files of a folder, one after the other: of one file, the file's own."""
-    digest = hashlib.sha256()
-    for file in weight_files(folder):
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 24):
-                digest.update(chunk)
-    return digest.hexdigest()
+    return sha256(*weight_files(folder))
 
 
 def settings_sha256(folder: Path) -> str:

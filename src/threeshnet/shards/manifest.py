@@ -162,12 +162,6 @@ def class_table_hash(names: Sequence[str], classes: int | None) -> str | None:
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
-def file_sha256(file: Path) -> str:
-    """sha256 of a file's bytes."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def open_shards(folder: Path | str, dataset: str | None = None) -> Path:
     """The shard folder that a SHARDS argument means: itself, its `<dataset>`, or the only one below it.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from threeshnet.files import sha256
 from threeshnet.shards.guarded import CrashError, guarded
 from threeshnet.shards.manifest import Manifest, ShardEntry
 from threeshnet.shards.row_checks import Advance, Notes, RowNames, look_at_texts, look_at_values, text_of
@@ -27,7 +27,6 @@ from threeshnet.shards.structure import (
 from threeshnet.shards.writer import LEFT_OUT
 
 NOTHING = np.zeros(0, np.int64)
-HASHED_BYTES = 1 << 22  # read together
 
 
 @dataclass
@@ -46,7 +45,7 @@ def look_at_shard(folder: Path, manifest: Manifest, shard: ShardEntry, advance: 
     file = folder / shard.file
     if not file.is_file():
         return ShardLook(Notes(["missing"]))
-    found = _sha256(file, advance)
+    found = sha256(file, advance=advance)
     if found == shard.sha256:
         look = look_inside(file, manifest, shard, advance)
         look.sound_checksum = True
@@ -114,15 +113,6 @@ def _look_at_structure(opened: h5py.File, there: set[str], look: ShardLook) -> R
     if len(offsets):
         notes.faults += _offset_faults(offsets, look.regions, len(ids), names)
     return names
-
-
-def _sha256(file: Path, advance: Advance) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while part := stream.read(HASHED_BYTES):
-            digest.update(part)
-            advance(len(part))
-    return digest.hexdigest()
 
 
 def _strangers(opened: h5py.File, known: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from threeshnet.annotations.forms import Forms, form_faults
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.encoders.official import unreadable, weight_fault
 from threeshnet.errors import CheckpointError, Problems
-from threeshnet.shards.manifest import file_sha256
+from threeshnet.files import sha256
 from threeshnet.shards.schema import FIELDS
 
 CARD_FORMAT = 1
@@ -151,7 +151,7 @@ def checkpoint_hash(path: str | Path) -> str:
 
     Raises CheckpointError for a file that is not there.
     """
-    return file_sha256(_there(path))[:12]
+    return sha256(_there(path))[:12]
 
 
 def _there(path: str | Path) -> Path:
