@@ -17,7 +17,7 @@ from threeshnet.files import write_rows
 from threeshnet.metrics.comparisons import over_seeds
 from threeshnet.reports.markdown import fill, table
 from threeshnet.studies.columns import read_rows
-from threeshnet.studies.running import METRICS
+from threeshnet.studies.scheduler import METRICS
 
 HERE = Path(__file__).resolve().parent
 ROWS, GROUPS, README = "results.csv", "groups.csv", "README.md"

@@ -22,7 +22,7 @@ from threeshnet.encoders.text.sources import bert_folder
 from threeshnet.errors import DataError
 from threeshnet.features.extractor import Extractor
 from threeshnet.records import ImageBatch, Photo, TokenSet
-from threeshnet.studies.preparing import load_study
+from threeshnet.studies.study import load_study
 from threeshnet.training.building import fields_read
 from threeshnet.training.trainer_options import of_lightning
 

@@ -22,9 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from threeshnet.errors import ConfigError
+from threeshnet.studies.overrides import divided
 from threeshnet.studies.plan import plan
-from threeshnet.studies.preparing import load_study
-from threeshnet.studies.words import divided
+from threeshnet.studies.study import load_study
 
 from .command_line import taken
 

@@ -23,7 +23,7 @@ from threeshnet.reports.study_prose import value_of
 from threeshnet.reports.study_report import Comparison
 from threeshnet.studies.by_photo import BY_PHOTO
 from threeshnet.studies.columns import FIXED, Row, read_rows
-from threeshnet.studies.preparing import load_study
+from threeshnet.studies.study import load_study
 
 from ..scripts import loaded
 

@@ -11,7 +11,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from threeshnet.studies.plan import plan
-from threeshnet.studies.preparing import compose_training, load_study
+from threeshnet.studies.prepare import compose_training
+from threeshnet.studies.study import load_study
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted(file.stem for file in (ROOT / "conf/studies").glob("*.yaml"))
@@ -20,7 +21,7 @@ OF_SWEEP = ("study=", "out=", "shards=", "reuse=", "parallel=")
 # Writes down how it was called; `sweep` ends with the code of its study, or 0. `shards` makes what it is asked for.
 STAND_IN = """#!/bin/sh
 echo "$*" >> "$CALLS"
-case "$*" in *commands.sweep*study="$CULPRIT"*) exit "$CODE";; esac
+case "$*" in *cli.sweep*study="$CULPRIT"*) exit "$CODE";; esac
 """
 
 

@@ -22,12 +22,12 @@ from hydra_plugins.threeshnet_processes.launcher import ProcessLauncher
 from threeshnet.errors import ConfigError
 from threeshnet.files import write_json
 from threeshnet.installation import current_commit
-from threeshnet.studies import launching, multirun
+from threeshnet.studies import launch, multirun
 from threeshnet.studies.board import Board
-from threeshnet.studies.launching import Job, Local
+from threeshnet.studies.launch import Job, Local
 from threeshnet.studies.multirun import JobsFailed, end, run_multirun
-from threeshnet.studies.running import EARLIER, FAILED, FINISHED, LEFT_OUT, RUNNING, STOPPED, Runner, Status, failures
-from threeshnet.studies.sweeping import starter_of
+from threeshnet.studies.scheduler import EARLIER, FAILED, FINISHED, LEFT_OUT, RUNNING, STOPPED, Runner, Status, failures
+from threeshnet.studies.sweep import starter_of
 
 HERE = Path(__file__).parent
 TURN = 0.02  # seconds between looks
@@ -151,7 +151,7 @@ def test_a_signal_is_handed_on_and_waited_for(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to end the jobs of a dead process")
 def test_jobs_of_a_killed_sweep_are_asked_to_stop(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from threeshnet.studies.launching import Job, Local\n"
+        "import sys, time; from pathlib import Path; from threeshnet.studies.launch import Job, Local\n"
         "folder = Path(sys.argv[1]); Local().start(Job('a', folder, ('seconds=60', f'out=\"{folder}\"'), 'sham'))\n"
         "time.sleep(60)"
     )
@@ -179,8 +179,8 @@ def wait_for(true: Any, seconds: float = 120.0) -> None:
 
 def test_several_devices_are_torchruns(tmp_path: Path) -> None:
     one, two = Job("a", tmp_path, ("x=1",)), Job("a", tmp_path, ("x=1",), devices=2)
-    assert launching.command(one) == [sys.executable, "-m", "threeshnet.cli.train", "x=1"]
-    words = launching.command(two)
+    assert launch.command(one) == [sys.executable, "-m", "threeshnet.cli.train", "x=1"]
+    words = launch.command(two)
     assert words[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     assert words[6:] == ["-m", "threeshnet.cli.train", "x=1"]
 
@@ -190,10 +190,10 @@ def test_a_job_takes_itself_for_no_part_of_another_run(monkeypatch: pytest.Monke
     for name in outer:
         monkeypatch.setenv(name, "1")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    found = launching.environment(threads=3, cards=["0", "2"])
+    found = launch.environment(threads=3, cards=["0", "2"])
     assert not set(outer) & set(found)
     assert (found["OMP_NUM_THREADS"], found["CUDA_VISIBLE_DEVICES"]) == ("3", "0,2")
-    assert "CUDA_VISIBLE_DEVICES" not in launching.environment(threads=1) or "CUDA_VISIBLE_DEVICES" in os.environ
+    assert "CUDA_VISIBLE_DEVICES" not in launch.environment(threads=1) or "CUDA_VISIBLE_DEVICES" in os.environ
 
 
 def test_code_without_git_says_its_commit_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +224,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
             self.left -= 1
             return None if self.left > 0 else 0
 
-    monkeypatch.setattr(launching, "LocalProcess", Sham)
+    monkeypatch.setattr(launch, "LocalProcess", Sham)
     return found
 
 
@@ -286,7 +286,7 @@ def test_a_sweep_and_a_multirun_hand_on_how_many_jobs_share_a_card(
 @pytest.mark.parametrize("devices", ["none", 0, -3, "0"])
 def test_wrong_devices_are_named(devices: Any) -> None:
     with pytest.raises(ConfigError, match=r"trainer\.devices"):
-        launching.processes(devices)
+        launch.processes(devices)
 
 
 # ---- what is shown

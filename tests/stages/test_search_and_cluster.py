@@ -15,9 +15,10 @@ import pytest
 
 from threeshnet.errors import ConfigError
 from threeshnet.studies.cluster import Cluster, Work
-from threeshnet.studies.launching import Job, Local
-from threeshnet.studies.running import FAILED, FINISHED, STOPPED, Runner, Status, failures
-from threeshnet.studies.searching import PRUNED, Search, Trials, run_search
+from threeshnet.studies.launch import Job, Local
+from threeshnet.studies.scheduler import FAILED, FINISHED, STOPPED, Runner, Status, failures
+from threeshnet.studies.search import PRUNED, Trials, run_search
+from threeshnet.studies.study import Search, parse_study
 
 HERE = Path(__file__).parent
 RANGES = {"rate": {"low": 1e-4, "high": 1e-2, "log": True}, "depth": {"low": 1, "high": 4}, "kind": ["a", "b"]}
@@ -48,7 +49,7 @@ class Jobs:
 
 
 def go(folder: Path, count: int, jobs: Jobs, stop_after: int | None = None) -> tuple[Trials, list[Status]]:
-    trials, statuses = Trials(Search(RANGES, count), folder, jobs), []
+    trials, statuses = Trials(Search.model_validate({"ranges": RANGES, "trials": count}), folder, jobs), []
     runner = Runner(starter=Local(), changed=lambda _: None, seconds=0.02)
 
     def look() -> None:
@@ -95,9 +96,10 @@ def test_a_hopeless_trial_is_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_ranges_that_are_wrong_are_all_named() -> None:
+    ranges = {"a": {"low": 1}, "b": [], "c": "x", "d": {"low": 1, "high": 2, "logarithm": True}}
     with pytest.raises(ConfigError) as error:
-        Search({"a": {"low": 1}, "b": [], "c": "x", "d": {"low": 1, "high": 2, "logarithm": True}}, 0)
-    for key in ("trials=0", "a:", "b:", "c:", "d:"):
+        parse_study("s", {"title": "T", "question": "Q", "search": {"trials": 0, "ranges": ranges}})
+    for key in ("trials=0", "ranges a: high is missing", "b is missing", "c='x'", "key='logarithm'"):
         assert key in str(error.value)
 
 

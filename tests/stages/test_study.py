@@ -13,16 +13,12 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from threeshnet.errors import ConfigError
-from threeshnet.metrics.corrections import CORRECTIONS
-from threeshnet.metrics.perturbations import CAPTION_PERTURBATIONS, IMAGE_PERTURBATIONS
-from threeshnet.metrics.protocols import PROTOCOLS
 from threeshnet.runs.folders import finished_runs
-from threeshnet.studies import study as study_words
-from threeshnet.studies.plan import plan
-from threeshnet.studies.preparing import STUDIES, compose_training, load_study, prepare
-from threeshnet.studies.study import parse_study
-from threeshnet.studies.sweeping import begin, chosen
-from threeshnet.studies.words import divided, listed, text
+from threeshnet.studies.overrides import divided, listed, text
+from threeshnet.studies.plan import chosen, plan
+from threeshnet.studies.prepare import compose_training, prepare
+from threeshnet.studies.study import PERTURBATIONS, STUDIES, load_study, parse_study
+from threeshnet.studies.sweep import begin
 
 NAMES = sorted(file.stem for file in STUDIES.glob("*.yaml"))
 BEGUN: dict[str, Any] = {"title": "T", "question": "Q"}
@@ -47,7 +43,11 @@ def names(content: dict[str, Any], *given: str) -> list[str]:
 def test_every_job_of_a_study_composes_and_is_a_run_of_its_own(name: str, synthetic_shards: Path) -> None:
     """On data that it does not name; of several seeds only the first is composed."""
     shards = f'shards="{synthetic_shards}"'
-    planned = [job for job in plan(load_study(name), ["experiment=hybrid_coco", "seed=0", shards]) if not job.data]
+    planned = [
+        job
+        for job in plan(load_study(name), ["experiment=hybrid_coco", "seed=0", shards])
+        if not (job.rule and job.rule.data)
+    ]
     prepared = prepare(planned, load_study(name), Path("runs"))
     assert len({each.identity for each in prepared}) == len(prepared) >= 1
     assert {each.record["experiment"] for each in prepared} == {"hybrid_coco"}
@@ -66,7 +66,8 @@ def test_the_late_ensemble_is_of_the_same_seed() -> None:
     jobs = {job.name: job for job in plan(load_study("features"), ["experiment=hybrid_demo"])}
     assert len(jobs) == 6 * 3
     late = jobs["features=late_ensemble,seed=2"]
-    assert (late.of, late.protocol) == (("features=region,seed=2", "features=grid,seed=2"), "ensemble")
+    assert late.rule is not None
+    assert (late.of, late.rule.protocol) == (("features=region,seed=2", "features=grid,seed=2"), "ensemble")
     alone = plan(load_study("features"), ["experiment=hybrid_demo", "features=grid"])
     assert not any(job.factors == late.factors for job in alone)
 
@@ -108,17 +109,12 @@ def test_a_corrected_level_is_scored_from_the_same_checkpoint(synthetic_shards: 
     assert len({each.identity for each in prepared.values()}) == 4
 
 
-def test_the_names_that_a_study_may_give_are_those_of_metrics() -> None:
-    assert (set(study_words.PROTOCOLS), set(study_words.CORRECTIONS)) == (set(PROTOCOLS), set(CORRECTIONS))
-    assert set(study_words.PERTURBATIONS) == {*IMAGE_PERTURBATIONS, *CAPTION_PERTURBATIONS}
-
-
 def test_a_perturbed_level_is_scored_from_the_same_checkpoint(synthetic_shards: Path) -> None:
     study = load_study("robustness")
     planned = plan(study, [EXPERIMENT, "seed=0", "guidance=guided", f'shards="{synthetic_shards}"'])
     prepared = {each.planned.factors["seen"]: each for each in prepare(planned, study, Path("runs"))}
-    assert set(prepared) == {"as_it_is", *study_words.PERTURBATIONS}
-    for name in study_words.PERTURBATIONS:
+    assert set(prepared) == {"as_it_is", *PERTURBATIONS}
+    for name in PERTURBATIONS:
         job = prepared[name].job
         assert {f"perturb={name}", "protocol=full"} <= set(job.overrides)
         assert listed("checkpoint", [str(prepared["as_it_is"].checkpoint)]) in job.overrides
@@ -229,7 +225,7 @@ def test_levels_that_need_something_made_are_run_when_they_are_named() -> None:
         ({"factor": {}}, "key='factor' does not exist; there are: title, question, factors"),
         ({"title": ""}, "title is missing"),
         ({"when_named": {"activation": ["tanh"]}}, "when_named activation='tanh' does not exist; there are: sigmoid"),
-        ({"when_named": {"activation": ["sigmoid"]}}, "sigmoid is the baseline, which is always run"),
+        ({"when_named": {"activation": ["sigmoid"]}}, "sigmoid is the baseline, which always runs"),
         ({"baseline": {}}, "no level of activation is named"),
         ({"baseline": {"activation": "tanh"}}, "'tanh' does not exist; there are: sigmoid, softmax"),
         ({"derived": {"both": {"factor": "activation", "of": ["sigmoid", "tanh"]}}}, "'tanh'"),
@@ -241,7 +237,7 @@ def test_levels_that_need_something_made_are_run_when_they_are_named() -> None:
         ({"derived": {"a": CORRECTED | {"of": ["sigmoid", "softmax"]}}}, "correction=csls scores one model"),
         ({"derived": {"a": AWAY | {"correction": "csls"}}}, "a correction takes training queries"),
         ({"derived": {"a": CORRECTED | {"correction": None, "perturb": "fog"}}}, "perturb='fog' does not exist"),
-        ({"derived": {"a": AWAY | {"views": [1]}}}, "views are of the photos of the training as they are"),
+        ({"derived": {"a": AWAY | {"views": [1]}}}, "views are of the training"),
         ({"derived": {"a": CORRECTED | {"views": [1, 1]}}}, "expected different numbers from 0"),
         ({"derived": {"a": CORRECTED | {"beside": ["tanh"]}}}, "'tanh' does not exist; there are: sigmoid"),
         ({"derived": {"a": AWAY | {"date": {}}}}, "key='date' does not exist; there are: factor, of, protocol, data"),

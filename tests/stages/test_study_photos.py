@@ -23,8 +23,8 @@ from threeshnet.reports.study_checks import check_rows
 from threeshnet.reports.study_prose import value_of
 from threeshnet.reports.study_report import tables, verdict
 from threeshnet.studies.by_photo import BY_PHOTO, apart_by_photo, key_of, read_by_photo, rsum_by_photo
+from threeshnet.studies.collect import collect
 from threeshnet.studies.columns import Row, read_rows
-from threeshnet.studies.rows import collect
 
 from .test_study_report import COMPARISON, write_run
 

@@ -17,9 +17,9 @@ from threeshnet.reports.study_checks import check_rows
 from threeshnet.reports.study_effects import effects
 from threeshnet.reports.study_prose import check_prose, value_of
 from threeshnet.reports.study_report import Comparison, tables
+from threeshnet.studies.collect import collect
 from threeshnet.studies.columns import Row, read_rows
-from threeshnet.studies.preparing import load_study
-from threeshnet.studies.rows import collect
+from threeshnet.studies.prepare import load_study
 from threeshnet.studies.study import parse_study
 
 RSUM = {"sigmoid": [200.0, 210.0, 220.0], "softmax": [205.0, 216.0, 224.0]}

@@ -33,7 +33,7 @@ from threeshnet.shards import remote
 from threeshnet.shards.make import make_shards
 from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.reader import ShardedSplit
-from threeshnet.studies.running import METRICS
+from threeshnet.studies.scheduler import METRICS
 from threeshnet.training.checkpoint import read_checkpoint
 
 WORDS = ("a", "red", "dog", "on", "grass")

@@ -12,7 +12,7 @@ from threeshnet.installation import CONF
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="collect")
 @kept
 def main(cfg: DictConfig) -> None:
-    from threeshnet.studies.collecting import collect_rows  # takes seconds, and --help takes none
+    from threeshnet.studies.collect import collect_rows  # takes seconds, and --help takes none
 
     collect_rows(cfg)
 

@@ -9,13 +9,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from threeshnet.cli import kept, run
 from threeshnet.installation import CONF
-from threeshnet.studies.words import divided
+from threeshnet.studies.overrides import divided
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="sweep")
 @kept
 def main(cfg: DictConfig) -> None:
-    from threeshnet.studies.sweeping import sweep  # takes seconds, and --help takes none
+    from threeshnet.studies.sweep import sweep  # takes seconds, and --help takes none
 
     sweep(cfg)
 

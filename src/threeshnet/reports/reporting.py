@@ -24,10 +24,9 @@ from threeshnet.reports.study_figure import draw
 from threeshnet.reports.study_prose import check_prose
 from threeshnet.reports.study_report import FIGURE, PART, Comparison, tables
 from threeshnet.studies.by_photo import BY_PHOTO, read_by_photo
-from threeshnet.studies.collecting import RESULTS, into
+from threeshnet.studies.collect import RESULTS, into
 from threeshnet.studies.columns import Row, label, other_factors, read_rows
-from threeshnet.studies.preparing import STUDIES, load_study
-from threeshnet.studies.study import Study
+from threeshnet.studies.study import STUDIES, Study, load_study
 
 README = "README.md"
 CLAIMS = "claims.yaml"
@@ -99,10 +98,10 @@ def summarise(root: Path, studies: Studies, known: Mapping[str, Sequence[str]]) 
 def comparison_of(study: Study, rows: Sequence[Row]) -> Comparison:
     """The study's factors with their levels in order, derived ones last, and other factors of the rows."""
     levels = {factor: [level.name for level in found] for factor, found in study.factors.items()}
-    for rule in study.derived:
-        levels[rule.factor].append(rule.name)
+    for name, rule in study.derived.items():
+        levels[rule.factor].append(name)
     factors = levels | {factor: [] for factor in other_factors(rows, list(levels))}
-    return Comparison(factors, study.baseline, reference=study.reference)
+    return Comparison(factors, study.baseline_levels, reference=study.reference)
 
 
 def made_by(study: Study) -> dict[str, dict[str, str]]:
@@ -110,13 +109,13 @@ def made_by(study: Study) -> dict[str, dict[str, str]]:
     made = {
         factor: {level.name: " ".join(level.overrides) for level in found} for factor, found in study.factors.items()
     }
-    for rule in study.derived:
+    for name, rule in study.derived.items():
         scored = [f"views=[{','.join(map(str, rule.views))}]"] if rule.views else []
         scored += [f"correction={rule.correction} bank=train"] if rule.correction else []
         scored += [f"perturb={rule.perturb}"] if rule.perturb else []
         together = f"{rule.protocol} of {' and '.join(rule.of)}"
         of = made[rule.factor][rule.of[0]] if rule.protocol == "full" else together
-        made[rule.factor][rule.name] = " ".join([of, *scored]).strip()
+        made[rule.factor][name] = " ".join([of, *scored]).strip()
     return made
 
 

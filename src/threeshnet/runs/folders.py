@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from threeshnet.errors import DataError
 from threeshnet.files import write_json
 from threeshnet.runs.identity import differing
-from threeshnet.studies.running import METRICS
+from threeshnet.studies.scheduler import METRICS
 
 JOB, CONFIG, LAST = "job.json", "config.yaml", "checkpoints/last.ckpt"
 OF_THE_SOURCE = ("commit", "machine")  # what ran it, wherever it is looked at

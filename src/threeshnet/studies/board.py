@@ -14,7 +14,7 @@ from rich.table import Table
 
 from threeshnet.evaluation.table import duration
 from threeshnet.runs import progress
-from threeshnet.studies.running import FAILED, LEFT_OUT, RUNNING, Status
+from threeshnet.studies.scheduler import FAILED, LEFT_OUT, RUNNING, Status
 
 COLOURS = {"running": "cyan", "finished": "green", "finished before": "green", "failed": "red", "left out": "red"}
 COLOURS |= {"interrupted": "yellow"}

@@ -19,7 +19,7 @@ from submitit.core.utils import FailedJobError, UncompletedJobError
 from submitit.helpers import DelayedSubmission
 
 from threeshnet.errors import ConfigError, one_of
-from threeshnet.studies.launching import OUTPUT, Job, Started, command, environment
+from threeshnet.studies.launch import OUTPUT, Job, Started, command, environment
 
 EXECUTORS = {"slurm": submitit.SlurmExecutor, "local": submitit.LocalExecutor, "debug": submitit.DebugExecutor}
 KILLED = 137  # the exit code of a job that ended without a result, as one whose node failed

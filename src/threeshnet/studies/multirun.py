@@ -10,9 +10,9 @@ from typing import Any
 from threeshnet.errors import ConfigError
 from threeshnet.runs import progress
 from threeshnet.studies.board import Board
-from threeshnet.studies.launching import Job, Local, processes, visible_cards
-from threeshnet.studies.running import INTERRUPTED, STOPPED, Runner, Status, failures
-from threeshnet.studies.words import text
+from threeshnet.studies.launch import Job, Local, processes, visible_cards
+from threeshnet.studies.overrides import text
+from threeshnet.studies.scheduler import INTERRUPTED, STOPPED, Runner, Status, failures
 
 
 def run_multirun(

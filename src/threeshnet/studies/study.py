@@ -1,143 +1,196 @@
-"""A study: its question, its factors with their levels, what is derived from them, and its seeds."""
+"""A study as conf/studies/<name>.yaml declares it: a question, factors with levels, derived levels, and seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, NamedTuple
+
+from omegaconf import OmegaConf
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from threeshnet.errors import ConfigError, Problems, no_numbers, one_of
+from threeshnet.installation import CONF
+from threeshnet.metrics.corrections import CORRECTIONS
+from threeshnet.metrics.perturbations import CAPTION_PERTURBATIONS, IMAGE_PERTURBATIONS
+from threeshnet.metrics.protocols import PROTOCOLS
 
-KEYS = ("title", "question", "factors", "baseline", "seeds", "derived", "search", "reference", "when_named")
-OF_DERIVED = ("factor", "of", "protocol", "data", "views", "correction", "perturb", "beside")
-SEEDS = (0, 1, 2)
+STUDIES = CONF / "studies"
 TRANSFER = "transfer"  # the protocol that scores a model on data that it was not trained on
-PROTOCOLS = ("full", "five_fold_1k", TRANSFER, "ensemble")  # those of metrics, which take seconds to load
-CORRECTIONS = ("inverted_softmax", "dynamic_inverted_softmax", "csls")
-PERTURBATIONS = ("drop_regions", "swap_segmentation", "noisy_segmentation", "shuffle_map", "blank_segmentation")
-PERTURBATIONS += ("swap_words", "shuffle_words")
+PERTURBATIONS = (*IMAGE_PERTURBATIONS, *CAPTION_PERTURBATIONS)
+CHOICES = {"protocol": tuple(PROTOCOLS), "correction": tuple(CORRECTIONS), "perturb": PERTURBATIONS}
+Name = Annotated[str, Field(min_length=1)]
 
 
-@dataclass(frozen=True)
-class Level:
-    """One level of a factor: its name, and the overrides that make it."""
+class Form(BaseModel):
+    """A part of the yaml. YAML reads a level named 8 as a number; it is a name all the same."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+
+class Level(NamedTuple):
+    """One level of a factor: its name, and the overrides that select it."""
 
     name: str
     overrides: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Derived:
-    """A level that is no training: the checkpoints of other levels of `factor`, scored together by `protocol`.
+class Derived(Form):
+    """A level without a training: checkpoints of other levels of `factor`, scored again.
 
-    They are scored on the held-out split of their own data, or of those that `data` names for them. `views` are the
-    numbers of other views that images are seen in as well, `correction` names one of hubs, by the split `train`, and
-    `perturb` changes what the model sees. All have the job's seed, but that a level named several times takes the seeds
-    after it as well, the first again after the last: two models of one kind. It is made where the levels `beside` are
-    run too, as those that read the same views.
+    Every model of `of` has the job's seed. A level that is named several times also takes the seeds that follow, and
+    the first seed again after the last: `of: [grid, grid]` averages two models of one kind.
+    """
+
+    factor: Name
+    of: tuple[str, ...] = Field(min_length=1)
+    protocol: str
+    data: dict[str, str] = {}  # data set of the training: data set of the scoring
+    correction: str | None = None  # hub correction with the split `train` as its reference
+    perturb: str | None = None  # changes the model's input
+    views: tuple[int, ...] = ()  # numbers of the views that are averaged with the photos (test-time augmentation)
+    beside: tuple[str, ...] = ()  # levels that must be run too, as those that read the same views
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_protocol(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        rescored = any(given.get(key) for key in ("correction", "perturb", "views"))
+        return {"protocol": "full" if rescored else "ensemble", **given}
+
+    def contradictions(self, name: str) -> Iterator[str]:
+        """Values that do not exist or do not go together."""
+        for key, choices in CHOICES.items():
+            value = getattr(self, key)
+            if value is not None and value not in choices:
+                yield one_of(f"{name}: {key}", value, choices)
+        if self.correction and self.data:
+            yield f"{name}: a correction takes training queries, which `data` of another kind has not seen"
+        if self.views and (self.data or self.perturb):
+            yield f"{name}: views are of the training's own photos, so without `data` and `perturb`"
+        yield from no_numbers(f"{name}: views", self.views)
+        if (self.protocol == TRANSFER) != bool(self.data):
+            yield f"{name}: protocol={TRANSFER} and `data` (of the training: of the scoring) go together"
+        for key in ("correction", "perturb", "protocol"):
+            value = getattr(self, key)
+            if len(self.of) != 1 and value is not None and (key != "protocol" or value == TRANSFER):
+                yield f"{name}: {key}={value} scores one model, and `of` names {len(self.of)}"
+
+
+class Range(Form):
+    """A range of values, whole numbers where its ends and its step are whole."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+    step: int | float | None = None
+
+
+def _kind(value: Any) -> str:
+    return "range" if isinstance(value, Mapping | Range) else "choices"
+
+
+Choices = Annotated[tuple[Any, ...], Field(min_length=1)]
+Values = Annotated[Annotated[Range, Tag("range")] | Annotated[Choices, Tag("choices")], Discriminator(_kind)]
+
+
+class Search(Form):
+    """Dotted keys of `train`, each with a range or a list of choices, and how many trials draw from them."""
+
+    trials: int = Field(ge=1)
+    ranges: dict[str, Values]
+
+
+class Study(Form):
+    """A study names no data; an experiment does.
+
+    A factor without a baseline (null) is compared within each of its levels. Levels of `when_named` need data that is
+    made first: they run only when the command line names them.
     """
 
     name: str
-    factor: str
-    of: tuple[str, ...]
-    protocol: str = "ensemble"
-    data: Mapping[str, str] = field(default_factory=dict)  # data set of the training to that of the scoring
-    correction: str | None = None
-    perturb: str | None = None
-    views: tuple[int, ...] = ()
-    beside: tuple[str, ...] = ()
+    title: Name
+    question: Name
+    factors: dict[str, tuple[Level, ...]] = {}
+    baseline: dict[str, str | None] = {}
+    seeds: tuple[int, ...] = (0, 1, 2)
+    derived: dict[str, Derived] = {}
+    search: Search | None = None
+    reference: dict[str, float] = {}  # rsum of others in the same setting, by a description
+    when_named: dict[str, tuple[str, ...]] = {}
+
+    @field_validator("factors", mode="before")
+    @classmethod
+    def _read_levels(cls, factors: Any) -> Any:
+        if not isinstance(factors, Mapping):
+            return factors or {}
+        return {factor: levels_of(factor, levels) for factor, levels in factors.items()}
+
+    @property
+    def baseline_levels(self) -> dict[str, str]:
+        """The baseline of each factor that has one."""
+        return {factor: level for factor, level in self.baseline.items() if level is not None}
+
+    def contradictions(self) -> Iterator[str]:
+        """Names that do not exist, and values that do not go together."""
+        levels = {factor: [level.name for level in of] for factor, of in self.factors.items()}
+        for factor, named in self.when_named.items():
+            yield from _unknown(f"when_named {factor}", named, levels.get(factor, []))
+            if self.baseline.get(factor) in named:
+                yield f"when_named {factor}: {self.baseline[factor]} is the baseline, which always runs"
+        for name, rule in self.derived.items():
+            there = levels.setdefault(rule.factor, [])
+            yield from _unknown(f"derived {name}: {rule.factor}", (*rule.of, *rule.beside), there)
+            yield from rule.contradictions(f"derived {name}")
+            there.append(name)
+        yield from (f"baseline: no level of {factor} is named" for factor in self.factors.keys() - self.baseline.keys())
+        for factor, level in self.baseline_levels.items():
+            yield from _unknown(f"baseline {factor}", [level], levels.get(factor, []))
 
 
-@dataclass(frozen=True)
-class Study:
-    """What conf/studies/<name>.yaml says. It names no data: an experiment does.
-
-    A factor without a `baseline` is compared within each of its levels. Levels of `when_named` need something that is
-    made first: they are run when the command line names them.
-    """
-
-    name: str
-    title: str
-    question: str
-    factors: Mapping[str, tuple[Level, ...]]
-    baseline: Mapping[str, str]
-    seeds: tuple[int, ...] = SEEDS
-    derived: tuple[Derived, ...] = ()
-    search: Mapping[str, Any] = field(default_factory=dict)
-    reference: Mapping[str, float] = field(default_factory=dict)  # rsum of others in the same setting, by what it is
-    when_named: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by factor
+def load_study(name: str) -> Study:
+    """conf/studies/<name>.yaml.  Raises ConfigError with the studies that exist, or with every problem of the file."""
+    file = STUDIES / f"{name}.yaml"
+    if not file.is_file():
+        raise ConfigError(one_of("study", name, sorted(each.stem for each in STUDIES.glob("*.yaml"))))
+    content: Any = OmegaConf.to_container(OmegaConf.load(file))
+    return parse_study(name, content)
 
 
 def parse_study(name: str, content: Mapping[str, Any]) -> Study:
-    """A study from its yaml.  Raises ConfigError with everything that is wrong in it."""
+    """A study from the content of its yaml.  Raises ConfigError with every problem."""
     problems = Problems(f"conf/studies/{name}.yaml")
-    problems.extend(one_of("key", key, KEYS) for key in content if key not in KEYS)
-    problems.extend(f"{key} is missing" for key in ("title", "question") if not content.get(key))
-    factors = {str(factor): levels_of(str(factor), levels) for factor, levels in (content.get("factors") or {}).items()}
-    named = {str(factor): level for factor, level in (content.get("baseline") or {}).items()}
-    baseline = {factor: str(level) for factor, level in named.items() if level is not None}
-    derived = tuple(_rule(str(level), made, problems) for level, made in (content.get("derived") or {}).items())
-    known = {factor: [level.name for level in levels] for factor, levels in factors.items()}
-    for made in derived:
-        there = known.setdefault(made.factor, [])
-        problems.extend(
-            one_of(f"derived {made.name}: {made.factor}", each, there)
-            for each in (*made.of, *made.beside)
-            if each not in there
-        )
-        there.append(made.name)
-    asked = {str(factor): tuple(map(str, levels)) for factor, levels in (content.get("when_named") or {}).items()}
-    for factor, levels in asked.items():
-        there = [level.name for level in factors.get(factor, ())]
-        problems.extend(one_of(f"when_named {factor}", level, there) for level in levels if level not in there)
-        if baseline.get(factor) in levels:
-            problems.add(f"when_named {factor}: {baseline[factor]} is the baseline, which is always run")
-    problems.extend(f"baseline: no level of {factor} is named" for factor in factors if factor not in named)
-    problems.extend(
-        one_of(f"baseline {factor}", level, known.get(factor, ()))
-        for factor, level in baseline.items()
-        if level not in known.get(factor, ())
-    )
+    study = None
+    try:
+        study = Study.model_validate({**content, "name": name})
+        problems.extend(study.contradictions())
+    except ValidationError as error:
+        problems.extend(map(_problem, error.errors()))
     problems.raise_as(ConfigError)
-    seeds = tuple(int(seed) for seed in content.get("seeds", SEEDS))
-    search = content.get("search") or {}
-    reference = {str(said): float(rsum) for said, rsum in (content.get("reference") or {}).items()}
-    title, question = content["title"], content["question"]
-    return Study(name, title, question, factors, baseline, seeds, derived, search, reference, asked)
+    assert study is not None
+    return study
 
 
-def levels_of(factor: str, levels: Any) -> tuple[Level, ...]:
-    """A list of values of the key `factor`, or names with their overrides."""
+def levels_of(factor: str, levels: Any) -> Any:
+    """Levels from a list of values of the key `factor`, or from names with their overrides."""
     if isinstance(levels, Mapping):
-        return tuple(Level(str(name), tuple(map(str, overrides))) for name, overrides in levels.items())
+        return tuple(Level(name, overrides) for name, overrides in levels.items())
+    if isinstance(levels, str) or not hasattr(levels, "__iter__"):
+        return levels  # pydantic says what is expected
     return tuple(Level(str(value), (f"{factor}={value}",)) for value in levels)
 
 
-def _rule(name: str, made: Mapping[str, Any], problems: Problems) -> Derived:
-    """One derived level; what is wrong with it is told to `problems`."""
-    problems.extend(one_of(f"derived {name}: key", key, OF_DERIVED) for key in made if key not in OF_DERIVED)
-    of, data = tuple(map(str, made.get("of", ()))), made.get("data") or {}
-    correction, perturb, views = made.get("correction"), made.get("perturb"), tuple(made.get("views") or ())
-    protocol = made.get("protocol", "full" if correction or perturb or views else "ensemble")
-    beside = tuple(map(str, made.get("beside") or ()))
-    rule = Derived(name, str(made.get("factor")), of, protocol, data, correction, perturb, views, beside)
-    if not of:
-        problems.add(f"derived {name}: of is missing: the levels whose checkpoints are scored")
-    if protocol not in PROTOCOLS:
-        problems.add(one_of(f"derived {name}: protocol", protocol, PROTOCOLS))
-    if correction is not None and correction not in CORRECTIONS:
-        problems.add(one_of(f"derived {name}: correction", correction, CORRECTIONS))
-    if perturb is not None and perturb not in PERTURBATIONS:
-        problems.add(one_of(f"derived {name}: perturb", perturb, PERTURBATIONS))
-    if correction and data:
-        problems.add(f"derived {name}: a correction takes training queries, which `data` of another kind has not seen")
-    if views and (data or perturb):
-        problems.add(f"derived {name}: views are of the photos of the training as they are, without data or perturb")
-    problems.extend(no_numbers(f"derived {name}: views", views))
-    if (rule.protocol == TRANSFER) != bool(rule.data):
-        problems.add(f"derived {name}: protocol={TRANSFER} and `data` (of the training: of the scoring) go together")
-    alone = {"correction": correction, "perturb": perturb, "protocol": TRANSFER if protocol == TRANSFER else None}
-    for key, value in alone.items():
-        if value is not None and len(of) != 1:
-            problems.add(f"derived {name}: {key}={value} scores one model, and `of` names {len(of)}")
-    return rule
+def _unknown(name: str, values: Any, there: list[str]) -> list[str]:
+    return [one_of(name, value, there) for value in values if value not in there]
+
+
+def _problem(error: Any) -> str:
+    """One problem of the yaml's form, with the path of its key."""
+    *path, key = (part for part in error["loc"] if part not in ("range", "choices"))  # tags of the union Values
+    where = f"{' '.join(map(str, path))}: " if path else ""
+    if error["type"] == "extra_forbidden":
+        form = {"derived": Derived, "search": Range if len(path) > 1 else Search}.get(path[0], Study) if path else Study
+        return where + one_of("key", key, [name for name in form.model_fields if name != "name"])
+    if error["type"] in ("missing", "string_too_short", "too_short"):
+        return f"{where}{key} is missing"
+    return f"{where}{key}={error['input']!r}: {error['msg']}"

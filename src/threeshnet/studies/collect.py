@@ -1,4 +1,4 @@
-"""Finished runs as rows of a study's results.csv."""
+"""Finished runs become rows of experiments/<study>/results.csv."""
 
 from __future__ import annotations
 
@@ -9,21 +9,47 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
+from omegaconf import DictConfig
+from rich.console import Console
 
 from threeshnet.errors import ConfigError, DataError, Problems
 from threeshnet.evaluation.evaluations import read_evaluation
 from threeshnet.evaluation.table import named_protocol
 from threeshnet.files import write_rows
+from threeshnet.installation import CONF
 from threeshnet.metrics.rank_files import RANKS
 from threeshnet.runs import progress
 from threeshnet.runs.folders import record
 from threeshnet.studies.by_photo import BY_PHOTO, key_of, read_by_photo, rsum_by_photo, write_by_photo
 from threeshnet.studies.columns import HOW, RECALLS, REQUIRED, WHICH, Row, columns, device, lacking, read_rows
-from threeshnet.studies.running import METRICS
+from threeshnet.studies.scheduler import METRICS
+from threeshnet.studies.study import load_study
 
-LOCK = ".results.lock"
+RESULTS, LOCK = "results.csv", ".results.lock"
 FROM_METRICS = ("data", "split", "images", "captions", "rsum", "epochs", "steps", "selection", "minutes")
 FROM_METRICS += ("resumed_at_step", "parameters", "precision", "devices")
+
+
+def collect_rows(cfg: DictConfig) -> None:
+    """A study's finished runs become rows."""
+    study = load_study(cfg.study)
+    out = Path(cfg.out or f"runs/{study.name}")
+    folders = sorted(file.parent for file in out.glob("*/job.json"))
+    if not folders:
+        raise DataError(f"{out} holds no <job>/job.json; run it first: make sweep STUDY={study.name} EXP=<experiment>")
+    file = into(cfg, study.name) / RESULTS
+    kept = {"setting": cfg.setting_name, "replace": cfg.replace}
+    count, unfinished = collect(folders, file, factors=list(study.factors), **kept)
+    console = Console()
+    for line in unfinished:
+        console.print(f"not finished: {line}", markup=False, highlight=False, soft_wrap=True)
+    rows = f"{count} rows in {file}; now: make report STUDY={study.name}" if count else "nothing is finished yet"
+    console.print(rows, markup=False, highlight=False, soft_wrap=True)
+
+
+def into(cfg: DictConfig, study: str) -> Path:
+    """The study's folder of committed results."""
+    return Path(cfg.into) if cfg.into else CONF.parent / "experiments" / study
 
 
 def row_of(folder: Path, setting: str | None = None) -> Row:

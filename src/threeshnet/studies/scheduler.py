@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from threeshnet.runs import progress
-from threeshnet.studies.launching import OUTPUT, Job, Started, Starter
+from threeshnet.studies.launch import OUTPUT, Job, Started, Starter
 
 METRICS = "metrics.json"  # a run directory that has it is finished
 INTERRUPTED = 75  # exit code of a command that was stopped from outside and has saved what it had

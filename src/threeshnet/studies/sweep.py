@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,12 @@ from threeshnet.runs import run_directory as runs
 from threeshnet.runs.folders import finished_runs, is_finished, let_go, other_run, point_at
 from threeshnet.runs.job_record import JOB
 from threeshnet.studies.board import Board
-from threeshnet.studies.launching import Local, Starter
+from threeshnet.studies.launch import Local, Starter
 from threeshnet.studies.multirun import end
-from threeshnet.studies.plan import Planned, plan
-from threeshnet.studies.preparing import Prepared, load_study, prepare
-from threeshnet.studies.running import EARLIER, Runner, Status
-from threeshnet.studies.study import Study
+from threeshnet.studies.plan import chosen, plan
+from threeshnet.studies.prepare import Prepared, prepare
+from threeshnet.studies.scheduler import EARLIER, Runner, Status
+from threeshnet.studies.study import Study, load_study
 
 
 def sweep(cfg: DictConfig) -> None:
@@ -29,7 +28,7 @@ def sweep(cfg: DictConfig) -> None:
     study = load_study(cfg.study)
     out = Path(cfg.out or f"runs/{study.name}").absolute()
     with runs.locked(out):
-        statuses = search(cfg, study, out) if study.search else run_all(cfg, study, out)
+        statuses = search(cfg, study, out) if study.search is not None else run_all(cfg, study, out)
     end(statuses)
 
 
@@ -49,8 +48,9 @@ def run_all(cfg: DictConfig, study: Study, out: Path) -> list[Status]:
 
 def search(cfg: DictConfig, study: Study, out: Path) -> list[Status]:
     """Trials by Optuna, selected by dev rsum alone; then says which was best."""
-    from threeshnet.studies.searching import Search, Trials, run_search  # Optuna is an extra
+    from threeshnet.studies.search import Trials, run_search  # Optuna is an extra
 
+    assert study.search is not None
     first = plan(study, list(cfg.overrides))[0]
 
     def job_of(number: int, values: Mapping[str, Any]) -> Status:
@@ -59,8 +59,8 @@ def search(cfg: DictConfig, study: Study, out: Path) -> list[Status]:
         planned = replace(first, name=f"trial={number:04d}", overrides=words, factors=factors)
         return begin(prepare([planned], study, out), [*map(Path, cfg.reuse), out])[0]
 
-    trials = cfg.trials or study.search["trials"]
-    asked = Trials(Search(study.search["ranges"], trials, first.seed), out, job_of)
+    trials = cfg.trials or study.search.trials
+    asked = Trials(study.search.model_copy(update={"trials": trials}), out, job_of, seed=first.seed)
     statuses: list[Status] = []
     board = Board(statuses, title=f"{study.name}: {study.title}")
     starter = starter_of(cfg, prepare([first], study, out), out)
@@ -69,16 +69,6 @@ def search(cfg: DictConfig, study: Study, out: Path) -> list[Status]:
         run_search(asked, runner, statuses, board.look, cfg.parallel or starter.parallel)
     Console().print(asked.best(), markup=False, highlight=False, soft_wrap=True)
     return statuses
-
-
-def chosen(planned: Sequence[Planned], pattern: str | None) -> list[Planned]:
-    """The jobs whose names fit the pattern, and those that they are derived from."""
-    if pattern is None:
-        return list(planned)
-    fitting = {name for job in planned if fnmatch(job.name, pattern) for name in (job.name, *job.of)}
-    if not fitting:
-        raise ConfigError(f"only={pattern!r} fits no job; there are: {', '.join(job.name for job in planned)}")
-    return [job for job in planned if job.name in fitting]
 
 
 def begin(prepared: Sequence[Prepared], roots: Sequence[Path]) -> list[Status]:

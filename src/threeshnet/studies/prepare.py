@@ -17,19 +17,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from threeshnet.cli.errors import explained
 from threeshnet.cli.shards_folder import shards_folder
-from threeshnet.errors import ConfigError, one_of
+from threeshnet.errors import ConfigError
 from threeshnet.installation import CONF, current_commit
 from threeshnet.runs.checkpoint_names import BEST, LAST
 from threeshnet.runs.identity import data_fingerprint, identity, views_read
 from threeshnet.runs.job_record import machine
 from threeshnet.runs.run_directory import CHECKPOINTS
 from threeshnet.shards.manifest import Manifest, view_name
-from threeshnet.studies.launching import Job, processes, visible_cards
+from threeshnet.studies.launch import Job, processes, visible_cards
+from threeshnet.studies.overrides import listed, quoted, text
 from threeshnet.studies.plan import Planned
-from threeshnet.studies.study import Study, parse_study
-from threeshnet.studies.words import listed, quoted, text
+from threeshnet.studies.study import Derived, Study
 
-STUDIES = CONF / "studies"
 EVALUATE = "threeshnet.cli.evaluate"
 Shards = dict[tuple[str, str], tuple[Path, Manifest]]  # by folder and data set as they are asked for
 QUIET = "trainer.enable_progress_bar=false"  # bars fill a log
@@ -48,15 +47,6 @@ class Prepared:
     scoring: tuple[str, ...] = ()  # overrides of `evaluate` for the same split
     cards: tuple[str, ...] = ()
     shards: Path | None = None  # that it is trained on
-
-
-def load_study(name: str) -> Study:
-    """conf/studies/<name>.yaml.  Raises ConfigError with those that exist, or with what is wrong in it."""
-    file = STUDIES / f"{name}.yaml"
-    if not file.is_file():
-        raise ConfigError(one_of("study", name, sorted(each.stem for each in STUDIES.glob("*.yaml"))))
-    content: Any = OmegaConf.to_container(OmegaConf.load(file))
-    return parse_study(name, content)
 
 
 def prepare(planned: Sequence[Planned], study: Study, out: Path) -> list[Prepared]:
@@ -112,23 +102,25 @@ def _scoring(planned: Planned, of: Sequence[Prepared], out: Path, known: Shards)
     """Checkpoints of finished jobs, scored otherwise: together, corrected for hubs, on other inputs or other data."""
     folder, first = out / planned.name, of[0]
     scoring, facts, marks = first.scoring, dict(first.record), [each.identity for each in of]
-    if planned.data:
-        scoring, elsewhere = _elsewhere(planned, first, known)
+    rule = planned.rule
+    assert rule is not None
+    if rule.data:
+        scoring, elsewhere = _elsewhere(planned, rule, first, known)
         facts |= elsewhere
         marks.append(elsewhere["fingerprint"])
-    if planned.views:
+    if rule.views:
         assert first.shards is not None
-        scoring = (*scoring, f"views=[{','.join(map(str, planned.views))}]")
-        marks += views_read(first.shards, [view_name(first.record["data"], number) for number in planned.views])
-    if planned.correction:
-        scoring = (*scoring, f"correction={planned.correction}", "bank=train")
-        marks.append(planned.correction)
-    if planned.perturb:
-        scoring = (*scoring, f"perturb={planned.perturb}")
-        marks.append(planned.perturb)
+        scoring = (*scoring, f"views=[{','.join(map(str, rule.views))}]")
+        marks += views_read(first.shards, [view_name(first.record["data"], number) for number in rule.views])
+    if rule.correction:
+        scoring = (*scoring, f"correction={rule.correction}", "bank=train")
+        marks.append(rule.correction)
+    if rule.perturb:
+        scoring = (*scoring, f"perturb={rule.perturb}")
+        marks.append(rule.perturb)
     files = [str(each.checkpoint) for each in of]
-    words = (*scoring, listed("checkpoint", files), f"protocol={planned.protocol}", text("out", folder))
-    name = hashlib.sha256(json.dumps([planned.protocol, sorted(marks)]).encode()).hexdigest()
+    words = (*scoring, listed("checkpoint", files), f"protocol={rule.protocol}", text("out", folder))
+    name = hashlib.sha256(json.dumps([rule.protocol, sorted(marks)]).encode()).hexdigest()
     record = facts | {"job_name": planned.name, "factors": dict(planned.factors), "identity": name}
     job = Job(
         planned.name, folder, (*words, f"seed={planned.seed}"), EVALUATE, on_gpu=bool(first.cards), after=planned.of
@@ -136,13 +128,15 @@ def _scoring(planned: Planned, of: Sequence[Prepared], out: Path, known: Shards)
     return Prepared(planned, job, name, record | {"derived_from": list(planned.of)}, cards=first.cards)
 
 
-def _elsewhere(planned: Planned, first: Prepared, known: Shards) -> tuple[tuple[str, ...], dict[str, str]]:
+def _elsewhere(
+    planned: Planned, rule: Derived, first: Prepared, known: Shards
+) -> tuple[tuple[str, ...], dict[str, str]]:
     """Overrides of `evaluate` for the data that a model is carried over to, and which data they are."""
     trained = str(first.settings["data"]["name"])
-    if trained not in planned.data:
-        there = ", ".join(planned.data)
+    if trained not in rule.data:
+        there = ", ".join(rule.data)
         raise ConfigError(f"{planned.name}: the study names no other data for models of {trained}, only for {there}")
-    cfg, _ = compose_training((*first.planned.overrides, f"data={planned.data[trained]}"))
+    cfg, _ = compose_training((*first.planned.overrides, f"data={rule.data[trained]}"))
     shards, manifest = _shards(cfg, known)
     if manifest.dataset == first.record["data"]:
         raise ConfigError(
@@ -150,7 +144,7 @@ def _elsewhere(planned: Planned, first: Prepared, known: Shards) -> tuple[tuple[
             "name the folder that the shards of both lie in"
         )
     # Settings that score another split at home, as a proxy does, say nothing of the splits there.
-    cfg.data.test_split = _composed(f"data/{planned.data[trained]}").data.test_split
+    cfg.data.test_split = _composed(f"data/{rule.data[trained]}").data.test_split
     return _held_out(cfg, shards), {"data": manifest.dataset, "fingerprint": data_fingerprint(manifest)}
 
 

@@ -11,34 +11,13 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from threeshnet.errors import ConfigError, Problems
 from threeshnet.runs import progress
-from threeshnet.studies.running import DONE, RUNNING, Runner, Status
+from threeshnet.studies.scheduler import DONE, RUNNING, Runner, Status
+from threeshnet.studies.study import Range, Search
 
 STORAGE = "search.db"
-OF_A_RANGE = {"low", "high", "log", "step"}
 PRUNED = "pruned"
 FIRST_TRIALS = 5  # that are never pruned, and are drawn at random
-
-
-@dataclass(frozen=True)
-class Search:
-    """What a study searches: dotted keys of `train` with a range (low, high, log, step) or a list of choices."""
-
-    ranges: Mapping[str, Any]
-    trials: int
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        problems = Problems("search")
-        if self.trials < 1:
-            problems.add(f"trials={self.trials}: at least 1")
-        for key, within in self.ranges.items():
-            if isinstance(within, Mapping) and not {"low", "high"} <= set(within) <= OF_A_RANGE:
-                problems.add(f"{key}: a range has low and high, and may have log or step; got {dict(within)}")
-            elif not isinstance(within, Mapping) and (isinstance(within, str) or not within):
-                problems.add(f"{key}: a range or a list of choices; got {within!r}")
-        problems.raise_as(ConfigError)
 
 
 @dataclass
@@ -51,6 +30,7 @@ class Trials:
     search: Search
     folder: Path
     job_of: Callable[[int, Mapping[str, Any]], Status]
+    seed: int = 0
     study: optuna.Study = field(init=False)
     asked: dict[str, optuna.Trial] = field(default_factory=dict)  # by the job's name
     told: set[str] = field(default_factory=set)
@@ -64,7 +44,7 @@ class Trials:
             storage=f"sqlite:///{self.folder / STORAGE}",
             load_if_exists=True,
             direction="maximize",
-            sampler=optuna.samplers.TPESampler(seed=self.search.seed, n_startup_trials=FIRST_TRIALS),
+            sampler=optuna.samplers.TPESampler(seed=self.seed, n_startup_trials=FIRST_TRIALS),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=FIRST_TRIALS, n_warmup_steps=1),
         )
 
@@ -81,7 +61,7 @@ class Trials:
         return self._status(self.study.ask())
 
     def _status(self, trial: optuna.Trial) -> Status:
-        values = {key: suggest(trial, key, within) for key, within in self.search.ranges.items()}
+        values = {key: suggest(trial, key, values) for key, values in self.search.ranges.items()}
         status = self.job_of(trial.number, values)
         self.asked[status.job.name] = trial
         return status
@@ -122,14 +102,13 @@ class Trials:
         return trial.should_prune()
 
 
-def suggest(trial: optuna.Trial, key: str, within: Any) -> Any:
-    """A value of a range, whole where its ends and step are, or one of several choices."""
-    if not isinstance(within, Mapping):
-        return trial.suggest_categorical(key, list(within))
-    ends = {"low": within["low"], "high": within["high"]}
-    more = {name: within[name] for name in ("log", "step") if within.get(name)}
-    whole = all(isinstance(value, int) for value in (*ends.values(), within.get("step", 1)))
-    return (trial.suggest_int if whole else trial.suggest_float)(key, **ends, **more)
+def suggest(trial: optuna.Trial, key: str, values: Range | Sequence[Any]) -> Any:
+    """A value of a range, or one of several choices."""
+    if not isinstance(values, Range):
+        return trial.suggest_categorical(key, list(values))
+    whole = all(isinstance(value, int) for value in (values.low, values.high, values.step or 1))
+    more = values.model_dump(include={"log", "step"}, exclude_defaults=True)
+    return (trial.suggest_int if whole else trial.suggest_float)(key, values.low, values.high, **more)  # pyright: ignore
 
 
 def run_search(trials: Trials, runner: Runner, statuses: list[Status], look: Callable[[], None], at_once: int) -> None:
