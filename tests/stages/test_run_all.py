@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from threeshnet.cli.sweep import compose_training
 from threeshnet.studies.plan import plan
-from threeshnet.studies.prepare import compose_training
 from threeshnet.studies.study import load_study
 
 ROOT = Path(__file__).parents[2]

@@ -25,8 +25,8 @@ from threeshnet.installation import current_commit
 from threeshnet.studies import launch, multirun
 from threeshnet.studies.board import Board
 from threeshnet.studies.launch import Job, Local
-from threeshnet.studies.multirun import JobsFailed, end, run_multirun
-from threeshnet.studies.scheduler import EARLIER, FAILED, FINISHED, LEFT_OUT, RUNNING, STOPPED, Runner, Status, failures
+from threeshnet.studies.multirun import run_multirun
+from threeshnet.studies.scheduler import JobsFailed, Scheduler, State, Status, end, failures
 from threeshnet.studies.sweep import starter_of
 
 HERE = Path(__file__).parent
@@ -39,7 +39,7 @@ def sham_can_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def job(folder: Path, name: str, *overrides: str, after: tuple[str, ...] = (), **more: Any) -> Job:
-    return Job(name, folder / name, (*overrides, f'out="{folder / name}"'), "sham", after=after, **more)
+    return Job(name, folder / name, ("sham", *overrides, f'out="{folder / name}"'), after=after, **more)
 
 
 class Seen:
@@ -52,13 +52,13 @@ class Seen:
     def changed(self, status: Status) -> None:
         self.changes.append((status.job.name, status.state))
         running = dict(self.changes)
-        self.at_once = max(self.at_once, list(running.values()).count(RUNNING))
+        self.at_once = max(self.at_once, list(running.values()).count(State.RUNNING))
 
 
 def run(*jobs: Job, parallel: int = 1, finished: tuple[str, ...] = ()) -> tuple[list[Status], Seen]:
-    statuses = [Status(each, EARLIER if each.name in finished else "waiting") for each in jobs]
+    statuses = [Status(each, State.EARLIER if each.name in finished else State.WAITING) for each in jobs]
     seen = Seen()
-    Runner(starter=Local(parallel=parallel), changed=seen.changed, seconds=TURN).run(statuses, lambda: None)
+    Scheduler(starter=Local(parallel=parallel), changed=seen.changed, seconds=TURN).run(statuses, lambda: None)
     return statuses, seen
 
 
@@ -68,8 +68,8 @@ def states(statuses: list[Status]) -> list[str]:
 
 def test_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     statuses, seen = run(job(tmp_path, "a"), job(tmp_path, "b", "fail=3"), job(tmp_path, "c"))
-    assert states(statuses) == [FINISHED, FAILED, FINISHED]
-    assert [name for name, state in seen.changes if state == RUNNING] == ["a", "b", "c"]
+    assert states(statuses) == [State.FINISHED, State.FAILED, State.FINISHED]
+    assert [name for name, state in seen.changes if state == State.RUNNING] == ["a", "b", "c"]
     assert seen.at_once == 1
     said = failures(statuses)
     for part in ("1 of 3 jobs failed", "b: exit code 3", "the last word", str(tmp_path / "b" / "output.log")):
@@ -85,7 +85,7 @@ def test_side_by_side(tmp_path: Path) -> None:
 
 def test_ending_well_without_metrics_is_a_failure(tmp_path: Path) -> None:
     (status,), _ = run(job(tmp_path, "a", "nothing=1"))
-    assert (status.state, status.note) == (FAILED, "without metrics.json")
+    assert (status.state, status.note) == (State.FAILED, "without metrics.json")
 
 
 def test_only_this_try_is_shown(tmp_path: Path) -> None:
@@ -96,12 +96,12 @@ def test_only_this_try_is_shown(tmp_path: Path) -> None:
     assert "of the last sweep" in (tmp_path / "a" / "output.log").read_text()
 
 
-@pytest.mark.parametrize(("times", "state"), [(2, FINISHED), (9, STOPPED)])
+@pytest.mark.parametrize(("times", "state"), [(2, State.FINISHED), (9, State.STOPPED)])
 def test_an_interrupted_job_is_started_again(tmp_path: Path, times: int, state: str) -> None:
     (status,), _ = run(job(tmp_path, "a", f"interrupted={times}"))
     assert status.state == state
     assert int((tmp_path / "a" / "tries").read_text()) == min(times, 3) + 1
-    if state == STOPPED:
+    if state == State.STOPPED:
         with pytest.raises(SystemExit) as ended:
             end([status])
         assert ended.value.code == 75
@@ -110,10 +110,10 @@ def test_an_interrupted_job_is_started_again(tmp_path: Path, times: int, state: 
 def test_what_is_derived_waits_for_its_jobs(tmp_path: Path) -> None:
     later = job(tmp_path, "both", after=("a", "b"))
     statuses, seen = run(later, job(tmp_path, "a"), job(tmp_path, "b"), parallel=3, finished=("b",))
-    assert states(statuses) == [FINISHED, FINISHED, EARLIER]
-    assert seen.changes[-1] == ("both", FINISHED)
+    assert states(statuses) == [State.FINISHED, State.FINISHED, State.EARLIER]
+    assert seen.changes[-1] == ("both", State.FINISHED)
     statuses, _ = run(job(tmp_path, "no", after=("bad",)), job(tmp_path, "bad", "fail=1"))
-    assert states(statuses) == [LEFT_OUT, FAILED]
+    assert states(statuses) == [State.LEFT_OUT, State.FAILED]
     assert "no: needs bad" in failures(statuses)
 
 
@@ -126,23 +126,23 @@ def test_a_folder_that_is_in_use_is_waited_for(tmp_path: Path) -> None:
     began = time.monotonic()
     statuses, seen = run(job(tmp_path, "a"))
     assert time.monotonic() - began >= 0.5
-    assert states(statuses) == [FINISHED]
+    assert states(statuses) == [State.FINISHED]
     assert seen.changes[0] == ("a", "waiting")
 
 
 def test_a_signal_is_handed_on_and_waited_for(tmp_path: Path) -> None:
     jobs = [job(tmp_path, "a", "seconds=60"), job(tmp_path, "b")]
     statuses = [Status(each) for each in jobs]
-    runner = Runner(starter=Local(), changed=lambda _: None, seconds=TURN)
+    scheduler = Scheduler(starter=Local(), changed=lambda _: None, seconds=TURN)
 
     def look() -> None:
         output = tmp_path / "a" / "output.log"
-        if not runner.signals and output.exists() and "try" in output.read_text():
+        if not scheduler.signals and output.exists() and "try" in output.read_text():
             os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    runner.run(statuses, look)
-    assert states(statuses) == [STOPPED, STOPPED]
+    scheduler.run(statuses, look)
+    assert states(statuses) == [State.STOPPED, State.STOPPED]
     assert "asked to stop" in (tmp_path / "a" / "output.log").read_text()
     assert not (tmp_path / "b").exists()
     assert signal.getsignal(signal.SIGTERM) is before
@@ -152,7 +152,7 @@ def test_a_signal_is_handed_on_and_waited_for(tmp_path: Path) -> None:
 def test_jobs_of_a_killed_sweep_are_asked_to_stop(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from threeshnet.studies.launch import Job, Local\n"
-        "folder = Path(sys.argv[1]); Local().start(Job('a', folder, ('seconds=60', f'out=\"{folder}\"'), 'sham'))\n"
+        "folder = Path(sys.argv[1]); Local().start(Job('a', folder, ('sham', 'seconds=60', f'out=\"{folder}\"')))\n"
         "time.sleep(60)"
     )
     folder = tmp_path / "a"
@@ -178,11 +178,11 @@ def wait_for(true: Any, seconds: float = 120.0) -> None:
 
 
 def test_several_devices_are_torchruns(tmp_path: Path) -> None:
-    one, two = Job("a", tmp_path, ("x=1",)), Job("a", tmp_path, ("x=1",), devices=2)
-    assert launch.command(one) == [sys.executable, "-m", "threeshnet.cli.train", "x=1"]
+    one, two = Job("a", tmp_path, ("m", "x=1")), Job("a", tmp_path, ("m", "x=1"), devices=2)
+    assert launch.command(one) == [sys.executable, "-m", "m", "x=1"]
     words = launch.command(two)
     assert words[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    assert words[6:] == ["-m", "threeshnet.cli.train", "x=1"]
+    assert words[6:] == ["-m", "m", "x=1"]
 
 
 def test_a_job_takes_itself_for_no_part_of_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ def test_a_job_takes_itself_for_no_part_of_another_run(monkeypatch: pytest.Monke
     for name in outer:
         monkeypatch.setenv(name, "1")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    found = launch.environment(threads=3, cards=["0", "2"])
+    found = launch.environment(threads=3, gpus=["0", "2"])
     assert not set(outer) & set(found)
     assert (found["OMP_NUM_THREADS"], found["CUDA_VISIBLE_DEVICES"]) == ("3", "0,2")
     assert "CUDA_VISIBLE_DEVICES" not in launch.environment(threads=1) or "CUDA_VISIBLE_DEVICES" in os.environ
@@ -216,9 +216,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
     found: list[set[str]] = []
 
     class Sham:
-        def __init__(self, job: Job, surroundings: dict[str, str], cards: list[str]) -> None:
-            self.cards, self.left = cards, 2
-            found.append(set(surroundings["CUDA_VISIBLE_DEVICES"].split(",")))
+        def __init__(self, job: Job, variables: dict[str, str], gpus: list[str]) -> None:
+            self.gpus, self.left = gpus, 2
+            found.append(set(variables["CUDA_VISIBLE_DEVICES"].split(",")))
 
         def poll(self) -> int | None:
             self.left -= 1
@@ -230,7 +230,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
 
 def test_cards_are_dealt_out_and_given_back(tmp_path: Path, seen: list[set[str]]) -> None:
     """Four GPUs, jobs of two: two at a time, never the same card twice."""
-    local, jobs = Local(cards=list("0123")), [Job(name, tmp_path, (), devices=2, on_gpu=True) for name in "abc"]
+    local, jobs = Local(gpus=list("0123")), [Job(name, tmp_path, (), devices=2, on_gpu=True) for name in "abc"]
     assert local.room_for(jobs[0])
     local.start(jobs[0])
     assert local.room_for(jobs[1])
@@ -245,7 +245,7 @@ def test_cards_are_dealt_out_and_given_back(tmp_path: Path, seen: list[set[str]]
 
 def test_jobs_share_a_card_where_they_may(tmp_path: Path, seen: list[set[str]]) -> None:
     """Two GPUs of two places each: four jobs, spread evenly; a job of two processes gets two cards, never one twice."""
-    local, job = Local(cards=list("01"), jobs_per_gpu=2), Job("a", tmp_path, (), on_gpu=True)
+    local, job = Local(gpus=list("01"), jobs_per_gpu=2), Job("a", tmp_path, (), on_gpu=True)
     for _ in range(4):
         local.start(job)
     assert local.parallel == 4
@@ -261,25 +261,25 @@ def test_jobs_share_a_card_where_they_may(tmp_path: Path, seen: list[set[str]]) 
 @pytest.mark.parametrize("wrong", [0, -1, None, "two", 1.5])
 def test_so_many_jobs_cannot_share_a_card(wrong: Any) -> None:
     with pytest.raises(ConfigError, match=f"jobs_per_gpu={wrong!r}: a whole number of jobs"):
-        Local(cards=["0"], jobs_per_gpu=wrong)
+        Local(gpus=["0"], jobs_per_gpu=wrong)
 
 
 def test_a_sweep_and_a_multirun_hand_on_how_many_jobs_share_a_card(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = OmegaConf.create({"parallel": None, "jobs_per_gpu": 3, "cluster": {"executor": None, "options": None}})
-    prepared: Any = [SimpleNamespace(cards=("0", "1"))]
+    prepared: Any = [SimpleNamespace(gpus=("0", "1"))]
     assert starter_of(cfg, prepared, tmp_path).parallel == 6
     cfg.cluster.executor = "slurm"
     with pytest.raises(ConfigError, match="jobs_per_gpu=3: on a cluster"):
         starter_of(cfg, prepared, tmp_path)
     asked: list[dict[str, Any]] = []
     monkeypatch.setattr(multirun, "Local", lambda **given: asked.append(given) or Local())
-    monkeypatch.setattr(multirun, "visible_cards", lambda _: ["0"])
-    monkeypatch.setattr(multirun.Runner, "run", lambda *_: None)
+    monkeypatch.setattr(multirun, "visible_gpus", lambda _: ["0"])
+    monkeypatch.setattr(multirun.Scheduler, "run", lambda *_: None)
     given: Any = {"module": "m", "overrides": [["a"]], "folders": [tmp_path], "devices": [1], "accelerators": ["auto"]}
     run_multirun(**given, parallel=None, jobs_per_gpu=4)
-    assert asked == [{"parallel": None, "cards": ["0"], "jobs_per_gpu": 4}]
+    assert asked == [{"parallel": None, "gpus": ["0"], "jobs_per_gpu": 4}]
     assert ProcessLauncher(jobs_per_gpu=4).jobs_per_gpu == 4
 
 
@@ -306,7 +306,10 @@ def progress_of(folder: Path, **more: Any) -> None:
 
 
 def test_the_board_in_a_terminal_and_elsewhere(tmp_path: Path) -> None:
-    statuses = [Status(job(tmp_path, "a=[x],seed=0"), RUNNING), Status(job(tmp_path, "b"), FAILED, "exit code 1")]
+    statuses = [
+        Status(job(tmp_path, "a=[x],seed=0"), State.RUNNING),
+        Status(job(tmp_path, "b"), State.FAILED, "exit code 1"),
+    ]
     progress_of(statuses[0].job.folder)
     shown = {}
     for terminal in (True, False):

@@ -16,8 +16,8 @@ import pytest
 from threeshnet.errors import ConfigError
 from threeshnet.studies.cluster import Cluster, Work
 from threeshnet.studies.launch import Job, Local
-from threeshnet.studies.scheduler import FAILED, FINISHED, STOPPED, Runner, Status, failures
-from threeshnet.studies.search import PRUNED, Trials, run_search
+from threeshnet.studies.scheduler import Scheduler, State, Status, failures
+from threeshnet.studies.search import Trials, run_search
 from threeshnet.studies.study import Search, parse_study
 
 HERE = Path(__file__).parent
@@ -30,7 +30,7 @@ def sham_can_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sham(folder: Path, name: str, *words: str) -> Job:
-    return Job(name, folder / name, (*words, f'out="{folder / name}"'), "sham")
+    return Job(name, folder / name, ("sham", *words, f'out="{folder / name}"'))
 
 
 class Jobs:
@@ -50,20 +50,20 @@ class Jobs:
 
 def go(folder: Path, count: int, jobs: Jobs, stop_after: int | None = None) -> tuple[Trials, list[Status]]:
     trials, statuses = Trials(Search.model_validate({"ranges": RANGES, "trials": count}), folder, jobs), []
-    runner = Runner(starter=Local(), changed=lambda _: None, seconds=0.02)
+    scheduler = Scheduler(starter=Local(), changed=lambda _: None, seconds=0.02)
 
     def look() -> None:
         if stop_after is not None and len(statuses) > stop_after:
-            runner.signals = 1
+            scheduler.signals = 1
 
-    run_search(trials, runner, statuses, look, at_once=1)
+    run_search(trials, scheduler, statuses, look, parallel=1)
     return trials, statuses
 
 
 def test_a_search_finds_and_says_the_best(tmp_path: Path) -> None:
     jobs = Jobs(tmp_path, {1: "fail=2"})
     trials, statuses = go(tmp_path, 6, jobs)
-    assert [status.state for status in statuses] == [FINISHED, FAILED, *[FINISHED] * 4]
+    assert [status.state for status in statuses] == [State.FINISHED, State.FAILED, *[State.FINISHED] * 4]
     for values in jobs.values.values():
         assert 1e-4 <= values["rate"] <= 1e-2
         assert isinstance(values["depth"], int)
@@ -77,7 +77,7 @@ def test_a_search_that_was_stopped_goes_on(tmp_path: Path) -> None:
     """The trial that was under way keeps its values; finished ones are counted and not run again."""
     first = Jobs(tmp_path, {2: "seconds=60"})
     _, statuses = go(tmp_path, 5, first, stop_after=2)
-    assert [status.state for status in statuses] == [FINISHED, FINISHED, STOPPED]
+    assert [status.state for status in statuses] == [State.FINISHED, State.FINISHED, State.STOPPED]
     second = Jobs(tmp_path)
     trials, statuses = go(tmp_path, 5, second)
     assert [status.job.name for status in statuses] == ["trial=0002", "trial=0003", "trial=0004"]
@@ -90,7 +90,7 @@ def test_a_hopeless_trial_is_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("optuna.Trial.should_prune", lambda trial: trial.number == 1)
     jobs = Jobs(tmp_path, {1: "seconds=60"})
     trials, statuses = go(tmp_path, 3, jobs)
-    assert [status.state for status in statuses] == [FINISHED, PRUNED, FINISHED]
+    assert [status.state for status in statuses] == [State.FINISHED, State.PRUNED, State.FINISHED]
     assert failures(statuses) == ""
     assert [trial.state.name for trial in trials.study.trials] == ["COMPLETE", "PRUNED", "COMPLETE"]
 
@@ -108,10 +108,10 @@ def test_ranges_that_are_wrong_are_all_named() -> None:
 
 def test_the_queue_runs_what_a_sweep_gives_it(tmp_path: Path) -> None:
     """By submitit's stand-in for a queue, which runs the work in this process; the job is a process of its own."""
-    cluster = Cluster(executor="debug", folder=tmp_path / "submitted", options={"timeout_min": 5})
+    cluster = Cluster(executor="debug", folder=tmp_path / "submitted", options={"timeout_min": 5}, parallel=1)
     statuses = [Status(sham(tmp_path, "good")), Status(sham(tmp_path, "bad", "fail=3"))]
-    Runner(starter=cluster, changed=lambda _: None, seconds=0.02).run(statuses, lambda: None)
-    assert [status.state for status in statuses] == [FINISHED, FAILED]
+    Scheduler(starter=cluster, changed=lambda _: None, seconds=0.02).run(statuses, lambda: None)
+    assert [status.state for status in statuses] == [State.FINISHED, State.FAILED]
     assert "bad: exit code 3" in failures(statuses)
     assert "the last word" in failures(statuses)
 
@@ -132,4 +132,4 @@ def test_work_that_runs_out_of_time_saves_and_is_queued_again(tmp_path: Path) ->
 
 def test_what_the_queue_does_not_know_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cluster\.executor='slrm' does not exist; there are: slurm, local, debug"):
-        Cluster(executor="slrm", folder=tmp_path, options={})
+        Cluster(executor="slrm", folder=tmp_path, options={}, parallel=None)

@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from threeshnet.cli.shards_folder import shards_folder
+from threeshnet.cli.sweep import compose_training
 from threeshnet.errors import ConfigError
 from threeshnet.runs.folders import finished_runs
 from threeshnet.studies.overrides import divided, listed, text
-from threeshnet.studies.plan import chosen, plan
-from threeshnet.studies.prepare import compose_training, prepare
-from threeshnet.studies.study import PERTURBATIONS, STUDIES, load_study, parse_study
+from threeshnet.studies.plan import Planned, chosen, plan
+from threeshnet.studies.prepare import PreparedJob, Preparer
+from threeshnet.studies.study import PERTURBATIONS, STUDIES, Study, load_study, parse_study
 from threeshnet.studies.sweep import begin
 
 NAMES = sorted(file.stem for file in STUDIES.glob("*.yaml"))
@@ -30,6 +32,10 @@ TWO = BEGUN | {
 EXPERIMENT = "experiment=region_coco"
 CORRECTED = {"factor": "activation", "of": ["sigmoid"], "correction": "csls"}
 AWAY: dict[str, Any] = {"factor": "activation", "of": ["sigmoid"], "protocol": "transfer", "data": {"coco": "f30k"}}
+
+
+def prepare(planned: list[Planned], study: Study, out: Path = Path("runs")) -> list[PreparedJob]:
+    return Preparer(study, out, compose=compose_training, shards_of=shards_folder).prepare(planned)
 
 
 def names(content: dict[str, Any], *given: str) -> list[str]:
@@ -93,7 +99,7 @@ def test_an_ensemble_is_prepared_before_its_second_model_is_named(synthetic_shar
     prepared = prepare(planned, study, Path("runs"))
     assert [each.planned for each in prepared] == planned
     first, pair, second = prepared
-    assert listed("checkpoint", [str(first.checkpoint), str(second.checkpoint)]) in pair.job.overrides
+    assert listed("checkpoint", [str(first.checkpoint), str(second.checkpoint)]) in pair.job.words
     assert pair.job.after == (first.job.name, second.job.name)
 
 
@@ -104,8 +110,8 @@ def test_a_corrected_level_is_scored_from_the_same_checkpoint(synthetic_shards: 
     assert set(prepared) == {"official", "short", "official_corrected", "short_corrected"}
     ours = prepared["short_corrected"]
     assert ours.planned.of == ("recipe=short,seed=0",)
-    assert {"correction=inverted_softmax", "bank=train", "protocol=full"} <= set(ours.job.overrides)
-    assert listed("checkpoint", [str(prepared["short"].checkpoint)]) in ours.job.overrides
+    assert {"correction=inverted_softmax", "bank=train", "protocol=full"} <= set(ours.job.words)
+    assert listed("checkpoint", [str(prepared["short"].checkpoint)]) in ours.job.words
     assert len({each.identity for each in prepared.values()}) == 4
 
 
@@ -133,7 +139,7 @@ def test_a_model_is_carried_over_to_other_data(two_worlds: Path) -> None:
     assert (home.record["data"], away.record["data"]) == ("demo", "demo_dusk")
     assert home.record["fingerprint"] != away.record["fingerprint"]
     assert away.record["derived_from"] == [home.planned.name]
-    assert {"protocol=transfer", "split=test", text("shards", two_worlds / "demo_dusk")} <= set(away.job.overrides)
+    assert {"protocol=transfer", "split=test", text("shards", two_worlds / "demo_dusk")} <= set(away.job.words)
     assert len({each.identity for each in prepared.values()}) == 4
 
 
@@ -143,7 +149,7 @@ def test_elsewhere_is_the_held_out_split_of_the_data_there(two_worlds: Path) -> 
     prepared = {each.planned.name: each for each in carried_over(two_worlds, "region_demo", *dev)}
     home, away = (prepared[f"guidance=guided,scored_on={place},seed=0"] for place in ("home", "elsewhere"))
     assert "split=dev" in home.scoring
-    assert "split=test" in away.job.overrides
+    assert "split=test" in away.job.words
 
 
 def test_data_to_carry_over_to_that_are_not_there_are_named(synthetic_shards: Path, two_worlds: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is shown of jobs while they run: a live table in a terminal, a line a change elsewhere."""
+"""Shows jobs while they run: a live table in a terminal, a line for each change elsewhere."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from rich.table import Table
 
 from threeshnet.evaluation.table import duration
 from threeshnet.runs import progress
-from threeshnet.studies.scheduler import FAILED, LEFT_OUT, RUNNING, Status
+from threeshnet.studies.scheduler import State, Status
 
-COLOURS = {"running": "cyan", "finished": "green", "finished before": "green", "failed": "red", "left out": "red"}
-COLOURS |= {"interrupted": "yellow"}
+COLOURS = {State.RUNNING: "cyan", State.FINISHED: "green", State.EARLIER: "green", State.STOPPED: "yellow"}
+COLOURS |= {State.FAILED: "red", State.LEFT_OUT: "red"}
 
 
 class Board:
-    """Shows statuses; `look` shows how far the running ones are."""
+    """Shows statuses; `look` shows how far the running jobs are."""
 
     def __init__(self, statuses: Sequence[Status], *, title: str, console: Console | None = None) -> None:
         self.statuses, self.title = statuses, title
         self.console = console or Console()
         self.live: Live | None = None
-        self.epochs: dict[str, int] = {}  # that were said
+        self.epochs: dict[str, int] = {}  # the last epoch that was printed, by job
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -42,49 +42,49 @@ class Board:
     def changed(self, status: Status) -> None:
         if self.live is None:
             note = f" ({status.note})" if status.note else ""
-            self.say(status, f"{status.state}{note}{self._numbers(status)}")
+            rsum = _rsum(progress.read(status.job.folder)) if status.ended else ""
+            self._print(status, f"{status.state}{note}{f', best dev rsum {rsum}' if rsum else ''}")
 
     def look(self) -> None:
-        """How far the jobs are: the table again, or a line for every epoch that ended."""
+        """Draws the table again, or prints a line for every epoch that has ended."""
         if self.live is not None:
             self.live.update(self.table(), refresh=True)
             return
         for status in self.statuses:
-            found = progress.read(status.job.folder) if status.state == RUNNING else {}
-            if found.get("state") == progress.RUNNING and found["epoch"] > self.epochs.get(status.job.name, 0):
-                self.epochs[status.job.name] = found["epoch"]
-                self.say(status, ", ".join(part for part in _far(found) if part))
-
-    def say(self, status: Status, text: str) -> None:
-        place = f"[{1 + list(self.statuses).index(status)}/{len(self.statuses)}]"
-        self.console.print(f"{place} {status.job.name}: {text}", markup=False, highlight=False, soft_wrap=True)
+            facts = progress.read(status.job.folder) if status.state is State.RUNNING else {}
+            if facts.get("state") == progress.RUNNING and facts["epoch"] > self.epochs.get(status.job.name, 0):
+                self.epochs[status.job.name] = facts["epoch"]
+                self._print(status, ", ".join(_epoch(facts)))
 
     def table(self) -> Table:
-        counted = Counter(status.state for status in self.statuses)
-        caption = ", ".join(f"{count} {state}" for state, count in counted.items())
+        counts = Counter(status.state for status in self.statuses)
+        caption = ", ".join(f"{count} {state}" for state, count in counts.items())
         table = Table(title=escape(self.title), caption=caption)
         for name in ("job", "state", "epoch", "dev rsum", "time left"):
             table.add_column(name, justify="left" if name in ("job", "state") else "right")
         for status in self.statuses:
-            found = progress.read(status.job.folder)
-            note = escape(f" ({status.note})") if status.state in (FAILED, LEFT_OUT) and status.note else ""
+            facts = progress.read(status.job.folder)
+            failed = status.state in (State.FAILED, State.LEFT_OUT)
+            note = escape(f" ({status.note})") if failed and status.note else ""
             state = f"[{COLOURS.get(status.state, 'default')}]{status.state}{note}[/]"
-            left = found.get("seconds_left") if status.state == RUNNING else None
-            epoch = f"{found['epoch']} of {found['epochs']}" if found else ""
-            table.add_row(escape(status.job.name), state, epoch, _rsum(found), duration(left) if left else "")
+            left = facts.get("seconds_left") if status.state is State.RUNNING else None
+            epoch = f"{facts['epoch']} of {facts['epochs']}" if facts else ""
+            table.add_row(escape(status.job.name), state, epoch, _rsum(facts), duration(left) if left else "")
         return table
 
-    def _numbers(self, status: Status) -> str:
-        rsum = _rsum(progress.read(status.job.folder)) if status.ended else ""
-        return f", best dev rsum {rsum}" if rsum else ""
+    def _print(self, status: Status, text: str) -> None:
+        number = f"[{1 + list(self.statuses).index(status)}/{len(self.statuses)}]"
+        self.console.print(f"{number} {status.job.name}: {text}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _far(found: dict[str, Any]) -> Iterator[str]:
-    yield f"epoch {found['epoch']} of {found['epochs']}"
-    yield f"dev rsum {found['dev_rsum']:.1f}" if found["dev_rsum"] is not None else ""
-    yield f"{duration(found['seconds_left'])} left" if found["seconds_left"] else ""
+def _epoch(facts: dict[str, Any]) -> Iterator[str]:
+    yield f"epoch {facts['epoch']} of {facts['epochs']}"
+    if facts["dev_rsum"] is not None:
+        yield f"dev rsum {facts['dev_rsum']:.1f}"
+    if facts["seconds_left"]:
+        yield f"{duration(facts['seconds_left'])} left"
 
 
-def _rsum(found: dict[str, Any]) -> str:
-    best = found.get("best_dev_rsum")
+def _rsum(facts: dict[str, Any]) -> str:
+    best = facts.get("best_dev_rsum")
     return "" if best is None else f"{best:.1f}"

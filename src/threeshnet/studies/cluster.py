@@ -1,8 +1,7 @@
-"""Jobs on a cluster, through submitit: the sweep stays where it was started, and watches.
+"""Starts jobs on a cluster through submitit; the sweep stays where it was started, and watches.
 
-Hydra's own submitit launcher (hydra-submitit-launcher 1.2.0, of 2022) is not used: it pickles the task function into
-the batch job and runs it there in one process a task, so a job of two devices needs Lightning's own launching again;
-it waits for all jobs and raises at the first that failed; and it neither knows finished jobs nor goes on with others.
+hydra-submitit-launcher (1.2.0 of 2022) is not used. It pickles the task function and runs it in one process a task, so
+a job of two devices would launch again. It raises at the first failed job, and it knows no finished jobs.
 """
 
 from __future__ import annotations
@@ -19,27 +18,22 @@ from submitit.core.utils import FailedJobError, UncompletedJobError
 from submitit.helpers import DelayedSubmission
 
 from threeshnet.errors import ConfigError, one_of
-from threeshnet.studies.launch import OUTPUT, Job, Started, command, environment
+from threeshnet.studies.launch import Job, Started, environment, open_process
 
 EXECUTORS = {"slurm": submitit.SlurmExecutor, "local": submitit.LocalExecutor, "debug": submitit.DebugExecutor}
-KILLED = 137  # the exit code of a job that ended without a result, as one whose node failed
+KILLED = 137  # exit code of a job that ended without a result, as when its node failed
 
 
 class Work:
-    """What runs on the node: the job's command line. When time is up it is stopped, saves, and is queued again."""
+    """What runs on the node: the job's command. Before a time limit it saves, and submitit queues it again."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self.process: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
-        self.job.folder.mkdir(parents=True, exist_ok=True)
-        with (self.job.folder / OUTPUT).open("ab") as output:
-            surroundings = environment(threads=1)
-            self.process = subprocess.Popen(
-                command(self.job), env=surroundings, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-            )
-            return self.process.wait()
+        self.process = open_process(self.job, environment(threads=1))
+        return self.process.wait()
 
     def checkpoint(self) -> DelayedSubmission:
         """Called by submitit before a time limit and on pre-emption."""
@@ -53,12 +47,12 @@ class Work:
 
 
 class Cluster:
-    """Submits every job at once and lets the cluster decide when each runs. `options` are submitit's.
+    """Submits jobs at once, or `parallel` at a time; the cluster decides when each runs. `options` are submitit's.
 
-    Raises ConfigError for an executor that does not exist, or options that it does not know.
+    Raises ConfigError for an executor that does not exist, or options that it does not take.
     """
 
-    def __init__(self, *, executor: str, folder: Path, options: Mapping[str, Any], parallel: int | None = None) -> None:
+    def __init__(self, *, executor: str, folder: Path, options: Mapping[str, Any], parallel: int | None) -> None:
         if executor not in EXECUTORS:
             raise ConfigError(one_of("cluster.executor", executor, EXECUTORS))
         self.parallel = parallel or sys.maxsize
@@ -95,5 +89,5 @@ class Submitted:
         return self.code
 
     def stop(self, number: int) -> None:
-        """The queue knows one way: the job is cancelled, and the cluster's signal lets it save."""
+        """Cancels the job; the cluster's own signal lets it save."""
         self.job.cancel()

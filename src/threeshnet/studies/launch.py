@@ -1,4 +1,9 @@
-"""A job is a process of its own: its command line, its surroundings, and the processors that it is given."""
+"""Starts jobs on this machine: each a process with its own command line, environment, CPU threads and GPUs.
+
+submitit's LocalExecutor (1.5.4) was tried here and not taken. It starts all jobs at once and gives each the same first
+GPUs. A job starts 2.2 s later. A cancelled job has no time to save, and the jobs of a killed sweep run on. On a cluster
+submitit does the work (cluster.py).
+"""
 
 from __future__ import annotations
 
@@ -16,39 +21,37 @@ import torch
 
 from threeshnet.errors import ConfigError
 
-OUTPUT = "output.log"  # what a job writes to stdout and stderr, in its run directory
-TRAIN = "threeshnet.cli.train"
+OUTPUT = "output.log"  # stdout and stderr of a job, in its run directory
 SECONDS_TO_SAVE = "120"  # that torchrun leaves to its processes after a signal
-# Of an outer run, torchrun or batch job: a job that inherits them would take itself for a part of that.
+# Variables of an outer run, torchrun or batch job: a job that inherits them would take itself for a part of it.
 NOT_INHERITED = ("THREESHNET_RUN_DIRECTORY", "RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 NOT_INHERITED += ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED", "SLURM_NTASKS", "SLURM_PROCID")
 NOT_INHERITED += ("SLURM_LOCALID", "SLURM_JOB_NAME")
 PREFIXES_NOT_INHERITED = ("TORCHELASTIC_", "SLURM_NTASKS_")
-ASK_FOR_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux' prctl
+PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal that a process gets when its parent dies
 
 
 @dataclass(frozen=True)
 class Job:
-    """A command to run, and the run directory that it fills."""
+    """A command, and the run directory that it fills."""
 
     name: str
     folder: Path
-    overrides: tuple[str, ...]
-    module: str = TRAIN
-    devices: int = 1  # processes, each with a GPU of its own when `on_gpu`
+    words: tuple[str, ...]  # after `python -m`
+    devices: int = 1  # processes, each with its own GPU when `on_gpu`
     on_gpu: bool = False
-    after: tuple[str, ...] = ()  # names of jobs that must be finished
+    after: tuple[str, ...] = ()  # names of jobs that must be finished first
 
 
 class Started(Protocol):
-    """A job that was started somewhere."""
+    """A job that was started."""
 
     def poll(self) -> int | None:
         """Its exit code, None while it runs."""
         ...
 
     def stop(self, number: int) -> None:
-        """Send it a signal."""
+        """Sends it a signal."""
         ...
 
 
@@ -63,24 +66,31 @@ class Starter(Protocol):
 
 
 def command(job: Job) -> list[str]:
-    """Plain Python, or torchrun for several processes: Lightning's own launcher would start this command line again."""
-    words = ["-m", job.module, *job.overrides]
+    """Plain Python, or torchrun for several processes: Lightning's own launcher would repeat the sweep's command."""
     if job.devices == 1:
-        return [sys.executable, *words]
+        return [sys.executable, "-m", *job.words]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(job.devices)]
-    return [sys.executable, *torchrun, *words]
+    return [sys.executable, *torchrun, "-m", *job.words]
 
 
-def environment(*, threads: int, cards: Sequence[str] | None = None) -> dict[str, str]:
-    """This process's environment without what belongs to it alone. `cards` are the GPUs that the job may see."""
-    found = {
+def environment(*, threads: int, gpus: Sequence[str] | None = None) -> dict[str, str]:
+    """This process's environment without its own role in a run. `gpus` are those that the job may see."""
+    variables = {
         name: value
         for name, value in os.environ.items()
         if name not in NOT_INHERITED and not name.startswith(PREFIXES_NOT_INHERITED)
     }
-    found.setdefault("OMP_NUM_THREADS", str(threads))
-    found.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SECONDS_TO_SAVE)
-    return found if cards is None else found | {"CUDA_VISIBLE_DEVICES": ",".join(cards)}
+    variables.setdefault("OMP_NUM_THREADS", str(threads))
+    variables.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SECONDS_TO_SAVE)
+    return variables if gpus is None else variables | {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+
+
+def open_process(job: Job, variables: dict[str, str], **more: Any) -> subprocess.Popen[bytes]:
+    """Starts the job's command; its output is appended to OUTPUT."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with (job.folder / OUTPUT).open("ab") as output:
+        streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+        return subprocess.Popen(command(job), env=variables, **streams, **more)
 
 
 def processes(devices: Any) -> int:
@@ -101,8 +111,8 @@ def processes(devices: Any) -> int:
     return int(text)
 
 
-def visible_cards(accelerator: str) -> list[str]:
-    """The GPUs that jobs may use, by the names that CUDA_VISIBLE_DEVICES gives them; none for jobs on CPUs."""
+def visible_gpus(accelerator: str) -> list[str]:
+    """The GPUs that jobs may use, as CUDA_VISIBLE_DEVICES names them; none for jobs on CPUs."""
     if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
         return []
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -114,62 +124,48 @@ def cores() -> int:
 
 
 class Local:
-    """Jobs on this machine: `parallel` at a time, each with as many of the `cards` as it has processes.
+    """This machine: `parallel` jobs at a time, each with as many of the `gpus` as it has processes.
 
-    `jobs_per_gpu` jobs share a card, which a small model leaves half idle. `parallel` None is one at a time on CPUs,
-    and as many as the GPUs hold.  Raises ConfigError for a job that never fits.
+    `jobs_per_gpu` jobs share a GPU, which a small model leaves half idle. `parallel` None means one job on CPUs, and as
+    many as the GPUs hold.  Raises ConfigError for numbers below 1, and for a job that never fits.
     """
 
-    def __init__(self, *, parallel: int | None = None, cards: Sequence[str] = (), jobs_per_gpu: int = 1) -> None:
-        asked = {"jobs_per_gpu": jobs_per_gpu} | ({} if parallel is None else {"parallel": parallel})
-        for name, value in asked.items():
+    def __init__(self, *, parallel: int | None = None, gpus: Sequence[str] = (), jobs_per_gpu: int = 1) -> None:
+        for name, value in {"jobs_per_gpu": jobs_per_gpu, "parallel": 1 if parallel is None else parallel}.items():
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name}={value!r}: a whole number of jobs, 1 or more")
-        self.parallel = parallel or (len(cards) * jobs_per_gpu or 1)
-        self.places = dict.fromkeys(cards, jobs_per_gpu)  # free ones, by card
+        self.parallel = parallel or (len(gpus) * jobs_per_gpu or 1)
+        self.free = dict.fromkeys(gpus, jobs_per_gpu)  # slots by GPU
         self.running: list[LocalProcess] = []
 
     def room_for(self, job: Job) -> bool:
-        if job.on_gpu and job.devices > len(self.places):
-            raise ConfigError(f"{job.name}: trainer.devices={job.devices}, and there are {len(self.places)} GPUs here")
-        self._sweep_up()
-        free = sum(places > 0 for places in self.places.values())
+        if job.on_gpu and job.devices > len(self.free):
+            raise ConfigError(f"{job.name}: trainer.devices={job.devices}, and there are {len(self.free)} GPUs here")
+        for process in [each for each in self.running if each.poll() is not None]:
+            self.running.remove(process)
+            for gpu in process.gpus:
+                self.free[gpu] += 1
+        free = sum(slots > 0 for slots in self.free.values())
         return len(self.running) < self.parallel and (not job.on_gpu or job.devices <= free)
 
     def start(self, job: Job) -> Started:
-        by_room = sorted(self.places, key=lambda card: -self.places[card])  # each process of a job on another card
-        taken = by_room[: job.devices if job.on_gpu else 0]
-        for card in taken:
-            self.places[card] -= 1
+        emptiest = sorted(self.free, key=lambda gpu: -self.free[gpu])  # the processes of a job take different GPUs
+        gpus = emptiest[: job.devices if job.on_gpu else 0]
+        for gpu in gpus:
+            self.free[gpu] -= 1
         threads = max(cores() // (self.parallel * job.devices), 1)
-        surroundings = environment(threads=threads, cards=taken if job.on_gpu else None)
-        process = LocalProcess(job, surroundings, taken)
+        process = LocalProcess(job, environment(threads=threads, gpus=gpus if job.on_gpu else None), gpus)
         self.running.append(process)
         return process
 
-    def _sweep_up(self) -> None:
-        for process in [one for one in self.running if one.poll() is not None]:
-            self.running.remove(process)
-            for card in process.cards:
-                self.places[card] += 1
-
 
 class LocalProcess:
-    """A job as a process in a session of its own, so that a Ctrl-C in the terminal comes through the sweep alone."""
+    """A job in a session of its own: a Ctrl-C in the terminal reaches it through the sweep alone."""
 
-    def __init__(self, job: Job, surroundings: dict[str, str], cards: list[str]) -> None:
-        job.folder.mkdir(parents=True, exist_ok=True)
-        self.cards = cards
-        with (job.folder / OUTPUT).open("ab") as output:
-            self.process = subprocess.Popen(
-                command(job),
-                env=surroundings,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=_end_with_the_sweep(os.getpid()) if sys.platform == "linux" else None,
-            )
+    def __init__(self, job: Job, variables: dict[str, str], gpus: Sequence[str]) -> None:
+        self.gpus = gpus
+        before = _end_with_the_sweep(os.getpid()) if sys.platform == "linux" else None
+        self.process = open_process(job, variables, start_new_session=True, preexec_fn=before)
 
     def poll(self) -> int | None:
         return self.process.poll()
@@ -180,12 +176,12 @@ class LocalProcess:
 
 
 def _end_with_the_sweep(parent: int):
-    """Run in the new process: when the sweep dies, even by SIGKILL, its jobs are asked to save and end."""
-    prctl = ctypes.CDLL(None).prctl  # found before the fork: nothing may be loaded after it
+    """For the new process: when the sweep dies, even by SIGKILL, the job gets SIGTERM, saves and ends."""
+    prctl = ctypes.CDLL(None).prctl  # loaded before the fork: nothing may be loaded after it
 
     def ask() -> None:
-        prctl(ASK_FOR_SIGNAL, signal.SIGTERM)
-        if os.getppid() != parent:  # it died between the fork and this
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # the sweep died between the fork and this line
             os._exit(1)
 
     return ask

@@ -1,42 +1,37 @@
-"""From a study to jobs: what each is composed of, which run that is, and in which folder it lies."""
+"""From planned jobs to runs: the settings and the data of each, its identity, its folder, and its command."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf, open_dict
 
-from threeshnet.cli.errors import explained
-from threeshnet.cli.shards_folder import shards_folder
 from threeshnet.errors import ConfigError
-from threeshnet.installation import CONF, current_commit
+from threeshnet.installation import current_commit
 from threeshnet.runs.checkpoint_names import BEST, LAST
 from threeshnet.runs.identity import data_fingerprint, identity, views_read
 from threeshnet.runs.job_record import machine
 from threeshnet.runs.run_directory import CHECKPOINTS
 from threeshnet.shards.manifest import Manifest, view_name
-from threeshnet.studies.launch import Job, processes, visible_cards
+from threeshnet.studies.launch import Job, processes, visible_gpus
 from threeshnet.studies.overrides import listed, quoted, text
 from threeshnet.studies.plan import Planned
 from threeshnet.studies.study import Derived, Study
 
-EVALUATE = "threeshnet.cli.evaluate"
-Shards = dict[tuple[str, str], tuple[Path, Manifest]]  # by folder and data set as they are asked for
+TRAIN, EVALUATE = "threeshnet.cli.train", "threeshnet.cli.evaluate"
 QUIET = "trainer.enable_progress_bar=false"  # bars fill a log
+# Overrides of `train` to its settings and to the choice of every group.
+Compose = Callable[[Sequence[str]], tuple[Any, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A job that is ready to run."""
+class PreparedJob:
+    """A job with all that is known of its run before it starts."""
 
     planned: Planned
     job: Job
@@ -45,137 +40,112 @@ class Prepared:
     settings: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: Path | None = None  # that will be scored
     scoring: tuple[str, ...] = ()  # overrides of `evaluate` for the same split
-    cards: tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ()  # that it may run on
     shards: Path | None = None  # that it is trained on
 
 
-def prepare(planned: Sequence[Planned], study: Study, out: Path) -> list[Prepared]:
-    """Every job with its folder below `out`.  Raises ConfigError for wrong settings, DataError without data."""
-    shards: Shards = {}
-    found = {each.name: _training(each, study, out, shards) for each in planned if not each.of}
-    for each in planned:
-        if each.of:
-            found[each.name] = _scoring(each, [found[name] for name in each.of], out, shards)
-    by_identity: dict[str, str] = {}
-    for name, each in found.items():
-        other = by_identity.setdefault(each.identity, name)
-        if other != name:
-            raise ConfigError(
-                f"{other} and {name} are the same run: an override of the command line undoes a factor; name "
-                "the levels that are left (ARGS='<factor>=<level>,<level>'), or pick jobs by only=<pattern>"
-            )
-    return [found[each.name] for each in planned]
+class Preparer:
+    """Prepares the jobs of a study below the folder `out`; opens each data set once, before several jobs do."""
 
+    def __init__(self, study: Study, out: Path, *, compose: Compose, shards_of: Callable[[Any], Path]) -> None:
+        self.study, self.out, self.compose, self.shards_of = study, out, compose, shards_of
+        self.opened: dict[tuple[str, str], tuple[Path, Manifest]] = {}
 
-def _training(planned: Planned, study: Study, out: Path, known: Shards) -> Prepared:
-    cfg, choices = compose_training(planned.overrides)
-    shards, manifest = _shards(cfg, known)
-    with open_dict(cfg):
-        for name in ("region_width", "grid_width", "classes"):
-            cfg.sizes[name] = getattr(manifest, name)
-    settings: Any = OmegaConf.to_container(cfg, resolve=True)
-    fingerprint = data_fingerprint(manifest)
-    folder, cards = out / planned.name, visible_cards(str(cfg.trainer.accelerator))
-    factors = ",".join(f"{factor}:{quoted(level)}" for factor, level in planned.factors.items())
-    own = (text("study", study.name), text("job_name", planned.name), f"factors={{{factors}}}", text("out", folder))
-    words = (QUIET, *planned.overrides, *own, "resume=true")
-    record = {"study": study.name, "job_name": planned.name, "factors": dict(planned.factors), "seed": planned.seed}
-    record |= {"experiment": choices["experiment"], "setting": choices["setting"], "recipe": choices["recipe"]}
-    record |= {"data": manifest.dataset, "fingerprint": fingerprint, "commit": current_commit(), "machine": machine()}
-    record |= {"selection": cfg.selection, "batch_size": cfg.batches.batch_size}
-    scored = BEST if cfg.selection == "best" else LAST
-    scoring = _held_out(cfg, shards)
-    return Prepared(
-        planned,
-        Job(planned.name, folder, words, devices=processes(cfg.trainer.devices), on_gpu=bool(cards)),
-        identity(settings, fingerprint, views_read(shards, cfg.augment.views)),
-        record,
-        settings,
-        folder / CHECKPOINTS / scored,
-        scoring,
-        tuple(cards),
-        shards,
-    )
+    def prepare(self, planned: Sequence[Planned]) -> list[PreparedJob]:
+        """Raises ConfigError for wrong settings and for two jobs that are the same run, DataError without data."""
+        by_name = {each.name: self._training(each) for each in planned if not each.of}
+        by_name |= {each.name: self._scoring(each, [by_name[name] for name in each.of]) for each in planned if each.of}
+        by_identity: dict[str, str] = {}
+        for each in planned:
+            other = by_identity.setdefault(by_name[each.name].identity, each.name)
+            if other != each.name:
+                raise ConfigError(
+                    f"{other} and {each.name} are the same run: an override of the command line undoes a factor; name "
+                    "the levels that are left (ARGS='<factor>=<level>,<level>'), or pick jobs by only=<pattern>"
+                )
+        return [by_name[each.name] for each in planned]
 
-
-def _scoring(planned: Planned, of: Sequence[Prepared], out: Path, known: Shards) -> Prepared:
-    """Checkpoints of finished jobs, scored otherwise: together, corrected for hubs, on other inputs or other data."""
-    folder, first = out / planned.name, of[0]
-    scoring, facts, marks = first.scoring, dict(first.record), [each.identity for each in of]
-    rule = planned.rule
-    assert rule is not None
-    if rule.data:
-        scoring, elsewhere = _elsewhere(planned, rule, first, known)
-        facts |= elsewhere
-        marks.append(elsewhere["fingerprint"])
-    if rule.views:
-        assert first.shards is not None
-        scoring = (*scoring, f"views=[{','.join(map(str, rule.views))}]")
-        marks += views_read(first.shards, [view_name(first.record["data"], number) for number in rule.views])
-    if rule.correction:
-        scoring = (*scoring, f"correction={rule.correction}", "bank=train")
-        marks.append(rule.correction)
-    if rule.perturb:
-        scoring = (*scoring, f"perturb={rule.perturb}")
-        marks.append(rule.perturb)
-    files = [str(each.checkpoint) for each in of]
-    words = (*scoring, listed("checkpoint", files), f"protocol={rule.protocol}", text("out", folder))
-    name = hashlib.sha256(json.dumps([rule.protocol, sorted(marks)]).encode()).hexdigest()
-    record = facts | {"job_name": planned.name, "factors": dict(planned.factors), "identity": name}
-    job = Job(
-        planned.name, folder, (*words, f"seed={planned.seed}"), EVALUATE, on_gpu=bool(first.cards), after=planned.of
-    )
-    return Prepared(planned, job, name, record | {"derived_from": list(planned.of)}, cards=first.cards)
-
-
-def _elsewhere(
-    planned: Planned, rule: Derived, first: Prepared, known: Shards
-) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Overrides of `evaluate` for the data that a model is carried over to, and which data they are."""
-    trained = str(first.settings["data"]["name"])
-    if trained not in rule.data:
-        there = ", ".join(rule.data)
-        raise ConfigError(f"{planned.name}: the study names no other data for models of {trained}, only for {there}")
-    cfg, _ = compose_training((*first.planned.overrides, f"data={rule.data[trained]}"))
-    shards, manifest = _shards(cfg, known)
-    if manifest.dataset == first.record["data"]:
-        raise ConfigError(
-            f"shards={cfg.shards} holds {manifest.dataset} alone, and {planned.name} is scored on {cfg.data.name}: "
-            "name the folder that the shards of both lie in"
+    def _training(self, planned: Planned) -> PreparedJob:
+        settings, choices = self.compose(planned.overrides)
+        shards, manifest = self._shards(settings)
+        with open_dict(settings):
+            for name in ("region_width", "grid_width", "classes"):
+                settings.sizes[name] = getattr(manifest, name)
+        resolved: Any = OmegaConf.to_container(settings, resolve=True)
+        fingerprint, folder = data_fingerprint(manifest), self.out / planned.name
+        gpus = tuple(visible_gpus(str(settings.trainer.accelerator)))
+        factors = ",".join(f"{factor}:{quoted(level)}" for factor, level in planned.factors.items())
+        own = (text("study", self.study.name), text("job_name", planned.name), f"factors={{{factors}}}")
+        words = (TRAIN, QUIET, *planned.overrides, *own, text("out", folder), "resume=true")
+        record = {"study": self.study.name, "job_name": planned.name, "factors": dict(planned.factors)}
+        record |= {name: choices[name] for name in ("experiment", "setting", "recipe")}
+        record |= {"seed": planned.seed, "data": manifest.dataset, "fingerprint": fingerprint}
+        record |= {"selection": settings.selection, "batch_size": settings.batches.batch_size}
+        return PreparedJob(
+            planned,
+            Job(planned.name, folder, words, devices=processes(settings.trainer.devices), on_gpu=bool(gpus)),
+            identity(resolved, fingerprint, views_read(shards, settings.augment.views)),
+            record | {"commit": current_commit(), "machine": machine()},
+            resolved,
+            folder / CHECKPOINTS / (BEST if settings.selection == "best" else LAST),
+            _held_out(settings, shards, settings.data.test_split),
+            gpus,
+            shards,
         )
-    # Settings that score another split at home, as a proxy does, say nothing of the splits there.
-    cfg.data.test_split = _composed(f"data/{rule.data[trained]}").data.test_split
-    return _held_out(cfg, shards), {"data": manifest.dataset, "fingerprint": data_fingerprint(manifest)}
+
+    def _scoring(self, planned: Planned, of: Sequence[PreparedJob]) -> PreparedJob:
+        """Checkpoints of finished jobs, scored again as the rule says."""
+        rule, folder, first = planned.rule, self.out / planned.name, of[0]
+        assert rule is not None
+        assert first.shards is not None
+        scoring, facts, marks = first.scoring, dict(first.record), [each.identity for each in of]
+        if rule.data:
+            scoring, elsewhere = self._elsewhere(planned.name, rule, first)
+            facts |= elsewhere
+            marks.append(elsewhere["fingerprint"])
+        if rule.views:
+            scoring = (*scoring, f"views=[{','.join(map(str, rule.views))}]")
+            marks += views_read(first.shards, [view_name(first.record["data"], number) for number in rule.views])
+        if rule.correction:
+            scoring = (*scoring, f"correction={rule.correction}", "bank=train")
+            marks.append(rule.correction)
+        if rule.perturb:
+            scoring = (*scoring, f"perturb={rule.perturb}")
+            marks.append(rule.perturb)
+        files = listed("checkpoint", [str(each.checkpoint) for each in of])
+        words = (*scoring, files, f"protocol={rule.protocol}", text("out", folder), f"seed={planned.seed}")
+        name = hashlib.sha256(json.dumps([rule.protocol, sorted(marks)]).encode()).hexdigest()
+        facts |= {"job_name": planned.name, "factors": dict(planned.factors), "identity": name}
+        job = Job(planned.name, folder, (EVALUATE, *words), on_gpu=bool(first.gpus), after=planned.of)
+        return PreparedJob(planned, job, name, facts | {"derived_from": list(planned.of)}, gpus=first.gpus)
+
+    def _elsewhere(self, name: str, rule: Derived, first: PreparedJob) -> tuple[tuple[str, ...], dict[str, str]]:
+        """Overrides of `evaluate` for other data than those of the training, and which data they are."""
+        trained = str(first.settings["data"]["name"])
+        if trained not in rule.data:
+            there = ", ".join(rule.data)
+            raise ConfigError(f"{name}: the study names no other data for models of {trained}, only for {there}")
+        other = f"data={rule.data[trained]}"
+        settings, _ = self.compose((*first.planned.overrides, other))
+        shards, manifest = self._shards(settings)
+        if manifest.dataset == first.record["data"]:
+            raise ConfigError(
+                f"shards={settings.shards} holds {manifest.dataset} alone, and {name} is scored on "
+                f"{settings.data.name}: name the folder that the shards of both lie in"
+            )
+        # A setting that scores another split at home, as a proxy does, says nothing about the splits there.
+        plain, _ = self.compose((f"experiment={first.record['experiment']}", other))
+        facts = {"data": manifest.dataset, "fingerprint": data_fingerprint(manifest)}
+        return _held_out(settings, shards, plain.data.test_split), facts
+
+    def _shards(self, settings: Any) -> tuple[Path, Manifest]:
+        key = str(settings.shards), str(settings.data.name)
+        if key not in self.opened:
+            folder = self.shards_of(settings).absolute()
+            self.opened[key] = folder, Manifest.load(folder)
+        return self.opened[key]
 
 
-def _shards(cfg: DictConfig, known: Shards) -> tuple[Path, Manifest]:
-    """Where the data of a job lie: made once, before several jobs do."""
-    place = str(cfg.shards), str(cfg.data.name)
-    if place not in known:
-        folder = shards_folder(cfg).absolute()
-        known[place] = folder, Manifest.load(folder)
-    return known[place]
-
-
-def _held_out(cfg: DictConfig, shards: Path) -> tuple[str, ...]:
-    """Overrides of `evaluate` for the split that a job is scored on."""
-    return text("shards", shards), f"split={cfg.data.test_split}", f"accelerator={cfg.trainer.accelerator}"
-
-
-def compose_training(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
-    """The config of `train`, and the choice of every group.  Raises ConfigError that says what is wrong."""
-    try:
-        cfg = _composed("train", overrides, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explained(error, "train")) from error
-    choices = dict(cfg.hydra.runtime.choices)
-    with open_dict(cfg):
-        del cfg["hydra"]
-    return cfg, choices
-
-
-def _composed(name: str, overrides: Sequence[str] = (), *, return_hydra_config: bool = False) -> DictConfig:
-    """conf/<name>.yaml with its defaults."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(name, list(overrides), return_hydra_config=return_hydra_config)
+def _held_out(settings: Any, shards: Path, split: str) -> tuple[str, ...]:
+    """Overrides of `evaluate` for a held-out split."""
+    return text("shards", shards), f"split={split}", f"accelerator={settings.trainer.accelerator}"

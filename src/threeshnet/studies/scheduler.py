@@ -1,30 +1,45 @@
-"""Runs jobs until each is finished or has failed; one that fails does not stop the others."""
+"""Runs jobs until each has finished or failed; a job that fails does not stop the others."""
 
 from __future__ import annotations
 
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from threeshnet.errors import ConfigError, Interrupted
 from threeshnet.runs import progress
 from threeshnet.studies.launch import OUTPUT, Job, Started, Starter
 
 METRICS = "metrics.json"  # a run directory that has it is finished
-INTERRUPTED = 75  # exit code of a command that was stopped from outside and has saved what it had
-RESTARTS = 3  # of a job that is interrupted while nobody asked the sweep to stop
+RESTARTS = 3  # of a job that is interrupted although the sweep goes on
 LAST_LINES = 12
-TORCHRUNS_OWN = re.compile(r"[EW]\d{4} .*torch/distributed/")
-WAITING, RUNNING, FINISHED, EARLIER = "waiting", "running", "finished", "finished before"
-FAILED, LEFT_OUT, STOPPED = "failed", "left out", "interrupted"
-DONE = (FINISHED, EARLIER)
+TORCHRUNS_SUMMARY = re.compile(r"[EW]\d{4} .*torch/distributed/")
+
+
+class State(StrEnum):
+    """How a job stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+    EARLIER = "finished before"
+    FAILED = "failed"
+    LEFT_OUT = "left out"  # a job that it needs has failed
+    STOPPED = "interrupted"
+    PRUNED = "pruned"  # by a search
+
+
+DONE = (State.FINISHED, State.EARLIER)
 
 
 @dataclass
@@ -32,27 +47,31 @@ class Status:
     """A job and how it stands."""
 
     job: Job
-    state: str = WAITING
-    note: str = ""  # why it failed or waits; of which run it is
+    state: State = State.WAITING
+    note: str = ""  # why it failed or waits, or which run it shares
     started: Started | None = field(default=None, repr=False)
-    output_before: int = 0  # bytes that output.log held when this try began
+    output_before: int = 0  # bytes of its log when this start began
     restarts: int = 0
 
     @property
     def ended(self) -> bool:
-        return self.state not in (WAITING, RUNNING)
+        return self.state not in (State.WAITING, State.RUNNING)
 
 
-class Runner:
-    """Starts jobs in order as there is room, and watches them. `changed` is told of every status that changes."""
+class JobsFailed(ConfigError):
+    """At least one job failed; the others have run."""
+
+
+class Scheduler:
+    """Starts jobs in order while there is room, and watches them. `changed` is called with every changed status."""
 
     def __init__(self, *, starter: Starter, changed: Callable[[Status], None], seconds: float = 0.5) -> None:
         self.starter, self.changed, self.seconds = starter, changed, seconds
-        self.signals = 0  # how often it was asked to stop
+        self.signals = 0  # how many have asked the sweep to stop
 
     def run(self, statuses: Sequence[Status], look: Callable[[], None]) -> None:
-        """Until all have ended; `look` is called at every turn. On SIGTERM or SIGINT jobs are asked to save and end."""
-        with self.asked_to_stop():
+        """Runs until all jobs have ended; calls `look` at every turn. On SIGTERM or SIGINT the jobs save and end."""
+        with self.stopped_by_signals():
             while any(not status.ended for status in statuses):
                 self.turn(statuses)
                 look()
@@ -63,68 +82,75 @@ class Runner:
         time.sleep(self.seconds)
 
     def turn(self, statuses: Sequence[Status]) -> None:
-        """Take in what has ended, start what there is room for."""
+        """Records the jobs that have ended, and starts those there is room for."""
         for status in statuses:
-            if status.state == RUNNING:
-                self.take_in(status)
+            if status.state is State.RUNNING:
+                self.poll(status)
         if self.signals:
             self.stop(statuses)
             return
-        known = {status.job.name: status for status in statuses}
+        by_name = {status.job.name: status for status in statuses}
         for status in statuses:
-            if status.state == WAITING and self.ready(status, known) and self.starter.room_for(status.job):
+            if status.state is State.WAITING and self.can_start(status, by_name) and self.starter.room_for(status.job):
                 self.start(status)
 
-    def ready(self, status: Status, known: dict[str, Status]) -> bool:
-        before = [known[name] for name in status.job.after]
-        lacking = [other.job.name for other in before if other.ended and other.state not in DONE]
-        if lacking:
-            self.change(status, LEFT_OUT, f"needs {', '.join(lacking)}")
+    def can_start(self, status: Status, by_name: dict[str, Status]) -> bool:
+        needed = [by_name[name] for name in status.job.after]
+        if lacking := [other.job.name for other in needed if other.ended and other.state not in DONE]:
+            self.change(status, State.LEFT_OUT, f"needs {', '.join(lacking)}")
             return False
-        if not all(other.state in DONE for other in before):
+        if not all(other.state in DONE for other in needed):
             return False
         busy = is_held(status.job.folder)
         if busy and not status.note:
-            self.change(status, WAITING, "another process works in its folder")
+            self.change(status, State.WAITING, "another process works in its folder")
         return not busy
 
     def start(self, status: Status) -> None:
         output = status.job.folder / OUTPUT
         status.output_before = output.stat().st_size if output.exists() else 0
         status.started = self.starter.start(status.job)
-        self.change(status, RUNNING)
+        self.change(status, State.RUNNING)
 
-    def take_in(self, status: Status) -> None:
+    def poll(self, status: Status) -> None:
         assert status.started is not None
         code = status.started.poll()
         if code is None:
             return
         if code == 0 and (status.job.folder / METRICS).exists():
-            self.change(status, FINISHED)
-        elif code == INTERRUPTED or progress.read(status.job.folder).get("state") == progress.INTERRUPTED:
+            self.change(status, State.FINISHED)
+        elif code == Interrupted.exit_code or progress.read(status.job.folder).get("state") == progress.INTERRUPTED:
             again = not self.signals and status.restarts < RESTARTS
             status.restarts += 1
-            self.change(status, WAITING if again else STOPPED, "was interrupted")
+            self.change(status, State.WAITING if again else State.STOPPED, "was interrupted")
         else:
             how = f"ended by signal {-code}" if code < 0 else f"exit code {code}" if code else f"without {METRICS}"
-            self.change(status, FAILED, how)
+            self.change(status, State.FAILED, how)
 
     def stop(self, statuses: Sequence[Status]) -> None:
         number = signal.SIGTERM if self.signals == 1 else signal.SIGKILL
         for status in statuses:
-            if status.state == WAITING:
-                self.change(status, STOPPED, "not started")
-            elif status.state == RUNNING and status.started is not None and status.note != f"signal {number}":
+            if status.state is State.WAITING:
+                self.change(status, State.STOPPED, "not started")
+            elif status.state is State.RUNNING and status.started is not None and status.note != f"signal {number}":
                 status.started.stop(number)
-                self.change(status, RUNNING, f"signal {number}")
+                self.change(status, State.RUNNING, f"signal {number}")
 
-    def change(self, status: Status, state: str, note: str = "") -> None:
+    def prune(self, status: Status) -> None:
+        """Stops one running job for good."""
+        assert status.started is not None
+        status.started.stop(signal.SIGTERM)
+        while status.started.poll() is None:
+            self.rest()
+        self.change(status, State.PRUNED)
+
+    def change(self, status: Status, state: State, note: str = "") -> None:
         status.state, status.note = state, note
         self.changed(status)
 
     @contextmanager
-    def asked_to_stop(self) -> Iterator[None]:
-        """SIGTERM and SIGINT are counted here: the first is handed on as SIGTERM, the second as SIGKILL."""
+    def stopped_by_signals(self) -> Iterator[None]:
+        """Counts SIGTERM and SIGINT: jobs get SIGTERM after the first, SIGKILL after the second."""
 
         def count(_number: int, _frame: FrameType | None) -> None:
             self.signals += 1
@@ -149,28 +175,35 @@ def is_held(folder: Path) -> bool:
         return True
 
 
+def end(statuses: Sequence[Status]) -> None:
+    """Returns when all jobs are done.  Raises JobsFailed, or SystemExit(75) when jobs wait to be resumed."""
+    if message := failures(statuses):
+        raise JobsFailed(message)
+    if any(status.state is State.STOPPED for status in statuses):
+        sys.stderr.write("interrupted; the same command goes on with what is not finished\n")
+        sys.exit(Interrupted.exit_code)
+
+
+def failures(statuses: Sequence[Status]) -> str:
+    """The failed jobs, each with its exit code and the last lines of its log; empty when none failed."""
+    failed = [status for status in statuses if status.state in (State.FAILED, State.LEFT_OUT)]
+    lines = [f"{len(failed)} of {len(statuses)} jobs failed:"] if failed else []
+    for status in failed:
+        lines.append(f"  - {status.job.name}: {status.note}")
+        if status.state is State.FAILED:
+            lines += [f"      {line}" for line in last_lines(status)]
+            lines.append(f"    all of it: {status.job.folder / OUTPUT}")
+    return "\n".join(lines)
+
+
 def last_lines(status: Status, count: int = LAST_LINES) -> list[str]:
-    """The end of what a job wrote in this try, without torchrun's own summary, which hides the reason."""
+    """The end of a job's log since its last start, without torchrun's summary, which hides the reason."""
     file = status.job.folder / OUTPUT
     if not file.exists():
         return []
     with file.open("rb") as opened:
         opened.seek(status.output_before)
         lines = opened.read().decode("utf-8", "replace").splitlines()
-    own = next((number for number, line in enumerate(lines) if TORCHRUNS_OWN.match(line)), len(lines))
+    own = next((number for number, line in enumerate(lines) if TORCHRUNS_SUMMARY.match(line)), len(lines))
     written = [line.rsplit("\r", 1)[-1].rstrip() for line in lines[:own] or lines]
     return [line for line in written if line][-count:]
-
-
-def failures(statuses: Sequence[Status]) -> str:
-    """The jobs that failed, each with how it ended and the last lines of its log; empty when none did."""
-    failed = [status for status in statuses if status.state in (FAILED, LEFT_OUT)]
-    if not failed:
-        return ""
-    lines = [f"{len(failed)} of {len(statuses)} jobs failed:"]
-    for status in failed:
-        lines.append(f"  - {status.job.name}: {status.note}")
-        if status.state == FAILED:
-            lines += [f"      {line}" for line in last_lines(status)]
-            lines.append(f"    all of it: {status.job.folder / OUTPUT}")
-    return "\n".join(lines)

@@ -1,8 +1,7 @@
-"""A search over ranges of settings: Optuna asks for values, jobs answer with their best dev rsum."""
+"""A search over ranges of settings: Optuna suggests values, a job trains with them and answers with its dev rsum."""
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,19 +11,19 @@ import optuna
 from optuna.trial import TrialState
 
 from threeshnet.runs import progress
-from threeshnet.studies.scheduler import DONE, RUNNING, Runner, Status
+from threeshnet.studies.scheduler import DONE, Scheduler, State, Status
 from threeshnet.studies.study import Range, Search
 
 STORAGE = "search.db"
-PRUNED = "pruned"
-FIRST_TRIALS = 5  # that are never pruned, and are drawn at random
+TOLD = {State.PRUNED: TrialState.PRUNED, State.FAILED: TrialState.FAIL}
+FIRST_TRIALS = 5  # drawn at random and never pruned
 
 
 @dataclass
 class Trials:
-    """The trials of a search in SQLite, so that a search that was killed goes on with what it has learned.
+    """The trials of a search in SQLite, so that a killed search goes on with what it has learned.
 
-    `job_of` makes a trial's number and its values, {key: value}, into a job that waits, or that ended before.
+    `job_of` makes a job of a trial's number and its values {key: value}. Trials are judged by dev rsum alone.
     """
 
     search: Search
@@ -32,9 +31,8 @@ class Trials:
     job_of: Callable[[int, Mapping[str, Any]], Status]
     seed: int = 0
     study: optuna.Study = field(init=False)
-    asked: dict[str, optuna.Trial] = field(default_factory=dict)  # by the job's name
-    told: set[str] = field(default_factory=set)
-    reported: dict[str, int] = field(default_factory=dict)
+    trials: dict[str, optuna.Trial] = field(default_factory=dict)  # by the job's name
+    reported: dict[str, int] = field(default_factory=dict)  # the last epoch, by the job's name
 
     def __post_init__(self) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -49,11 +47,11 @@ class Trials:
         )
 
     def unfinished(self) -> list[Status]:
-        """Jobs of trials that an earlier call asked for and did not hear of again."""
+        """Jobs of the trials that an earlier call left running."""
         left = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
         return [self._status(optuna.Trial(self.study, trial._trial_id)) for trial in left]
 
-    def wanted(self) -> int:
+    def missing(self) -> int:
         """How many trials are still to be asked for."""
         return max(self.search.trials - len(self.study.get_trials(deepcopy=False)), 0)
 
@@ -63,43 +61,33 @@ class Trials:
     def _status(self, trial: optuna.Trial) -> Status:
         values = {key: suggest(trial, key, values) for key, values in self.search.ranges.items()}
         status = self.job_of(trial.number, values)
-        self.asked[status.job.name] = trial
+        self.trials[status.job.name] = trial
         return status
 
-    def hear(self, status: Status) -> None:
-        """Tell Optuna of a job that ended, once. Dev alone is looked at, never the held-out split."""
-        trial, name = self.asked[status.job.name], status.job.name
-        if name in self.told or not status.ended:
-            return
+    def tell(self, status: Status) -> None:
+        """Tells Optuna of a job that has ended, once; an interrupted one goes on when the search does."""
         best = progress.read(status.job.folder).get("best_dev_rsum")
-        if status.state == PRUNED:
-            self.study.tell(trial, state=TrialState.PRUNED)
-        elif status.state in DONE and best is not None:
-            self.study.tell(trial, best)
-        elif status.state == "failed":
-            self.study.tell(trial, state=TrialState.FAIL)
-        else:
-            return  # interrupted: the trial goes on when the search does
-        self.told.add(name)
+        state = TOLD.get(status.state)
+        if status.job.name in self.trials and (state or (status.state in DONE and best is not None)):
+            self.study.tell(self.trials.pop(status.job.name), None if state else best, state)
 
     def best(self) -> str:
-        """The best trial so far, in words."""
+        """The best trial so far, as a sentence."""
         done = self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
         if not done:
             return "no trial is finished yet"
-        first = max(done, key=lambda trial: trial.value or 0.0)
-        words = " ".join(f"{key}={value}" for key, value in first.params.items())
-        return f"best of {len(done)} finished trials by dev rsum: trial={first.number:04d}, {first.value:.1f}: {words}"
+        best = self.study.best_trial
+        words = " ".join(f"{key}={value}" for key, value in best.params.items())
+        return f"best of {len(done)} finished trials by dev rsum: trial={best.number:04d}, {best.value:.1f}: {words}"
 
-    def is_hopeless(self, status: Status) -> bool:
-        """Whether the pruner gives up a job that runs, by its dev rsum after each epoch."""
-        found = progress.read(status.job.folder)
-        trial, name = self.asked[status.job.name], status.job.name
-        if found.get("dev_rsum") is None or found["epoch"] <= self.reported.get(name, 0):
+    def should_prune(self, status: Status) -> bool:
+        """Whether the pruner gives up a running job, by its dev rsum after each epoch."""
+        facts, name = progress.read(status.job.folder), status.job.name
+        if facts.get("dev_rsum") is None or facts["epoch"] <= self.reported.get(name, 0):
             return False
-        self.reported[name] = found["epoch"]
-        trial.report(found["dev_rsum"], found["epoch"])
-        return trial.should_prune()
+        self.reported[name] = facts["epoch"]
+        self.trials[name].report(facts["dev_rsum"], facts["epoch"])
+        return self.trials[name].should_prune()
 
 
 def suggest(trial: optuna.Trial, key: str, values: Range | Sequence[Any]) -> Any:
@@ -111,31 +99,25 @@ def suggest(trial: optuna.Trial, key: str, values: Range | Sequence[Any]) -> Any
     return (trial.suggest_int if whole else trial.suggest_float)(key, values.low, values.high, **more)  # pyright: ignore
 
 
-def run_search(trials: Trials, runner: Runner, statuses: list[Status], look: Callable[[], None], at_once: int) -> None:
-    """Asks for as many trials at a time as run side by side, until enough are heard of. `statuses` grows with them."""
+def run_search(
+    trials: Trials, scheduler: Scheduler, statuses: list[Status], look: Callable[[], None], parallel: int
+) -> None:
+    """Keeps `parallel` trials open until all have ended. `statuses` grows with them."""
     statuses += trials.unfinished()
-    with runner.asked_to_stop():
+    with scheduler.stopped_by_signals():
         while True:
-            runner.turn(statuses)
+            scheduler.turn(statuses)
             for status in statuses:
-                if status.state == RUNNING and not runner.signals and trials.is_hopeless(status):
-                    _prune(status, runner)
-                trials.hear(status)
-            while not runner.signals and trials.wanted() and open_jobs(statuses) < at_once:
+                if status.state is State.RUNNING and not scheduler.signals and trials.should_prune(status):
+                    scheduler.prune(status)
+                trials.tell(status)
+            while not scheduler.signals and trials.missing() and open_jobs(statuses) < parallel:
                 statuses.append(trials.ask())
             look()
             if not open_jobs(statuses):
                 return
-            runner.rest()
+            scheduler.rest()
 
 
 def open_jobs(statuses: Sequence[Status]) -> int:
     return sum(not status.ended for status in statuses)
-
-
-def _prune(status: Status, runner: Runner) -> None:
-    assert status.started is not None
-    status.started.stop(signal.SIGTERM)
-    while status.started.poll() is None:
-        runner.rest()
-    runner.change(status, PRUNED)

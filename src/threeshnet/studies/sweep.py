@@ -1,13 +1,13 @@
-"""How the jobs of a study are run: all of them, or those that a search asks for."""
+"""Runs the jobs of a study: all of them, or the trials of its search."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from threeshnet.errors import ConfigError, Problems
@@ -16,71 +16,84 @@ from threeshnet.runs.folders import finished_runs, is_finished, let_go, other_ru
 from threeshnet.runs.job_record import JOB
 from threeshnet.studies.board import Board
 from threeshnet.studies.launch import Local, Starter
-from threeshnet.studies.multirun import end
 from threeshnet.studies.plan import chosen, plan
-from threeshnet.studies.prepare import Prepared, prepare
-from threeshnet.studies.scheduler import EARLIER, Runner, Status
-from threeshnet.studies.study import Study, load_study
+from threeshnet.studies.prepare import Compose, PreparedJob, Preparer
+from threeshnet.studies.scheduler import Scheduler, State, Status, end
+from threeshnet.studies.study import load_study
 
 
-def sweep(cfg: DictConfig) -> None:
-    """All jobs of a study, or its search; ends the process by what came of them."""
-    study = load_study(cfg.study)
-    out = Path(cfg.out or f"runs/{study.name}").absolute()
-    with runs.locked(out):
-        statuses = search(cfg, study, out) if study.search is not None else run_all(cfg, study, out)
+def sweep(settings: Any, *, compose: Compose, shards_of: Callable[[Any], Path]) -> None:
+    """Runs a study and ends as its jobs did.
+
+    `compose` makes settings of overrides, `shards_of` opens the shards they name, and makes those that need no photos.
+    Raises JobsFailed when jobs failed, SystemExit(75) when interrupted.
+    """
+    runner = Sweep(settings, compose=compose, shards_of=shards_of)
+    with runs.locked(runner.out):
+        statuses = runner.run_all() if runner.study.search is None else runner.search(runner.study.search)
     end(statuses)
 
 
-def run_all(cfg: DictConfig, study: Study, out: Path) -> list[Status]:
-    """Every level with every seed."""
-    prepared = prepare(chosen(plan(study, list(cfg.overrides)), cfg.only), study, out)
-    statuses = begin(prepared, [*map(Path, cfg.reuse), out])
-    board = Board(statuses, title=f"{study.name}: {study.title}")
-    runner = Runner(starter=starter_of(cfg, prepared, out), changed=board.changed)
-    with board.shown():
-        for status in statuses:
-            if status.ended:
-                board.changed(status)
-        runner.run(statuses, board.look)
-    return statuses
+class Sweep:
+    """A study with the folder of its runs."""
+
+    def __init__(self, settings: Any, *, compose: Compose, shards_of: Callable[[Any], Path]) -> None:
+        self.settings, self.study = settings, load_study(settings.study)
+        self.out = Path(settings.out or f"runs/{self.study.name}").absolute()
+        self.preparer = Preparer(self.study, self.out, compose=compose, shards_of=shards_of)
+        self.roots = [*map(Path, settings.reuse), self.out]
+        self.title = f"{self.study.name}: {self.study.title}"
+
+    def run_all(self) -> list[Status]:
+        """Every level of every factor with every seed."""
+        planned = chosen(plan(self.study, list(self.settings.overrides)), self.settings.only)
+        prepared = self.preparer.prepare(planned)
+        statuses = begin(prepared, self.roots)
+        board = Board(statuses, title=self.title)
+        scheduler = Scheduler(starter=starter_of(self.settings, prepared, self.out), changed=board.changed)
+        with board.shown():
+            for status in statuses:
+                if status.ended:
+                    board.changed(status)
+            scheduler.run(statuses, board.look)
+        return statuses
+
+    def search(self, space: Any) -> list[Status]:
+        """Trials by Optuna, judged by dev rsum alone; prints the best."""
+        from threeshnet.studies.search import Trials, run_search  # Optuna is an extra
+
+        first = plan(self.study, list(self.settings.overrides))[0]
+
+        def job_of(number: int, values: Mapping[str, Any]) -> Status:
+            words = (*(f"{key}={value}" for key, value in values.items()), *first.overrides)
+            factors = {key: f"{value:.6g}" if isinstance(value, float) else str(value) for key, value in values.items()}
+            planned = replace(first, name=f"trial={number:04d}", overrides=words, factors=factors)
+            return begin(self.preparer.prepare([planned]), self.roots)[0]
+
+        space = space.model_copy(update={"trials": self.settings.trials or space.trials})
+        trials, statuses = Trials(space, self.out, job_of, first.seed), []
+        board = Board(statuses, title=self.title)
+        starter = starter_of(self.settings, self.preparer.prepare([first]), self.out)
+        with board.shown():
+            scheduler = Scheduler(starter=starter, changed=board.changed)
+            run_search(trials, scheduler, statuses, board.look, starter.parallel)
+        Console().print(trials.best(), markup=False, highlight=False, soft_wrap=True)
+        return statuses
 
 
-def search(cfg: DictConfig, study: Study, out: Path) -> list[Status]:
-    """Trials by Optuna, selected by dev rsum alone; then says which was best."""
-    from threeshnet.studies.search import Trials, run_search  # Optuna is an extra
+def begin(prepared: Sequence[PreparedJob], roots: Sequence[Path]) -> list[Status]:
+    """Statuses of the jobs; a run that is finished below `roots` is linked and does not run again.
 
-    assert study.search is not None
-    first = plan(study, list(cfg.overrides))[0]
-
-    def job_of(number: int, values: Mapping[str, Any]) -> Status:
-        words = (*(f"{key}={value}" for key, value in values.items()), *first.overrides)
-        factors = {key: f"{value:.6g}" if isinstance(value, float) else str(value) for key, value in values.items()}
-        planned = replace(first, name=f"trial={number:04d}", overrides=words, factors=factors)
-        return begin(prepare([planned], study, out), [*map(Path, cfg.reuse), out])[0]
-
-    trials = cfg.trials or study.search.trials
-    asked = Trials(study.search.model_copy(update={"trials": trials}), out, job_of, seed=first.seed)
-    statuses: list[Status] = []
-    board = Board(statuses, title=f"{study.name}: {study.title}")
-    starter = starter_of(cfg, prepare([first], study, out), out)
-    with board.shown():
-        runner = Runner(starter=starter, changed=board.changed)
-        run_search(asked, runner, statuses, board.look, cfg.parallel or starter.parallel)
-    Console().print(asked.best(), markup=False, highlight=False, soft_wrap=True)
-    return statuses
-
-
-def begin(prepared: Sequence[Prepared], roots: Sequence[Path]) -> list[Status]:
-    """What is finished already is not run again, wherever it lies.  Raises ConfigError for folders of other runs."""
+    Raises ConfigError for folders that hold other runs.
+    """
     problems = Problems("these folders are taken")
     for each in prepared:
         problems.extend(filter(None, [other_run(each.job.folder, each.identity, each.settings)]))
     problems.raise_as(ConfigError, "Give another OUT (out=<folder>), or delete them.")
-    known = finished_runs(roots)
+    finished = finished_runs(roots)
     statuses = [Status(each.job) for each in prepared]
     for each, status in zip(prepared, statuses, strict=True):
-        folder, source = each.job.folder, known.get(each.identity)
+        folder, source = each.job.folder, finished.get(each.identity)
         if not is_finished(folder, each.identity):
             let_go(folder)
             if source is not None:
@@ -89,18 +102,20 @@ def begin(prepared: Sequence[Prepared], roots: Sequence[Path]) -> list[Status]:
             elif each.planned.of:
                 runs.write_json(folder / JOB, dict(each.record))
         if is_finished(folder, each.identity):
-            status.state = EARLIER
+            status.state = State.EARLIER
     return statuses
 
 
-def starter_of(cfg: DictConfig, prepared: Sequence[Prepared], out: Path) -> Starter:
+def starter_of(settings: Any, prepared: Sequence[PreparedJob], out: Path) -> Starter:
     """This machine, or a cluster."""
-    cards = max((each.cards for each in prepared), key=len)
-    if cfg.cluster.executor is None:
-        return Local(parallel=cfg.parallel, cards=cards, jobs_per_gpu=cfg.jobs_per_gpu)
-    if cfg.jobs_per_gpu != 1:
-        raise ConfigError(f"jobs_per_gpu={cfg.jobs_per_gpu}: on a cluster the scheduler gives each job its own GPUs")
+    if settings.cluster.executor is None:
+        gpus = max((each.gpus for each in prepared), key=len)
+        return Local(parallel=settings.parallel, gpus=gpus, jobs_per_gpu=settings.jobs_per_gpu)
+    if settings.jobs_per_gpu != 1:
+        raise ConfigError(f"jobs_per_gpu={settings.jobs_per_gpu}: on a cluster the scheduler gives each job its GPUs")
     from threeshnet.studies.cluster import Cluster  # submitit is an extra
 
-    options = OmegaConf.to_container(cfg.cluster.options or OmegaConf.create({}))
-    return Cluster(executor=cfg.cluster.executor, folder=out / "submitted", options=options)  # pyright: ignore
+    cluster = settings.cluster
+    options: Any = OmegaConf.to_container(cluster.options or OmegaConf.create({}))
+    folder = out / "submitted"
+    return Cluster(executor=cluster.executor, folder=folder, options=options, parallel=settings.parallel)
