@@ -122,8 +122,8 @@ def test_a_perturbed_level_is_scored_from_the_same_checkpoint(synthetic_shards: 
     assert set(prepared) == {"as_it_is", *PERTURBATIONS}
     for name in PERTURBATIONS:
         job = prepared[name].job
-        assert {f"perturb={name}", "protocol=full"} <= set(job.overrides)
-        assert listed("checkpoint", [str(prepared["as_it_is"].checkpoint)]) in job.overrides
+        assert {f"perturb={name}", "protocol=full"} <= set(job.words)
+        assert listed("checkpoint", [str(prepared["as_it_is"].checkpoint)]) in job.words
     assert len({each.identity for each in prepared.values()}) == len(prepared)
 
 
