@@ -34,7 +34,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 from threeshnet.cli import run
 from threeshnet.errors import ConfigError, DataError, Problems, one_of
 from threeshnet.features import huggingface
-from threeshnet.features.photos import decoded
+from threeshnet.features.photos import open_photo
 from threeshnet.installation import CONF
 from threeshnet.metrics.protocols import Scored
 from threeshnet.records import AnnotatedSet, Photo
@@ -284,7 +284,7 @@ def embedded(photos: Sequence[Photo], towers: Towers, asked: argparse.Namespace)
 
 def read_photo(photo: Photo, damaged: Problems) -> Image.Image | None:
     try:
-        return decoded(photo.file)
+        return open_photo(photo.file)
     except DataError as error:
         damaged.add(str(error))
         return None

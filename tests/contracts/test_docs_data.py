@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from threeshnet.annotations.caption_files import read_captions
+from threeshnet.annotations.captions import read_captions
 from threeshnet.annotations.folder import CAPTION_FILES, FolderReader
 from threeshnet.annotations.semantic_masks import read_classes
 from threeshnet.records import ImageArrays, Photo

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from threeshnet.annotations.caption_files import read_captions
 from threeshnet.annotations.caption_lists import read_caption_lists
+from threeshnet.annotations.captions import read_captions
 from threeshnet.annotations.common import tidy
 from threeshnet.annotations.karpathy import KarpathyReader
 from threeshnet.batches.tokenizers import Wordpieces

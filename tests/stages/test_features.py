@@ -11,13 +11,19 @@ from PIL import Image
 from torch import nn
 
 from threeshnet.errors import ConfigError, DataError
-from threeshnet.features.annotated import AnnotatedSegmentation, class_shares
 from threeshnet.features.boxes import nms, overlaps
 from threeshnet.features.extractor import Extractor
-from threeshnet.features.photos import PhotoBatches, decoded
+from threeshnet.features.photos import PhotoBatches, open_photo
 from threeshnet.features.predict import choose_sources
-from threeshnet.features.segmentation import AutomaticSegmentation, OwnSegmentation, segmentation_arrays
-from threeshnet.features.shuffled import ShuffledSegmentation, derangement
+from threeshnet.features.segmentation import (
+    AnnotatedSegmentation,
+    AutomaticSegmentation,
+    OwnSegmentation,
+    ShuffledSegmentation,
+    class_shares,
+    derangement,
+    segmentation_arrays,
+)
 from threeshnet.features.synthetic import SyntheticArrays, SyntheticPhotos
 from threeshnet.features.tiny import Tiny
 from threeshnet.features.windows import WindowProposals, windows
@@ -49,11 +55,11 @@ def test_photos_come_upright_and_rgb(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter
     picture.save(tmp_path / "turned.jpg", exif=exif)
-    assert decoded(tmp_path / "turned.jpg").size == (2, 4)
+    assert open_photo(tmp_path / "turned.jpg").size == (2, 4)
     for mode in ("L", "P", "RGBA", "CMYK", "1"):
         file = tmp_path / f"{mode}.{'tif' if mode == 'CMYK' else 'png'}"
         picture.convert(mode).save(file)
-        assert decoded(file).mode == "RGB"
+        assert open_photo(file).mode == "RGB"
 
 
 def test_damaged_photos_have_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +75,7 @@ def test_damaged_photos_have_a_reason(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "missing" in loaded.damaged[1][1]
     monkeypatch.setattr("threeshnet.features.photos.MOST_PIXELS", 1000)
     with pytest.raises(DataError, match="bomb"):
-        decoded(photos[0].file)
+        open_photo(photos[0].file)
 
 
 # --- boxes and windows

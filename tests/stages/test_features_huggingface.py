@@ -19,14 +19,12 @@ from torch import Tensor
 from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 
 from threeshnet.errors import ConfigError, DataError
-from threeshnet.features.backbone import BackboneGrid
-from threeshnet.features.detector import Detector, SigmoidDetector, SoftmaxDetector
+from threeshnet.features.backbone import BackboneGrid, ClipTokens, SiglipTokens
+from threeshnet.features.boxes import roi_align, roi_means
+from threeshnet.features.detector import RESNETS, Detector, SigmoidDetector, SoftmaxDetector
 from threeshnet.features.extractor import Extractor
 from threeshnet.features.huggingface import as_cells, in_equal_sizes, located, weights_sha256
 from threeshnet.features.photos import PhotoBatches
-from threeshnet.features.roi import roi_align, roi_means
-from threeshnet.features.timm_names import RESNETS
-from threeshnet.features.vision_tokens import ClipTokens, SiglipTokens
 from threeshnet.files import sha256
 from threeshnet.records import ImageArrays, Photo
 from threeshnet.shards.schema import faults, layout_of_arrays

@@ -19,11 +19,14 @@ from torch import Tensor, nn
 from threeshnet.annotations.coco_classes import COCO_PANOPTIC, COCO_STUFF, aligned, plain
 from threeshnet.annotations.coco_segmentation import numbered
 from threeshnet.errors import ConfigError, DataError
-from threeshnet.features.annotated import WORK_SIDE
-from threeshnet.features.eomt import EomtSegmentation
 from threeshnet.features.huggingface import without_slivers
-from threeshnet.features.oneformer import OneFormerSegmentation
-from threeshnet.features.panoptic import PanopticSegmentation, class_names, real_share
+from threeshnet.features.panoptic import (
+    EomtSegmentation,
+    OneFormerSegmentation,
+    PanopticSegmentation,
+    class_names,
+    real_share,
+)
 from threeshnet.features.panoptic_merge import (
     Candidates,
     Panoptic,
@@ -33,6 +36,7 @@ from threeshnet.features.panoptic_merge import (
     query_shares,
 )
 from threeshnet.features.photos import PhotoBatches
+from threeshnet.features.segmentation import WORK_SIDE
 from threeshnet.records import VOID, ImageArrays, Photo
 from threeshnet.shards.manifest import class_table_hash
 from threeshnet.shards.schema import faults, layout_of_arrays

@@ -15,14 +15,13 @@ import torch
 from PIL import Image
 
 from threeshnet.annotations.common import load_json, tidy
-from threeshnet.annotations.forms import form_faults
 from threeshnet.cli.errors import for_terminals
 from threeshnet.encoders.official import load_official_checkpoint
 from threeshnet.errors import CheckpointError, DataError, Problems, one_of
-from threeshnet.features.published.grid_files import grid_of
-from threeshnet.features.published.layout import Asked
+from threeshnet.features.published.image_files import NpzLayout, grid_of
+from threeshnet.features.published.layout import Request
 from threeshnet.features.published.npy import NpyRows
-from threeshnet.features.published.npz_files import NpzLayout
+from threeshnet.forms import form_faults
 from threeshnet.records import ImageArrays, Photo
 from threeshnet.reports.contact_sheet import draw_boxes
 from threeshnet.reports.dashboard import write_dashboard
@@ -173,7 +172,7 @@ def test_a_npy_of_less_than_nothing_is_refused(tmp_path: Path) -> None:
 def test_an_npz_with_strange_counts_is_refused(tmp_path: Path, held: dict[str, np.ndarray], message: str) -> None:
     np.savez(tmp_path / "1.npz", x=np.ones((2, 4), np.float32), **held)
     with pytest.raises(DataError, match=message):
-        NpzLayout().open(tmp_path, Asked(), Problems("x"))
+        NpzLayout().open(tmp_path, Request(), Problems("x"))
 
 
 def test_a_manifest_in_another_encoding_is_not_printed(tmp_path: Path) -> None:

@@ -313,7 +313,7 @@ def test_regions_from_here_and_segmentation_from_there(imported, tmp_path: Path)
     assert "joined by ids without folders, endings and leading zeros: 000017 is 17" in ended.out
     left_out = "\n".join(Manifest.load(folder).left_out)
     assert f"1 of 4 images have no arrays in {tmp_path / 'b'}: 5" in left_out
-    assert f"1 of 4 images of {tmp_path / 'b'} were not asked for: 000123" in left_out
+    assert f"1 of 4 images of {tmp_path / 'b'} have no caption: 000123" in left_out
     split = ShardedSplit(folder, "test")
     assert split.image_ids == ["17", "391895", "8"]
     arrays = split.read(range(3))

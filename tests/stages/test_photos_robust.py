@@ -15,7 +15,7 @@ from threeshnet.annotations.folder import FolderReader
 from threeshnet.errors import DataError
 from threeshnet.features import photos
 from threeshnet.features.fingerprints import ROUND_BITS, perceptual_hash
-from threeshnet.features.photos import PhotoBatches, decoded
+from threeshnet.features.photos import PhotoBatches, open_photo
 from threeshnet.features.tiny import Tiny
 from threeshnet.records import Photo
 from threeshnet.shards.left_out import printable
@@ -34,7 +34,7 @@ def saved(image: Image.Image, file: Path, **options: object) -> Path:
 
 def reason_of(file: Path) -> str:
     with pytest.raises(DataError) as caught:
-        decoded(file)
+        open_photo(file)
     return str(caught.value).removeprefix(f"{file}: ")
 
 
@@ -44,7 +44,7 @@ def reason_of(file: Path) -> str:
 @pytest.mark.parametrize("ending", ["png", "tiff"])
 def test_16_bit_grey_is_scaled_from_its_range(tmp_path: Path, ending: str) -> None:
     values = np.array([[0, 257, 32896, 65535]], np.uint16)
-    found = np.asarray(decoded(saved(Image.fromarray(values), tmp_path / f"deep.{ending}")))
+    found = np.asarray(open_photo(saved(Image.fromarray(values), tmp_path / f"deep.{ending}")))
     assert found[0].tolist() == [[0] * 3, [1] * 3, [128] * 3, [255] * 3]
 
 
@@ -59,9 +59,9 @@ def test_12_bit_tiff_is_not_dark(tmp_path: Path) -> None:
 
 def test_grey_without_a_range_takes_its_own(tmp_path: Path) -> None:
     values = np.array([[-3.0, 0.0, np.nan, 3.0]], np.float32)
-    found = np.asarray(decoded(saved(Image.fromarray(values), tmp_path / "float.tiff")))
+    found = np.asarray(open_photo(saved(Image.fromarray(values), tmp_path / "float.tiff")))
     assert found[0, :, 0].tolist() == [0, 128, 0, 255]
-    flat = decoded(saved(Image.fromarray(np.full((2, 2), 7, np.int32)), tmp_path / "flat.tiff"))
+    flat = open_photo(saved(Image.fromarray(np.full((2, 2), 7, np.int32)), tmp_path / "flat.tiff"))
     assert np.asarray(flat).max() == 0
 
 
@@ -69,7 +69,7 @@ def test_a_tall_deep_photo_is_scaled_strip_by_strip(tmp_path: Path, monkeypatch:
     values = np.random.default_rng(0).integers(0, 65536, (37, 10), np.uint16)
     file = saved(Image.fromarray(values), tmp_path / "deep.png")
     monkeypatch.setattr("threeshnet.features.colours.STRIP_VALUES", 40)
-    assert np.array_equal(np.asarray(decoded(file))[:, :, 0], np.round(values / 257).astype(np.uint8))
+    assert np.array_equal(np.asarray(open_photo(file))[:, :, 0], np.round(values / 257).astype(np.uint8))
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
@@ -77,7 +77,7 @@ def test_what_is_transparent_lies_on_white(tmp_path: Path, mode: str) -> None:
     picture = Image.new("RGBA", (2, 1), (0, 0, 0, 255))
     picture.putpixel((1, 0), (0, 0, 0, 0))
     file = saved(picture.convert(mode), tmp_path / f"{mode}.{'tiff' if mode == 'PA' else 'png'}")
-    assert [decoded(file).getpixel((x, 0)) for x in (0, 1)] == [(0, 0, 0), (255, 255, 255)]
+    assert [open_photo(file).getpixel((x, 0)) for x in (0, 1)] == [(0, 0, 0), (255, 255, 255)]
 
 
 def test_a_palette_s_transparent_colour_lies_on_white(tmp_path: Path) -> None:
@@ -85,20 +85,20 @@ def test_a_palette_s_transparent_colour_lies_on_white(tmp_path: Path) -> None:
     picture.putpalette([255, 0, 0, 0, 0, 255])
     picture.putpixel((1, 0), 1)
     file = saved(picture, tmp_path / "p.gif", transparency=1)
-    assert [decoded(file).getpixel((x, 0)) for x in (0, 1)] == [(255, 0, 0), (255, 255, 255)]
+    assert [open_photo(file).getpixel((x, 0)) for x in (0, 1)] == [(255, 0, 0), (255, 255, 255)]
 
 
 def test_opaque_alpha_changes_nothing(tmp_path: Path) -> None:
     picture = noise()
     file = saved(picture.convert("RGBA"), tmp_path / "opaque.png")
-    assert np.array_equal(np.asarray(decoded(file)), np.asarray(picture))
+    assert np.array_equal(np.asarray(open_photo(file)), np.asarray(picture))
 
 
 def test_the_first_frame_stands_for_the_animation(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     for ending in ("gif", "webp", "png"):
         file = saved(frames[0], tmp_path / f"two.{ending}", save_all=True, append_images=frames[1:], **lossless(ending))
-        assert decoded(file).getpixel((0, 0)) == (255, 0, 0)
+        assert open_photo(file).getpixel((0, 0)) == (255, 0, 0)
 
 
 def lossless(ending: str) -> dict[str, bool]:
@@ -107,7 +107,7 @@ def lossless(ending: str) -> dict[str, bool]:
 
 @pytest.mark.parametrize("mode", ["1", "L", "CMYK", "YCbCr", "LAB"])
 def test_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
-    assert decoded(saved(noise().convert(mode) if mode != "LAB" else lab(), tmp_path / "x.tiff")).mode == "RGB"
+    assert open_photo(saved(noise().convert(mode) if mode != "LAB" else lab(), tmp_path / "x.tiff")).mode == "RGB"
 
 
 def lab() -> Image.Image:
@@ -134,13 +134,13 @@ def test_every_exif_rotation_is_undone(tmp_path: Path, orientation: int) -> None
     exif[0x0112] = orientation
     as_stored = picture.transpose(turns[orientation]) if orientation > 1 else picture
     file = saved(as_stored, tmp_path / "turned.png", exif=exif)
-    assert np.array_equal(np.asarray(decoded(file)), np.asarray(picture))
+    assert np.array_equal(np.asarray(open_photo(file)), np.asarray(picture))
 
 
 def test_faulty_exif_does_not_cost_the_photo(tmp_path: Path) -> None:
     for number, exif in enumerate([b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01" * 40, b"Exif\0\0nonsense", b"\0"]):
         file = saved(noise(), tmp_path / f"{number}.jpg", exif=exif)
-        assert decoded(file).size == (40, 30)
+        assert open_photo(file).size == (40, 30)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (20_000, 20)])
@@ -212,7 +212,7 @@ def test_up_to_the_limit_photos_are_read_without_a_warning(
     file = saved(noise(), tmp_path / "x.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow warns from here and refuses at twice as many
     monkeypatch.setattr(photos, "MOST_PIXELS", 1200)
-    assert decoded(file).size == (40, 30)
+    assert open_photo(file).size == (40, 30)
     assert not recwarn.list
     monkeypatch.setattr(photos, "MOST_PIXELS", 1199)
     assert reason_of(file) == "40x30 pixels, a decompression bomb; 1199 are the most"
@@ -231,7 +231,7 @@ def test_whatever_a_decoder_raises_is_a_reason(tmp_path: Path) -> None:
             file = tmp_path / f"{number}.{ending}"
             file.write_bytes(content)
             try:
-                assert decoded(file).mode == "RGB"
+                assert open_photo(file).mode == "RGB"
             except DataError as error:
                 assert str(error).startswith(f"{file}: ")  # noqa: PT017
 
@@ -245,7 +245,7 @@ def test_too_little_memory_is_not_the_photo_s_fault(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(photos, "to_rgb", full)
     with pytest.raises(MemoryError):
-        decoded(file)
+        open_photo(file)
 
 
 # --- names, and the report at the end

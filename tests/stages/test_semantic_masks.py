@@ -12,8 +12,8 @@ from PIL import Image
 from threeshnet.annotations.folder import FolderReader
 from threeshnet.annotations.semantic_masks import read_classes
 from threeshnet.errors import ConfigError, DataError
-from threeshnet.features.annotated import AnnotatedSegmentation
 from threeshnet.features.photos import PhotoBatches
+from threeshnet.features.segmentation import AnnotatedSegmentation
 from threeshnet.records import VOID, AnnotatedSet, Photo
 
 NAMES = ["a.jpg", "trip/b.png"]

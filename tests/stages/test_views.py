@@ -21,8 +21,8 @@ from threeshnet.batches.dataset import CaptionDataset
 from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.evaluation.table import named_protocol
-from threeshnet.features.annotated import AnnotatedSegmentation
 from threeshnet.features.photos import PhotoBatches
+from threeshnet.features.segmentation import AnnotatedSegmentation
 from threeshnet.features.tiny import Tiny
 from threeshnet.features.views import RandomCrop
 from threeshnet.metrics.ranks import rank_similarity

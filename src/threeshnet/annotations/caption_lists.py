@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from threeshnet.annotations.caption_files import read_captions
-from threeshnet.annotations.coco import check
-from threeshnet.annotations.common import load_json, tidy
-from threeshnet.annotations.folder import SPLITS, normal
-from threeshnet.annotations.karpathy import entry_faults, own_sentences
+from threeshnet.annotations.captions import read_captions
+from threeshnet.annotations.coco import captioned_photos
+from threeshnet.annotations.common import load_json, without_repr
+from threeshnet.annotations.folder import SPLITS
+from threeshnet.annotations.karpathy import dataset_entries, photo_of
+from threeshnet.annotations.photo_files import normal
 from threeshnet.errors import ConfigError, DataError, Problems, one_of
 from threeshnet.records import AnnotatedSet, Photo
 
@@ -58,54 +59,32 @@ def _json(file: Path, split: str | None, problems: list[str]) -> Iterable[Photo]
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list):
         raise DataError(f"{file}: no list `images`; expected a dataset_*.json or COCO's captions_*.json")
-    return _coco(file, content, split) if "annotations" in content else _karpathy(file, images, split, problems)
+    return (
+        _coco(file, content, split, problems) if "annotations" in content else _dataset(file, content, split, problems)
+    )
 
 
-def _karpathy(file: Path, images: list[Any], split: str | None, left_out: list[str]) -> list[Photo]:
-    problems = Problems(str(file))
-    for number, entry in enumerate(images):
-        problems.extend(f"images[{number}]: {fault}" for fault in entry_faults(entry))
-    problems.raise_as(DataError, "Correct these entries, or take the file from its source again.")
-    test = "testall" if any("cocoid" in entry for entry in images) else "test"
-    has_test = any(entry["split"] == "test" for entry in images)
+def _dataset(file: Path, content: Any, split: str | None, problems: list[str]) -> list[Photo]:
+    entries = dataset_entries(file, content)
+    test = "testall" if any("cocoid" in entry for entry in entries) else "test"
+    has_test = any(entry["split"] == "test" for entry in entries)
     ours = {"train": "train", "restval": "train", "val": "dev" if has_test else test, "test": test}
-    photos = []
-    for entry in images:
-        file_name = Path(entry.get("filepath") or "") / entry["filename"]
-        captions = tuple(tidy(sentence["raw"]) for sentence in entry["sentences"])
-        photo = Photo(
-            str(entry.get("cocoid", file_name.as_posix())), file_name, split or ours[entry["split"]], captions
-        )
-        photos.append(photo._replace(captions=own_sentences(photo, entry, left_out)))
-    return photos
+    return [photo_of(entry, split or ours[entry["split"]], problems) for entry in entries]
 
 
-def _coco(file: Path, content: Mapping[str, Any], split: str | None) -> list[Photo]:
-    check(file, content)
+def _coco(file: Path, content: Mapping[str, Any], split: str | None, problems: list[str]) -> list[Photo]:
     own = "train" if "train" in file.stem else "test" if "val" in file.stem else None
     chosen = split or own
     if chosen is None:
         raise DataError(f"{file}: neither train nor val in its name; say where its photos belong: split=test")
-    captions: dict[Any, list[str]] = {}
-    for note in content["annotations"]:
-        captions.setdefault(note["image_id"], []).append(tidy(note["caption"]))
-    return [
-        Photo(
-            str(image["id"]),
-            Path(image["file_name"]),
-            chosen,
-            tuple(captions.get(image["id"], ())),
-            size=(image["width"], image["height"]) if {"width", "height"} <= set(image) else None,
-        )
-        for image in content["images"]
-    ]
+    return captioned_photos(file, content, chosen, problems)
 
 
 def _lines(file: Path, split: str | None, left_out: list[str]) -> list[Photo]:
     captions: dict[str, list[str]] = {}
     splits: dict[str, set[str]] = {}
     for line in read_captions(file):
-        name = normal(line.file)
+        name = normal(without_repr(line.file))
         if not line.caption:
             left_out.append(f"{file.name} line {line.number}: empty caption of {line.file}, left out")
             continue

@@ -4,16 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from threeshnet.annotations.coco_segmentation import ClassMaps, instance_maps, panoptic_maps
-from threeshnet.annotations.common import file_lookup, finish, load_json, missing, require, slice_dev, tidy
-from threeshnet.annotations.forms import list_faults
+from threeshnet.annotations.common import finish, load_json, located, missing, require, slice_dev, tidy
 from threeshnet.errors import ConfigError, DataError, Problems, one_of
+from threeshnet.forms import PlainText, json_faults
 from threeshnet.records import AnnotatedSet, Photo
 
 SOURCES = ("none", "panoptic", "instances")
 SPLITS = ("train", "dev", "test", "testall")
+
+
+class Image(TypedDict):
+    id: int
+    file_name: PlainText
+    width: NotRequired[int]
+    height: NotRequired[int]
+
+
+class Note(TypedDict):
+    image_id: int
+    caption: object  # what is no text is left out
+
+
+class CaptionsFile(TypedDict):
+    images: list[Image]
+    annotations: list[Note]
+
+
+CAPTIONS = TypeAdapter(CaptionsFile)
 
 
 class CocoReader:
@@ -57,7 +80,7 @@ class CocoReader:
             photos += self._split(raw, split, source, problems)
         if self.dev_photos and "dev" not in self.splits:
             photos = slice_dev(photos, self.dev_photos, self.name)
-        photos = without_faulty(photos, problems)
+        photos = located(photos, [raw], problems)
         if self.segmentation == "none":
             return finish(self.name, photos, problems, raw)
         photos, classes = self._segmented(raw, photos, problems)
@@ -65,22 +88,9 @@ class CocoReader:
 
     def _split(self, raw: Path, split: str, source: str, problems: list[str]) -> list[Photo]:
         path = annotation_file(raw, f"captions_{source}.json", self.name)
-        content = load_json(path, f"the captions of {source}", self.name)
-        check(path, content)
-        captions: dict[Any, list[str]] = {image["id"]: [] for image in content["images"]}
-        for note in content["annotations"]:
-            caption = tidy(note["caption"])
-            if note["image_id"] not in captions:
-                problems.append(f"{path.name}: a caption of the unknown photo {note['image_id']} left out")
-            elif not caption:
-                problems.append(f"{path.name}: photo {note['image_id']}: an empty caption left out")
-            else:
-                captions[note["image_id"]].append(caption)
-        folder = raw / source
-        return [
-            Photo(str(image["id"]), folder / image["file_name"], split, tuple(captions[image["id"]]))
-            for image in content["images"]
-        ]
+        photos = captioned_photos(path, load_json(path, f"the captions of {source}", self.name), split, problems)
+        # how large a photo is displayed is seen when it is decoded
+        return [photo._replace(file=Path(source) / photo.file, size=None) for photo in photos]
 
     def _segmented(self, raw: Path, photos: list[Photo], problems: list[str]) -> tuple[list[Photo], tuple[str, ...]]:
         """The photos with class PNGs, where the source has one, and the names of the classes."""
@@ -92,8 +102,10 @@ class CocoReader:
                 f"{raw}: the {self.segmentation} files of {', '.join(self.splits.values())} name other classes"
             )
         files: dict[str, Path] = {}
-        for maps in sources:
-            files |= maps.write(cache, {photo.id for photo in photos})
+        for split, maps in zip(self.splits, sources, strict=True):
+            # the end of train may be dev
+            own = [photo for photo in photos if photo.split == split or (split == "train" and photo.split == "dev")]
+            files |= maps.write(cache, [photo for photo in own if photo.id not in files])
         bare = sum(photo.id not in files for photo in photos)
         if bare:
             problems.append(f"{bare} of {len(photos)} photos have no {self.segmentation} segmentation; kept without")
@@ -113,27 +125,30 @@ def annotation_file(raw: Path, file: str, name: str) -> Path:
     raise missing(file, raw / "annotations" / file, name)
 
 
-def check(path: Path, content: Any) -> None:
-    """Raise once for everything in a captions file that is not of COCO's form."""
-    problems = Problems(f"{path}; is it a captions_*.json?")
-    sizes = {"width": int, "height": int}
-    problems.extend(list_faults(content, "images", {"id": int, "file_name": str}, sizes))
-    problems.extend(list_faults(content, "annotations", {"image_id": int, "caption": object}))
-    problems.raise_as(DataError, "Take the file from cocodataset.org again.")
+def captioned_photos(path: Path, content: Any, split: str, problems: list[str]) -> list[Photo]:
+    """The photos of a `captions_*.json` with their captions, each file as the JSON names it.
 
-
-def without_faulty(photos: list[Photo], problems: list[str]) -> list[Photo]:
-    """The photos that exist, are met for the first time and have a caption; the others are added to `problems`."""
-    exists, seen = file_lookup(), set[str]()
-    kept = []
-    for photo in photos:
-        if photo.id in seen:
-            problems.append(f"photo {photo.id}: a second entry of this id left out")
-        elif not exists(photo.file):
-            problems.append(f"photo {photo.id}: {photo.file} does not exist; it and its captions left out")
-        elif not photo.captions:
-            problems.append(f"photo {photo.id}: left without a caption, so left out")
+    What was left out is added to `problems`. Raises DataError once for everything that is not of COCO's form.
+    """
+    faults = Problems(f"{path}; is it a captions_*.json?")
+    faults.extend(json_faults(CAPTIONS, content))
+    faults.raise_as(DataError, "Take the file from cocodataset.org again.")
+    captions: dict[int, list[str]] = {image["id"]: [] for image in content["images"]}
+    for note in content["annotations"]:
+        caption = tidy(note["caption"])
+        if note["image_id"] not in captions:
+            problems.append(f"{path.name}: a caption of the unknown photo {note['image_id']} left out")
+        elif not caption:
+            problems.append(f"{path.name}: photo {note['image_id']}: an empty caption left out")
         else:
-            seen.add(photo.id)
-            kept.append(photo)
-    return kept
+            captions[note["image_id"]].append(caption)
+    return [
+        Photo(
+            str(image["id"]),
+            Path(image["file_name"]),
+            split,
+            tuple(captions[image["id"]]),
+            size=(image["width"], image["height"]) if {"width", "height"} <= set(image) else None,
+        )
+        for image in content["images"]
+    ]

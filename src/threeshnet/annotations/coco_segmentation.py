@@ -2,69 +2,164 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.progress import track
+from typing_extensions import TypedDict
 
-from threeshnet.annotations.forms import Forms, list_faults
+from threeshnet.annotations.photo_files import Frame, photo_frame, same_shape
 from threeshnet.errors import DataError, Problems
-from threeshnet.records import VOID
+from threeshnet.files import sha256
+from threeshnet.forms import PlainText, json_faults
+from threeshnet.records import VOID, Photo
+
+DRAWING = 2  # raised when the same source gives another map, so that maps drawn before are not taken for these
+AGAIN = "Take the file from cocodataset.org again."
+
+
+class Category(TypedDict):
+    id: int
+    name: str
+
+
+class Segment(TypedDict):
+    id: int
+    category_id: int
+
+
+class PanopticNote(TypedDict):
+    image_id: int
+    file_name: PlainText
+    segments_info: list[Segment]
+
+
+class PanopticFile(TypedDict):
+    images: list[Any]
+    annotations: list[PanopticNote]
+    categories: list[Category]
+
+
+class SizedImage(TypedDict):
+    id: int
+    width: int
+    height: int
+
+
+class Outline(TypedDict):
+    image_id: int
+    category_id: int
+    area: float
+    segmentation: list[Any] | dict[str, Any]
+
+
+class InstancesFile(TypedDict):
+    images: list[SizedImage]
+    annotations: list[Outline]
+    categories: list[Category]
+
+
+class ClassMap(NamedTuple):
+    """The class map of one photo that a source can draw."""
+
+    draw: Callable[[], np.ndarray]  # [height, width] uint8, over the pixels as they are stored
+    segments: int  # their number; a map of some segments that is all void is an error
+    source: Path | None = None  # a file that it is drawn from, beside the JSON
 
 
 class ClassMaps(NamedTuple):
     """The class maps that a source can draw, by photo id."""
 
+    file: Path  # the JSON
     classes: tuple[str, ...]
-    draw: Mapping[str, Callable[[], np.ndarray]]  # photo id -> [height, width] uint8
+    segments: int  # of all photos in the JSON
+    maps: Mapping[str, ClassMap]
 
-    def write(self, folder: Path, wanted: Collection[str]) -> dict[str, Path]:
-        """A PNG for each wanted photo that the source has; those in the folder already are not drawn again."""
-        files = {photo: folder / f"{photo}.png" for photo in self.draw if photo in wanted}
+    def write(self, folder: Path, photos: Sequence[Photo]) -> dict[str, Path]:
+        """An upright PNG for each photo that the source has, unless the folder has it already.
+
+        A file's name holds a hash of all that it is drawn from, so maps of other annotations or other photos are
+        never taken for these. Raises DataError once for all photos whose segmentation does not fit them.
+        """
+        matches = [photo for photo in photos if photo.id in self.maps]
+        if photos and self.segments and not any(self.maps[photo.id].segments for photo in matches):
+            raise DataError(f"{self.file}: none of its segments is of one of the {len(photos)} photos (image_id)")
+        common = f"{DRAWING} {sha256(self.file)} {self.classes}"
+        frames = {photo.id: photo_frame(photo.file) for photo in matches}
+        problems = Problems(str(self.file))
+        files = {}
+        for photo in matches:
+            source = self.maps[photo.id].source
+            try:
+                content = f"{common} {frames[photo.id]} {source and sha256(source)}"
+            except OSError as error:
+                problems.add(f"{source}: the panoptic PNG cannot be read ({error}); unpack the archive of PNGs again")
+                continue
+            files[photo.id] = folder / f"{photo.id}.{hashlib.sha256(content.encode()).hexdigest()[:16]}.png"
+        problems.raise_as(DataError)
         absent = [photo for photo, file in files.items() if not file.exists()]
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for photo in track(
-                absent, "segmentation", console=Console(stderr=True), transient=True, disable=not absent
-            ):
-                part = files[photo].with_name(f"{photo}.{os.getpid()}.part")
-                Image.fromarray(self.draw[photo]()).save(part, "PNG")
+            console = Console(stderr=True)
+            for photo in track(absent, "segmentation", console=console, transient=True, disable=not absent):
+                try:
+                    image = upright_map(self.maps[photo], frames[photo])
+                except DataError as error:
+                    problems.add(f"photo {photo}: {error}")
+                    continue
+                part = files[photo].with_name(f"{files[photo].name}.{os.getpid()}.part")
+                image.save(part, "PNG")
                 part.rename(files[photo])
         except PermissionError as error:
             raise DataError(
                 f"cannot write class maps to {folder} ({error}); set reader.cache to another folder"
             ) from error
+        problems.raise_as(DataError, "Take the annotations that belong to these photos.")
         return files
 
 
-def numbered(path: Path, content: Any, images: Forms, annotations: Forms) -> tuple[tuple[str, ...], dict[int, int]]:
+def upright_map(drawn: ClassMap, frame: Frame | None) -> Image.Image:
+    """The map turned as its photo is: COCO outlines the pixels as they are stored, without the EXIF orientation.
+
+    Raises DataError for a map that fits neither the stored nor the displayed photo, and for one that is all void
+    although it has segments.
+    """
+    numbers = drawn.draw()
+    if drawn.segments and (numbers == VOID).all():
+        raise DataError(f"none of its {drawn.segments} segments has a pixel in the photo")
+    image = Image.fromarray(numbers)
+    if frame is None or same_shape(image.size, frame.stored):
+        return image if frame is None else frame.upright(image)
+    if same_shape(image.size, frame.displayed):
+        return image
+    sizes = " and ".join(f"{width}x{height}" for width, height in (image.size, frame.displayed))
+    raise DataError(f"segmentation and photo are of different shapes, {sizes}")
+
+
+def numbered(path: Path, content: Any, form: TypeAdapter[Any]) -> tuple[tuple[str, ...], dict[int, int]]:
     """The class names in the order of the category ids, and the number of each id.
 
-    Raises DataError once for all entries that have not the forms of this kind of file.
+    Raises DataError once for all entries that have not the form of this kind of file.
     """
     if not isinstance(content, dict) or not {"categories", "annotations", "images"} <= set(content):
-        raise DataError(
-            f"{path}: expected `images`, `annotations` and `categories`; take it from cocodataset.org again"
-        )
+        raise DataError(f"{path}: expected `images`, `annotations` and `categories`; {AGAIN}")
     problems = Problems(str(path))
-    problems.extend(list_faults(content, "categories", {"id": int, "name": str}))
-    problems.extend(list_faults(content, "images", images))
-    problems.extend(list_faults(content, "annotations", annotations))
-    problems.raise_as(DataError, "Take the file from cocodataset.org again.")
+    problems.extend(json_faults(form, content))
+    problems.raise_as(DataError, AGAIN)
     categories = sorted(content["categories"], key=lambda category: category["id"])
     if len(categories) >= VOID:
         raise DataError(f"{path}: {len(categories)} categories; class maps of 8 bits hold at most {VOID}")
-    number = {category["id"]: place for place, category in enumerate(categories)}
-    segments = [part for note in content["annotations"] for part in note.get("segments_info", [note])]
-    unknown = {part["category_id"] for part in segments if isinstance(part, dict) and "category_id" in part} - set(
-        number
-    )
+    number = {category["id"]: row for row, category in enumerate(categories)}
+    segments = (part for note in content["annotations"] for part in note.get("segments_info", [note]))
+    unknown = {part["category_id"] for part in segments} - set(number)
     if unknown:
         raise DataError(f"{path}: category {', '.join(map(str, sorted(unknown)[:5]))} is not among its `categories`")
     return tuple(category["name"] for category in categories), number
@@ -72,21 +167,21 @@ def numbered(path: Path, content: Any, images: Forms, annotations: Forms) -> tup
 
 def panoptic_maps(path: Path, content: Any) -> ClassMaps:
     """Of `panoptic_*.json`, whose PNGs lie in the folder of the same name."""
-    classes, number = numbered(path, content, {}, {"image_id": int, "file_name": str, "segments_info": list})
-    segments = {"all": [part for note in content["annotations"] for part in note["segments_info"]]}
-    problems = Problems(f"{path}: segments_info")
-    problems.extend(list_faults(segments, "all", {"id": int, "category_id": int}))
-    problems.raise_as(DataError, "Take the file from cocodataset.org again.")
-    folder = path.with_suffix("")
+    classes, number = numbered(path, content, TypeAdapter(PanopticFile))
 
-    def drawer(note: Mapping[str, Any]) -> Callable[[], np.ndarray]:
-        return lambda: panoptic_classes(folder / note["file_name"], note["segments_info"], number)
+    def drawn(note: Mapping[str, Any]) -> ClassMap:
+        file, segments = path.with_suffix("") / note["file_name"], note["segments_info"]
+        return ClassMap(lambda: panoptic_classes(file, segments, number), len(segments), file)
 
-    return ClassMaps(classes, {str(note["image_id"]): drawer(note) for note in content["annotations"]})
+    maps = {str(note["image_id"]): drawn(note) for note in content["annotations"]}
+    return ClassMaps(path, classes, sum(part.segments for part in maps.values()), maps)
 
 
 def panoptic_classes(file: Path, segments: list[Mapping[str, Any]], number: Mapping[int, int]) -> np.ndarray:
-    """[height, width] uint8 of one panoptic PNG; a segment's id is red + 256 green + 65536 blue (panopticapi)."""
+    """[height, width] uint8 of one panoptic PNG; a segment's id is red + 256 green + 65536 blue (panopticapi).
+
+    Raises DataError for a damaged PNG and for pixels of segments that are not listed; 0 is void.
+    """
     try:
         rgb = np.asarray(Image.open(file).convert("RGB"), np.int64)
     except OSError as error:
@@ -94,28 +189,32 @@ def panoptic_classes(file: Path, segments: list[Mapping[str, Any]], number: Mapp
             f"{file}: the panoptic PNG cannot be read ({error}); unpack the archive of PNGs again"
         ) from error
     ids, inverse = np.unique(rgb @ np.array([1, 256, 65536]), return_inverse=True)
-    class_of = {segment["id"]: number[segment["category_id"]] for segment in segments}
-    return np.array([class_of.get(int(i), VOID) for i in ids], np.uint8)[inverse.reshape(rgb.shape[:2])]
+    class_of = {0: VOID} | {segment["id"]: number[segment["category_id"]] for segment in segments}
+    unknown = [int(i) for i in ids if int(i) not in class_of]
+    if unknown:
+        shown = ", ".join(map(str, unknown[:3])) + (", …" if len(unknown) > 3 else "")
+        raise DataError(f"{file}: pixels of segment {shown}, which its `segments_info` does not list")
+    return np.array([class_of[int(i)] for i in ids], np.uint8)[inverse.reshape(rgb.shape[:2])]
 
 
 def instance_maps(path: Path, content: Any) -> ClassMaps:
     """Of `instances_*.json`: smaller things are drawn over larger ones."""
-    outlined = {"image_id": int, "category_id": int, "area": float, "segmentation": (list, dict)}
-    classes, number = numbered(path, content, {"id": int, "width": int, "height": int}, outlined)
+    classes, number = numbered(path, content, TypeAdapter(InstancesFile))
     notes: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for note in content["annotations"]:
         notes[note["image_id"]].append(note)
 
-    def drawer(image: Mapping[str, Any]) -> Callable[[], np.ndarray]:
+    def drawn(image: Mapping[str, Any]) -> ClassMap:
         def draw() -> np.ndarray:
             try:
                 return instance_classes(image["width"], image["height"], notes[image["id"]], number)
             except (ValueError, TypeError, KeyError, MemoryError) as error:
                 raise DataError(f"{path}: the outlines of image {image['id']} cannot be drawn ({error})") from error
 
-        return draw
+        return ClassMap(draw, len(notes[image["id"]]))
 
-    return ClassMaps(classes, {str(image["id"]): drawer(image) for image in content["images"]})
+    maps = {str(image["id"]): drawn(image) for image in content["images"]}
+    return ClassMaps(path, classes, len(content["annotations"]), maps)
 
 
 def instance_classes(width: int, height: int, notes: list[Mapping[str, Any]], number: Mapping[int, int]) -> np.ndarray:

@@ -1,16 +1,20 @@
-"""What the readers share: files that must be there, a listing of photos, captions worth keeping."""
+"""What the readers share: files that must be there, JSON, captions, the photos that are kept."""
 
 from __future__ import annotations
 
+import ast
 import json
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from threeshnet.annotations.photo_files import PhotoFinder, normal
 from threeshnet.errors import DataError, shortened
 from threeshnet.records import AnnotatedSet, Photo
 
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+REPR_OF_BYTES = re.compile(r"""b(['"]).*\1""", re.DOTALL)
 
 
 def missing(what: str, where: Path, name: str) -> DataError:
@@ -31,27 +35,50 @@ def load_json(path: Path, what: str, name: str) -> Any:
     """The content of a JSON file; a `DataError` names the file and the line where it is missing, unreadable or torn."""
     require(path, what, name)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_bytes())  # bytes: with or without a byte order mark
     except (OSError, ValueError, RecursionError) as error:  # RecursionError: thousands of lists in each other
         raise DataError(f"{path} is not readable JSON ({error}); copy or download it again.") from error
 
 
-def file_lookup() -> Callable[[Path], bool]:
-    """A faster `Path.is_file` for many files in few folders: each folder is listed once."""
-    listings: dict[Path, set[str]] = {}
-
-    def exists(file: Path) -> bool:
-        folder = file.parent
-        if folder not in listings:
-            listings[folder] = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-        return file.name in listings[folder]
-
-    return exists
-
-
 def tidy(caption: object) -> str:
-    """A caption on one line without zero bytes, surrounding or doubled blanks; empty where it is not text."""
-    return " ".join(caption.replace("\0", " ").split()) if isinstance(caption, str) else ""
+    """A caption on one line without zero bytes, surrounding or doubled blanks; empty where it is not text.
+
+    >>> tidy(" A  dog. "), tidy("b'A dog.'")
+    ('A dog.', 'A dog.')
+    """
+    return " ".join(without_repr(caption).replace("\0", " ").split()) if isinstance(caption, str) else ""
+
+
+def without_repr(text: str) -> str:
+    """A text that was stored as Python shows bytes (`b'391895'`), undone; any other as it is."""
+    if text.startswith(("b'", 'b"')) and REPR_OF_BYTES.fullmatch(text):
+        with suppress(ValueError, SyntaxError):
+            return ast.literal_eval(text).decode("utf-8")
+    return text
+
+
+def located(photos: Iterable[Photo], folders: Sequence[Path], problems: list[str]) -> list[Photo]:
+    """The photos that are on disk, are met for the first time and have a caption; the others go to `problems`.
+
+    `Photo.file` is the name of the photo below one of `folders`; the first that has it counts.
+    """
+    finder, seen = PhotoFinder(), set[str]()
+    kept = []
+    for photo in photos:
+        files = [finder.find(folder, normal(photo.file.as_posix())) for folder in folders]
+        file = next((file for file in files if isinstance(file, Path)), None)
+        if photo.id in seen:
+            problems.append(f"photo {photo.id}: a second entry of this id left out")
+        elif file is None:
+            why = f" ({files[0]})" if files[0] else ""
+            missed = f"{folders[0] / photo.file} does not exist{why}"
+            problems.append(f"photo {photo.id}: {missed}; it and its captions left out")
+        elif not photo.captions:
+            problems.append(f"photo {photo.id}: left without a caption, so left out")
+        else:
+            seen.add(photo.id)
+            kept.append(photo._replace(file=file))
+    return kept
 
 
 def slice_dev(photos: list[Photo], count: int, name: str) -> list[Photo]:

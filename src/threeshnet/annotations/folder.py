@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
-from threeshnet.annotations.caption_files import Line, read_captions
-from threeshnet.annotations.common import PHOTO_SUFFIXES, finish, missing, require
+from threeshnet.annotations.captions import Line, read_captions
+from threeshnet.annotations.common import finish, missing, require
+from threeshnet.annotations.photo_files import PhotoFinder, normal, photo_files, relative_name
 from threeshnet.annotations.semantic_masks import masks_of, read_classes
 from threeshnet.errors import ConfigError, DataError, Problems
 from threeshnet.records import AnnotatedSet, Photo
 
+log = logging.getLogger(__name__)
 CAPTION_FILES = tuple(f"captions.{ending}" for ending in ("txt", "csv", "jsonl"))
 SPLITS = {"train": "train", "restval": "train", "val": "dev", "dev": "dev", "test": "test", "testall": "testall"}
 
@@ -62,7 +65,7 @@ class FolderReader:
         path = self._caption_file(raw)
         files = photo_files(folder, without=raw / self.masks if self.masks else None)
         problems: list[str] = []
-        lines = matched(read_captions(path), files, path.name, problems)
+        lines = matched(read_captions(path), files, (folder, raw), path.name, problems)
         self._check_splits(path, lines)
         photos = [self._photo(key, file, lines[key]) for key, file in files.items() if key in lines]
         problems += [f"photo {key}: has no caption, left out" for key in files if key not in lines]
@@ -80,9 +83,13 @@ class FolderReader:
 
     def _caption_file(self, raw: Path) -> Path:
         names = (self.captions,) if self.captions else CAPTION_FILES
-        for name in names:
-            if (raw / name).is_file():
-                return raw / name
+        there = [name for name in names if (raw / name).is_file()]
+        if len(there) > 1:
+            log.warning(
+                "%s is read, and %s is not; name another: data.reader.captions=", there[0], ", ".join(there[1:])
+            )
+        if there:
+            return raw / there[0]
         raise missing(f"a file of captions ({', '.join(names)})", raw / names[0], self.name)
 
     def _check_splits(self, path: Path, lines: dict[str, list[Line]]) -> None:
@@ -107,33 +114,27 @@ class FolderReader:
         return "dev" if share < self.test_percent + self.dev_percent else "train"
 
 
-def normal(name: str) -> str:
-    """A path with forward slashes and composed letters: macOS stores `é` as two characters, caption files as one."""
-    return unicodedata.normalize("NFC", name.replace("\\", "/").removeprefix("./"))
+def matched(
+    lines: list[Line], files: dict[str, Path], folders: Sequence[Path], source: str, problems: list[str]
+) -> dict[str, list[Line]]:
+    """The lines of each photo; empty captions and captions of no known photo are added to `problems`.
 
-
-def photo_files(folder: Path, without: Path | None = None) -> dict[str, Path]:
-    """Every photo below a folder by its path there, sorted; none of those below `without`."""
-    files = (file for file in folder.rglob("*") if file.suffix.lower() in PHOTO_SUFFIXES and file.is_file())
-    if without is not None:
-        files = (file for file in files if not file.is_relative_to(without))
-    return dict(sorted((normal(file.relative_to(folder).as_posix()), file) for file in files))
-
-
-def matched(lines: list[Line], files: dict[str, Path], source: str, problems: list[str]) -> dict[str, list[Line]]:
-    """The lines of each photo; empty captions and captions of no known photo are added to `problems`."""
+    `folders`: that of the photos, then the raw one; absolute paths are understood when they are below one of them.
+    """
     by_name: dict[str, list[str]] = {}
     for key in files:
         by_name.setdefault(key.rsplit("/", 1)[-1], []).append(key)
-    found: dict[str, list[Line]] = {}
+    matches: dict[str, list[Line]] = {}
+    finder = PhotoFinder()
     for line in lines:
-        name = normal(line.file)
+        name = normal(relative_name(line.file, *folders))
         keys = [name] if name in files else by_name.get(name, [])
         if not line.caption:
             problems.append(f"{source} line {line.number}: empty caption of {line.file}, left out")
         elif len(keys) != 1:
-            reason = f"{len(keys)} photos have this name, give its path" if keys else "no such photo"
+            several = f"{len(keys)} photos have this name, give its path"
+            reason = several if keys else finder.why_not_read(folders[0], name)
             problems.append(f"{source} line {line.number}: caption of {line.file} left out ({reason})")
         else:
-            found.setdefault(keys[0], []).append(line)
-    return found
+            matches.setdefault(keys[0], []).append(line)
+    return matches

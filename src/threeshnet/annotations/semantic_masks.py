@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from threeshnet.annotations.photo_files import frame_of, photo_frame, same_shape
 from threeshnet.errors import DataError, Problems
 from threeshnet.records import VOID
 
 MODES = ("L", "P")  # grey, palette: in both a pixel is a number from 0 to 255
 GREY = 0  # colour type of a PNG in the 26th byte of the file; the depth in bits is the 25th (PNG specification, IHDR)
 SAMPLE = 100  # masks whose pixels are read before the work begins; a wrong table shows in any
-ASPECT_SLACK = 1.1  # a mask may be that much wider or narrower than its photo: sizes are rounded
-TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
-ORIENTATION = 0x0112
 
 
 def read_classes(file: Path) -> tuple[str, ...]:
     """The names of classes 0, 1, 2 and so on, a line each; DataError for empty lines, doubles and too many."""
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: no file of class names, one a line in UTF-8 ({error})") from error
     while lines and not lines[-1]:
@@ -74,7 +71,7 @@ def header_faults(file: Path, photo: Path) -> list[str]:
     """What the header of a mask says is wrong with it, and its shape beside the photo's."""
     try:
         with Image.open(file) as mask:
-            mode, (width, height), kind = mask.mode, mask.size, mask.format
+            mode, size, kind = mask.mode, frame_of(mask).displayed, mask.format
         with file.open("rb") as stream:
             depth, colour = stream.read(26)[24:]
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -83,25 +80,13 @@ def header_faults(file: Path, photo: Path) -> list[str]:
         return [f"{file}: {kind} of mode {mode}; expected a PNG of mode L or P"]
     if colour == GREY and depth < 8:  # Pillow spreads these numbers over 0 to 255
         return [f"{file}: grey of {depth} bits; expected 8, or a palette"]
-    shape = upright_size(photo)
-    if shape is None:
+    frame = photo_frame(photo)
+    if frame is None or same_shape(size, frame.displayed):
         return []
-    stretch = (width * shape[1]) / (height * shape[0])
-    if 1 / ASPECT_SLACK <= stretch <= ASPECT_SLACK:
-        return []
-    return [f"{file}: {width}x{height}, and the photo is displayed as {shape[0]}x{shape[1]}"]
-
-
-def upright_size(photo: Path) -> tuple[int, int] | None:
-    """Width and height of a photo as it is displayed; None for a damaged one, which is reported when it is decoded."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(photo) as image:
-                width, height = image.size
-                return (height, width) if image.getexif().get(ORIENTATION) in TURNED else (width, height)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
+    width, height = frame.displayed
+    stored = f" (stored {frame.stored[0]}x{frame.stored[1]}, EXIF orientation {frame.orientation})"
+    how = stored if same_shape(size, frame.stored) else ""
+    return [f"{file}: {size[0]}x{size[1]}, and the photo is displayed as {width}x{height}{how}"]
 
 
 def number_faults(file: Path, classes: int) -> list[str]:

@@ -15,8 +15,7 @@ from threeshnet.cli.made_shards import show
 from threeshnet.errors import ConfigError, Problems, one_of
 from threeshnet.features.extractor import FIELDS
 from threeshnet.features.published.join import joined
-from threeshnet.features.published.layout import Asked
-from threeshnet.features.published.recognise import opened_sources
+from threeshnet.features.published.layout import Request, opened_sources
 from threeshnet.installation import CONF, current_commit
 from threeshnet.shards.make import make_shards
 from threeshnet.shards.schema import MAX_REGIONS
@@ -30,15 +29,15 @@ def import_arrays(cfg: DictConfig) -> None:
     console = Console()
     folders = paths(cfg.raw)
     name = cfg.name or (folders[0].resolve().stem if folders[0].is_file() else folders[0].resolve().name)
-    asked = asked_for(cfg)
-    sources, problems = opened_sources(folders, layout=layout_of(cfg), asked=asked)
+    request = requested(cfg)
+    sources, problems = opened_sources(folders, layout=layout_of(cfg), request=request)
     has_own = any(entry.captions for source in sources for entry in source.entries)
     # Captions that come with the arrays are taken before lists that only lie beside them.
     lists = paths(cfg.captions) if cfg.captions else [] if has_own else caption_files_beside(folders)
     captions = read_caption_lists(lists, name=name, split=cfg.split) if lists else None
     options = {"dtype": cfg.dtype, "surplus": cfg.most_regions, "padding": cfg.padding}
     join = joined(
-        sources, name=name, captions=captions, asked=asked, most=MAX_REGIONS, options=options, problems=problems
+        sources, name=name, captions=captions, request=request, most=MAX_REGIONS, options=options, problems=problems
     )
     for remark in [*(f"captions: {file}" for file in lists), *join.remarks]:
         console.print(remark, markup=False, highlight=False, soft_wrap=True)
@@ -76,10 +75,10 @@ def layout_of(cfg: DictConfig) -> Any:
     return instantiate(cfg.layout)
 
 
-def asked_for(cfg: DictConfig) -> Asked:
+def requested(cfg: DictConfig) -> Request:
     """Which splits and fields are wanted. ConfigError for names that do not exist."""
     problems = Problems("what to import")
     for key, known in (("splits", SPLITS), ("fields", FIELDS)):
         problems.extend(one_of(key, value, known) for value in cfg[key] or () if value not in known)
     problems.raise_as(ConfigError)
-    return Asked(*(None if cfg[key] is None else tuple(cfg[key]) for key in ("splits", "fields")))
+    return Request(*(None if cfg[key] is None else tuple(cfg[key]) for key in ("splits", "fields")))

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 
 from threeshnet.batches.collate import collate_images
 from threeshnet.encoders.hybrid import HybridEncoder
 from threeshnet.encoders.image import ImageEncoder
 from threeshnet.encoders.model import RetrievalModel
+from threeshnet.errors import DataError
 from threeshnet.evaluation.highlights import Attention, Highlight, attention_of_tokens, best_and_worst, draw
 from threeshnet.evaluation.inspection import inspection
+from threeshnet.features.photos import open_photo
 from threeshnet.metrics.ranks import rank_similarity
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.records import ImageArrays
@@ -108,9 +109,8 @@ def _one(arrays: ImageArrays, place: int) -> ImageArrays:
 def _photo(file: Path) -> np.ndarray:
     """The photo [h, w, 3], or a grey square where it cannot be had: synthetic data have none, and photos move."""
     try:
-        with Image.open(file) as opened:
-            photo = ImageOps.exif_transpose(opened).convert("RGB")
-    except OSError:
+        photo = open_photo(file)
+    except DataError:
         return np.full((BLANK, BLANK, 3), 200, np.uint8)
     photo.thumbnail((PHOTO_SIDE, PHOTO_SIDE))
     return np.asarray(photo)

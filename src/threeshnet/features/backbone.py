@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import MODEL_FOR_BACKBONE_MAPPING
+from transformers import MODEL_FOR_BACKBONE_MAPPING, CLIPVisionModel, SiglipVisionModel
 
 from threeshnet.errors import ConfigError
 from threeshnet.features.extractor import Extractor, half
@@ -121,3 +121,26 @@ def input_size(processor: Any) -> tuple[int, int]:
         if found.get("shortest_edge") and not found.get("longest_edge"):
             return found["shortest_edge"], found["shortest_edge"]
     raise ConfigError(f"size={size} of the image processor is not one size; say it: extractor.side=224")
+
+
+class ClipTokens(SquareGrid):
+    """The patch tokens of CLIP (Radford et al., 2021), after the final norm and without the class token."""
+
+    name = "clip tokens"
+    network_class = CLIPVisionModel
+
+    def feature_map(self, pixels: Tensor) -> Tensor:
+        made = self.network(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state[:, 1:]
+        # transformers gives the tower's norm to the class token alone
+        return self.as_map(self.network.post_layernorm(made), pixels)
+
+
+class SiglipTokens(SquareGrid):
+    """The patch tokens of SigLIP (Zhai et al., 2023), after the final norm; there is no class token."""
+
+    name = "siglip tokens"
+    network_class = SiglipVisionModel
+
+    def feature_map(self, pixels: Tensor) -> Tensor:
+        made = self.network(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state
+        return self.as_map(made, pixels)

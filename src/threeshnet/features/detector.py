@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,10 +11,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import MODEL_FOR_OBJECT_DETECTION_MAPPING
+from transformers import MODEL_FOR_OBJECT_DETECTION_MAPPING, ResNetConfig
 
-from threeshnet.errors import ConfigError, one_of
-from threeshnet.features.boxes import nms
+from threeshnet.errors import ConfigError, DataError, one_of
+from threeshnet.features.boxes import nms, roi_means
 from threeshnet.features.extractor import half
 from threeshnet.features.huggingface import (
     HubExtractor,
@@ -24,9 +25,46 @@ from threeshnet.features.huggingface import (
     loaded,
     without_slivers,
 )
-from threeshnet.features.roi import roi_means
-from threeshnet.features.timm_names import TIMM_RESNET, without_timm
 from threeshnet.records import ImageArrays, Photo
+
+RESNETS: dict[str, dict[str, Any]] = {  # He et al., 2016, table 1
+    "resnet18": {"layer_type": "basic", "depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512]},
+    "resnet34": {"layer_type": "basic", "depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 256, 512]},
+    "resnet50": {"layer_type": "bottleneck", "depths": [3, 4, 6, 3], "hidden_sizes": [256, 512, 1024, 2048]},
+    "resnet101": {"layer_type": "bottleneck", "depths": [3, 4, 23, 3], "hidden_sizes": [256, 512, 1024, 2048]},
+}
+LAST_STAGE: dict[str, Any] = {"out_features": ["stage4"]}
+STAGE = r"encoder.stages.{stage}.layers.\1."
+IN_STAGE = r"(encoder\.stages\.\d+\.layers\.\d+)"
+TIMM_RESNET = {  # what is replaced in the names of weights, in this order
+    r"backbone(.*)\.model\.conv1\.": r"backbone\1.model.embedder.embedder.convolution.",
+    r"backbone(.*)\.model\.bn1\.": r"backbone\1.model.embedder.embedder.normalization.",
+    **{rf"layer{stage + 1}\.(\d+)\.": STAGE.format(stage=stage) for stage in range(4)},
+    **{rf"{IN_STAGE}\.conv{number + 1}\.": rf"\1.layer.{number}.convolution." for number in range(3)},
+    **{rf"{IN_STAGE}\.bn{number + 1}\.": rf"\1.layer.{number}.normalization." for number in range(3)},
+    rf"{IN_STAGE}\.downsample\.0\.": r"\1.shortcut.convolution.",
+    rf"{IN_STAGE}\.downsample\.1\.": r"\1.shortcut.normalization.",
+}
+
+
+def without_timm(config: Any) -> Any:
+    """The configuration of a detector with transformers' ResNet for timm's; the same one when it has no timm in it.
+
+    Raises DataError for a backbone of timm that is not a plain ResNet.
+    """
+    backbone = getattr(config, "backbone_config", None)
+    if getattr(backbone, "model_type", None) != "timm_backbone":
+        return config
+    found, stride = getattr(backbone, "backbone", None), getattr(backbone, "output_stride", None)
+    if found not in RESNETS or stride not in (None, 32):
+        raise DataError(
+            f"backbone {found!r} of timm (output stride {stride or 32}); without timm there are {', '.join(RESNETS)} "
+            "at stride 32: take another model or a revision without timm, such as extractor.revision=no_timm"
+        )
+    changed = copy.deepcopy(config)
+    changed.backbone_config = ResNetConfig(**RESNETS[found], **LAST_STAGE)
+    return changed
+
 
 FEATURES = ("decoder", "backbone")
 

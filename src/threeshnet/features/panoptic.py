@@ -1,23 +1,22 @@
-"""Panoptic segmentation by mask classification models of `transformers`: Mask2Former and MaskFormer.
-
-`oneformer.py` and `eomt.py` hold the two that prepare their input otherwise.
-"""
+"""Panoptic segmentation by mask classification models of `transformers`: Mask2Former, MaskFormer, OneFormer, EoMT."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoModelForUniversalSegmentation, PreTrainedConfig
+from torch.nn import functional
+from transformers import AutoModelForUniversalSegmentation, CLIPTokenizer, PreTrainedConfig
+from transformers.models.oneformer.image_processing_pil_oneformer import OneFormerImageProcessorPil
 
 from threeshnet.annotations.coco_classes import COCO_PANOPTIC, COCO_STUFF, aligned
 from threeshnet.errors import ConfigError, DataError, Problems, one_of
-from threeshnet.features.annotated import arrays_of_classes
 from threeshnet.features.extractor import Extractor
 from threeshnet.features.huggingface import (
     Normalized,
@@ -26,11 +25,13 @@ from threeshnet.features.huggingface import (
     in_equal_sizes,
     loaded,
     located,
+    quietly,
     settings_sha256,
     weights_sha256,
     without_slivers,
 )
 from threeshnet.features.panoptic_merge import Panoptic, candidates, mask_probabilities, merged_segments, query_shares
+from threeshnet.features.segmentation import arrays_of_classes
 from threeshnet.records import VOID, ImageArrays, Photo
 
 OFFLINE = "segmentation=lite0"  # what segments without a model from the hub
@@ -210,3 +211,55 @@ def real_share(pixels: Tensor, masks: Tensor, photo: Sequence[int]) -> tuple[flo
     sides = zip(photo, pixels.shape[1:], masks.shape[1:], strict=True)
     height, width = (size / (math.ceil(whole / cells) * cells) for size, whole, cells in sides)
     return height, width
+
+
+TASK = "the task is panoptic"  # the words of its training
+VOCABULARY = ("vocab.json", "merges.txt")  # of its tokenizer, CLIP's
+
+
+class OneFormerSegmentation(PanopticSegmentation):
+    """OneFormer as `PanopticSegmentation`; the folder must hold its tokenizer too (vocab.json, merges.txt)."""
+
+    families = ("oneformer",)
+
+    def prepared_by(self, config: PreTrainedConfig) -> Any:
+        """Tokenizes the task, and gives the image processor without its class table.
+
+        That table would be fetched from another repository of the hub, and serves training alone.
+        """
+        missing = [file for file in VOCABULARY if not (self.folder / file).is_file()]
+        if missing:  # transformers would go on with an empty vocabulary
+            raise DataError(
+                f"{self.folder}: {', '.join(missing)} missing, the words that OneFormer is told its task in"
+            )
+        try:
+            with quietly():
+                words = CLIPTokenizer.from_pretrained(self.folder)
+                processor = OneFormerImageProcessorPil.from_pretrained(self.folder, class_info_file=None)
+        except (OSError, ValueError, TypeError) as reason:
+            raise DataError(
+                f"{self.folder}: no tokenizer ({', '.join(VOCABULARY)}) and image processor of OneFormer: {reason}"
+            ) from reason
+        length = config.task_seq_len  # pyright: ignore[reportAttributeAccessIssue]
+        task = words(TASK, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        self.task: Tensor  # [1, length] int64, zeros after the words, as in its training
+        self.register_buffer("task", torch.as_tensor(task["input_ids"] * task["attention_mask"]), persistent=False)
+        return processor
+
+    def told(self, photos: int) -> dict[str, Tensor]:
+        return {"task_inputs": self.task.expand(photos, -1)}
+
+
+class EomtSegmentation(PanopticSegmentation):
+    """EoMT as `PanopticSegmentation`: photos are padded below and right; the padding is cut off before the merge."""
+
+    families = ("eomt", "eomt_dinov3")
+    # split: into overlapping squares, which is for semantic segmentation
+    unpadded = MappingProxyType({"do_pad": False, "do_split_image": False})
+
+    def padded(self, pixels: Tensor) -> Tensor:
+        """The pixels, black below and right up to the processor's square."""
+        size = self.processor.size
+        height, width = size.shortest_edge, size.longest_edge or size.shortest_edge  # as the library reads it
+        below, right = max(height - pixels.shape[1], 0), max(width - pixels.shape[2], 0)
+        return functional.pad(pixels, (0, right, 0, below))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from threeshnet.features.annotated import WORK_SIDE
+from threeshnet.features.segmentation import WORK_SIDE
 from threeshnet.records import SCENE_SIDE, VOID
 
 MASK_THRESHOLD = 0.5  # a pixel is in a query's mask from this probability on: the papers'

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from threeshnet.annotations.photo_files import frame_of
 from threeshnet.errors import DataError
 from threeshnet.features.colours import to_rgb
 from threeshnet.features.extractor import Extractor
@@ -25,6 +26,7 @@ MOST_PIXELS = 178_956_970
 DECODER = 2  # raised when the same file gives other pixels, so that shards made before are not taken for these
 OPENS_A_PROGRAM = ("EPS",)  # Pillow would hand the file to Ghostscript
 WEB_PAGE = (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<script")
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO/IEC 23008-12
 SHOWN_BYTES = 16
 
 
@@ -48,7 +50,7 @@ class LoadedBatch(NamedTuple):
     fingerprints: Fingerprints | None = None  # where the photos were decoded
 
 
-def decoded(file: Path) -> Image.Image:
+def open_photo(file: Path) -> Image.Image:
     """The photo as upright RGB, the first frame of several; DataError with the reason when it cannot be read.
 
     JPEG is decoded in full: libjpeg's smaller scales (`Image.draft`) give other pixels than shrinking
@@ -60,9 +62,10 @@ def decoded(file: Path) -> Image.Image:
             warnings.simplefilter("ignore")  # of odd files; whether a photo is too large is decided here
             with Image.open(file) as image:
                 refuse(image)
+                frame = frame_of(image)
                 image.load()
-                turn_upright(image)
-                return to_rgb(image)
+                rgb = to_rgb(image)
+                return rgb if image.format == "TIFF" else frame.upright(rgb)  # Pillow turns a TIFF by itself
     except MemoryError:  # says something about the machine at this moment, nothing about the photo
         raise
     except UnidentifiedImageError as error:
@@ -96,16 +99,6 @@ def refuse(image: Image.Image) -> None:
         raise ValueError(f"a drawing ({image.format}), which only a program can show; save it as PNG")
 
 
-def turn_upright(image: Image.Image) -> None:
-    """Turn the decoded picture as its EXIF entry says, in place; as it is where the entry cannot be read."""
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-    except MemoryError:
-        raise
-    except Exception:  # the pixels are whole, and many cameras and editors write faulty EXIF
-        return
-
-
 class PhotoBatches(Dataset[LoadedBatch]):
     """Decodes photos and runs each source's `load` on them, a whole batch an item.
 
@@ -131,7 +124,7 @@ class PhotoBatches(Dataset[LoadedBatch]):
     def _loaded(self, number: int) -> LoadedPhoto:
         photo = self.photos[number]
         try:
-            image = decoded(photo.file) if self.needs_pixels else None
+            image = open_photo(photo.file) if self.needs_pixels else None
             found = fingerprint(photo.file, image) if image else None  # of the photo, however it is seen
             if image and self.view:
                 image = self.view(photo, image)
@@ -169,6 +162,8 @@ def _what_else(file: Path) -> str:
         start = stream.read(256)
     if start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(WEB_PAGE):
         return "a web page, not a photo: what the server said instead of the photo was saved"
+    if start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS:
+        return "a HEIC photo, which needs a package: pip install pillow-heif"
     return f"no image that Pillow knows; its first bytes are {start[:SHOWN_BYTES]!r}"
 
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageColor, ImageDraw
 
 from threeshnet.errors import DataError
 from threeshnet.evaluation.panels import CLASS_COLOURS, NO_CLASS, OTHER_CLASS, class_label
-from threeshnet.features.photos import decoded
+from threeshnet.features.photos import open_photo
 from threeshnet.records import VOID, ImageArrays
 from threeshnet.reports.card_figures import data_uri
 from threeshnet.shards.manifest import Manifest
@@ -65,7 +65,7 @@ def contact_sheet(folder: Path, manifest: Manifest, *, photos: int, seed: int) -
 def thumbnail(file: Path) -> str:
     """A small picture of a photo; empty when it cannot be read."""
     try:
-        return data_uri(_reduced(decoded(file), THUMBNAIL))
+        return data_uri(_reduced(open_photo(file), THUMBNAIL))
     except DataError:
         return ""
 
@@ -151,7 +151,7 @@ def _named(largest: Sequence[tuple[int, float]], colours: dict[int, str], names:
 def _photo(file: Path, size: tuple[int, int]) -> tuple[Image.Image, bool]:
     """The photo, reduced, and whether it was there; else an empty canvas of its shape."""
     try:
-        return _reduced(decoded(file), SIDE), True
+        return _reduced(open_photo(file), SIDE), True
     except DataError:
         width, height = size if min(size) > 0 else (1, 1)
         scale = SIDE / max(width, height)

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import wandb
-from PIL import Image, ImageOps
+
+from threeshnet.errors import DataError
+from threeshnet.features.photos import open_photo
 
 PHOTO_SIDE = 480  # pixels
 
@@ -70,9 +72,8 @@ def pooling_table(pooling: Mapping[str, Mapping[str, Sequence[float]]]) -> wandb
 
 def _photo(file: Path) -> wandb.Image | None:
     try:
-        with Image.open(file) as opened:
-            photo = ImageOps.exif_transpose(opened).convert("RGB")
-    except OSError:  # synthetic data have no photos, and photos move
+        photo = open_photo(file)
+    except DataError:  # synthetic data have no photos, and photos move
         return None
     photo.thumbnail((PHOTO_SIDE, PHOTO_SIDE))
     return wandb.Image(photo)

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from types import NoneType
 from typing import Any
 
-from threeshnet.annotations.forms import form_faults
+from threeshnet.forms import form_faults
 from threeshnet.records import VOID
 from threeshnet.shards.schema import FEATURE_TYPES, FIELDS
 

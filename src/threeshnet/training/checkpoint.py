@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from hydra.utils import get_object
 
-from threeshnet.annotations.forms import Forms, form_faults
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.encoders.official import unreadable, weight_fault
 from threeshnet.errors import CheckpointError, Problems
 from threeshnet.files import sha256
+from threeshnet.forms import Forms, form_faults
 from threeshnet.shards.schema import FIELDS
 
 CARD_FORMAT = 1

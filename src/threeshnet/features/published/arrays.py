@@ -15,7 +15,7 @@ from torch import Tensor
 
 from threeshnet.errors import ConfigError, DataError, one_of
 from threeshnet.features.extractor import PARTS, Extractor
-from threeshnet.features.published.layout import Found
+from threeshnet.features.published.layout import Source
 from threeshnet.records import VOID, ImageArrays, Photo
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class PublishedArrays(Extractor):
     def __init__(
         self,
         *,
-        found: Found,
+        found: Source,
         fields: Sequence[str],
         keys: Mapping[str, Any],
         most: int,

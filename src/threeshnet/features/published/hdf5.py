@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from threeshnet.errors import DataError, Problems
-from threeshnet.features.published.layout import Asked, Entry, Found, PublishedLayout, files_below, repeated, some
+from threeshnet.features.published.layout import Entry, PublishedLayout, Request, Source, files_below, repeated, some
 
 NAMES = {  # ours -> theirs
     "features": ("image_features", "features", "feats", "regions"),
@@ -102,7 +102,7 @@ class Hdf5Layout(PublishedLayout):
         except OSError as error:
             return f"{files[0].name}: cannot be read ({error})"
 
-    def open(self, raw: Path, asked: Asked, problems: Problems) -> Found:
+    def open(self, raw: Path, request: Request, problems: Problems) -> Source:
         files = tuple(files_below(raw, SUFFIXES))
         parts = [_opened(number, file, problems) for number, file in enumerate(files)]
         forms = {str((part.fields, part.boxes, part.scores, part.grid_size)) for part in parts}
@@ -149,8 +149,8 @@ def _of_images(file: Any) -> dict[str, dict[str, str]]:
     return images
 
 
-def _opened(number: int, path: Path, problems: Problems) -> Found:
-    empty = Found("hdf5", path, (), (), Hdf5Rows((path,), {}), (path,), {})
+def _opened(number: int, path: Path, problems: Problems) -> Source:
+    empty = Source("hdf5", path, (), (), Hdf5Rows((path,), {}), (path,), {})
     try:
         with h5py.File(path, "r", locking=False) as file:
             names = _names(file)
@@ -160,7 +160,7 @@ def _opened(number: int, path: Path, problems: Problems) -> Found:
         return empty
 
 
-def _images(number: int, path: Path, file: Any, empty: Found) -> Found:
+def _images(number: int, path: Path, file: Any, empty: Source) -> Source:
     images = _of_images(file)
     if not images:
         raise DataError(f"no arrays of images in it; expected {Hdf5Layout.holds}")
@@ -186,7 +186,7 @@ def _images(number: int, path: Path, file: Any, empty: Found) -> Found:
     )
 
 
-def _arrays(number: int, path: Path, file: Any, names: dict[str, str]) -> Found:
+def _arrays(number: int, path: Path, file: Any, names: dict[str, str]) -> Source:
     features = file[names["features"]]
     if "ids" not in names:
         raise DataError(f"no ids in it; add the image ids in the order of its rows as {' or '.join(NAMES['ids'][:2])}")
@@ -208,7 +208,7 @@ def _arrays(number: int, path: Path, file: Any, names: dict[str, str]) -> Found:
     remarks = [f"{path.name}: read {some(list(names.values()), 9)}" + (f"; not read: {some(unread)}" if unread else "")]
     unit = "none" if "boxes" not in read else "shares" if "shares" in names else _unit(file[boxes][:1])
     kind = "grid" if grid else "region"
-    return Found(
+    return Source(
         layout="hdf5",
         raw=path,
         entries=tuple(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from threeshnet.annotations.common import PHOTO_SUFFIXES
+from threeshnet.annotations.photo_files import PHOTO_SUFFIXES
 
 COCO_FILE = re.compile(r"COCO_(?:train|val|test)\d{4}_(\d+)")
 

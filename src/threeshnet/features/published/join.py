@@ -9,7 +9,7 @@ from threeshnet.errors import DataError, Problems
 from threeshnet.features.extractor import FIELDS
 from threeshnet.features.published.arrays import PublishedArrays, too_many
 from threeshnet.features.published.ids import matched_ids
-from threeshnet.features.published.layout import Asked, Entry, Found, some
+from threeshnet.features.published.layout import Entry, Request, Source, some
 from threeshnet.records import AnnotatedSet, Photo
 
 NO_CAPTIONS = (
@@ -18,7 +18,7 @@ NO_CAPTIONS = (
 )
 
 
-Giver = tuple[Found, tuple[str, ...]]  # a source and the fields that it gives
+Provider = tuple[Source, tuple[str, ...]]  # a source and the fields that it gives
 
 
 class Joined(NamedTuple):
@@ -30,11 +30,11 @@ class Joined(NamedTuple):
 
 
 def joined(
-    sources: Sequence[Found],
+    sources: Sequence[Source],
     *,
     name: str,
     captions: AnnotatedSet | None,
-    asked: Asked,
+    request: Request,
     most: int,
     options: Mapping[str, Any],
     problems: Problems,
@@ -49,20 +49,22 @@ def joined(
     if not base and not problems:
         problems.add(NO_CAPTIONS)
     left_out = list(captions.problems if captions else ())
-    photos = _of_splits(base, asked, left_out, problems)
+    photos = _of_splits(base, request, left_out, problems)
     photos = _with_captions(_without_test_in_testall(photos, left_out), left_out)
-    givers = _givers(sources, asked, remarks, problems)
+    providers = _givers(sources, request, remarks, problems)
     problems.raise_as(DataError, "nothing was written")
     keys = []
-    for source, _ in givers:
+    for source, _ in providers:
         photos, found = _joined_to(photos, source, remarks, left_out)
         keys.append(found)
     if not photos:
-        raise DataError("no image is in all sources:\n" + "\n".join(f"  - {line}" for line in left_out[-len(givers) :]))
+        raise DataError(
+            "no image is in all sources:\n" + "\n".join(f"  - {line}" for line in left_out[-len(providers) :])
+        )
     entries = [{photo.id: by_id[photo.id] for photo in photos} for by_id in keys]
-    photos = _with_facts(photos, [source for source, _ in givers], entries)
+    photos = _with_facts(photos, [source for source, _ in providers], entries)
     _check_twice(photos, problems)
-    _check_counts(givers, entries, most, options, problems)
+    _check_counts(providers, entries, most, options, problems)
     problems.raise_as(DataError, "nothing was written")
     extractors = tuple(
         PublishedArrays(
@@ -73,12 +75,12 @@ def joined(
             with_boxes=_boxes_usable(source, photos, remarks),
             **options,
         )
-        for (source, fields), found in zip(givers, entries, strict=True)
+        for (source, fields), found in zip(providers, entries, strict=True)
     )
     return Joined(AnnotatedSet(name, tuple(photos), problems=tuple(left_out)), extractors, tuple(remarks))
 
 
-def _photos(sources: Sequence[Found]) -> tuple[Photo, ...]:
+def _photos(sources: Sequence[Source]) -> tuple[Photo, ...]:
     """The images of the first source that has captions."""
     for source in sources:
         if any(entry.captions for entry in source.entries):
@@ -89,16 +91,16 @@ def _photos(sources: Sequence[Found]) -> tuple[Photo, ...]:
     return ()
 
 
-def _of_splits(photos: Sequence[Photo], asked: Asked, left_out: list[str], problems: Problems) -> list[Photo]:
+def _of_splits(photos: Sequence[Photo], request: Request, left_out: list[str], problems: Problems) -> list[Photo]:
     there = dict.fromkeys(photo.split for photo in photos)
-    if asked.splits is None:
+    if request.splits is None:
         return list(photos)
-    absent = [split for split in asked.splits if split not in there]
+    absent = [split for split in request.splits if split not in there]
     if absent and photos:
-        problems.add(f"splits={list(asked.splits)}: there is no {', '.join(absent)}; there are: {', '.join(there)}")
-    if gone := [split for split in there if split not in asked.splits]:
-        left_out.append(f"splits not asked for: {', '.join(gone)}")
-    return [photo for photo in photos if photo.split in asked.splits]
+        problems.add(f"splits={list(request.splits)}: there is no {', '.join(absent)}; there are: {', '.join(there)}")
+    if gone := [split for split in there if split not in request.splits]:
+        left_out.append(f"splits left out: {', '.join(gone)}")
+    return [photo for photo in photos if photo.split in request.splits]
 
 
 def _without_test_in_testall(photos: list[Photo], left_out: list[str]) -> list[Photo]:
@@ -126,27 +128,27 @@ def _with_captions(photos: list[Photo], left_out: list[str]) -> list[Photo]:
     return kept
 
 
-def _givers(sources: Sequence[Found], asked: Asked, remarks: list[str], problems: Problems) -> list[Giver]:
+def _givers(sources: Sequence[Source], request: Request, remarks: list[str], problems: Problems) -> list[Provider]:
     """Which source gives which fields."""
-    giver: dict[str, int] = {}
+    provider: dict[str, int] = {}
     for number, source in enumerate(sources):
         for field in source.fields:
-            if asked.wants(field) and giver.setdefault(field, number) != number:
-                first = sources[giver[field]]
+            if request.wants(field) and provider.setdefault(field, number) != number:
+                first = sources[provider[field]]
                 remarks.append(f"{field} is in {first.raw} and in {source.raw}; the first gives it")
-    wanted = asked.fields or ()
-    absent = [field for field in wanted if field not in giver]
+    wanted = request.fields or ()
+    absent = [field for field in wanted if field not in provider]
     there = ", ".join(dict.fromkeys(field for source in sources for field in source.fields))
     if absent:
         problems.add(f"fields={list(wanted)}: no source has {', '.join(absent)}; there are: {there or 'none'}")
-    elif not giver and not problems:
+    elif not provider and not problems:
         problems.add("there are captions and no arrays; add the folder of the arrays: raw=[<this one>,<the other>]")
-    fields = {number: tuple(field for field in FIELDS if giver.get(field) == number) for number in giver.values()}
+    fields = {number: tuple(field for field in FIELDS if provider.get(field) == number) for number in provider.values()}
     return [(sources[number], fields[number]) for number in sorted(fields)]
 
 
 def _joined_to(
-    photos: list[Photo], source: Found, remarks: list[str], left_out: list[str]
+    photos: list[Photo], source: Source, remarks: list[str], left_out: list[str]
 ) -> tuple[list[Photo], dict[str, Entry]]:
     """The photos that the source has, and its entry of each; the others of both sides are reported."""
     by_id: dict[str, Entry] = {}
@@ -163,11 +165,11 @@ def _joined_to(
     if unused := len(by_id) - len(kept):
         used = set(same.values())
         names = [name for name in by_id if name not in used]
-        left_out.append(f"{unused} of {len(by_id)} images of {source.raw} were not asked for: {some(names)}")
+        left_out.append(f"{unused} of {len(by_id)} images of {source.raw} have no caption: {some(names)}")
     return kept, {photo.id: by_id[same[photo.id]] for photo in kept}
 
 
-def _with_facts(photos: list[Photo], sources: Sequence[Found], entries: Sequence[Mapping[str, Entry]]) -> list[Photo]:
+def _with_facts(photos: list[Photo], sources: Sequence[Source], entries: Sequence[Mapping[str, Entry]]) -> list[Photo]:
     """Sizes from the source that knows them: boxes count in its pixels."""
     measured = [by_id for source, by_id in zip(sources, entries, strict=True) if source.boxes == "pixels"]
     for by_id in [*measured, *entries]:
@@ -188,13 +190,13 @@ def _check_twice(photos: Sequence[Photo], problems: Problems) -> None:
 
 
 def _check_counts(
-    givers: Sequence[Giver],
+    providers: Sequence[Provider],
     entries: Sequence[Mapping[str, Entry]],
     most: int,
     options: Mapping[str, Any],
     problems: Problems,
 ) -> None:
-    for (source, fields), by_id in zip(givers, entries, strict=True):
+    for (source, fields), by_id in zip(providers, entries, strict=True):
         crowded = [(name, entry.regions) for name, entry in by_id.items() if (entry.regions or 0) > most]
         if "region" in fields and crowded and not source.scores and options.get("surplus") is None:
             problems.add(f"{source.raw}: {len(crowded)} images; {too_many(crowded[0][0], crowded[0][1] or 0, most)}")
@@ -204,7 +206,7 @@ def _check_counts(
                 problems.add(f"{source.raw}: {field} of types {', '.join(sorted(kinds))}; choose one: dtype=float32")
 
 
-def _boxes_usable(source: Found, photos: Sequence[Photo], remarks: list[str]) -> bool:
+def _boxes_usable(source: Source, photos: Sequence[Photo], remarks: list[str]) -> bool:
     """Boxes in pixels need every photo's size."""
     if "float64" in {kind for kinds in source.dtypes.values() for kind in kinds}:
         remarks.append(f"{source.raw}: float64 becomes float32")

@@ -5,13 +5,13 @@ To add one: a subclass of `PublishedLayout` in a file of its own and `conf/layou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from threeshnet.errors import Problems
+from threeshnet.errors import DataError, Problems
 
 FLOATS = ("float16", "float32", "float64")
 
@@ -40,7 +40,7 @@ class Entry(NamedTuple):
     regions: int | None = None  # their number, where it is known before they are read
 
 
-class Asked(NamedTuple):
+class Request(NamedTuple):
     """What of a published set is wanted; None is all."""
 
     splits: tuple[str, ...] | None = None
@@ -50,7 +50,7 @@ class Asked(NamedTuple):
         return self.fields is None or field in self.fields
 
 
-class Found(NamedTuple):
+class Source(NamedTuple):
     """What a layout found: the images and how each is read."""
 
     layout: str
@@ -76,7 +76,7 @@ class PublishedLayout:
         """What `raw` (a folder, or a file) lacks to be of this layout; empty when it is."""
         raise NotImplementedError
 
-    def open(self, raw: Path, asked: Asked, problems: Problems) -> Found:
+    def open(self, raw: Path, request: Request, problems: Problems) -> Source:
         """The images in `raw`. What is wrong goes to `problems`; the result counts when there are none."""
         raise NotImplementedError
 
@@ -104,3 +104,41 @@ def some(names: list[str] | tuple[str, ...], shown: int = 3) -> str:
     'a, b, c, … (4)'
     """
     return ", ".join(names[:shown]) + (f", … ({len(names)})" if len(names) > shown else "")
+
+
+class AnyLayout:
+    """Tries every layout; a folder that has several (captions of one, regions of another) gives a source of each."""
+
+    def __init__(self, *, layouts: Mapping[str, PublishedLayout]) -> None:
+        self.layouts = dict(layouts)
+
+    def fitting(self, raw: Path) -> list[PublishedLayout]:
+        """The layouts that `raw` has. DataError with what each of them missed when it has none."""
+        missed = {name: layout.missed(raw) for name, layout in self.layouts.items()}
+        fitting = [layout for name, layout in self.layouts.items() if not missed[name]]
+        if not fitting:
+            problems = Problems(f"{raw} is of no layout that can be imported")
+            problems.extend(f"{name} ({layout.holds}): {missed[name]}" for name, layout in self.layouts.items())
+            problems.raise_as(DataError, "Is it the right folder? A layout can be named: layout=<one of these>.")
+        return fitting
+
+
+def opened_sources(
+    folders: Sequence[Path], *, layout: AnyLayout | PublishedLayout, request: Request
+) -> tuple[list[Source], Problems]:
+    """Every source in the folders, and what is wrong with them. DataError for a folder that is of no layout."""
+    problems = Problems(f"import of {', '.join(map(str, folders))}")
+    sources = []
+    for raw in folders:
+        if not raw.exists():
+            problems.add(f"raw={raw} does not exist")
+            continue
+        for fitting in layout.fitting(raw) if isinstance(layout, AnyLayout) else [_checked(layout, raw)]:
+            sources.append(fitting.open(raw, request, problems))
+    return sources, problems
+
+
+def _checked(layout: PublishedLayout, raw: Path) -> PublishedLayout:
+    if missed := layout.missed(raw):
+        raise DataError(f"{raw}: layout={layout.name} needs {layout.holds}; {missed}")
+    return layout

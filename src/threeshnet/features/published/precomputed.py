@@ -14,7 +14,7 @@ import numpy as np
 
 from threeshnet.annotations.common import tidy
 from threeshnet.errors import DataError, Problems, one_of
-from threeshnet.features.published.layout import FLOATS, Asked, Entry, Found, PublishedLayout, repeated, some
+from threeshnet.features.published.layout import FLOATS, Entry, PublishedLayout, Request, Source, repeated, some
 from threeshnet.features.published.npy import NpyRows, opened
 from threeshnet.records import MAP_SIDE, SCENE_SIDE
 
@@ -78,11 +78,11 @@ class PrecomputedLayout(PublishedLayout):
             return ""
         return f"none of <split>_{{{','.join(ARRAYS)}}}.npy with <split> one of {', '.join(SPLITS)}"
 
-    def open(self, raw: Path, asked: Asked, problems: Problems) -> Found:
+    def open(self, raw: Path, request: Request, problems: Problems) -> Source:
         there = [split for split in SPLITS if any(raw.glob(f"{split}_*"))]
         told = [split for split in there if (raw / f"{split}_caps.txt").is_file()]
         # Without captions the folder only adds arrays, by id: its splits are not those of the set.
-        chosen = asked.splits if told else None
+        chosen = request.splits if told else None
         problems.extend(
             one_of("splits", split, there) for split in chosen or () if split not in {SPLITS[name] for name in there}
         )
@@ -92,7 +92,7 @@ class PrecomputedLayout(PublishedLayout):
             for split in kept
             if told and split not in told
         )
-        splits = {split: _split(raw, split, asked, problems) for split in kept}
+        splits = {split: _split(raw, split, request, problems) for split in kept}
         fields = _common_fields(raw, splits, problems)
         entries, remarks = [], []
         for split, files in splits.items():
@@ -102,7 +102,7 @@ class PrecomputedLayout(PublishedLayout):
             field: frozenset(str(rows.dtype) for files in splits.values() for rows in _features(files, field))
             for field in fields
         }
-        return Found(
+        return Source(
             layout=self.name,
             raw=raw,
             entries=tuple(entries),
@@ -114,12 +114,12 @@ class PrecomputedLayout(PublishedLayout):
         )
 
 
-def _split(raw: Path, split: str, asked: Asked, problems: Problems) -> Split:
+def _split(raw: Path, split: str, request: Request, problems: Problems) -> Split:
     """Open a split's files; shapes and types that cannot be go to `problems`."""
     arrays = {}
     for ending, (field, _, axes) in ARRAYS.items():
         file = raw / f"{split}_{ending}.npy"
-        if asked.wants(field) and file.is_file() and (rows := opened(file, problems)) is not None:
+        if request.wants(field) and file.is_file() and (rows := opened(file, problems)) is not None:
             problems.extend(_shape_faults(rows, ending, axes))
             arrays[ending] = rows
     captions, ids = (_lines(raw / f"{split}_{ending}.txt", problems) for ending in ("caps", "ids"))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from threeshnet.errors import DataError, Problems
-from threeshnet.features.published.layout import Asked, Entry, Found, PublishedLayout, files_below, some
+from threeshnet.features.published.layout import Entry, PublishedLayout, Request, Source, files_below, some
 
 BOTTOM_UP = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 LXMERT = (
@@ -73,7 +73,7 @@ class TsvLayout(PublishedLayout):
             columns = len(stream.readline(FIRST_BYTES).rstrip(b"\r\n").split(b"\t"))
         return "" if columns in COLUMNS else f"{files[0].name} has {columns} columns; {_known()}"
 
-    def open(self, raw: Path, asked: Asked, problems: Problems) -> Found:
+    def open(self, raw: Path, request: Request, problems: Problems) -> Source:
         files = tuple(files_below(raw, (".tsv",)))
         entries: dict[str, Entry] = {}
         twice, widths = [], {}
@@ -89,7 +89,7 @@ class TsvLayout(PublishedLayout):
             problems.add(f"{raw}: regions of different widths: {shown}")
         # Published parts overlap in a few images; they hold the same arrays.
         remarks = [f"{len(twice)} image ids occur again; the first line of each was taken: {some(twice)}"]
-        return Found(
+        return Source(
             layout=self.name,
             raw=raw,
             entries=tuple(entries.values()),

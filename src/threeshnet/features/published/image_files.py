@@ -1,0 +1,297 @@
+"""One file an image: regions as `.npz` or `.npy`, grids as `.npy` or `.pth`."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from threeshnet.errors import ConfigError, DataError, Problems, one_of
+from threeshnet.features.published.layout import (
+    FLOATS,
+    Entry,
+    PublishedLayout,
+    Request,
+    Source,
+    files_below,
+    repeated,
+    some,
+)
+from threeshnet.features.published.npy import NpyRows
+from threeshnet.features.published.precomputed import ARRAYS, SPLITS
+
+FEATURES = ("x", "features", "feat", "image_features")
+BOXES = ("bbox", "boxes", "bboxes")
+COUNTS = ("num_bbox", "num_boxes")
+SCORES = ("scores", "objects_conf", "conf")
+SIZE = ("image_w", "image_h")
+
+
+class NpzRows:
+    """Reads one image's file."""
+
+    def __init__(self, names: Mapping[str, str], turned: bool) -> None:
+        self.names, self.turned = dict(names), turned  # ours -> the file's; whether regions are columns
+
+    def read(self, key: Path) -> dict[str, np.ndarray]:
+        arrays = _loaded(key, list(self.names.values()))
+        read = {ours: arrays[theirs] for ours, theirs in self.names.items()}
+        if self.turned:
+            read["regions"] = np.ascontiguousarray(read["regions"].T)
+        if "count" in read:
+            count = _number(read.pop("count"), self.names["count"])
+            read = {name: values[:count] for name, values in read.items()}
+        wrong = {name: len(values) for name, values in read.items() if len(values) != len(read["regions"])}
+        if wrong:
+            raise DataError(f"{len(read['regions'])} regions and {wrong}")
+        return read
+
+    def where(self, key: Path) -> str:
+        return key.name
+
+
+class NpzLayout(PublishedLayout):
+    """A folder of `<id>.npz`."""
+
+    name = "npz_files"
+    holds = f"<id>.npz with {' or '.join(FEATURES)}, and {' or '.join(BOXES)} where there are boxes"
+
+    def missed(self, raw: Path) -> str:
+        files = files_below(raw, (".npz",))
+        if not files:
+            return "no .npz file"
+        try:
+            names = _members(files[0])
+        except DataError as error:
+            return str(error)
+        return "" if _known(names, FEATURES) else f"{files[0].name} holds {some(names, 9)}, none of {some(FEATURES, 9)}"
+
+    def open(self, raw: Path, request: Request, problems: Problems) -> Source:
+        files = files_below(raw, (".npz",))
+        problems.extend(f"{raw}: {name}.npz is there twice" for name in repeated([file.stem for file in files]))
+        held = _members(files[0])
+        kinds = {"regions": FEATURES, "boxes": BOXES, "count": COUNTS, "scores": SCORES}
+        names = {ours: theirs for ours, known in kinds.items() if (theirs := _known(held, known))}
+        sizes = partial(_size, problems=problems) if all(name in held for name in SIZE) else lambda _: None
+        first = _loaded(files[0], list(names.values()))
+        regions = first[names["regions"]]
+        count = _number(first[names["count"]], f"{files[0].name}: {names['count']}") if "count" in names else None
+        turned = count is not None and regions.ndim == 2 and len(regions) != count == regions.shape[1]
+        inside = "boxes" in names and first[names["boxes"]].size and float(first[names["boxes"]].max()) <= 1
+        remarks = [f"read from each .npz: {', '.join(names.values())}; not read: {some(_rest(held, names), 9)}"]
+        if turned:
+            remarks.append(f"{names['regions']} holds a region a column; it was turned")
+        return Source(
+            layout=self.name,
+            raw=raw,
+            entries=tuple(Entry(file.stem, file, file, size=sizes(file)) for file in files),
+            fields=("region",),
+            reader=NpzRows(names, bool(turned)),
+            files=tuple(files),
+            dtypes={"region": frozenset([str(regions.dtype)])},
+            boxes="none" if "boxes" not in names else "shares" if inside else "pixels",
+            scores="scores" in names,
+            remarks=tuple(remarks),
+        )
+
+
+def _known(held: Sequence[str], known: Sequence[str]) -> str:
+    return next((name for name in known if name in held), "")
+
+
+def _rest(held: Sequence[str], names: Mapping[str, str]) -> list[str]:
+    return [name for name in held if name not in {*names.values(), *SIZE}] or ["nothing"]
+
+
+def _members(file: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{file.name}: not a whole .npz file ({error})") from error
+
+
+def _size(file: Path, problems: Problems) -> tuple[int, int] | None:
+    try:
+        values = _loaded(file, SIZE)
+        return _number(values["image_w"], "image_w"), _number(values["image_h"], "image_h")
+    except DataError as error:
+        problems.add(f"{file}: {error}")
+        return None
+
+
+def _number(values: np.ndarray, name: str) -> int:
+    """The one whole number that an array holds.  Raises DataError for another array."""
+    if values.size != 1 or not np.isfinite(values).all() or (number := int(values.reshape(-1)[0])) != values.item():
+        raise DataError(f"{name} holds {values.dtype} of shape {values.shape}; expected one whole number")
+    return number
+
+
+def _loaded(file: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The members by name; DataError when one is absent, torn, a pickle or no numbers."""
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            found = {name: archive[name] for name in names}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"cannot be read ({error})") from error
+    problems = Problems(file.name)
+    problems.extend(
+        f"{name} holds {a.dtype}; expected numbers" for name, a in found.items() if a.dtype.kind not in "fiub"
+    )
+    problems.raise_as(DataError)
+    return found
+
+
+OF_A_SPLIT = re.compile(f"({'|'.join(SPLITS)})_({'|'.join(ARRAYS)})")  # `precomputed` reads these
+
+
+class NpyFiles:
+    """Reads one image's file whole."""
+
+    def read(self, key: Path) -> dict[str, np.ndarray]:
+        return {"regions": NpyRows(key).whole()}
+
+    def where(self, key: Path) -> str:
+        return key.name
+
+
+class RegionFilesLayout(PublishedLayout):
+    """`<id>.npy` files of two axes, anywhere below the folder."""
+
+    name = "region_files"
+    holds = "<id>.npy an image, its regions as [N, Dr]"
+
+    def missed(self, raw: Path) -> str:
+        files = image_files(raw, (".npy",))
+        if not files:
+            return "no .npy file an image"
+        try:
+            shape = NpyRows(files[0]).shape
+        except DataError as error:
+            return str(error)
+        return "" if len(shape) == 2 else f"{files[0].name} has shape {shape}; expected [N, Dr]"
+
+    def open(self, raw: Path, request: Request, problems: Problems) -> Source:
+        files = image_files(raw, (".npy",))
+        problems.extend(f"{raw}: {name}.npy is there twice" for name in repeated([file.stem for file in files]))
+        first = NpyRows(files[0])
+        if (kind := str(first.dtype.newbyteorder("="))) not in FLOATS:
+            problems.add(f"{first.file}: type {kind}; expected one of {', '.join(FLOATS)}")
+        return Source(
+            layout=self.name,
+            raw=raw,
+            entries=tuple(Entry(file.stem, file, file) for file in files),
+            fields=("region",),
+            reader=NpyFiles(),
+            files=tuple(files),
+            dtypes={"region": frozenset([kind])},
+        )
+
+
+def image_files(raw: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Files of one image each: those that are not named like a split's arrays."""
+    return [file for file in files_below(raw, suffixes) if not OF_A_SPLIT.fullmatch(file.stem)]
+
+
+SUFFIXES = (".npy", ".pth", ".pt")
+CHANNELS = ("first", "last")
+
+
+class GridFiles:
+    """Reads one image's file: cells row by row, [H*W, Dg].
+
+    size: H, W that all must have; pooled: averaged to them (adaptively) instead.
+    """
+
+    def __init__(self, *, size: tuple[int, int], pooled: bool, channels: str) -> None:
+        self.size, self.pooled, self.channels = size, pooled, channels
+
+    def read(self, key: Path) -> dict[str, np.ndarray]:
+        grid = grid_of(key, self.channels)
+        if self.pooled:
+            pooled = nn.functional.adaptive_avg_pool2d(torch.from_numpy(grid).float(), self.size)
+            grid = pooled.numpy().astype(grid.dtype)
+        elif grid.shape[1:] != self.size:
+            raise ConfigError(
+                f"{key}: a grid of {grid.shape[1]}x{grid.shape[2]} cells where {self.size[0]}x{self.size[1]} were "
+                "before, and one set has one size; average all to one with cells=7"
+            )
+        return {"grid": np.ascontiguousarray(grid.reshape(len(grid), -1).T)}
+
+    def where(self, key: Path) -> str:
+        return key.name
+
+
+class GridFilesLayout(PublishedLayout):
+    """`<id>.npy`, `<id>.pth` or `<id>.pt`, anywhere below the folder.
+
+    cells: the side of the grid that all are averaged to, None to keep theirs. channels: "first" for [C, H, W], "last"
+    for [H, W, C].
+    """
+
+    name = "grid_files"
+    holds = "<id>.npy or <id>.pth an image, its grid as [C, H, W] or [1, C, H, W]"
+
+    def __init__(self, *, cells: int | None = None, channels: Literal["first", "last"] = "first") -> None:
+        if cells is not None and cells < 1:
+            raise ConfigError(f"cells={cells}: 1 is the least, null keeps the source's")
+        if channels not in CHANNELS:
+            raise ConfigError(one_of("channels", channels, CHANNELS))
+        self.cells, self.channels = cells, channels
+
+    def missed(self, raw: Path) -> str:
+        files = image_files(raw, SUFFIXES)
+        if not files:
+            return "no .npy or .pth file an image"
+        try:
+            grid_of(files[0], self.channels)
+        except DataError as error:
+            return f"{files[0].name}: {error}"
+        return ""
+
+    def open(self, raw: Path, request: Request, problems: Problems) -> Source:
+        files = image_files(raw, SUFFIXES)
+        problems.extend(f"{raw}: the id {name} is there twice" for name in repeated([file.stem for file in files]))
+        grid = grid_of(files[0], self.channels)
+        width, *size = grid.shape
+        if self.channels == "first" and max(size) > 4 * width:
+            problems.add(f"{files[0]}: shape {grid.shape} looks like [H, W, C]; if it is, say channels=last")
+        height, wide = (self.cells, self.cells) if self.cells else size
+        return Source(
+            layout=self.name,
+            raw=raw,
+            entries=tuple(Entry(file.stem, file, file) for file in files),
+            fields=("grid",),
+            reader=GridFiles(size=(height, wide), pooled=self.cells is not None, channels=self.channels),
+            files=tuple(files),
+            dtypes={"grid": frozenset([str(grid.dtype)])},
+            grid_size=(height, wide),
+        )
+
+
+def grid_of(file: Path, channels: str) -> np.ndarray:
+    """The grid of a file as [C, H, W]; DataError when it is none."""
+    values = NpyRows(file).whole() if file.suffix.lower() == ".npy" else _tensor(file)
+    shape = values.shape
+    if values.ndim == 4 and len(values) == 1:
+        values = values[0]
+    if values.ndim != 3 or str(values.dtype) not in FLOATS:
+        raise DataError(f"shape {shape} of {values.dtype}; expected floats [C, H, W] or [1, C, H, W]")
+    return values.transpose(2, 0, 1) if channels == "last" else values
+
+
+def _tensor(file: Path) -> np.ndarray:
+    try:
+        values = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's readers of damaged files raise whatever they stumble over
+        raise DataError(f"cannot be opened for weights alone ({str(error).partition(chr(10))[0]})") from error
+    if not isinstance(values, torch.Tensor):
+        raise DataError(f"holds a {type(values).__name__}; expected one tensor")
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
