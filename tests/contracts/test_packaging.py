@@ -20,7 +20,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 IMPORTED_AS = {"PIL": "pillow", "hydra": "hydra-core", "yaml": "pyyaml"}  # where the two names differ
 IMPORTED_AS |= {"lightning_fabric": "pytorch-lightning"}  # one wheel holds both
 EXTRA_OF = {"src/threeshnet/reports/wandb_dashboard.py": "dashboards"}  # files imported only when asked for
-EXTRA_OF |= {"src/threeshnet/studies/searching.py": "search", "src/threeshnet/studies/cluster.py": "cluster"}
+EXTRA_OF |= {"src/threeshnet/annotations/photo_files.py": "heif"}
+EXTRA_OF |= {"src/threeshnet/studies/search.py": "search", "src/threeshnet/studies/cluster.py": "cluster"}
 PIN_FILES = ("constraints.txt", "requirements-weights.txt")
 
 
