@@ -23,7 +23,7 @@ DEMO=${DEMO:-trainer.devices=2}
 FLICKR8K=${FLICKR8K:-parallel=2}
 COCO=${COCO:-}
 SUFFIX=${SUFFIX:-}
-BESIDE=none,text_mean,infonce_sharp,infonce_soft,cosine,text_rate,words_whole,tokens_whole,half_batch,ema,real_rows
+BESIDE=none,infonce_sharp,infonce_soft,cosine,text_rate,words_whole,tokens_whole,half_batch,ema
 PYTHON=${ENV_PYTHON:-.venv/bin/python}
 failed=
 
@@ -80,7 +80,6 @@ options() {
   study options grid_flickr8k flickr8k_proxy setting=flickr8k_proxy $FLICKR8K
   study options grid_flickr8k flickr8k_proxy_six_infonce setting=flickr8k_proxy_six objective=infonce \
     option=none,words_whole $FLICKR8K
-  study options grid_flickr8k flickr8k_proxy_six setting=flickr8k_proxy_six option=none,mixed $FLICKR8K
 }
 
 # Three other views of the photos, for what is trained with them.
@@ -96,7 +95,7 @@ choice() {
   data flickr8k ${RAW:+"raw=\"$RAW\""}
   views
   study options grid_flickr8k flickr8k_long setting=flickr8k_long \
-    option=none,views,infonce_soft,mixed,infonce,ema,text_mean $FLICKR8K
+    option=none,views,infonce_soft,infonce,ema $FLICKR8K
   study options grid_flickr8k flickr8k_long_soft setting=flickr8k_long objective=infonce objective.temperature=0.1 \
     option=none,views $FLICKR8K
 }

@@ -306,7 +306,7 @@ def test_a_reports_commands_are_there(report: Path) -> None:
         ('`make sweep STUDY=activation EXP=region_demo ARGS="trainer.devises=2"`', "trainer.devises"),
         ('`make sweep STUDY=activation EXP=region_demo ARGS="activation=sigmoid,softmin"`', "softmin"),
         ('`make sweep STUDY=options EXP=region_demo ARGS="option=none,emma"`', "option='emma' does not exist"),
-        ('`make sweep STUDY=options EXP=region_demo ARGS="objective=infonce"`', "option=mixed,seed=0 is undone"),
+        ('`make sweep STUDY=options EXP=region_demo ARGS="boxes=[]"`', "option=geometry,seed=0 is undone"),
         (
             '`make sweep STUDY=options EXP=region_demo ARGS="option=none,cosine schedule=step"`',
             "option=cosine,seed=0 is undone",

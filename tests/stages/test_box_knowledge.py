@@ -9,53 +9,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 from threeshnet.batches.collate import collate_images
 from threeshnet.encoders.image import ImageEncoder, TokenProjection
 from threeshnet.encoders.parts import LocalTokens
 from threeshnet.errors import DataError
-from threeshnet.fusion.box_knowledge import BoxClasses, BoxGeometry, classes_inside, geometry
+from threeshnet.fusion.box_knowledge import BoxGeometry, geometry
 from threeshnet.metrics.perturbations import drop_regions
 from threeshnet.pooling.mean import MeanPooling
 from threeshnet.records import Batch, ImageArrays, ImageBatch, TokenSet
 from threeshnet.shards.reader import cell_boxes
 from threeshnet.training.synchronize import widen
 
-WIDTH, DIM, CLASSES, FINE = 6, 8, 3, 84  # FINE: points on a side, a multiple of the 7 cells
-
-edges = st.tuples(st.integers(0, FINE), st.integers(0, FINE)).map(sorted).filter(lambda pair: pair[0] < pair[1])
-
-
-def by_counting(box: Tensor, semantic: Tensor) -> Tensor:
-    """The mean class probabilities at the points of a fine lattice that lie in a box: [C]."""
-    at = (torch.arange(FINE) + 0.5) / FINE
-    inside = [(at > low) & (at < high) for low, high in ((box[1], box[3]), (box[0], box[2]))]
-    fine = semantic.repeat_interleave(FINE // 7, dim=1).repeat_interleave(FINE // 7, dim=2)
-    return fine[:, inside[0]][:, :, inside[1]].mean(dim=(1, 2))
-
-
-@given(across=edges, down=edges, seed=st.integers(0, 9))
-def test_classes_inside_are_counted_by_area(across: list[int], down: list[int], seed: int) -> None:
-    semantic = torch.rand(1, CLASSES, 7, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    box = torch.tensor([across[0], down[0], across[1], down[1]], dtype=torch.float64) / FINE
-    found = classes_inside(box.view(1, 1, 4), semantic)[0, 0]
-    torch.testing.assert_close(found, by_counting(box, semantic[0]))
-
-
-@pytest.mark.parametrize(("height", "width"), [(7, 7), (2, 3), (1, 1)])
-def test_a_cell_of_the_grid_holds_its_own_classes(height: int, width: int) -> None:
-    semantic = torch.rand(2, CLASSES, height, width)
-    boxes = torch.from_numpy(cell_boxes(height, width)).expand(2, -1, -1)
-    torch.testing.assert_close(classes_inside(boxes, semantic), semantic.flatten(2).transpose(1, 2))
-
-
-@given(x=st.floats(0, 1), y=st.floats(0, 1))
-def test_a_box_without_area_takes_the_cell_it_touches(x: float, y: float) -> None:
-    semantic = torch.zeros(1, 2, 7, 7)
-    semantic[:, 1] = 1.0
-    found = classes_inside(torch.tensor([[[x, y, x, y]]]), semantic)
-    torch.testing.assert_close(found, torch.tensor([[[0.0, 1.0]]]))
+WIDTH, DIM, CLASSES = 6, 8, 3
 
 
 def test_geometry_is_in_shares_of_the_photo() -> None:
@@ -74,8 +41,8 @@ def encoder(boxes: Mapping[str, nn.Module] | None = None, source: str = "regions
     return made.eval()
 
 
-def both() -> dict[str, nn.Module]:
-    return {"geometry": BoxGeometry(dim=DIM), "classes": BoxClasses(classes=CLASSES, dim=DIM)}
+def boxes_read() -> dict[str, nn.Module]:
+    return {"geometry": BoxGeometry(dim=DIM)}
 
 
 def images() -> ImageBatch:
@@ -89,11 +56,11 @@ def images() -> ImageBatch:
 
 @pytest.mark.parametrize("source", ["regions", "grid"])
 def test_training_starts_from_the_model_without_boxes(source: str) -> None:
-    torch.testing.assert_close(encoder(both(), source)(images()), encoder(source=source)(images()))
+    torch.testing.assert_close(encoder(boxes_read(), source)(images()), encoder(source=source)(images()))
 
 
 def test_afterwards_boxes_tell_and_padding_does_not() -> None:
-    knowing = encoder(both())
+    knowing = encoder(boxes_read())
     for module in knowing.boxes.values():
         nn.init.normal_(module.code.leave.weight)
     batch = images()
@@ -114,7 +81,7 @@ def test_a_batch_without_boxes_is_refused_by_the_model_that_reads_them() -> None
     assert (batch.region_boxes, batch.grid_boxes) == (None, None)
     assert encoder()(batch).shape == (2, DIM)
     with pytest.raises(DataError, match=r"reads the boxes of its regions.*boxes=\[\]"):
-        encoder(both())(batch)
+        encoder(boxes_read())(batch)
 
 
 # ---- on the way there

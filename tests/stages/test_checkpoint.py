@@ -137,6 +137,40 @@ def test_foreign_builders_are_refused(content: dict[str, Any], tmp_path: Path, t
     assert not trace.exists()
 
 
+def test_options_of_earlier_versions_that_were_off_change_nothing(
+    content: dict[str, Any], run: Path, tmp_path: Path
+) -> None:
+    recipe = content["threeshnet"]["model"]
+    recipe["text_encoder"]["residual"] = recipe["image_encoder"]["project"]["real_rows"] = False
+    recipe["image_encoder"]["parts"]["fused"]["fusions"]["spatial"] |= {"places": None, "real_rows": False}
+    found, expected = load_model(saved(content, tmp_path)).state_dict(), load_model(run).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "said"),
+    [
+        ("text_encoder", {"residual": True}, "residual=True was removed; commit ae0343b is the last one that can read"),
+        (
+            "text_encoder",
+            {"pooling": {"_target_": "threeshnet.pooling.summed.SummedPooling"}},
+            "summed.SummedPooling was",
+        ),
+        (
+            "image_encoder",
+            {"boxes": {"a": {"_target_": "threeshnet.fusion.box_knowledge.BoxClasses"}}},
+            "BoxClasses was",
+        ),
+    ],
+)
+def test_an_option_that_was_removed_names_the_last_version_with_it(
+    content: dict[str, Any], tmp_path: Path, part: str, change: dict[str, Any], said: str
+) -> None:
+    content["threeshnet"]["model"][part] |= change
+    with pytest.raises(CheckpointError, match=said):
+        load_model(saved(content, tmp_path))
+
+
 def test_strings_in_a_checkpoint_are_only_strings(content: dict[str, Any], tmp_path: Path) -> None:
     """OmegaConf would build a node, and so a call, out of such a string."""
     trace = tmp_path / "trace"

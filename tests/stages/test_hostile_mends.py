@@ -50,7 +50,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
         (["batches={workers: many}"], "batches.workers='many': a whole number"),
         (["shards=[a,b]"], "shards=['a', 'b']: a text is needed"),
         (["trainer.max_epochs=many"], "trainer.max_epochs='many'"),
-        (["objective=null"], "objective=None does not exist; there are: gradual, infonce, mixed, triplet"),
+        (["objective=null"], "objective=None does not exist; there are: infonce, triplet"),
         (["activation=true"], "activation=True does not exist; there are: sigmoid, softmax"),
         (["activation=[[a]]"], "activation=[['a']] does not exist; there are: sigmoid, softmax"),
         (["fusion.spatial.classes=[[[[]]]]"], "fusion.spatial.classes=[[[[]]]]: a whole number"),

@@ -1,4 +1,4 @@
-"""What changes within a run: the objective's negatives and shares, the rate, and the mean of the weights."""
+"""What changes within a run: the rate, and the mean of the weights."""
 
 from __future__ import annotations
 
@@ -17,10 +17,6 @@ from torch import Tensor, nn
 
 import threeshnet
 from threeshnet.errors import ConfigError
-from threeshnet.objectives.gradual import GradualTripletLoss
-from threeshnet.objectives.infonce import InfoNCELoss
-from threeshnet.objectives.mixed import MixedLoss
-from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.training.averaging import AveragedWeights
 from threeshnet.training.module import RetrievalModule
 from threeshnet.training.schedules import cosine, scheduled, steps_of_run
@@ -28,81 +24,9 @@ from threeshnet.training.schedules import cosine, scheduled, steps_of_run
 STEPS = 3  # an epoch of the captions of 10 images of `synthetic_shards` in batches of 16
 
 
-def pairs(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    images, captions = nn.functional.normalize(torch.randn(2, count, 5, generator=generator).double(), dim=-1)
-    return images.requires_grad_(), captions.requires_grad_()
-
-
-# ---- objectives
-
-
-def hardest_by_loops(images: Tensor, captions: Tensor, owners: list[int], k: int, *, masked: bool) -> Tensor:
-    """Every query's k largest hinges, one at a time."""
-    total = images.new_zeros(())
-    for query in range(len(images)):
-        true = images[query] @ captions[query]
-        others = [n for n in range(len(images)) if n != query and not (masked and owners[n] == owners[query])]
-        for negatives in ([captions[n] @ images[query] for n in others], [images[n] @ captions[query] for n in others]):
-            hinges = sorted(((0.2 - true + each).clamp(min=0) for each in negatives), key=Tensor.item, reverse=True)
-            total = total + sum(hinges[:k])
-    return total + 0 * (images.sum() + captions.sum())
-
-
-@given(
-    owners=st.lists(st.integers(0, 3), min_size=1, max_size=7),
-    epoch=st.sampled_from([0.0, 0.9, 1.2, 1.5, 1.8, 2.0, 9.0]),
-    masked=st.booleans(),
-    seed=st.integers(0, 9),
-)
-def test_the_k_hardest_are_the_loop(owners: list[int], epoch: float, masked: bool, seed: int) -> None:
-    images, captions = pairs(len(owners), seed)
-    loss = GradualTripletLoss(mask_same_image=masked)
-    found = loss(images, captions, torch.tensor(owners), epoch)
-    expected = hardest_by_loops(images, captions, owners, int(found["negatives"]), masked=masked)
-    torch.testing.assert_close(found["loss"], expected)
-    for one, other in zip(
-        *(torch.autograd.grad(each, (images, captions)) for each in (found["loss"], expected)), strict=True
-    ):
-        torch.testing.assert_close(one, other)
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_before_and_after_the_ramp_it_is_the_papers_hinge(masked: bool) -> None:
-    images, captions = pairs(7)
-    owners = torch.tensor([0, 0, 1, 2, 3, 3, 4])
-    paper, gradual = (kind(mask_same_image=masked) for kind in (TripletLoss, GradualTripletLoss))
-    for epoch in (0, 0.99, 2, 5):
-        expected = paper(images, captions, owners, epoch)["loss"]
-        torch.testing.assert_close(gradual(images, captions, owners, epoch)["loss"], expected)
-
-
-@given(pairs_=st.integers(1, 300), epochs=st.lists(st.floats(0, 4), min_size=2, max_size=6))
-def test_negatives_only_become_fewer(pairs_: int, epochs: list[float]) -> None:
-    loss = GradualTripletLoss(warm_up_epochs=0.5, ramp_epochs=2)
-    counts = [loss.negatives(pairs_, epoch) for epoch in sorted(epochs)]
-    assert counts == sorted(counts, reverse=True)
-    assert loss.negatives(pairs_, 0) == pairs_
-    assert loss.negatives(pairs_, 2.5) == 1
-
-
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("epoch", "share"), [(0, 1.0), (0.5, 1.0), (1.5, 0.75), (7, 0.5)])
-def test_the_mixture_is_made_of_both_losses(epoch: float, share: float, masked: bool) -> None:
-    (images, captions), owners = pairs(6), torch.tensor([0, 1, 1, 2, 3, 4])
-    softly = InfoNCELoss(mask_same_image=masked)(images, captions, owners, 0)["loss"]
-    hardest = TripletLoss(warm_up_epochs=0, mask_same_image=masked)(images, captions, owners, 0)["loss"]
-    found = MixedLoss(mask_same_image=masked)(images, captions, owners, epoch)
-    torch.testing.assert_close(found["loss"], share * 6 * softly + (1 - share) * hardest)
-    assert found["share"] == share
-
-
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (partial(MixedLoss, infonce_share=1.5), "objective.infonce_share=1.5"),
-        (partial(MixedLoss, ramp_epochs=-1), "ramp_epochs=-1: a number of epochs"),
-        (partial(GradualTripletLoss, warm_up_epochs=-0.5), "warm_up_epochs=-0.5"),
         (partial(AveragedWeights, decay=1.0), "averaging.decay=1.0"),
         (partial(cosine, torch.optim.SGD([nn.Parameter(torch.zeros(1))]), steps=9, warm_up_share=2), "warm_up_share=2"),
         (partial(cosine, torch.optim.SGD([nn.Parameter(torch.zeros(1))]), steps=math.inf), "trainer.max_epochs"),
@@ -173,7 +97,7 @@ class Killed(Exception):
     """What stands for a process that is gone."""
 
 
-OPTIONS = ["averaging=ema", "schedule=cosine", "objective=mixed", "warm_up_epochs=0.5", "text.encoder.residual=true"]
+OPTIONS = ["averaging=ema", "schedule=cosine", "objective=infonce", "warm_up_epochs=0.5"]
 QUICK = ["fusion=[]", "parts=[local]", "batches.limit_train_images=10"]
 
 

@@ -225,9 +225,24 @@ def test_levels_that_need_something_made_are_run_when_they_are_named() -> None:
     assert both == ["option=none,seed=0", "option=views,seed=0", "option=seen,seed=0"]
 
 
+def test_a_removed_level_is_reported_and_never_run() -> None:
+    content: dict[str, Any] = {
+        "title": "t",
+        "question": "q",
+        "factors": {"option": {"none": [], "mixed": ["objective=mixed"]}},
+        "baseline": {"option": "none"},
+    }
+    content |= {"removed": {"option": {"mixed": "ae0343b"}}, "seeds": [0]}
+    assert names(content) == ["option=none,seed=0"]
+    assert [level.name for level in parse_study("s", content).factors["option"]] == ["none", "mixed"]
+    with pytest.raises(ConfigError, match="option=mixed was removed; commit ae0343b is the last one that has it"):
+        names(content, "option=none,mixed")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        ({"removed": {"activation": {"tanh": "0"}}}, "removed activation='tanh' does not exist; there are: sigmoid"),
         ({"factor": {}}, "key='factor' does not exist; there are: title, question, factors"),
         ({"title": ""}, "title is missing"),
         ({"when_named": {"activation": ["tanh"]}}, "when_named activation='tanh' does not exist; there are: sigmoid"),

@@ -186,7 +186,7 @@ def test_what_a_level_is_worth_stands_together_for_all_settings(runs: list[Path]
     write_run(tmp_path / "long" / "alone", "tanh", 1, 300.0, own={"setting": "long"})  # no baseline with its seed
     rows = gathered([*runs, *sorted((tmp_path / "long").iterdir())], tmp_path / "results.csv")
     comparison = Comparison({"activation": ["sigmoid", "none", "softmax"]}, COMPARISON.baseline)
-    lines = effects(rows, comparison, {"activation": {"softmax": "activation=softmax"}}).splitlines()[2:]
+    lines = effects(rows, comparison, {"activation": {"softmax": "activation=softmax"}}, {}).splitlines()[2:]
     cells = tables(rows, comparison).split("| softmax | 0 1 2 |")[1].splitlines()[0].split(" | ")[7]
     found, said = cells.removesuffix(" |").split(", difference")
     assert lines == [

@@ -18,16 +18,16 @@ SOURCES = ("regions", "grid")
 class TokenProjection(nn.Module):
     """Features [B, N, width] -> (local tokens, projected tokens), both [B, N, D]: p = Linear(R), f = MLP(R) + p."""
 
-    def __init__(self, *, width: int, dim: int, real_rows: bool = False) -> None:
+    def __init__(self, *, width: int, dim: int) -> None:
         super().__init__()
         self.linear = nn.Linear(width, dim)
-        self.mlp = MLP(width=width, hidden=dim // 2, out=dim, real_rows=real_rows)
+        self.mlp = MLP(width=width, hidden=dim // 2, out=dim)
         nn.init.xavier_uniform_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, features: TokenSet) -> tuple[TokenSet, TokenSet]:
         projected = self.linear(features.values)
-        local = self.mlp(*features) + projected
+        local = self.mlp(features.values) + projected
         return TokenSet(local, features.mask), TokenSet(projected, features.mask)
 
 
@@ -36,7 +36,7 @@ class ImageEncoder(nn.Module):
 
     `source` is the field of `ImageBatch` that is read, `project` makes local and projected tokens of it, and every
     module of `parts` adds tokens to the pooled set. With local tokens alone this is VSE-infinity (Chen et al., CVPR
-    2021). Every module of `boxes` adds what the tokens know of their boxes; the paper's know nothing.
+    2021). Every module of `boxes` adds a code of each token's box; the paper has none.
     """
 
     def __init__(

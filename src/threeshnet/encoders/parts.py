@@ -25,16 +25,16 @@ class LocalTokens(nn.Module):
 class FusedTokens(nn.Module):
     """MLP(sum of the fusions + local tokens). Without any fusion there is nothing to fuse, and the part is empty."""
 
-    def __init__(self, *, fusions: Mapping[str, nn.Module], dim: int, real_rows: bool = False) -> None:
+    def __init__(self, *, fusions: Mapping[str, nn.Module], dim: int) -> None:
         super().__init__()
         self.fusions = nn.ModuleDict(dict(fusions))
-        self.mlp = MLP(width=dim, hidden=dim // 2, out=dim, real_rows=real_rows) if fusions else None
+        self.mlp = MLP(width=dim, hidden=dim // 2, out=dim) if fusions else None
 
     def forward(self, local: TokenSet, projected: TokenSet, images: ImageBatch) -> TokenSet:
         if self.mlp is None:
             return TokenSet(local.values[:, :0], local.mask[:, :0])
         guided = torch.stack([fusion(projected, images) for fusion in self.fusions.values()]).sum(dim=0)
-        return TokenSet(self.mlp(guided + local.values, local.mask), local.mask)
+        return TokenSet(self.mlp(guided + local.values), local.mask)
 
 
 class SceneTokens(nn.Module):

@@ -1,8 +1,8 @@
-"""What a token knows of its own box: where it lies, and which classes lie in it.
+"""Box geometry: a code of each token's box, as in UNITER (Chen et al., ECCV 2020, arXiv 1909.11740).
 
-Pooling is blind to order, and the features of a region say little of where it was cut out: without this nothing in the
-set tells *left* from *right*. Each module here gives a code [B, N, D] that is added to the tokens before any guidance,
-so that VSeM, VSpM and the pooled set all have it. The codes start at 0: training starts from the model without them.
+Pooling is blind to order, and a region's features say little about its position. The code [B, N, D] is added to the
+tokens before any guidance, so VSeM, VSpM and the pooled set all receive it. It starts at 0: training starts from the
+model without it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from threeshnet.nn.masking import zero_padding
 from threeshnet.records import ImageBatch
 
 GEOMETRY = 7  # x1, y1, x2, y2, width, height, area
-THINNEST = 1e-4  # of a photo's side; far below a pixel
 
 
 class StartingAtZero(nn.Module):
@@ -43,19 +42,6 @@ class BoxGeometry(nn.Module):
         return zero_padding(self.code(geometry(boxes)), mask)
 
 
-class BoxClasses(nn.Module):
-    """What lies in a token's box: a code of the segmentation inside it."""
-
-    def __init__(self, *, classes: int, dim: int) -> None:
-        super().__init__()
-        self.code = StartingAtZero(width=classes, dim=dim)
-
-    def forward(self, boxes: Tensor, mask: Tensor, images: ImageBatch) -> Tensor:
-        """Boxes [B, N, 4], which are real [B, N], and `seg_semantic` -> codes [B, N, D]."""
-        assert images.seg_semantic is not None, "the classes in a box need seg/semantic"
-        return zero_padding(self.code(classes_inside(boxes, images.seg_semantic)), mask)
-
-
 def geometry(boxes: Tensor) -> Tensor:
     """x1, y1, x2, y2, width, height and area of boxes [..., 4], all in shares of the photo: [..., 7].
 
@@ -64,26 +50,3 @@ def geometry(boxes: Tensor) -> Tensor:
     """
     sides = boxes[..., 2:] - boxes[..., :2]
     return torch.cat([boxes, sides, sides.prod(dim=-1, keepdim=True)], dim=-1)
-
-
-def classes_inside(boxes: Tensor, semantic: Tensor) -> Tensor:
-    """Mean class probabilities in boxes [B, N, 4] over the cells of `seg_semantic` [B, C, H, W]: [B, N, C].
-
-    A cell counts by the area that it shares with the box; a box without area takes the cells it touches.
-    """
-    height, width = semantic.shape[-2:]
-    rows = _overlap(boxes[..., 1], boxes[..., 3], height)
-    columns = _overlap(boxes[..., 0], boxes[..., 2], width)
-    shares = (rows.unsqueeze(-1) * columns.unsqueeze(-2)).flatten(2)  # [B, N, H*W]
-    return shares @ semantic.flatten(2).transpose(1, 2)
-
-
-def _overlap(low: Tensor, high: Tensor, cells: int) -> Tensor:
-    """Share of the stretch from `low` to `high` [B, N] that lies in each equal cell of [0, 1]: [B, N, cells]."""
-    edges = torch.linspace(0, 1, cells + 1, device=low.device, dtype=low.dtype)
-    # a line has no length: give it a hair's breadth, inside of [0, 1]
-    low = low.clamp(max=1 - THINNEST)
-    high = torch.maximum(high, low + THINNEST)
-    shared = torch.minimum(high.unsqueeze(-1), edges[1:]) - torch.maximum(low.unsqueeze(-1), edges[:-1])
-    shared = shared.clamp(min=0)
-    return shared / shared.sum(dim=-1, keepdim=True)

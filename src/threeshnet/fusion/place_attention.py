@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 def attend_places(query: Tensor, neighbours: Tensor, slope: Tensor, shift: Tensor, chunk: int) -> Tensor:
     """softmax(query @ places^T) @ places with places = ReLU(neighbours @ slope + shift), `chunk` photos at a time.
 
-    query [B, N, W] (scaled), neighbours [B, P, K] (data, or with gradient), slope [K, W], shift [P, W] -> [B, N, W].
+    query [B, N, W] (scaled), neighbours [B, P, K] (data, without gradient), slope [K, W], shift [P, W] -> [B, N, W].
     """
     with torch.autocast(query.device.type, enabled=False):  # it does not reach our backward: dtypes would not meet
         result = _AttendPlaces.apply(query.to(shift.dtype), neighbours, slope, shift, chunk)
@@ -41,9 +41,9 @@ class _AttendPlaces(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None]:
         query, neighbours, slope, shift, *attentions = ctx.saved_tensors
-        query_grads, near_grads = [], []
+        query_grads = []
         slope_grad, shift_grad = torch.zeros_like(slope), torch.zeros_like(shift)
         parts = zip(query.split(ctx.chunk), neighbours.split(ctx.chunk), grad.split(ctx.chunk), attentions, strict=True)
         for q, near, g, attention in parts:
@@ -56,10 +56,7 @@ class _AttendPlaces(torch.autograd.Function):
             both = torch.ops.aten.threshold_backward(both, places, 0)  # ReLU's gradient, in one pass
             shift_grad += both.sum(dim=0)
             slope_grad += (near.transpose(1, 2) @ both).sum(dim=0)
-            if ctx.needs_input_grad[1]:
-                near_grads.append(both @ slope.T)
-        near_grad = torch.cat(near_grads) if near_grads else None
-        return torch.cat(query_grads), near_grad, slope_grad, shift_grad, None
+        return torch.cat(query_grads), None, slope_grad, shift_grad, None
 
 
 def _places(neighbours: Tensor, slope: Tensor, shift: Tensor) -> Tensor:

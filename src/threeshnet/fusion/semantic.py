@@ -19,11 +19,11 @@ class SemanticFusion(nn.Module):
     scores and mask, both [B, N], to weights [B, N].
     """
 
-    def __init__(self, *, classes: int, dim: int, activation: nn.Module, real_rows: bool = False) -> None:
+    def __init__(self, *, classes: int, dim: int, activation: nn.Module) -> None:
         super().__init__()
         self.summary = LayerNormEmbedding(width=classes, dim=dim)
         self.query = MLP(width=dim, hidden=dim // 2, out=dim)
-        self.key = MLP(width=dim, hidden=dim // 2, out=dim, real_rows=real_rows)
+        self.key = MLP(width=dim, hidden=dim // 2, out=dim)
         self.activation = activation
         self.gate = nn.Linear(dim, dim)
         self.out = nn.Linear(dim, dim)
@@ -46,6 +46,6 @@ class SemanticFusion(nn.Module):
         # a hundredfold, enough to swap near ties in GPO's sort and with them gradients (tests/golden, 3e-3 relative).
         summary = self.summary(F.avg_pool2d(images.seg_semantic, images.seg_semantic.shape[-2:]).flatten(1))
         query = self.query(summary) + summary  # [B, D]
-        key = self.key(*tokens) + tokens.values  # [B, N, D]
+        key = self.key(tokens.values) + tokens.values  # [B, N, D]
         scores = (key @ query.unsqueeze(-1)).squeeze(-1) * self.scale
         return query, key, self.activation(scores, tokens.mask)

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from threeshnet.fusion.place_attention import attend_places
 from threeshnet.nn.masking import zero_padding
 from threeshnet.nn.mlp import MLP
-from threeshnet.nn.positions import rows_and_columns as codes_of_rows_and_columns
 from threeshnet.nn.positions import sinusoidal
 from threeshnet.records import MAP_SIDE, VOID, ImageBatch, TokenSet
 
@@ -35,19 +34,18 @@ SHARPNESS = 4.0  # multiplies the scaled scores before the softmax
 class PlaceEncoder(nn.Module):
     """`seg/map` [B, 64, 64] -> places [B, 4096, 128]: Conv3x3 over (class number, 8 positions), BatchNorm, ReLU.
 
-    Positions count the cells from 0 to 4095, as in the paper; with `rows_and_columns` half of the 8 channels say the
-    row and half the column, so that what is below is as near as what is beside. `class_width` channels hold the class.
+    Positions count the cells from 0 to 4095, row by row, as in the paper.
     """
 
     positions: Tensor
-    numbers_alone = True  # a cell's class is data, so nothing has a gradient through `neighbours`
 
-    def __init__(self, *, classes: int, class_width: int = 1, rows_and_columns: bool = False) -> None:
+    def __init__(self, *, classes: int) -> None:
         super().__init__()
         self.classes = classes
-        self.conv = nn.Conv2d(class_width + POSITION_WIDTH, PLACE_WIDTH, kernel_size=3, padding=1)
+        self.conv = nn.Conv2d(1 + POSITION_WIDTH, PLACE_WIDTH, kernel_size=3, padding=1)
         self.norm = nn.BatchNorm2d(PLACE_WIDTH)
-        self.register_buffer("positions", _positions(rows_and_columns).unsqueeze(0), persistent=False)
+        codes = sinusoidal(MAP_SIDE * MAP_SIDE, POSITION_WIDTH).T.reshape(1, POSITION_WIDTH, MAP_SIDE, MAP_SIDE)
+        self.register_buffer("positions", codes, persistent=False)
 
     def neighbours(self, seg_map: Tensor) -> Tensor:
         """The 3x3 neighbourhood of every cell as class numbers, [B, 4096, 9]; void enters as C, the border as 0."""
@@ -56,10 +54,7 @@ class PlaceEncoder(nn.Module):
         return F.unfold(numbers.unsqueeze(1), kernel_size=3, padding=1).transpose(1, 2).contiguous()
 
     def affine(self, neighbours: Tensor) -> tuple[Tensor, Tensor]:
-        """(slope [9, 128], shift [4096, 128]) with places = ReLU(neighbours @ slope + shift), BatchNorm included.
-
-        9 is the width of `neighbours`: more where a class is more than a number.
-        """
+        """(slope [9, 128], shift [4096, 128]) with places = ReLU(neighbours @ slope + shift), BatchNorm included."""
         weight = self.conv.weight
         slope = weight[:, :-POSITION_WIDTH].reshape(PLACE_WIDTH, -1).T
         shared = F.conv2d(self.positions, weight[:, -POSITION_WIDTH:], self.conv.bias, padding=1)
@@ -80,9 +75,8 @@ class PlaceEncoder(nn.Module):
         assert norm.num_batches_tracked is not None
         if not self.training:
             return norm.running_mean, norm.running_var
-        # Class numbers reach 133 and their squares cancel: float64. Learned vectors are small.
-        exact = neighbours.double() if self.numbers_alone else neighbours
-        mean, variance = batch_statistics(exact, slope, shift)
+        # Class numbers reach 133 and their squares cancel: float64.
+        mean, variance = batch_statistics(neighbours.double(), slope, shift)
         count = neighbours.shape[0] * neighbours.shape[1]
         with torch.no_grad():  # as nn.BatchNorm2d does: the running variance is the unbiased one
             norm.running_mean.lerp_(mean.to(norm.running_mean), norm.momentum or 0.0)
@@ -109,49 +103,33 @@ def batch_statistics(neighbours: Tensor, slope: Tensor, shift: Tensor) -> tuple[
     return (centre @ wide + offset_mean).to(slope), variance.to(slope)
 
 
-def _positions(rows_and_columns: bool) -> Tensor:
-    """Codes of the cells of the map, [8, 64, 64]."""
-    if rows_and_columns:
-        return codes_of_rows_and_columns(MAP_SIDE, POSITION_WIDTH)
-    return sinusoidal(MAP_SIDE * MAP_SIDE, POSITION_WIDTH).T.reshape(POSITION_WIDTH, MAP_SIDE, MAP_SIDE)
-
-
 class SpatialFusion(nn.Module):
     """Each token attends over the 4096 cells of the segmentation map, with places as keys and as values.
 
     `images_per_chunk` photos are attended at a time, which changes speed and memory and not the result: None is few on
-    CPUs, to stay in the processor's cache, and many elsewhere, where every call costs. Without `places` they are the
-    paper's.
+    CPUs, to stay in the processor's cache, and many elsewhere, where every call costs.
     """
 
-    def __init__(
-        self,
-        *,
-        classes: int,
-        dim: int,
-        images_per_chunk: int | None = None,
-        places: PlaceEncoder | None = None,
-        real_rows: bool = False,
-    ) -> None:
+    def __init__(self, *, classes: int, dim: int, images_per_chunk: int | None = None) -> None:
         super().__init__()
-        self.query = MLP(width=dim, hidden=dim // 2, out=PLACE_WIDTH, real_rows=real_rows)
-        self.places = PlaceEncoder(classes=classes) if places is None else places
-        self.out = MLP(width=PLACE_WIDTH, hidden=dim // 2, out=dim, real_rows=real_rows)
+        self.query = MLP(width=dim, hidden=dim // 2, out=PLACE_WIDTH)
+        self.places = PlaceEncoder(classes=classes)
+        self.out = MLP(width=PLACE_WIDTH, hidden=dim // 2, out=dim)
         self.images_per_chunk = images_per_chunk
         self.scale = SHARPNESS / math.sqrt(PLACE_WIDTH)
 
     def forward(self, tokens: TokenSet, images: ImageBatch) -> Tensor:
         """Projected tokens [B, N, D] and `seg_map` -> spatial part of the fused tokens [B, N, D]."""
         assert images.seg_map is not None, "VSpM needs seg/map"
-        query = self.query(*tokens)
+        query = self.query(tokens.values)
         neighbours = self.places.neighbours(images.seg_map)
         slope, shift = self.places.affine(neighbours)
         chunk = self.images_per_chunk or (CHUNK_ON_CPU if query.device.type == "cpu" else CHUNK_ELSEWHERE)
         context = attend_places(query * self.scale, neighbours, slope, shift, chunk)
-        return self.out(zero_padding(context, tokens.mask) + query, tokens.mask)
+        return self.out(zero_padding(context, tokens.mask) + query)
 
     def attention(self, tokens: TokenSet, images: ImageBatch) -> Tensor:
         """The attention of every token over the cells of the map, [B, N, 4096]; where it looks, for pictures."""
         assert images.seg_map is not None, "VSpM needs seg/map"
-        scores = self.query(*tokens) @ self.places(images.seg_map).transpose(1, 2)
+        scores = self.query(tokens.values) @ self.places(images.seg_map).transpose(1, 2)
         return (self.scale * scores).softmax(dim=-1)

@@ -8,26 +8,18 @@ from torch import Tensor, nn
 class MLP(nn.Module):
     """Linear, BatchNorm over every row, ReLU, Linear: [..., width] -> [..., out].
 
-    The statistics run over all B*N rows, padding included, as in the authors' implementation. With `real_rows` the rows
-    that a mask hides are left out of everything, and their results are 0: how far a batch is padded no longer matters.
+    The statistics run over all B*N rows, padding included, as in the authors' implementation.
     """
 
-    def __init__(self, *, width: int, hidden: int, out: int, real_rows: bool = False) -> None:
+    def __init__(self, *, width: int, hidden: int, out: int) -> None:
         super().__init__()
-        self.real_rows = real_rows
         self.enter = nn.Linear(width, hidden)
         self.norm = nn.BatchNorm1d(hidden)
         self.leave = nn.Linear(hidden, out)
 
-    def forward(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`mask` [...] says which rows are real; it is read with `real_rows` alone."""
-        if mask is None or not self.real_rows:
-            return self._rows(values.reshape(-1, values.shape[-1])).view(*values.shape[:-1], -1)
-        real = self._rows(values[mask])
-        return real.new_zeros(*mask.shape, real.shape[-1]).index_put((mask,), real)
-
-    def _rows(self, rows: Tensor) -> Tensor:
-        return self.leave(self.norm(self.enter(rows)).relu())
+    def forward(self, values: Tensor) -> Tensor:
+        rows = values.reshape(-1, values.shape[-1])
+        return self.leave(self.norm(self.enter(rows)).relu()).view(*values.shape[:-1], -1)
 
 
 class LayerNormEmbedding(nn.Module):

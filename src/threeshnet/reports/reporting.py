@@ -54,7 +54,7 @@ def report(study: Study, folder: Path) -> tuple[list[Row], Comparison]:
     text = file.read_text(encoding="utf-8") if file.exists() else first_text(study)
     parts = {PART: tables(rows, comparison)}
     if marks(EFFECTS)[0] in text:
-        parts[EFFECTS] = effects(rows, comparison, made_by(study))
+        parts[EFFECTS] = effects(rows, comparison, made_by(study), study.removed)
     text = filled(text, parts, file)
     write_text(file, text)
     if rows:

@@ -23,10 +23,15 @@ HEADER = ("made by", "setting", "baseline", "seeds", "rsum against the baseline"
 ONE_SEED, NO_ROW, NO_PAIR = "one seed", "no row", "no baseline with its seeds"
 
 
-def effects(rows: Sequence[Row], comparison: Comparison, made_by: Mapping[str, Mapping[str, str]]) -> str:
+def effects(
+    rows: Sequence[Row],
+    comparison: Comparison,
+    made_by: Mapping[str, Mapping[str, str]],
+    removed: Mapping[str, Mapping[str, str]],
+) -> str:
     """A line for every level and setting, the settings of a level together: what holds here and not there shows.
 
-    `made_by` says of each factor what makes its levels, as overrides.
+    `made_by` gives the overrides of each factor's levels, and `removed` the last commit of those whose code is gone.
     """
     experiments = {row["experiment"] for row in rows}
     lines: list[tuple[tuple[str, ...], list[str]]] = []
@@ -38,7 +43,7 @@ def effects(rows: Sequence[Row], comparison: Comparison, made_by: Mapping[str, M
                 lines.append((names, [where, *_effect(names, levels, comparison)]))
     lines += [(names, [NOTHING] * (len(HEADER) - 2) + [NO_ROW]) for names in _without_rows(rows, comparison)]
     lines.sort(key=lambda line: place(line[0], comparison.factors))
-    said = [[*names, _made(names, made_by), *effect] for names, effect in lines]
+    said = [[*names, _made(names, made_by, removed), *effect] for names, effect in lines]
     return table([*comparison.factors, *HEADER], said)
 
 
@@ -51,9 +56,15 @@ def _without_rows(rows: Sequence[Row], comparison: Comparison) -> list[tuple[str
     return [(level,) for level in levels if level not in run]
 
 
-def _made(names: Sequence[str], made_by: Mapping[str, Mapping[str, str]]) -> str:
-    known = [made.get(name, "") for name, made in zip(names, made_by.values(), strict=False)]
-    return "; ".join(f"`{text}`" for text in known if text) or NOTHING
+def _made(
+    names: Sequence[str], made_by: Mapping[str, Mapping[str, str]], removed: Mapping[str, Mapping[str, str]]
+) -> str:
+    made = []
+    for name, (factor, overrides) in zip(names, made_by.items(), strict=False):
+        commit = removed.get(factor, {}).get(name)
+        note = f" (removed; last in commit `{commit}`)" if commit else ""
+        made += [f"`{overrides[name]}`{note}"] if overrides.get(name) else []
+    return "; ".join(made) or NOTHING
 
 
 def _effect(names: tuple[str, ...], levels: Levels, comparison: Comparison) -> list[str]:

@@ -41,7 +41,11 @@ def plan(study: Study, given: Sequence[str]) -> list[Planned]:
             f"study {study.name} names no data; give an experiment: EXP=region_demo (experiment=region_demo)"
         )
     factors = {
-        factor: tuple(level for level in levels if level.name not in study.when_named.get(factor, ()))
+        factor: tuple(
+            level
+            for level in levels
+            if level.name not in (*study.when_named.get(factor, ()), *study.removed.get(factor, ()))
+        )
         for factor, levels in study.factors.items()
     }
     seeds, fixed = study.seeds, []
@@ -49,7 +53,7 @@ def plan(study: Study, given: Sequence[str]) -> list[Planned]:
         if key == SEED:
             seeds = tuple(int(value) for value in values)
         elif key in factors:
-            factors[key] = _selected(key, study.factors[key], values)
+            factors[key] = _selected(key, study.factors[key], values, study.removed.get(key, {}))
         elif len(values) > 1:
             factors[key] = levels_of(key, values)
         else:
@@ -81,8 +85,13 @@ def _trainings(factors: Mapping[str, Sequence[Level]], fixed: Sequence[str], see
     return jobs
 
 
-def _selected(factor: str, levels: Sequence[Level], values: Sequence[str]) -> tuple[Level, ...]:
-    by_name = {level.name: level for level in levels}
+def _selected(
+    factor: str, levels: Sequence[Level], values: Sequence[str], removed: Mapping[str, str]
+) -> tuple[Level, ...]:
+    if gone := [value for value in values if value in removed]:
+        said = (f"{factor}={value} was removed; commit {removed[value]} is the last one that has it" for value in gone)
+        raise ConfigError("\n".join(said))
+    by_name = {level.name: level for level in levels if level.name not in removed}
     if all(level.overrides == (f"{factor}={name}",) for name, level in by_name.items()):
         return levels_of(factor, values)
     if unknown := [one_of(factor, value, list(by_name)) for value in values if value not in by_name]:

@@ -105,7 +105,8 @@ class Study(Form):
     """A study names no data; an experiment does.
 
     A factor without a baseline (null) is compared within each of its levels. Levels of `when_named` need data that is
-    made first: they run only when the command line names them.
+    made first: they run only when the command line names them. The code of `removed` levels is gone: their rows are
+    reported, and they never run.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Study(Form):
     search: Search | None = None
     reference: dict[str, float] = {}  # rsum of others in the same setting, by a description
     when_named: dict[str, tuple[str, ...]] = {}
+    removed: dict[str, dict[str, str]] = {}  # by factor: the last commit that has a level
 
     @field_validator("factors", mode="before")
     @classmethod
@@ -138,6 +140,8 @@ class Study(Form):
             yield from _unknown(f"when_named {factor}", named, levels.get(factor, []))
             if self.baseline.get(factor) in named:
                 yield f"when_named {factor}: {self.baseline[factor]} is the baseline, which always runs"
+        for factor, named in self.removed.items():
+            yield from _unknown(f"removed {factor}", named, levels.get(factor, []))
         for name, rule in self.derived.items():
             there = levels.setdefault(rule.factor, [])
             yield from _unknown(f"derived {name}: {rule.factor}", (*rule.of, *rule.beside), there)

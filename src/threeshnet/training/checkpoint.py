@@ -12,6 +12,7 @@ from hydra.utils import get_object
 
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.encoders.official import unreadable, weight_fault
+from threeshnet.encoders.removed import without_removed
 from threeshnet.errors import CheckpointError, Problems
 from threeshnet.files import sha256
 from threeshnet.forms import Forms, form_faults
@@ -61,8 +62,9 @@ def load_model(path: str | Path) -> RetrievalModel:
     missing, torn, made by other software, or when weights and model do not fit.
     """
     content = read_checkpoint(path)
-    recipe, weights = content["threeshnet"]["model"], model_weights(content)
     problems = Problems(f"{path}")
+    recipe, weights = without_removed(content["threeshnet"]["model"], problems), model_weights(content)
+    problems.raise_as(CheckpointError)
     builders = {target: _builder(target, problems) for target in sorted(set(_targets(recipe)))}
     problems.raise_as(CheckpointError, f"A checkpoint may name parts in {', '.join(BUILDERS)} and nothing else.")
     try:

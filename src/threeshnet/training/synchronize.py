@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from threeshnet.fusion.embedded_places import EmbeddedPlaces
 from threeshnet.fusion.spatial import PlaceEncoder
 from threeshnet.nn.collectives import sum_everywhere
 from threeshnet.nn.synchronized_batchnorm import SharedStatistics, SynchronizedBatchNorm, absorb
@@ -26,20 +25,17 @@ class SynchronizedPlaces(SharedStatistics, PlaceEncoder):
     """VSpM's places by the statistics of all photos of all processes.
 
     Those of the 128 channels follow from moments of the 9 neighbours, which are data: so the moments are added up, in
-    float64 (sums of whole numbers: exact), and need no gradient but where the neighbours are learned vectors.
+    float64 (sums of whole numbers: exact), and need no gradient.
     """
+
+    has_gradient = False
 
     @staticmethod
     def of(plain: PlaceEncoder) -> SynchronizedPlaces:
         """Places with the weights, buffers and settings of `plain`: the same tensors, not copies."""
-        kind = SynchronizedEmbeddedPlaces if isinstance(plain, EmbeddedPlaces) else SynchronizedPlaces
-        layer = kind.__new__(kind)
+        layer = SynchronizedPlaces.__new__(SynchronizedPlaces)
         vars(layer).update(vars(plain))
         return layer
-
-    @property
-    def has_gradient(self) -> bool:
-        return not self.numbers_alone
 
     def _statistics(self, neighbours: Tensor, slope: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         if not self.training:
@@ -64,10 +60,6 @@ class SynchronizedPlaces(SharedStatistics, PlaceEncoder):
     def absorb(self) -> None:
         assert self.latest is not None
         absorb(self.norm, *self.latest)
-
-
-class SynchronizedEmbeddedPlaces(SynchronizedPlaces, EmbeddedPlaces):
-    """Places with class vectors by the statistics of all photos of all processes."""
 
 
 def _of_moments(place_mean: Tensor, square: Tensor, slope: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,50 +11,32 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from threeshnet.nn.masking import unit
-from threeshnet.nn.mlp import MLP
 from threeshnet.records import TokenSet
+
+LENGTH_GROUPS = 4  # of a batch, each padded to its own longest sentence
 
 
 class BertTextEncoder(nn.Module):
     """BERT, Linear to D, pooling over all wordpieces, unit length.
 
-    `bert` is a transformers `BertModel` (its pooler is not used). It is run on `length_groups` parts of the batch,
+    `bert` is a transformers `BertModel` (its pooler is not used). It runs on `LENGTH_GROUPS` parts of the batch,
     short sentences first: a batch of captions is half padding, and BERT's work grows with the padded length.
     """
 
-    def __init__(
-        self,
-        *,
-        bert: BertModel,
-        dim: int,
-        pooling: nn.Module,
-        pretrained: bool,
-        length_groups: int = 4,
-        residual: bool = False,
-    ) -> None:
-        """`pretrained`: the BERT arrives trained, and learns at the lower rate.
-
-        `residual` adds an MLP of the BERT's tokens to the linear map of them, as the image side does with its own. Its
-        BatchNorm looks at real wordpieces only.
-        """
+    def __init__(self, *, bert: BertModel, dim: int, pooling: nn.Module, pretrained: bool) -> None:
+        """`pretrained`: the BERT arrives trained, and learns at the lower rate."""
         super().__init__()
         self.bert = bert
         self.pretrained = pretrained
-        self.length_groups = length_groups
-        width = bert.config.hidden_size
-        self.linear = nn.Linear(width, dim)
-        self.residual = MLP(width=width, hidden=dim // 2, out=dim, real_rows=True) if residual else None
+        self.linear = nn.Linear(bert.config.hidden_size, dim)
         self.pooling = pooling
 
     def forward(self, captions: TokenSet) -> Tensor:
         """Wordpiece ids [B, N] -> embeddings [B, D]."""
         order = captions.lengths.argsort(stable=True)
-        parts = [self._hidden(captions, rows) for rows in order.tensor_split(self.length_groups) if len(rows)]
+        parts = [self._hidden(captions, rows) for rows in order.tensor_split(LENGTH_GROUPS) if len(rows)]
         hidden = torch.cat(parts)[order.argsort()]
-        tokens = self.linear(hidden)
-        if self.residual is not None:
-            tokens = tokens + self.residual(hidden, captions.mask)
-        return unit(self.pooling(TokenSet(tokens, captions.mask)))
+        return unit(self.pooling(TokenSet(self.linear(hidden), captions.mask)))
 
     @property
     def pretrained_part(self) -> nn.Module | None:
