@@ -366,8 +366,9 @@ def test_settings_that_cannot_be_name_the_key_and_the_value(
 def level_overrides() -> list[tuple[str, ...]]:
     """What the levels of every study put on the command line of `train`, each once."""
     studies = [load_study(file.stem) for file in sorted((CONF / STUDIES).glob("*.yaml"))]
-    factors = [levels for study in studies for levels in study.factors.values()]
-    return sorted({level.overrides for levels in factors for level in levels if level.overrides})
+    factors = [(levels, study.removed.get(factor, ())) for study in studies for factor, levels in study.factors.items()]
+    kept = [level.overrides for levels, removed in factors for level in levels if level.name not in removed]
+    return sorted(set(filter(None, kept)))
 
 
 @pytest.mark.parametrize("overrides", level_overrides(), ids=" ".join)

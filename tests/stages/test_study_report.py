@@ -19,8 +19,7 @@ from threeshnet.reports.study_prose import check_prose, value_of
 from threeshnet.reports.study_report import Comparison, tables
 from threeshnet.studies.collect import collect
 from threeshnet.studies.columns import Row, read_rows
-from threeshnet.studies.prepare import load_study
-from threeshnet.studies.study import parse_study
+from threeshnet.studies.study import load_study, parse_study
 
 RSUM = {"sigmoid": [200.0, 210.0, 220.0], "softmax": [205.0, 216.0, 224.0]}
 COMPARISON = Comparison({"activation": ["sigmoid", "softmax"]}, {"activation": "sigmoid"})
@@ -186,7 +185,12 @@ def test_what_a_level_is_worth_stands_together_for_all_settings(runs: list[Path]
     write_run(tmp_path / "long" / "alone", "tanh", 1, 300.0, own={"setting": "long"})  # no baseline with its seed
     rows = gathered([*runs, *sorted((tmp_path / "long").iterdir())], tmp_path / "results.csv")
     comparison = Comparison({"activation": ["sigmoid", "none", "softmax"]}, COMPARISON.baseline)
-    lines = effects(rows, comparison, {"activation": {"softmax": "activation=softmax"}}, {}).splitlines()[2:]
+    made = {"activation": {"softmax": "activation=softmax"}}
+    lines = effects(rows, comparison, made, {}).splitlines()[2:]
+    gone = effects(rows, comparison, made, {"activation": {"softmax": "abc"}}).splitlines()[2:]
+    assert gone[1:3] == [
+        line.replace("softmax` |", "softmax` (removed; last in commit `abc`) |") for line in lines[1:3]
+    ]
     cells = tables(rows, comparison).split("| softmax | 0 1 2 |")[1].splitlines()[0].split(" | ")[7]
     found, said = cells.removesuffix(" |").split(", difference")
     assert lines == [
@@ -199,7 +203,7 @@ def test_what_a_level_is_worth_stands_together_for_all_settings(runs: list[Path]
     write_run(more, "softmax", 7, 1.0, own={"experiment": "grid_demo"})
     write_run(tmp_path / "more" / "k", "sigmoid", 7, 3.0, own={"experiment": "grid_demo"})
     rows = gathered([more, tmp_path / "more" / "k"], tmp_path / "results.csv")
-    assert "| grid_demo, `demo` | 3.0 | 7 | -2.0 | – | one seed |" in effects(rows, comparison, {"activation": {}})
+    assert "| grid_demo, `demo` | 3.0 | 7 | -2.0 | – | one seed |" in effects(rows, comparison, {"activation": {}}, {})
 
 
 def test_what_makes_a_level_is_what_runs_it() -> None:
