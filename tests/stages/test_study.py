@@ -54,7 +54,7 @@ def test_every_job_of_a_study_composes_and_is_a_run_of_its_own(name: str, synthe
         for job in plan(load_study(name), ["experiment=hybrid_coco", "seed=0", shards])
         if not (job.rule and job.rule.data)
     ]
-    prepared = prepare(planned, load_study(name), Path("runs"))
+    prepared = prepare(planned, load_study(name))
     assert len({each.identity for each in prepared}) == len(prepared) >= 1
     assert {each.record["experiment"] for each in prepared} == {"hybrid_coco"}
 
@@ -68,88 +68,72 @@ def test_the_parts_study_ends_in_vse_infinity() -> None:
     assert (set(cfg.fusion), set(cfg.parts)) == ({"semantic", "spatial"}, {"category", "local", "fused"})
 
 
-def test_the_late_ensemble_is_of_the_same_seed() -> None:
-    jobs = {job.name: job for job in plan(load_study("features"), ["experiment=hybrid_demo"])}
+def test_ensembles_take_the_same_seed_or_the_next() -> None:
+    """Two kinds of one seed, or two models of one kind: this seed and the next, each pair once."""
+    study = load_study("features")
+    jobs = {job.name: job for job in plan(study, ["experiment=hybrid_demo"])}
     assert len(jobs) == 6 * 3
     late = jobs["features=late_ensemble,seed=2"]
     assert late.rule is not None
     assert (late.of, late.rule.protocol) == (("features=region,seed=2", "features=grid,seed=2"), "ensemble")
-    alone = plan(load_study("features"), ["experiment=hybrid_demo", "features=grid"])
-    assert not any(job.factors == late.factors for job in alone)
-
-
-def test_an_ensemble_of_one_kind_takes_the_next_seed() -> None:
-    words = ["experiment=hybrid_demo", "features=grid"]
-
-    def pairs(*seeds: int) -> list[tuple[int, ...]]:
-        jobs = plan(load_study("features"), [*words, f"seed={','.join(map(str, seeds))}"])
-        assert all(job.factors == {"features": "two_grids"} for job in jobs if job.of)
-        return [tuple(int(name.rpartition("=")[2]) for name in job.of) for job in jobs if job.of]
-
-    assert pairs(0, 1, 2) == [(0, 1), (1, 2), (2, 0)]
-    assert pairs(4, 3, 7) == [(4, 3), (3, 7), (7, 4)]
-    assert pairs(5) == []  # there is no second model
-    assert pairs(0, 1) == [(0, 1)]  # 1 and 0 are the same pair
+    for seeds, pairs in (((0, 1, 2), [(0, 1), (1, 2), (2, 0)]), ((4, 3), [(4, 3)]), ((5,), [])):
+        alone = plan(study, ["experiment=hybrid_demo", "features=grid", f"seed={','.join(map(str, seeds))}"])
+        derived = [job for job in alone if job.of]
+        assert all(job.factors == {"features": "two_grids"} for job in derived)
+        assert [tuple(int(name.rpartition("=")[2]) for name in job.of) for job in derived] == pairs
 
 
 def test_an_ensemble_is_prepared_before_its_second_model_is_named(synthetic_shards: Path) -> None:
     """Jobs stand seed by seed: the model of the next seed comes after the ensemble that takes it."""
     study = load_study("features")
     planned = plan(study, ["experiment=hybrid_coco", "features=grid", "seed=0,1", f'shards="{synthetic_shards}"'])
-    prepared = prepare(planned, study, Path("runs"))
+    prepared = prepare(planned, study)
     assert [each.planned for each in prepared] == planned
     first, pair, second = prepared
     assert listed("checkpoint", [str(first.checkpoint), str(second.checkpoint)]) in pair.job.words
     assert pair.job.after == (first.job.name, second.job.name)
 
 
-def test_a_corrected_level_is_scored_from_the_same_checkpoint(synthetic_shards: Path) -> None:
-    study = load_study("recipe")
-    planned = plan(study, [EXPERIMENT, "seed=0", f'shards="{synthetic_shards}"'])
-    prepared = {each.planned.factors["recipe"]: each for each in prepare(planned, study, Path("runs"))}
-    assert set(prepared) == {"official", "short", "official_corrected", "short_corrected"}
-    ours = prepared["short_corrected"]
-    assert ours.planned.of == ("recipe=short,seed=0",)
-    assert {"correction=inverted_softmax", "bank=train", "protocol=full"} <= set(ours.job.words)
-    assert listed("checkpoint", [str(prepared["short"].checkpoint)]) in ours.job.words
-    assert len({each.identity for each in prepared.values()}) == 4
-
-
-def test_a_perturbed_level_is_scored_from_the_same_checkpoint(synthetic_shards: Path) -> None:
-    study = load_study("robustness")
-    planned = plan(study, [EXPERIMENT, "seed=0", "guidance=guided", f'shards="{synthetic_shards}"'])
-    prepared = {each.planned.factors["seen"]: each for each in prepare(planned, study, Path("runs"))}
-    assert set(prepared) == {"as_it_is", *PERTURBATIONS}
-    for name in PERTURBATIONS:
-        job = prepared[name].job
-        assert {f"perturb={name}", "protocol=full"} <= set(job.words)
-        assert listed("checkpoint", [str(prepared["as_it_is"].checkpoint)]) in job.words
+@pytest.mark.parametrize(
+    ("name", "factor", "trained", "derived"),
+    [
+        ("recipe", "recipe", "short", {"short_corrected": ("correction=inverted_softmax", "bank=train")}),
+        ("robustness", "seen", "as_it_is", {each: (f"perturb={each}",) for each in PERTURBATIONS}),
+    ],
+)
+def test_a_derived_level_is_scored_from_the_same_checkpoint(
+    synthetic_shards: Path, name: str, factor: str, trained: str, derived: dict[str, tuple[str, ...]]
+) -> None:
+    study = load_study(name)
+    words = [EXPERIMENT, "seed=0", f'shards="{synthetic_shards}"']
+    words += ["guidance=guided"] if name == "robustness" else ["recipe=short"]
+    prepared = {each.planned.factors[factor]: each for each in prepare(plan(study, words), study)}
+    assert set(prepared) == {trained, *derived}
+    for level, overrides in derived.items():
+        job = prepared[level].job
+        assert {*overrides, "protocol=full"} <= set(job.words)
+        assert listed("checkpoint", [str(prepared[trained].checkpoint)]) in job.words
     assert len({each.identity for each in prepared.values()}) == len(prepared)
 
 
 def carried_over(shards: Path, experiment: str = "region_coco", *also: str) -> Any:
     study = load_study("transfer")
     words = [f"experiment={experiment}", "seed=0", f'shards="{shards}"', *also]
-    return prepare(plan(study, words), study, Path("runs"))
+    return prepare(plan(study, words), study)
 
 
 def test_a_model_is_carried_over_to_other_data(two_worlds: Path) -> None:
-    prepared = {each.planned.name: each for each in carried_over(two_worlds, "region_demo")}
-    home, away = (prepared[f"guidance=guided,scored_on={place},seed=0"] for place in ("home", "elsewhere"))
-    assert (home.record["data"], away.record["data"]) == ("demo", "demo_dusk")
-    assert home.record["fingerprint"] != away.record["fingerprint"]
-    assert away.record["derived_from"] == [home.planned.name]
-    assert {"protocol=transfer", "split=test", text("shards", two_worlds / "demo_dusk")} <= set(away.job.words)
-    assert len({each.identity for each in prepared.values()}) == 4
-
-
-def test_elsewhere_is_the_held_out_split_of_the_data_there(two_worlds: Path) -> None:
-    """A setting that chooses on dev says nothing of the dev split of other data, which may be a handful of photos."""
+    """Also with a setting that chooses on dev: elsewhere the held-out split is scored."""
     dev = ("data.train_splits=[train]", "data.dev_split=null", "data.test_split=dev", "selection=last")
-    prepared = {each.planned.name: each for each in carried_over(two_worlds, "region_demo", *dev)}
-    home, away = (prepared[f"guidance=guided,scored_on={place},seed=0"] for place in ("home", "elsewhere"))
-    assert "split=dev" in home.scoring
-    assert "split=test" in away.job.words
+    for setting, split in (((), "test"), (dev, "dev")):
+        prepared = {each.planned.name: each for each in carried_over(two_worlds, "region_demo", *setting)}
+        home, away = (prepared[f"guidance=guided,scored_on={where},seed=0"] for where in ("home", "elsewhere"))
+        assert (home.record["data"], away.record["data"]) == ("demo", "demo_dusk")
+        assert home.record["fingerprint"] != away.record["fingerprint"]
+        assert away.record["derived_from"] == [home.planned.name]
+        assert f"split={split}" in home.scoring
+        assert {"protocol=transfer", "split=test", text("shards", two_worlds / "demo_dusk")} <= set(away.job.words)
+        assert len({each.identity for each in prepared.values()}) == 4
 
 
 def test_data_to_carry_over_to_that_are_not_there_are_named(synthetic_shards: Path, two_worlds: Path) -> None:
@@ -160,7 +144,7 @@ def test_data_to_carry_over_to_that_are_not_there_are_named(synthetic_shards: Pa
     study = parse_study("s", TWO | {"derived": {"away": {**AWAY, "data": {"flickr8k": "coco2017"}}}})
     planned = plan(study, ["experiment=region_demo", "seed=0", f'shards="{two_worlds}"'])
     with pytest.raises(ConfigError, match="no other data for models of demo, only for flickr8k"):
-        prepare(planned, study, Path("runs"))
+        prepare(planned, study)
 
 
 # ---- jobs
@@ -284,7 +268,7 @@ def test_wrong_calls_say_what_there_is(synthetic_shards: Path) -> None:
     two = {"factors": {"fusion off": {"a": ["fusion=[spatial]"], "b": ["fusion=[semantic]"]}}}
     study = parse_study("s", BEGUN | two | {"baseline": {"fusion off": "a"}})
     with pytest.raises(ConfigError, match="are the same run: an override of the command line undoes a factor"):
-        prepare(plan(study, [EXPERIMENT, f'shards="{synthetic_shards}"', "fusion=[]", "seed=0"]), study, Path("runs"))
+        prepare(plan(study, [EXPERIMENT, f'shards="{synthetic_shards}"', "fusion=[]", "seed=0"]), study)
 
 
 def test_the_sweep_for_wandbs_agents_gives_overrides_that_exist(root: Path) -> None:
