@@ -1,0 +1,97 @@
+"""Builds the documentation site: assembles build/docs as the repository's tree, then `zensical build` writes site/.
+
+Relative links between README.md, docs/ and experiments/ are the same on the site as in the checkout. Reference pages have a
+mark such as `<!-- generated: settings -->`, which is replaced by what the code and conf/ say.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from omegaconf import OmegaConf
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = ROOT / "build" / "docs"
+PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "AGENTS.md", "docs/**/*.md", "experiments/**/README.md")
+LINK = re.compile(r"\]\(([^()\s#]+)[^()\s]*\)")
+
+
+def main() -> None:
+    assemble(BUILD)
+    command = [sys.executable, "-m", "zensical", "build", "--clean"]
+    sys.exit(subprocess.run(command, cwd=ROOT, check=False).returncode)
+
+
+def assemble(folder: Path) -> None:
+    """Copies every page and the files that it links to, and fills in the reference pages."""
+    shutil.rmtree(folder, ignore_errors=True)
+    pages = [page for pattern in PAGES for page in sorted(ROOT.glob(pattern))]
+    for page in pages:
+        text = re.sub(r"<!-- generated: (\w+) -->", lambda mark: GENERATED[mark[1]](), page.read_text(encoding="utf-8"))
+        write(folder / page.relative_to(ROOT), text)
+        for target in LINK.findall(text):
+            file = (page.parent / target).resolve()
+            if not urlsplit(target).scheme and file.is_file() and file not in pages:
+                copy = folder / file.relative_to(ROOT)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
+
+
+def write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+
+
+# ---- reference pages
+
+
+def settings() -> str:
+    """Each verb's settings file with its comments, then each group with its choices."""
+    files = sorted((ROOT / "conf").glob("*.yaml"))
+    parts = [f"## {file.stem}\n\n```yaml\n{own_keys(file)}\n```" for file in files]
+    groups = sorted({file.parent for file in (ROOT / "conf").glob("*/*.yaml")})
+    rows = [row for group in groups if group.name != "hydra" for row in choices(group)]
+    return "\n\n".join([*parts, "## Groups\n\n| choice | what it is |\n|---|---|\n" + "\n".join(rows)])
+
+
+def own_keys(file: Path) -> str:
+    """The text of a settings file without Hydra's own section and overrides.
+
+    >>> print(own_keys(ROOT / "conf" / "compare.yaml").splitlines()[1].split(":")[0])
+    one
+    """
+    text = file.read_text(encoding="utf-8").split("\nhydra:")[0]
+    return "\n".join(line for line in text.splitlines() if not line.strip().startswith("- override hydra/"))
+
+
+def choices(group: Path) -> list[str]:
+    """A table row for each choice of a group, with the comment that its file begins with."""
+    rows = []
+    for file in sorted(group.glob("*.yaml")):
+        comment: list[str] = []
+        for line in file.read_text(encoding="utf-8").splitlines():
+            if not line.startswith("#"):
+                break
+            comment += [] if "@package" in line else [line.lstrip("# ")]
+        rows.append(f"| `{group.name}={file.stem}` | {' '.join(comment).replace('|', chr(92) + '|')} |")
+    return rows
+
+
+def verbs() -> str:
+    """The help of each verb, without the list of groups, which is on the page of settings."""
+    parts = []
+    for file in sorted((ROOT / "conf" / "hydra" / "help").glob("*.yaml")):
+        text = OmegaConf.load(file)
+        parts.append(f"## threeshnet {file.stem}\n\n```text\n{text.header}\n{text.footer}```")
+    return "\n\n".join(parts)
+
+
+GENERATED = {"settings": settings, "verbs": verbs}
+
+if __name__ == "__main__":
+    main()
