@@ -44,7 +44,7 @@ except ImportError as missing:
              "(Debian and Ubuntu: apt-get install python3-venv), %s" % (sys.executable, missing, other))
 endef
 
-.PHONY: help setup setup-locked data import verify train evaluate compare sweep collect report dashboard bench kills faults test nightly lint format typecheck notebook
+.PHONY: help setup setup-locked data import verify train evaluate compare sweep collect report dashboard bench kills faults test nightly lint format typecheck notebook docs audit
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -165,3 +165,9 @@ typecheck: $(READY) ## pyright over src
 
 notebook: $(READY) ## Run the notebooks, changing nothing [NOTEBOOK=file]
 	$(ENV_PYTHON) -m jupyter execute $(if $(NOTEBOOK),$(call quoted,$(NOTEBOOK)),notebooks/*.ipynb)
+
+docs: $(READY) ## Build the documentation site from docs/, README.md and experiments/ into site/
+	$(ENV_PYTHON) docs/build.py
+
+audit: $(READY) ## Look up advisories for the lowest versions that pyproject.toml allows (needs uv and a network)
+	uv pip compile -q --resolution lowest-direct --no-header --no-annotate --all-extras pyproject.toml | uvx pip-audit --no-deps --disable-pip -r /dev/stdin

@@ -1,7 +1,7 @@
 """Builds the documentation site: assembles build/docs as the repository's tree, then `zensical build` writes site/.
 
-Relative links between README.md, docs/ and experiments/ are the same on the site as in the checkout. Reference pages have a
-mark such as `<!-- generated: settings -->`, which is replaced by what the code and conf/ say.
+Relative links between README.md, docs/ and experiments/ are the same on the site as in the checkout. Reference pages
+have marks such as `<!-- generated: settings -->`, which are replaced by what conf/ says.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ("help", "setup", "data", "import", "verify", "train", "evaluate", "compare")
 TARGETS += ("sweep", "collect", "report", "dashboard", "bench")
-TARGETS += ("kills", "faults", "test", "nightly", "lint", "format", "typecheck", "notebook")
+TARGETS += ("kills", "faults", "test", "nightly", "lint", "format", "typecheck", "notebook", "docs", "audit")
 
 # Not what `make test` left in the environment: its own variables (ARGS=…) would reach the make that is tested.
 BARE = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ} | {"LC_ALL": "C.UTF-8"}

