@@ -16,15 +16,17 @@ from urllib.parse import urlsplit
 from omegaconf import OmegaConf
 
 ROOT = Path(__file__).resolve().parents[1]
-BUILD = ROOT / "build" / "docs"
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "AGENTS.md", "docs/**/*.md", "experiments/**/README.md")
 LINK = re.compile(r"\]\(([^()\s#]+)[^()\s]*\)")
 
 
-def main() -> None:
-    assemble(BUILD)
-    command = [sys.executable, "-m", "zensical", "build", "--clean"]
-    sys.exit(subprocess.run(command, cwd=ROOT, check=False).returncode)
+def main(folder: Path = ROOT) -> int:
+    """Builds the site in `folder`/site from `folder`/build/docs; zensical's exit code."""
+    assemble(folder / "build" / "docs")
+    if folder != ROOT:
+        config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+        write(folder / "mkdocs.yml", config.replace("paths: [src]", f"paths: [{ROOT / 'src'}]"))
+    return subprocess.run([sys.executable, "-m", "zensical", "build", "--clean"], cwd=folder, check=False).returncode
 
 
 def assemble(folder: Path) -> None:
@@ -94,4 +96,4 @@ def verbs() -> str:
 GENERATED = {"settings": settings, "verbs": verbs}
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(*map(Path, sys.argv[1:])))
