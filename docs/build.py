@@ -38,9 +38,13 @@ def assemble(folder: Path) -> None:
         write(folder / page.relative_to(ROOT), text)
         for target in LINK.findall(text):
             file = (page.parent / target).resolve()
-            if not urlsplit(target).scheme and file.is_file() and file not in pages:
-                copy = folder / file.relative_to(ROOT)
-                copy.parent.mkdir(parents=True, exist_ok=True)
+            if urlsplit(target).scheme or file in pages or not file.exists():
+                continue
+            copy = folder / file.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            if file.is_dir():
+                shutil.copytree(file, copy, dirs_exist_ok=True)
+            else:
                 shutil.copyfile(file, copy)
 
 

@@ -23,7 +23,6 @@ from threeshnet.reports.markdown import fill
 
 HERE = Path(__file__).resolve().parent
 RESULTS, AUTHORS, README, FIGURE = "results.csv", "authors.csv", "README.md", "demo.png"
-FRONT_PAGE = HERE.parents[1] / README  # shows two of the tables too
 RECALLS = [f"{side}_r{cutoff}" for side in ("i2t", "t2i") for cutoff in (1, 5, 10)]
 TAGS = ("what", "where", "both", "plain")
 TELLING = TAGS[:3]  # captions that are false of the photo's twin
@@ -73,9 +72,6 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
         "cost": cost_table(rows),
     }
     fill(folder / README, tables)
-    if folder == HERE:
-        shown = {"demo": recall_table(of(rows, "demo"), VARIANTS), "flickr8k": tables["flickr8k"]}
-        fill(FRONT_PAGE, shown)
     if figure:
         draw(of(rows, "demo"), folder / FIGURE)
 

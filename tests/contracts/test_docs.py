@@ -1,4 +1,4 @@
-"""What README.md, CONTRIBUTING.md, AGENTS.md and docs/ show is there: targets, verbs, settings, choices, files, headings."""
+"""What the pages show is there: targets, verbs, settings, choices, files and headings."""
 
 from __future__ import annotations
 

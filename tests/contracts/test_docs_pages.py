@@ -1,4 +1,4 @@
-"""Pages hold what they promise: examples are read, scripts run, tables follow, sentences are short, the site stands alone."""
+"""Examples on pages are read, scripts run, tables follow, sentences are short, and the site stands alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import threeshnet
-from threeshnet.annotations.caption_files import read_captions
+from threeshnet.annotations.captions import read_captions
 from threeshnet.annotations.folder import CAPTION_FILES, FolderReader
 from threeshnet.annotations.semantic_masks import read_classes
 from threeshnet.records import ImageArrays, Photo
@@ -91,7 +91,7 @@ def test_every_block_of_shell_is_shell(page: Path) -> None:
             assert (ended.returncode, ended.stderr) == (0, ""), body
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")])
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_block_of_python_compiles_and_names_what_there_is(page: Path) -> None:
     for language, _, body in FENCE.findall(page.read_text(encoding="utf-8")):
         if language == "python":

@@ -119,10 +119,6 @@ def test_the_committed_tables_are_those_of_the_committed_rows(report: ModuleType
     report.main([], copy)
     text = (there / "README.md").read_text(encoding="utf-8")
     assert (copy / "README.md").read_text(encoding="utf-8") == text
-    rows = [line for line in (root / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
-    measured = [line for line in rows if any(cell.strip().replace(".", "").isdigit() for cell in line.split("|"))]
-    assert measured, "the front page shows results"
-    assert [line for line in measured if line not in text] == []
 
 
 @pytest.mark.skipif(shutil.which("sh") is None, reason="no shell on this machine")

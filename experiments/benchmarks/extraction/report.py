@@ -1,4 +1,7 @@
-"""Tables here and in docs/data.md from the committed results: python experiments/benchmarks/extraction/report.py"""
+"""Tables here and in the guide to extractors, from the committed results.
+
+Command: python experiments/benchmarks/extraction/report.py
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 from threeshnet.reports.markdown import fill
 
 HERE = Path(__file__).resolve().parent
-GUIDE = HERE.parents[2] / "docs" / "data.md"
+GUIDE = HERE.parents[2] / "docs" / "guides" / "extractors.md"
 FIELDS = {
     "lite0": "region, grid, seg",
     "rtdetr": "region, grid",

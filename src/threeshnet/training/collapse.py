@@ -41,7 +41,7 @@ class CollapseWatch(Callback):
             log.warning(
                 "epoch %d: the loss is %.0f%% of what it would be if all embeddings were equal. The hardest negatives "
                 "draw everything into one point when they come too early: set a longer warm_up_epochs, or "
-                "objective=infonce (docs/options.md)",
+                "objective=infonce (docs/guides/options.md)",
                 trainer.current_epoch + 1,
                 100 * mean,
             )

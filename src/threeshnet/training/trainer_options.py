@@ -27,7 +27,7 @@ def of_lightning(cfg: DictConfig) -> dict[str, Any]:
     _check_strategy(settings["strategy"], problems)
     if settings["accumulate_grad_batches"] < 1:
         problems.add(f"trainer.accumulate_grad_batches={settings['accumulate_grad_batches']} must be at least 1")
-    problems.raise_as(ConfigError, "docs/many_gpus_many_runs.md says what each of them does.")
+    problems.raise_as(ConfigError, "docs/guides/many_gpus.md says what each of them does.")
     return {key: value for key, value in settings.items() if key not in OURS}
 
 
