@@ -24,8 +24,8 @@ from threeshnet.installation import current_commit
 from threeshnet.metrics.protocols import Scored, rank, recall_by
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.reports.markdown import fill, table
+from threeshnet.runs.facts import machine
 from threeshnet.runs.identity import data_fingerprint
-from threeshnet.runs.job_record import machine
 from threeshnet.shards.reader import ShardedSplit
 
 HERE = Path(__file__).parent

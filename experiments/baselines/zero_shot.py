@@ -38,8 +38,8 @@ from threeshnet.features.photos import open_photo
 from threeshnet.installation import CONF
 from threeshnet.metrics.protocols import Scored
 from threeshnet.records import AnnotatedSet, Photo
+from threeshnet.runs.facts import machine
 from threeshnet.runs.identity import data_fingerprint
-from threeshnet.runs.job_record import machine
 from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.reader import ShardedSplit
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,12 +20,13 @@ from hydra.utils import instantiate
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from threeshnet.files import write_rows
 from threeshnet.objectives.collapse import loss_over_collapsed
 from threeshnet.reports.markdown import fill, table
-from threeshnet.runs.folders import record
+from threeshnet.runs.find import evaluations
+from threeshnet.runs.run import Run
 from threeshnet.training.csv_log import rows_of as logged_rows
 
 HERE = Path(__file__).resolve().parent
@@ -58,19 +58,17 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
     draw(rows, folder / FIGURE)
 
 
-def finished(folders: Iterable[Path]) -> list[Path]:
+def finished(folders: Iterable[Path]) -> list[Run]:
     """Run directories that have been trained and scored."""
-    found = [file.parent for folder in folders for file in sorted(folder.rglob("metrics.json"))]
-    return [run for run in found if (run / "log" / "metrics.csv").is_file()]
+    return [run for run in evaluations(list(folders)) if run.log.is_file()]
 
 
-def rows_of(run: Path) -> list[Row]:
+def rows_of(run: Run) -> list[Row]:
     """A row an epoch: mean over its logged steps of the loss over that of equal embeddings."""
-    settings, scores = OmegaConf.load(run / "config.yaml"), json.loads((run / "metrics.json").read_text("utf-8"))
-    own = record(run)
-    assert isinstance(settings, DictConfig)
+    settings: Any = OmegaConf.create(run.settings)
+    scores, own = run.metrics, run.job
     objective = instantiate(settings.objective)
-    logged = logged_rows(run / "log" / "metrics.csv")
+    logged = logged_rows(run.log)
     steps_an_epoch = scores["steps"] / scores["epochs"]
     shares: dict[int, list[float]] = {}
     for line in logged:
@@ -80,8 +78,8 @@ def rows_of(run: Path) -> list[Row]:
             shares.setdefault(int(exact), []).append(share)
     dev = {int(float(line["epoch"])): line["dev/rsum"] for line in logged if "dev/rsum" in line}
     about = {
-        "experiment": own["experiment"],
-        "setting": own["setting"],
+        "experiment": str(own.experiment),
+        "setting": str(own.setting),
         "guidance": "guided" if settings.fusion else "without",
         "objective": str(settings.objective._target_).split(".")[-2],
         "seed": str(settings.seed),

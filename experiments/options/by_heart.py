@@ -23,8 +23,9 @@ from threeshnet.metrics.ranks import rank_similarity
 from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.reports.markdown import fill, table
-from threeshnet.runs.folders import record, scored_checkpoint, trainings
-from threeshnet.runs.job_record import machine
+from threeshnet.runs.facts import machine
+from threeshnet.runs.find import trainings
+from threeshnet.runs.run import Run
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training.checkpoint import checkpoint_hash, read_checkpoint
 
@@ -47,11 +48,11 @@ def scores(model: RetrievalModel, split: ShardedSplit, fields: list[str], photos
     return known | {"photos": photos, "captions": len(rows), "rsum": f"{found['rsum']:.1f}"}
 
 
-def rows_of(run: Path, shards: Path, splits: list[str]) -> Iterator[dict[str, Any]]:
+def rows_of(run: Run, shards: Path, splits: list[str]) -> Iterator[dict[str, Any]]:
     """A row a split of one finished run, by the checkpoint that it was scored with."""
-    own, file = record(run), scored_checkpoint(run)
+    file = run.scored_checkpoint
     card = read_checkpoint(file)["threeshnet"]
-    known = {"job": own["job_name"], "machine": machine(), "checkpoint": checkpoint_hash(file)}
+    known = {"job": run.job.job_name, "machine": machine(), "checkpoint": checkpoint_hash(file)}
     known |= {name: card["run"][name] for name in ("setting", "objective", "seed", "commit")}
     model, opened = threeshnet.load_model(file), [ShardedSplit(shards, name) for name in splits]
     photos = min(split.images for split in opened)

@@ -26,8 +26,9 @@ from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.nn.masking import unit
 from threeshnet.reports.markdown import fill, table
-from threeshnet.runs.folders import record, scored_checkpoint, trainings
-from threeshnet.runs.job_record import machine
+from threeshnet.runs.facts import machine
+from threeshnet.runs.find import trainings
+from threeshnet.runs.run import Run
 from threeshnet.shards.manifest import Manifest, open_view, view_name
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training.checkpoint import checkpoint_hash, read_checkpoint
@@ -67,11 +68,11 @@ def rsum(images: Tensor, captions: Tensor, owners: Any, bank: tuple[Tensor, Tens
     return sum(found[side][f"R@{cutoff}"] for side in sides for cutoff in (1, 5, 10))
 
 
-def rows_of(run: Path, shards: Path) -> Iterator[dict[str, Any]]:
+def rows_of(run: Run, shards: Path) -> Iterator[dict[str, Any]]:
     """A row a way and inverse temperature of one finished run, by the checkpoint that it was scored with."""
-    file = scored_checkpoint(run)
+    file = run.scored_checkpoint
     card, model = read_checkpoint(file)["threeshnet"], threeshnet.load_model(file)
-    known = {"job": record(run)["job_name"], "machine": machine(), "checkpoint": checkpoint_hash(file)}
+    known = {"job": run.job.job_name, "machine": machine(), "checkpoint": checkpoint_hash(file)}
     known |= {name: card["run"][name] for name in ("setting", "objective", "seed", "commit")}
     dataset = Manifest.load(shards).dataset
     folders = [shards, *(open_view(shards, view_name(dataset, number)) for number in VIEWS)]

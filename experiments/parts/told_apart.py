@@ -9,13 +9,13 @@ is half.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from threeshnet.errors import DataError
 from threeshnet.files import write_rows
-from threeshnet.runs.folders import record
+from threeshnet.runs.find import evaluations
+from threeshnet.runs.run import Run
 
 HERE = Path(__file__).resolve().parent
 FILE = "told_apart.csv"
@@ -23,11 +23,12 @@ TAGS = ("what", "where", "both")
 COLUMNS = ("study", "job", "seed", "rsum", *TAGS, "checkpoint", "machine", "commit")
 
 
-def row_of(folder: Path) -> dict[str, str]:
+def row_of(run: Run) -> dict[str, str]:
     """A finished run of the demo as a row.  Raises DataError for a folder that holds anything else."""
-    own, found = record(folder), json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    own, found = run.job.content(), run.metrics
     if not own or set(TAGS) - set(found.get("by_tag", ())):
-        raise DataError(f"{folder} is no finished run of the demo: it lacks job.json, or scores of {', '.join(TAGS)}")
+        lacking = f"it lacks job.json, or scores of {', '.join(TAGS)}"
+        raise DataError(f"{run.folder} is no finished run of the demo: {lacking}")
     facts = {name: str(own[name]) for name in ("study", "seed", "machine")} | {"job": own["job_name"]}
     facts |= {name: f"{found['by_tag'][name]['pair_accuracy']:.1f}" for name in TAGS}
     checkpoint = found["checkpoint"]  # a list where an evaluation left it
@@ -41,10 +42,10 @@ def rows_of(folders: Iterable[Path]) -> list[dict[str, str]]:
     Raises DataError where there is none.
     """
     given = list(folders)
-    runs = {file.resolve(): file.parent for folder in given for file in sorted(folder.rglob("metrics.json"))}
+    runs = {run.metrics_file.resolve(): run for run in evaluations(given)}
     if not runs:
         raise DataError(f"no finished run in or below {', '.join(map(str, given))}")
-    return sorted((row_of(folder) for folder in runs.values()), key=lambda row: (row["study"], row["job"]))
+    return sorted((row_of(run) for run in runs.values()), key=lambda row: (row["study"], row["job"]))
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from threeshnet.training.rank import VARIABLES, rank
+from threeshnet.runs.rank import VARIABLES, process_rank
 
 CONF = Path(__file__).parents[2] / "conf"
 COMMANDS = sorted(file.stem for file in CONF.glob("*.yaml"))
@@ -67,12 +67,12 @@ def test_training_loads_wandb_only_when_it_is_on() -> None:
 def test_a_rank_is_known_before_lightning_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     from lightning_fabric.utilities.rank_zero import _get_rank, rank_zero_only
 
-    assert rank() == rank_zero_only.rank
+    assert process_rank() == rank_zero_only.rank
     monkeypatch.delattr(rank_zero_only, "rank")
-    assert rank() == 0
+    assert process_rank() == 0
     for number, name in enumerate(reversed(VARIABLES)):
         monkeypatch.setenv(name, str(number))
-        assert rank() == _get_rank() == number
+        assert process_rank() == _get_rank() == number
 
 
 def test_the_promised_names_are_there_though_nothing_is_loaded() -> None:

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from threeshnet.batches.datamodule import RetrievalDataModule
 from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
 from threeshnet.encoders.model import RetrievalModel
+from threeshnet.nn.collectives import leave_together
 from threeshnet.nn.masking import unit
 from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.pooling.mean import MeanPooling
 from threeshnet.records import ImageBatch, TokenSet
 from threeshnet.training.module import RetrievalModule
-from threeshnet.training.processes import leave_together
 
 WORDS = ("a", "the", "man", "dog", "cat", "red", "blue", "on", "in", "street", "snow")
 

@@ -103,7 +103,7 @@ def card(file: Path, _: Path, generator: Generator) -> str:
 
 
 TARGETS = ("os.system", "builtins.eval", "torch.load", "threeshnet.encoders.image.torch.load", "subprocess.run", "")
-TARGETS += ("threeshnet.runs.run_directory.write_json", "threeshnet.nn.mlp", "threeshnet.encoders.${oc.env:HOME}")
+TARGETS += ("threeshnet.runs.facts.machine", "threeshnet.nn.mlp", "threeshnet.encoders.${oc.env:HOME}")
 TARGETS += ("threeshnet.encoders.text.sources.bert_folder", "threeshnet.encoders.official.load_official_checkpoint")
 TARGETS += (
     "threeshnet.batches.loader.TrainingLoader",

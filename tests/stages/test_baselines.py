@@ -13,8 +13,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from threeshnet.metrics.recalls import recall
+from threeshnet.runs.facts import machine
 from threeshnet.runs.identity import data_fingerprint
-from threeshnet.runs.job_record import machine
 from threeshnet.shards.manifest import Manifest
 
 from ..scripts import loaded

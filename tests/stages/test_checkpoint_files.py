@@ -12,15 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from threeshnet.errors import CheckpointError
-from threeshnet.runs.checkpoint_names import LAST, PREVIOUS
-from threeshnet.training import checkpoint_files
-from threeshnet.training.checkpoint_files import (
+from threeshnet.runs import checkpoint_files
+from threeshnet.runs.checkpoint_files import (
     WholeFiles,
     fault_of,
     newest_whole,
     size_of,
     write_checkpoint,
 )
+from threeshnet.runs.run import Run
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
 def step(folder: Path, name: str) -> int:
@@ -98,16 +100,17 @@ def test_a_flipped_bit_is_recognised_or_changes_nothing(
 
 
 def test_a_torn_one_is_skipped_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert newest_whole(tmp_path) is None
-    write(tmp_path, 0)
-    write(tmp_path, 1)
-    assert newest_whole(tmp_path) == tmp_path / LAST
-    os.truncate(tmp_path / LAST, 100)
-    assert newest_whole(tmp_path) == tmp_path / PREVIOUS
-    assert f"{tmp_path / LAST} is torn" in caplog.text
-    os.truncate(tmp_path / PREVIOUS, 100)
+    run = Run(tmp_path)
+    assert newest_whole(run) is None
+    write(run.checkpoints, 0)
+    write(run.checkpoints, 1)
+    assert newest_whole(run) == run.last
+    os.truncate(run.last, 100)
+    assert newest_whole(run) == run.previous
+    assert f"{run.last} is torn" in caplog.text
+    os.truncate(run.previous, 100)
     with pytest.raises(CheckpointError, match="No checkpoint of this run can be read"):
-        newest_whole(tmp_path)
+        newest_whole(run)
 
 
 def test_memory_that_is_shared_is_counted_once() -> None:

@@ -17,8 +17,10 @@ from threeshnet.evaluation.evaluations import differences, read_evaluation, read
 from threeshnet.files import write_json
 from threeshnet.metrics.comparisons import compare
 from threeshnet.metrics.protocols import Scored, recall_by
-from threeshnet.metrics.rank_files import RANKS, RankedItems, read_ranks, write_ranks
+from threeshnet.metrics.rank_files import RankedItems, read_ranks, write_ranks
 from threeshnet.metrics.ranks import Ranks
+
+RANKS = "ranks.npz"
 
 FACTS = {"data": "demo", "fingerprint": "f00d", "split": "test", "protocol": "full"}
 OWNER = torch.tensor([0, 0, 1, 2, 2, 2, 3, 4, 5, 6, 7, 8, 9])
@@ -127,7 +129,7 @@ def test_ranks_of_another_evaluation_are_refused(tmp_path: Path) -> None:
 def test_damaged_metrics_are_refused(tmp_path: Path, text: str) -> None:
     folder = left(tmp_path / "one", GOOD)
     (folder / "metrics.json").write_text(text)
-    with pytest.raises(DataError, match=r"metrics\.json .* make evaluate"):
+    with pytest.raises(DataError, match=r"(?s)metrics\.json.* make evaluate"):
         read_evaluation(folder)
 
 

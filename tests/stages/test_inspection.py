@@ -17,8 +17,9 @@ from threeshnet.evaluation.inspection import _by_size, _set_sizes
 from threeshnet.metrics.confusions import hardest_confusions, nearest_captions
 from threeshnet.pooling.generalized import GeneralizedPooling
 from threeshnet.records import TokenSet
-from threeshnet.training.wandb_log import WandbLog, open_run, run_id
-from threeshnet.training.wandb_mode import mode_of
+from threeshnet.runs.run import Run
+from threeshnet.runs.tracking import mode_of
+from threeshnet.runs.wandb_log import WandbLog, open_run
 
 
 def plainly(matrix: np.ndarray, owners: np.ndarray) -> dict[str, list[float]]:
@@ -106,11 +107,12 @@ def test_online_without_an_account_is_offline_and_says_so(
 
 
 def test_the_id_is_kept_for_a_resumed_run_alone(tmp_path: Path) -> None:
-    first = run_id(tmp_path, project="p", resumed=False)
-    assert run_id(tmp_path, project="p", resumed=True) == first
-    afresh = run_id(tmp_path, project="p", resumed=False)
+    run = Run(tmp_path)
+    first = run.wandb_id(project="p", resumed=False)
+    assert run.wandb_id(project="p", resumed=True) == first
+    afresh = run.wandb_id(project="p", resumed=False)
     assert afresh != first
-    assert run_id(tmp_path, project="p", resumed=True) == afresh
+    assert run.wandb_id(project="p", resumed=True) == afresh
 
 
 def test_a_service_that_fails_is_a_warning(
@@ -122,9 +124,9 @@ def test_a_service_that_fails_is_a_warning(
         tried.append(settings["mode"])
         raise RuntimeError("the service is down")
 
-    monkeypatch.setattr("threeshnet.training.wandb_log.wandb.init", refuse)
+    monkeypatch.setattr("threeshnet.runs.wandb_log.wandb.init", refuse)
     facts = {"project": "p", "name": "n", "job_type": "train"}
-    assert open_run(tmp_path, mode="online", number="i", group=None, tags=[], config={}, **facts) is None
+    assert open_run(tmp_path, mode="online", id="i", group=None, tags=[], config={}, **facts) is None
     assert tried == ["online", "offline"]
     assert "the service is down" in caplog.text
 

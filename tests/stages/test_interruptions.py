@@ -25,8 +25,8 @@ from threeshnet.batches.loader import TrainingLoader
 from threeshnet.batches.sampler import CaptionBatches
 from threeshnet.batches.workers import Loader
 from threeshnet.errors import STOPPING, CheckpointError, ConfigError, Interrupted
-from threeshnet.runs import run_directory
-from threeshnet.runs.run_directory import locked
+from threeshnet.runs import lock
+from threeshnet.runs.lock import locked
 from threeshnet.training.callbacks import RandomStates, random_states, set_random_states
 from threeshnet.training.csv_log import RunLog, carry_on, rows_of
 from threeshnet.training.signals import Signals
@@ -163,7 +163,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: p
     def refusing(*_: Any) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(run_directory, "_acquired", refusing)
+    monkeypatch.setattr(lock, "_acquire", refusing)
     with (
         pytest.raises(ConfigError, match=r"cannot be written: Read-only file system; give another OUT"),
         locked(tmp_path),

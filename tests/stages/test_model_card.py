@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from threeshnet.evaluation.model_card import CARD, OF_SCORING, OF_TRAINING, ROW, model_card, result_row
+from threeshnet.evaluation.model_card import OF_SCORING, OF_TRAINING, model_card, result_row
 
 ABOUT = {name: f"the {name}" for name in OF_TRAINING} | {"guidance": [], "parts": ["local", "fused"], "seed": 3}
 SIDE = {"R@1": 10.04, "R@5": 20.0, "R@10": 30.0, "median_rank": 7.0, "mean_rank": 12.345}
 METRICS: dict[str, Any] = {"i2t": SIDE, "t2i": SIDE | {"R@1": 50.0}, "rsum": 160.04, "checkpoint": "abc"}
+CARD, ROW = "MODEL_CARD.md", "result.csv"
 CHANGES = ("perturb", "scored_views", "correction", "bank")
 METRICS |= {name: f"scored {name}" for name in OF_SCORING if name not in CHANGES} | {"trained": [ABOUT]}
 

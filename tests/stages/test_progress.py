@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from threeshnet.runs import progress
 from threeshnet.runs.identity import differing, flat, identity
+from threeshnet.runs.records import FAILED, FINISHED, Progress
+from threeshnet.runs.run import Run
 from threeshnet.training import progress_writer
 
 QUIET: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -46,17 +47,17 @@ class Seen(pl.Callback):
     """Every state that was written."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.states = folder, []
+        self.run, self.states = Run(folder), []
 
     def on_train_batch_end(self, *arguments: Any) -> None:
-        self.states.append(progress.read(self.folder))
+        self.states.append(self.run.progress)
 
     on_train_epoch_end = on_train_batch_end
 
 
-def fit(folder: Path, *, seconds: float = 0.0, stop: BaseException | None = None, epochs: int = 3) -> list[dict]:
+def fit(folder: Path, *, seconds: float = 0.0, stop: BaseException | None = None, epochs: int = 3) -> list[Progress]:
     seen = Seen(folder)
-    callbacks: list[pl.Callback] = [progress_writer.Progress(folder=folder, seconds=seconds), seen]
+    callbacks: list[pl.Callback] = [progress_writer.Progress(run=Run(folder), seconds=seconds), seen]
     steps: dict[str, Any] = {"max_epochs": epochs, "num_sanity_val_steps": 0, "accelerator": "cpu"}
     trainer = pl.Trainer(callbacks=callbacks, default_root_dir=folder, **steps, **QUIET)
     data = DataLoader(torch.zeros(2, 1))
@@ -66,29 +67,29 @@ def fit(folder: Path, *, seconds: float = 0.0, stop: BaseException | None = None
 
 def test_progress_follows_the_run(tmp_path: Path) -> None:
     states = fit(tmp_path)
-    assert [state["step"] for state in states] == [1, 2, 2, 3, 4, 4, 5, 6, 6]
-    assert [state["epoch"] for state in states] == [0, 0, 1, 1, 1, 2, 2, 2, 3]
-    assert [state["dev_rsum"] for state in states[2::3]] == [10, 30, 20]
-    assert [state["best_dev_rsum"] for state in states[2::3]] == [10, 30, 30]
-    assert {(state["state"], state["epochs"], state["steps"]) for state in states} == {("running", 3, 6)}
-    assert states[0]["seconds_left"] is None
-    assert all(state["seconds_left"] >= 0 for state in states[1:])
-    assert all(one["updated"] <= other["updated"] for one, other in pairwise(states))
-    progress.mark(tmp_path, progress.FINISHED)
-    assert progress.read(tmp_path)["state"] == "finished"
+    assert [state.step for state in states] == [1, 2, 2, 3, 4, 4, 5, 6, 6]
+    assert [state.epoch for state in states] == [0, 0, 1, 1, 1, 2, 2, 2, 3]
+    assert [state.dev_rsum for state in states[2::3]] == [10, 30, 20]
+    assert [state.best_dev_rsum for state in states[2::3]] == [10, 30, 30]
+    assert {(state.state, state.epochs, state.steps) for state in states} == {("running", 3, 6)}
+    assert states[0].seconds_left is None
+    assert all(state.seconds_left >= 0 for state in states[1:])
+    assert all(one.updated <= other.updated for one, other in pairwise(states))
+    Run(tmp_path).mark(FINISHED)
+    assert Run(tmp_path).progress.state == "finished"
     assert not list(tmp_path.glob("*.partial"))
 
 
 def test_between_epochs_it_writes_seldom(tmp_path: Path) -> None:
     states = fit(tmp_path, seconds=math.inf)
-    assert [state["step"] for state in states] == [0, 0, 2, 2, 2, 4, 4, 4, 6]
+    assert [state.step for state in states] == [0, 0, 2, 2, 2, 4, 4, 4, 6]
 
 
 @pytest.mark.parametrize(("stop", "state"), [(SystemExit(75), "interrupted"), (ValueError("no"), "failed")])
 def test_a_run_that_ends_early_says_how(tmp_path: Path, stop: BaseException, state: str) -> None:
     with pytest.raises(type(stop)):
         fit(tmp_path, stop=stop)
-    assert (progress.read(tmp_path)["state"], progress.read(tmp_path)["step"]) == (state, 3)
+    assert (Run(tmp_path).progress.state, Run(tmp_path).progress.step) == (state, 3)
 
 
 def test_a_run_that_goes_on_counts_the_time_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +100,7 @@ def test_a_run_that_goes_on_counts_the_time_before(tmp_path: Path, monkeypatch: 
     for start, seconds, before in ((1000.0, 100.0, 0.0), (5000.0, 20.0, 100.0)):
         assert progress_writer.seconds_of(checkpoint) == before
         now[0] = start
-        run = progress_writer.Progress(folder=tmp_path)
+        run = progress_writer.Progress(run=Run(tmp_path))
         if checkpoint["callbacks"]:
             run.load_state_dict(checkpoint["callbacks"][run.state_key])
         now[0] += seconds
@@ -110,8 +111,8 @@ def test_a_run_that_goes_on_counts_the_time_before(tmp_path: Path, monkeypatch: 
 
 
 def test_nothing_there_is_nothing_read(tmp_path: Path) -> None:
-    assert progress.read(tmp_path) == {}
-    progress.mark(tmp_path, progress.FAILED)
+    assert Run(tmp_path).progress == Progress()
+    Run(tmp_path).mark(FAILED)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -149,7 +150,7 @@ def test_a_run_directory_says_which_run_it_is(
         ended = command("train", "experiment=region_coco", *small, *steps, *more)
         assert ended.code == 0, ended.err
         records.append(json.loads((tmp_path / out / "job.json").read_text()))
-        assert progress.read(tmp_path / out)["state"] == "finished"
+        assert Run(tmp_path / out).progress.state == "finished"
     assert records[0]["identity"] == records[1]["identity"] != records[2]["identity"]
     assert (records[1]["study"], records[1]["factors"], records[0]["factors"]) == ("one", {"seed": 0}, {})
     for record in records:

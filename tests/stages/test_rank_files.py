@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from threeshnet.errors import DataError
-from threeshnet.metrics.rank_files import RANKS, RankedItems, read_ranks, write_ranks
+from threeshnet.metrics.rank_files import RankedItems, read_ranks, write_ranks
 from threeshnet.metrics.ranks import Ranks
 
 ITEMS = RankedItems(
@@ -17,6 +17,8 @@ ITEMS = RankedItems(
     torch.tensor([0, 0, 1], dtype=torch.int32),
     ["größe", "写真"],
 )
+
+RANKS = "ranks.npz"
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from threeshnet.objectives.triplet import TripletLoss
-from threeshnet.training.checkpoint_files import WholeFiles
+from threeshnet.runs.checkpoint_files import WholeFiles
 
 from .compared_runs import STEPS, Killed, assert_equal, best_score, check_same_run, checkpoint, logged
 

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from threeshnet.cli.shards_folder import shards_folder
 from threeshnet.cli.sweep import compose_training
 from threeshnet.errors import ConfigError
-from threeshnet.runs.folders import finished_runs
+from threeshnet.runs.find import finished_runs
 from threeshnet.studies.overrides import divided, listed, text
 from threeshnet.studies.plan import Planned, chosen, plan
 from threeshnet.studies.prepare import PreparedJob, Preparer
@@ -345,9 +345,8 @@ def test_what_is_finished_is_not_run_again_by_any_study(prepared: Any, tmp_path:
     assert (found["study"], found["commit"]) == ("s", "c")
     assert (folder / found["source"]).resolve() == one[0].job.folder.resolve()
     assert (folder / "metrics.json").resolve() == (one[0].job.folder / "metrics.json").resolve()
-    assert finished_runs([tmp_path / "runs"]) == {one[0].identity: one[0].job.folder}, (
-        "what points elsewhere is no source"
-    )
+    sources = {name: run.folder for name, run in finished_runs([tmp_path / "runs"]).items()}
+    assert sources == {one[0].identity: one[0].job.folder}, "what points elsewhere is no source"
 
 
 def test_when_the_other_run_is_gone_it_is_run_here(prepared: Any, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from threeshnet.evaluation.evaluations import read_evaluation
 from threeshnet.metrics.comparisons import Difference, over_seeds, over_seeds_and_photos
 from threeshnet.metrics.intervals import Interval
 from threeshnet.metrics.protocols import Scored, recall_by
-from threeshnet.metrics.rank_files import RANKS, RankedItems, write_ranks
+from threeshnet.metrics.rank_files import RankedItems, write_ranks
 from threeshnet.metrics.ranks import Ranks
 from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.reports.study_checks import check_rows
@@ -27,6 +27,8 @@ from threeshnet.studies.collect import collect
 from threeshnet.studies.columns import Row, read_rows
 
 from .test_study_report import COMPARISON, write_run
+
+RANKS = "ranks.npz"
 
 PHOTOS, CAPTIONS = 40, 100  # two or three captions a photo
 OWNER = torch.arange(CAPTIONS) % PHOTOS
@@ -139,7 +141,7 @@ def test_damaged_ranks_are_named_and_the_others_kept(folders: list[Path], tmp_pa
         gathered(folders, tmp_path / "results.csv")
     assert f"{folders[0].name}: {folders[0] / RANKS} cannot be read" in str(caught.value)
     assert f"{folders[1] / RANKS} is not of the metrics.json beside it" in str(caught.value)
-    assert "The rows were copied; without ranks.npz they go without photos" in str(caught.value)
+    assert "The rows were copied; those without whole ranks go without photos" in str(caught.value)
     assert len(read_rows(tmp_path / "results.csv")) == 6
     assert len(read_by_photo(tmp_path / BY_PHOTO)) == 4
     for folder in folders[:2]:

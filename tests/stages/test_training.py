@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from threeshnet.errors import DataError
-from threeshnet.training.collect import Collector, place
+from threeshnet.training.collect import Collector, in_order
 from threeshnet.training.parameter_groups import parameter_groups
 
 STEPS = 7  # batches of 16 in the 120 captions of `synthetic_shards`
@@ -66,7 +66,7 @@ def test_every_item_once_in_its_place(data: st.DataObject, items: int) -> None:
     numbers = data.draw(st.permutations(range(items))) + data.draw(st.lists(st.integers(0, items - 1), max_size=5))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(numbers)), max_size=3)))
     parts = [torch.tensor(part, dtype=torch.long) for part in _cut(numbers, cuts)]
-    found = place([(part.float().unsqueeze(1) * 10, part) for part in parts], items)
+    found = in_order([(part.float().unsqueeze(1) * 10, part) for part in parts], items)
     assert found.flatten().tolist() == [10.0 * number for number in range(items)]
 
 

@@ -23,7 +23,7 @@ from scene import NotPermitted, Scene, fault
 
 from threeshnet.cli.train import main as train
 from threeshnet.cli.verify import main as verify
-from threeshnet.runs.checkpoint_names import LAST
+from threeshnet.runs.run import Run
 
 MOUNT_SIZE = "60m"  # room for last, previous, best and what is written beside them, 13 MB each
 
@@ -165,14 +165,14 @@ def worker_killed(scene: Scene) -> int:
 @fault("last.ckpt was cut short")
 def torn(scene: Scene) -> int:
     signalled(scene, signal.SIGTERM)
-    os.truncate(scene.out / "checkpoints" / LAST, 100_000)
+    os.truncate(Run(scene.out).last, 100_000)
     return finish(scene.begin("resume=true"))
 
 
 @fault("a byte of last.ckpt flipped")
 def flipped(scene: Scene) -> int:
     signalled(scene, signal.SIGTERM)
-    flip(scene.out / "checkpoints" / LAST, 150_000)
+    flip(Run(scene.out).last, 150_000)
     return finish(scene.begin("resume=true"))
 
 

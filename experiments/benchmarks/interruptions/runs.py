@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
-import json
 import os
 import sys
 import time
@@ -21,8 +20,8 @@ import threeshnet.cli.training
 import threeshnet.cli.verifying  # noqa: F401
 from threeshnet.cli import run
 from threeshnet.files import PARTIAL
-from threeshnet.runs.checkpoint_names import BEST, LAST
-from threeshnet.training.checkpoint_files import newest_whole
+from threeshnet.runs.checkpoint_files import newest_whole
+from threeshnet.runs.run import Run
 
 SIZES = ("data.extractor.region_width=16", "data.extractor.grid_width=24", "data.extractor.classes=7")
 SHARDS = ("data=synthetic", "images=40", "+data.extractor.regions=5", *SIZES, "progress=false", "workers=0")
@@ -80,25 +79,26 @@ def modified(file: Path) -> int | None:
 
 
 def partial_of(folder: Path) -> Path:
-    return folder / "run" / "checkpoints" / (LAST + PARTIAL)
+    last = Run(folder / "run").last
+    return last.with_name(last.name + PARTIAL)
 
 
 def step_of(folder: Path) -> int:
     """Of the newest whole checkpoint; 0 where there is none."""
-    newest = newest_whole(folder / "run" / "checkpoints")
+    newest = newest_whole(Run(folder / "run"))
     return torch.load(newest, weights_only=True)["global_step"] if newest else 0
 
 
 def digest(out: Path) -> str:
     """sha256 of the last and the best weights, the optimizer, the random states and the recalls of a run."""
-    made = hashlib.sha256()
-    for name in (LAST, BEST):
-        content = torch.load(out / "checkpoints" / name, weights_only=True)
+    made, run = hashlib.sha256(), Run(out)
+    for file in (run.last, run.best):
+        content = torch.load(file, weights_only=True)
         for part in ("state_dict", "optimizer_states", "lr_schedulers", "random_states", "global_step"):
             add(made, content[part])
-    metrics = json.loads((out / "metrics.json").read_text())
+    metrics = run.metrics
     add(made, {name: metrics[name] for name in ("i2t", "t2i", "rsum", "steps", "epochs")})
-    with (out / "log" / "metrics.csv").open(newline="") as opened:
+    with run.log.open(newline="") as opened:
         rows = [(row["step"], row["train/loss"], row["dev/rsum"]) for row in csv.DictReader(opened)]
     add(made, sorted(row for row in rows if any(row[1:])))
     return made.hexdigest()

@@ -32,11 +32,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from traffic import Counter, collectives_of, loopback, sent
 
 from threeshnet.installation import CONF, current_commit
+from threeshnet.nn.collectives import leave_together
 from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.records import Batch, ImageBatch, TokenSet
 from threeshnet.reports.markdown import fill, table
 from threeshnet.training.module import RetrievalModule
-from threeshnet.training.processes import leave_together
 from threeshnet.training.synchronize import synchronize
 
 REGIONS, WIDTH, CLASSES, WORDS = 36, 2048, 133, (8, 20)

@@ -18,20 +18,23 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from threeshnet.cli.settings import check_settings
 from threeshnet.errors import DataError, Interrupted, Problems, ThreeSHNetError, one_of
+from threeshnet.runs.lock import SHARED_OUT
+from threeshnet.settings import Invocation
 from threeshnet.training.signals import worker_death
 
 NEEDED = re.compile(r"^(\w+): \?\?\? # (.+)$", re.MULTILINE)  # a setting of a primary config that has to be given
 NO_SUCH_KEY = re.compile(r"Could not override '([^']+)'")
 NO_SUCH_CHOICE = re.compile(r"Could not (?:find|load) '([^']+)/([^'/]+)'")  # `load` is all that is said of a list's
 
-SHARED_OUT = "THREESHNET_RUN_DIRECTORY"  # tells the processes that Lightning starts where rank 0 works
 LOST_PEER = "Connection closed by peer"  # gloo
 FAILED: list[ThreeSHNetError] = []  # in the jobs of this command, in their order
 IN_A_WORKER = "DataLoader worker process"
@@ -178,6 +181,13 @@ def kept(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
             _failed(DataError(OUT_OF_MEMORY))
 
     return quietly
+
+
+def invocation() -> Invocation:
+    """How Hydra was asked to run this job."""
+    hydra = HydraConfig.get()
+    output = Path(hydra.runtime.output_dir) if hydra.mode == RunMode.MULTIRUN else None
+    return Invocation(str(hydra.job.config_name), tuple(hydra.overrides.task), dict(hydra.runtime.choices), output)
 
 
 def _failed(error: ThreeSHNetError) -> None:

@@ -6,6 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from threeshnet.cli import kept, run
+from threeshnet.cli.errors import invocation
 from threeshnet.installation import CONF
 
 
@@ -14,7 +15,7 @@ from threeshnet.installation import CONF
 def main(cfg: DictConfig) -> None:
     from threeshnet.evaluation.evaluating import evaluate  # takes seconds, and --help takes none
 
-    evaluate(cfg)
+    evaluate(cfg, invocation())
 
 
 if __name__ == "__main__":

@@ -13,33 +13,33 @@ from threeshnet.cli.errors import quiet
 from threeshnet.cli.shards_folder import shards_folder
 from threeshnet.evaluation.finishing import finish, show
 from threeshnet.evaluation.scoring import facts_of_run, scores_of
-from threeshnet.runs import resuming
-from threeshnet.runs import run_directory as runs
-from threeshnet.runs.job_record import about_run, machine, write_job
-from threeshnet.runs.tracking import Tracker, name_of
+from threeshnet.nn.collectives import leave_together
+from threeshnet.runs.facts import job_facts, machine, training_facts
+from threeshnet.runs.resume import checkpoint_to_resume, finished_metrics, interruptible, run_of
+from threeshnet.runs.tracking import Tracker, training_name
+from threeshnet.settings import Invocation, plain
 from threeshnet.shards.manifest import Manifest
 from threeshnet.training import building
 from threeshnet.training.checkpoint import check_resumable, checkpoint_hash, read_checkpoint
 from threeshnet.training.csv_log import carry_on
-from threeshnet.training.processes import leave_together
 from threeshnet.training.progress_writer import seconds_of
 from threeshnet.training.signals import Signals
 
 log = logging.getLogger(__name__)
 
 
-def train(cfg: DictConfig) -> None:
+def train(cfg: DictConfig, invocation: Invocation) -> None:
     """Train, select, score once."""
     quiet()
     started = time.perf_counter()
     shards = shards_folder(cfg)
-    folder = runs.run_directory(cfg)
-    tracker = Tracker(cfg, folder, job_type="train", name=name_of(cfg))
-    with runs.locked(folder), resuming.going_on(folder), Signals() as signals, tracker:
-        resumed = resuming.checkpoint_to_resume(cfg, folder)
+    run = run_of(cfg, invocation)
+    tracker = Tracker(cfg, run, invocation, name=training_name(cfg))
+    with run.lock(), interruptible(run, invocation), Signals() as signals, tracker:
+        resumed = checkpoint_to_resume(run, resume=cfg.resume)
         begun = read_checkpoint(resumed) if resumed else None
-        if metrics := resuming.finished(cfg, folder, begun):
-            show(metrics, folder, 60 * metrics["minutes"], "finished already: ")
+        if metrics := finished_metrics(run, cfg, begun):
+            show(metrics, run, 60 * metrics["minutes"], "finished already: ")
             return
         pl.seed_everything(cfg.seed, verbose=False)
         manifest = Manifest.load(shards)
@@ -48,15 +48,15 @@ def train(cfg: DictConfig) -> None:
         if resumed and begun:
             check_resumable(resumed, begun, model)
         datamodule = building.build_datamodule(cfg, shards, model)
-        about = about_run(cfg, shards, manifest)
-        module = building.build_module(cfg, model, manifest, about)
-        trainer = building.build_trainer(cfg, folder, signals, tracker.start(manifest))
-        runs.write_config(cfg, folder)
-        write_job(cfg, folder, about)
+        facts = training_facts(cfg, invocation.choices, shards, manifest)
+        module = building.build_module(cfg, model, manifest, facts)
+        trainer = building.build_trainer(cfg, run, signals, tracker.start(manifest))
+        run.write_settings(plain(cfg))
+        run.write_job(job_facts(cfg, facts))
         step = carry_on(trainer.loggers, begun)
         trainer.fit(module, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
 
-        selection, checkpoint = resuming.selected(cfg.selection, folder)
+        selection, checkpoint = run.selected(cfg.selection)
         if selection != cfg.selection:
             log.warning("no epoch was finished, so no checkpoint was compared on dev: scoring the last weights")
         module.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
@@ -65,13 +65,13 @@ def train(cfg: DictConfig) -> None:
         seconds = seconds_of(begun) + time.perf_counter() - started
         scores = scores_of("full", [module.embeddings], split)  # pyright: ignore[reportArgumentType]
         metrics = scores.metrics | {
-            **facts_of_run(about | {"selection": selection}, trainer),
+            **facts_of_run(facts | {"selection": selection}, trainer),
             "selection": selection,
             "checkpoint": checkpoint_hash(checkpoint),
             "machine": machine(),
             "resumed_at_step": step,
             "minutes": round(seconds / 60, 2),
         }
-        finish(cfg, folder, module, split, scores._replace(metrics=metrics), seconds)
+        finish(cfg, run, module, split, scores._replace(metrics=metrics), seconds)
         tracker.finish(metrics, split, checkpoint)
         leave_together()

@@ -21,10 +21,11 @@ from threeshnet.evaluation.scoring import scored_of, scores_of
 from threeshnet.evaluation.table import print_results
 from threeshnet.installation import current_commit
 from threeshnet.metrics.protocols import check_protocol, share_photos
-from threeshnet.runs.checkpoint_names import LAST, PREVIOUS
+from threeshnet.runs.facts import machine
 from threeshnet.runs.identity import data_fingerprint
-from threeshnet.runs.job_record import machine
+from threeshnet.runs.run import LAST, PREVIOUS, Run
 from threeshnet.runs.tracking import track_evaluation
+from threeshnet.settings import Invocation
 from threeshnet.shards.manifest import Manifest, open_shards
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training.checkpoint import checkpoint_hash, load_model, read_checkpoint
@@ -34,7 +35,7 @@ from threeshnet.training.encoding import EncodingModule
 OFFICIAL_FIELDS = ["region", "seg"]
 
 
-def evaluate(cfg: DictConfig) -> None:
+def evaluate(cfg: DictConfig, invocation: Invocation) -> None:
     """Score checkpoints on a split."""
     quiet()
     started = time.perf_counter()
@@ -63,10 +64,10 @@ def evaluate(cfg: DictConfig) -> None:
         "trained": about,
     }
     metrics |= recorded(cfg, views)
-    out = Path(cfg.out or files[0].parent)
-    leave(out, metrics, scores.ranked)
+    run = Run(cfg.out or files[0].parent)
+    leave(run, metrics, scores.ranked)
     print_results(metrics, seconds=time.perf_counter() - started)
-    track_evaluation(cfg, out, split, metrics)
+    track_evaluation(cfg, run, invocation, split, metrics)
 
 
 class Prepared(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,18 +11,26 @@ import torch
 from threeshnet.errors import DataError, Problems, shortened
 from threeshnet.metrics.intervals import NAMES
 from threeshnet.metrics.protocols import Scored, recall_by
-from threeshnet.metrics.rank_files import RANKS, RankedItems, read_ranks
-from threeshnet.reports.study_forms import NUMBER, RECALLS, fits
+from threeshnet.metrics.rank_files import RankedItems
+from threeshnet.runs.records import Metrics, read_record
+from threeshnet.runs.run import Run
 
-METRICS = "metrics.json"
 SAME = ("data", "fingerprint", "split", "protocol")  # of both evaluations
-FORM = {"rsum": NUMBER, "i2t": RECALLS, "t2i": RECALLS, **dict.fromkeys(SAME, str)}
 ROUNDING = 1e-9  # the same counts, divided in another order
 AGAIN = "make evaluate CKPT=<file> SHARDS=<folder> SPLIT={} PROTOCOL={} OUT=<new folder>"
 WAY_OUT = (
     "Models are compared on the same photos and captions in the same order, scored in the same way. Shards that were "
     "made by another extractor have another fingerprint too."
 )
+
+
+class Comparable(Metrics):
+    """metrics.json of an evaluation that can be compared with another."""
+
+    data: str
+    fingerprint: str
+    split: str
+    protocol: str
 
 
 class Evaluation(NamedTuple):
@@ -50,20 +57,19 @@ def read_pair(one: Path, other: Path) -> tuple[Evaluation, Evaluation]:
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """metrics.json and ranks.npz of a folder.  Raises DataError where one is missing or not what it should be."""
-    if not (folder / METRICS).is_file():
-        raise DataError(f"{folder} has no {METRICS}; evaluate: {command({})}")
-    try:
-        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{folder / METRICS} cannot be read ({error}); evaluate again: {command({})}") from error
-    if not fits(metrics, FORM):
-        raise DataError(f"{folder / METRICS} lacks recalls, or {', '.join(SAME)}; evaluate again: {command({})}")
-    if not (folder / RANKS).is_file():
-        raise DataError(f"{folder} has no {RANKS}, which is newer than its scores; evaluate again: {command(metrics)}")
-    items = read_ranks(folder / RANKS)
+    """The scores and ranks in a folder.  Raises DataError where they are missing, damaged or of two evaluations."""
+    run = Run(folder)
+    if not run.is_finished:
+        raise DataError(f"{folder} has no {run.metrics_file.name}; evaluate: {command({})}")
+    _, metrics = read_record(run.metrics_file, Comparable, f"evaluate again: {command({})}")
+    ranks = run.ranks_file
+    if not ranks.is_file():
+        raise DataError(
+            f"{folder} has no {ranks.name}, which is newer than its scores; evaluate again: {command(metrics)}"
+        )
+    items = run.ranks
     if apart := other_recalls(metrics, items):
-        raise DataError(f"{folder / RANKS} is not of the {METRICS} beside it: {apart}; again: {command(metrics)}")
+        raise DataError(f"{ranks} is not of the {run.metrics_file.name} beside it: {apart}; again: {command(metrics)}")
     return Evaluation(folder, metrics, items)
 
 

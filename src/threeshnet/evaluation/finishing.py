@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -10,38 +9,36 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
 from threeshnet.evaluation.highlighting import draw_and_inspect
-from threeshnet.evaluation.model_card import CARD, ROW, model_card, result_row
+from threeshnet.evaluation.model_card import model_card, result_row
 from threeshnet.evaluation.scoring import Scores
 from threeshnet.evaluation.table import print_results
-from threeshnet.files import write_text
-from threeshnet.metrics.rank_files import RANKS, RankedItems, write_ranks
-from threeshnet.runs import progress
-from threeshnet.runs import run_directory as runs
+from threeshnet.metrics.rank_files import RankedItems
+from threeshnet.runs.records import FINISHED
+from threeshnet.runs.run import Run
 from threeshnet.training import building
 
 
-def finish(cfg: DictConfig, folder: Path, module: Any, split: Any, scores: Scores, seconds: float) -> None:
+def finish(cfg: DictConfig, run: Run, module: Any, split: Any, scores: Scores, seconds: float) -> None:
     """metrics.json, ranks, pictures, and the table."""
     if module.trainer.global_rank != 0:
         return
-    leave(folder, *scores)
-    progress.mark(folder, progress.FINISHED)
+    leave(run, *scores)
+    run.mark(FINISHED)
     fields = building.fields_read(cfg)
-    draw_and_inspect(module.model.eval(), split, module.embeddings, fields=fields, run=folder, count=cfg.highlights)
-    show(scores.metrics, folder, seconds)
+    draw_and_inspect(module.model.eval(), split, module.embeddings, fields=fields, run=run, count=cfg.highlights)
+    show(scores.metrics, run, seconds)
 
 
-def leave(folder: Path, metrics: dict[str, Any], ranked: RankedItems) -> None:
+def leave(run: Run, metrics: dict[str, Any], ranked: RankedItems) -> None:
     """What every evaluation leaves. metrics.json comes last: a folder that holds it has all of it."""
-    write_text(folder / CARD, model_card(metrics))
-    write_text(folder / ROW, result_row(metrics))
-    write_ranks(folder / RANKS, ranked)
-    runs.write_json(folder / runs.METRICS, metrics)
+    run.write_scores(metrics, ranked, card=model_card(metrics), row=result_row(metrics))
 
 
 @rank_zero_only
-def show(metrics: dict[str, Any], folder: Path, seconds: float, remark: str = "") -> None:
+def show(metrics: dict[str, Any], run: Run, seconds: float, remark: str = "") -> None:
     print_results(metrics, seconds=seconds)
     Console().print(
-        f"{remark}metrics.json, {CARD}, checkpoints, log and pictures: {folder}", highlight=False, soft_wrap=True
+        f"{remark}{run.metrics_file.name}, {run.card_file.name}, checkpoints, log and pictures: {run.folder}",
+        highlight=False,
+        soft_wrap=True,
     )

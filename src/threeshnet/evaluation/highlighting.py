@@ -20,28 +20,26 @@ from threeshnet.features.photos import open_photo
 from threeshnet.metrics.ranks import rank_similarity
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.records import ImageArrays
-from threeshnet.runs.run_directory import HIGHLIGHTS, write_json
+from threeshnet.runs.run import Run
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training.collect import Embeddings
 
-INSPECTION = "inspection.json"  # in the run directory: what `make dashboard` and W&B's tables are made from
 PHOTO_SIDE = 480  # pixels; photos are drawn smaller than this
 BLANK = 224  # side of the grey stand-in for a photo that is not there
 
 
 def draw_and_inspect(
-    model: RetrievalModel, split: ShardedSplit, embeddings: Embeddings, *, fields: list[str], run: Path, count: int
+    model: RetrievalModel, split: ShardedSplit, embeddings: Embeddings, *, fields: list[str], run: Run, count: int
 ) -> None:
     """Pictures of `count` images in the run directory, and what the model does with them and with the whole split."""
-    draw_highlights(model, split, embeddings, fields=fields, folder=run / HIGHLIGHTS, count=count)
-    pictures = {
-        number: f"{HIGHLIGHTS}/{picture_name(split.name, number)}" for number in spread_evenly(split.images, count)
-    }
-    write_json(run / INSPECTION, inspection(model, split, embeddings, fields=fields, pictures=pictures))
+    draw_highlights(model, split, embeddings, fields=fields, run=run, count=count)
+    files = {number: run.picture(split.name, number) for number in spread_evenly(split.images, count)}
+    pictures = {number: file.relative_to(run.folder).as_posix() for number, file in files.items()}
+    run.write_inspection(inspection(model, split, embeddings, fields=fields, pictures=pictures))
 
 
 def draw_highlights(
-    model: RetrievalModel, split: ShardedSplit, embeddings: Embeddings, *, fields: list[str], folder: Path, count: int
+    model: RetrievalModel, split: ShardedSplit, embeddings: Embeddings, *, fields: list[str], run: Run, count: int
 ) -> list[Path]:
     """PNGs of `count` images spread evenly over the split, named by their place in it."""
     numbers = spread_evenly(split.images, count)
@@ -60,7 +58,7 @@ def draw_highlights(
             captions=best_and_worst(captions),
             candidates=split.images,
         )
-        files.append(folder / picture_name(split.name, number))
+        files.append(run.picture(split.name, number))
         draw(highlight, files[-1])
     return files
 
@@ -72,11 +70,6 @@ def spread_evenly(images: int, count: int) -> list[int]:
     ([0, 3, 6, 9], [0, 1])
     """
     return np.unique(np.linspace(0, images - 1, num=min(count, images), dtype=int)).tolist()
-
-
-def picture_name(split: str, number: int) -> str:
-    """The file of an image's picture."""
-    return f"{split}-{number:05d}.png"
 
 
 def _branches(

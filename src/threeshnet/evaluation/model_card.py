@@ -10,7 +10,6 @@ from typing import Any
 from threeshnet.errors import shortened
 
 RECALLS = tuple((side, cutoff) for side in ("i2t", "t2i") for cutoff in (1, 5, 10))
-CARD, ROW = "MODEL_CARD.md", "result.csv"
 UNKNOWN = "not known"
 # Of each model, as its checkpoint says it; an authors' checkpoint says nothing.
 OF_TRAINING = ("experiment", "data", "train_splits", "train_images", "views", "features", "guidance", "parts", "text")

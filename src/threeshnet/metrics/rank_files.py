@@ -16,7 +16,6 @@ from threeshnet.errors import DataError, Problems
 from threeshnet.files import replacing
 from threeshnet.metrics.ranks import Ranks, check_owner
 
-RANKS = "ranks.npz"
 KINDS = {"i2t": "u", "t2i": "u", "owner": "u", "image_ids": "U"}  # of the arrays, in the letters of numpy
 # TypeError is of a file that holds an array and is no archive.
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)

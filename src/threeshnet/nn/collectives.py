@@ -3,21 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+Item = TypeVar("Item")
 ROWS_IN_A_BLOCK = 8192  # 32 MB of embeddings of width 1024: few collectives, little memory
 
 
-def place() -> tuple[int, int]:
-    """(rank of this process, number of processes); (0, 1) where nothing connects them."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
+def process_index() -> int:
+    """The rank of this process; 0 where nothing connects processes."""
+    return dist.get_rank() if _connected() else 0
+
+
+def process_count() -> int:
+    """The number of connected processes; 1 where nothing connects them."""
+    return dist.get_world_size() if _connected() else 1
+
+
+def leave_together() -> None:
+    """Wait for all processes, then close what connects them.
+
+    A process that exits while gloo's threads still run may be aborted after all its work is done.
+    """
+    if _connected():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def _connected() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def gather_objects(item: Item) -> list[Item]:
+    """The item of every process, by rank; any object that can be pickled."""
+    items: list[Any] = [item] * process_count()
+    if len(items) > 1:
+        dist.all_gather_object(items, item)
+    return items
 
 
 def stack_everywhere(mine: Tensor) -> Tensor:
@@ -26,7 +52,7 @@ def stack_everywhere(mine: Tensor) -> Tensor:
     The gradient of `mine` is the sum of what all processes ask of it, so a backward pass in each of them together is
     that of the sum of their losses. Every process must use the result, or the others wait for it.
     """
-    return _Stack.apply(mine) if place()[1] > 1 else mine.unsqueeze(0)  # pyright: ignore[reportReturnType]
+    return _Stack.apply(mine) if process_count() > 1 else mine.unsqueeze(0)  # pyright: ignore[reportReturnType]
 
 
 def sum_everywhere(mine: Tensor) -> Tensor:
@@ -34,12 +60,12 @@ def sum_everywhere(mine: Tensor) -> Tensor:
 
     As for `stack_everywhere`, every process must use the result.
     """
-    return _Sum.apply(mine) if place()[1] > 1 else mine  # pyright: ignore[reportReturnType]
+    return _Sum.apply(mine) if process_count() > 1 else mine  # pyright: ignore[reportReturnType]
 
 
 def exchange_counts(counts: Sequence[int], device: torch.device) -> list[list[int]]:
     """`counts` of every process, in rank order; as many numbers in all of them."""
-    if place()[1] == 1:
+    if process_count() == 1:
         return [list(counts)]
     return stack_everywhere(torch.tensor(counts, dtype=torch.int64, device=device)).tolist()
 
@@ -71,7 +97,7 @@ class _Sum(torch.autograd.Function):
 class _Stack(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mine: Tensor) -> Tensor:
-        ctx.rank, processes = place()
+        ctx.rank, processes = process_index(), process_count()
         parts = [torch.empty_like(mine, memory_format=torch.contiguous_format) for _ in range(processes)]
         dist.all_gather(parts, mine.contiguous())
         return torch.stack(parts)

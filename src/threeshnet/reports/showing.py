@@ -10,7 +10,7 @@ from rich.console import Console
 
 from threeshnet.errors import ConfigError
 from threeshnet.reports.dashboard import write_dashboard
-from threeshnet.training.wandb_mode import mode_of
+from threeshnet.runs.tracking import mode_of
 
 log = logging.getLogger(__name__)
 

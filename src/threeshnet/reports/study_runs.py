@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from threeshnet.errors import DataError
-from threeshnet.reports.study_forms import INSPECTION, JOB, METRICS, PROGRESS, fits
+from threeshnet.runs.facts import level_text, variant_name
+from threeshnet.runs.find import run_directories
+from threeshnet.runs.run import Run
 
 STATES = ("finished", "running", "silent", "interrupted", "failed", "waiting")
 SILENT_AFTER = 900.0  # seconds without a sign of a run that says it is running
-LAST_LINES = 12  # of the output of a run that failed
 WHERE_FROM = "make it with: make sweep STUDY=<name>"
 
 
@@ -49,46 +49,35 @@ class StudyRun:
         return variant_name(self.factors, str(self.job.get("experiment") or "all runs"))
 
 
-def variant_name(factors: Mapping[str, Any] | None, otherwise: str) -> str:
-    """Levels of factors as one name, the seed left out; `otherwise` where nothing is varied.
-
-    >>> variant_name({"activation": "sigmoid", "parts": ["local", "fused"], "seed": 1}, "")
-    'activation=sigmoid · parts=[local,fused]'
-    """
-    levels = {name: level for name, level in (factors or {}).items() if name != "seed"}
-    return " · ".join(f"{name}={_text(level)}" for name, level in levels.items()) or otherwise
-
-
 def read_study(folder: Path, *, now: float | None = None) -> list[StudyRun]:
     """Every run directory in `folder`, by name.  Raises DataError when there is none."""
-    found = [read_run(below, now=time.time() if now is None else now) for below in _run_directories(folder)]
+    found = [read_run(run, now=time.time() if now is None else now) for run in run_directories(Path(folder))]
     if not found:
         raise DataError(f"{folder}: no run directory (one with job.json, progress.json or config.yaml); {WHERE_FROM}")
     return found
 
 
-def read_run(folder: Path, *, now: float) -> StudyRun:
-    """One run directory. A file that is missing, torn (the run may be writing it) or strange counts as not there."""
-    job, progress = _json(folder / "job.json", JOB), _json(folder / "progress.json", PROGRESS)
-    metrics = _json(folder / "metrics.json", METRICS)
-    factors = {str(name): _text(level) for name, level in (job.get("factors") or {}).items() if name != "seed"}
+def read_run(run: Run, *, now: float) -> StudyRun:
+    """One run directory. A file that is missing, torn (the run may be writing it) or malformed counts as missing."""
+    job, metrics = run.job, run.find_metrics()
+    progress = run.progress.content()
     quiet_for = max(now - float(progress.get("updated", now)), 0.0)
     state = state_of(progress, finished="rsum" in metrics, quiet_for=quiet_for)
-    curve, losses = curves(folder / "log" / "metrics.csv")
+    curve, losses = curves(run.log)
     return StudyRun(
-        name=folder.name,
-        folder=folder,
+        name=run.folder.name,
+        folder=run.folder,
         state=state,
-        factors=factors,
-        seed=job.get("seed"),
-        job=job,
+        factors={name: level_text(level) for name, level in job.factors.items() if name != "seed"},
+        seed=job.seed,
+        job=job.content(),
         progress=progress,
         metrics=metrics,
         curve=curve,
         losses=losses,
-        inspection=_json(folder / "inspection.json", INSPECTION),
-        pictures=sorted((folder / "highlights").glob("*.png")),
-        last_lines=_tail(folder / "output.log") if state in ("failed", "interrupted") else (),
+        inspection=run.inspection,
+        pictures=run.pictures,
+        last_lines=run.last_lines if state in ("failed", "interrupted") else (),
         quiet_for=quiet_for,
     )
 
@@ -126,20 +115,6 @@ def curves(file: Path) -> tuple[dict[int, float], dict[int, float]]:
     return rsum, {epoch: sum(values) / len(values) for epoch, values in losses.items()}
 
 
-def _run_directories(folder: Path) -> Iterator[Path]:
-    marks = ("job.json", "progress.json", "config.yaml")
-    below = sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []
-    yield from (one for one in below if one.is_dir() and any((one / mark).is_file() for mark in marks))
-
-
-def _json(file: Path, form: Any) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if fits(content, form) else {}
-
-
 def _rows(file: Path) -> list[dict[str, str]]:
     try:
         with file.open(newline="", encoding="utf-8") as opened:
@@ -154,19 +129,3 @@ def _number(text: str | None) -> float | None:
     except ValueError:  # the last row of a file that is being written
         return None
     return value if math.isfinite(value) else None
-
-
-def _tail(file: Path) -> list[str]:
-    try:
-        with file.open("rb") as opened:
-            opened.seek(max(file.stat().st_size - 8_192, 0))
-            lines = opened.read().decode("utf-8", errors="replace").replace("\r", "\n").splitlines()
-    except OSError:
-        return []
-    return [line for line in lines if line.strip()][-LAST_LINES:]
-
-
-def _text(level: Any) -> str:
-    if isinstance(level, list):
-        return f"[{','.join(map(str, level))}]"
-    return "none" if level is None else str(level)

@@ -1,39 +1,44 @@
-"""What W&B is told of a job: its settings, data and code at the start, tables and scores at the end."""
+"""Weights & Biases: settings, data and code of a job at the start, tables and scores at the end."""
 
 from __future__ import annotations
 
-import json
+import logging
+import netrc
 import os
+import secrets
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.utilities import rank_zero_only
-
-from threeshnet.evaluation.highlighting import INSPECTION
+from threeshnet.errors import ConfigError, one_of
 from threeshnet.installation import current_commit
-from threeshnet.reports.study_runs import variant_name
+from threeshnet.runs.facts import variant_name
+from threeshnet.runs.rank import process_rank
+from threeshnet.runs.run import Run
+from threeshnet.settings import Invocation, plain
 from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.reader import ShardedSplit
-from threeshnet.training.wandb_mode import mode_of
 
 if TYPE_CHECKING:
-    from threeshnet.training.wandb_log import WandbLog
+    from threeshnet.runs.wandb_log import WandbLog
 
+log = logging.getLogger(__name__)
+MODES = ("off", "offline", "online")
+SERVICE = "https://api.wandb.ai"
 STAGED = "WANDB_DATA_DIR"  # where pictures of tables wait for the upload
+LONGEST_TAG = 64
 TAGGED = ("features", "recipe", "text", "pooling", "objective", "activation")  # groups whose choice becomes a tag
 
 
 class Tracker:
-    """The W&B run of a job, or nothing where W&B is off: on rank 0 alone, ended with the job, whatever ends it."""
+    """The W&B run of a job, on rank 0 alone; nothing where W&B is off. It ends with the job, however that ends."""
 
-    def __init__(self, cfg: DictConfig, folder: Path, *, job_type: str, name: str) -> None:
-        self.cfg, self.folder, self.job_type, self.name = cfg, folder, job_type, name
-        self.mode = mode_of(cfg.wandb) if rank_zero_only.rank == 0 else "off"
+    def __init__(self, settings: Any, run: Run, invocation: Invocation, *, name: str) -> None:
+        self.settings, self.run, self.invocation, self.name = settings, run, invocation, name
+        self.mode = mode_of(settings.wandb) if process_rank() == 0 else "off"
         self.log: WandbLog | None = None
         self.staged = os.environ.get(STAGED)
 
@@ -50,76 +55,105 @@ class Tracker:
             os.environ.pop(STAGED, None)
 
     def start(self, manifest: Manifest) -> list[WandbLog]:
-        """Begin the run, or go on with it; the loggers that the trainer takes beside the CSV log."""
+        """Begin the W&B run, or continue it; returns the loggers that the trainer takes beside the CSV log."""
         if self.mode == "off":
             return []
-        from threeshnet.training.wandb_log import WandbLog, new_id, open_run, run_id  # a second that `off` is spared
+        from threeshnet.runs.wandb_log import WandbLog, open_run  # importing wandb takes a second
 
         # Pictures of tables wait for the upload beside the run, and not in the home directory.
-        os.environ.setdefault(STAGED, str(self.folder / "wandb"))
-        config: Any = OmegaConf.to_container(self.cfg, resolve=True)
-        variant = variant_name(config.get("factors"), self.name)
-        facts = {"variant": variant, "shards_manifest": facts_of_data(manifest), "code": facts_of_code()}
-        project, training = str(self.cfg.wandb_project), self.job_type == "train"
-        run = open_run(
-            self.folder,
+        os.environ.setdefault(STAGED, str(self.run.wandb_folder))
+        config, training = plain(self.settings), self.invocation.command == "train"
+        facts = {
+            "variant": variant_name(config.get("factors"), self.name),
+            "shards_manifest": facts_of_data(manifest),
+            "code": facts_of_code(),
+        }
+        project = str(self.settings.wandb_project)
+        number = self.run.wandb_id(project=project, resumed=self.settings.resume) if training else secrets.token_hex(4)
+        wandb_run = open_run(
+            self.run.folder,
             mode=self.mode,
             project=project,
-            number=run_id(self.folder, project=project, resumed=self.cfg.resume) if training else new_id(),
+            id=number,
             name=self.name,
             group=config.get("study"),
-            job_type=self.job_type,
-            tags=tags(config),
+            job_type=self.invocation.command,
+            tags=[tag[:LONGEST_TAG] for tag in tags(config, self.invocation.choices)],
             config=config | facts,
         )
-        self.log = None if run is None else WandbLog(run, self.folder)
+        self.log = None if wandb_run is None else WandbLog(wandb_run, self.run.folder)
         return [] if self.log is None else [self.log]
 
     def finish(self, metrics: dict[str, Any], split: ShardedSplit, checkpoint: Path) -> None:
-        """Tables, pictures and the scores of the selected checkpoint; the checkpoint itself when it is asked for."""
+        """Log tables, pictures and the scores of the selected checkpoint, and the checkpoint itself on request."""
         if self.log is None:
             return
         from threeshnet.runs.wandb_media import media
 
-        run = self.log.experiment
-        inspected = json.loads((self.folder / INSPECTION).read_text(encoding="utf-8"))
-        self.log.attempt("logging tables", lambda: run.log(media(inspected, self.folder, split.image_path)))
-        self.log.attempt("logging scores", run.summary.update, summary(metrics))
-        if self.cfg.wandb_artifact:
-            self.log.attempt("logging the checkpoint", self._send, metrics, checkpoint)
+        log, run = self.log, self.log.experiment
+        log.attempt("logging tables", lambda: run.log(media(self.run.inspection, self.run.folder, split.image_path)))
+        log.attempt("logging scores", run.summary.update, summary(metrics))
+        if self.settings.wandb_artifact:
+            log.attempt("logging the checkpoint", self._send, metrics, checkpoint)
 
     def _send(self, metrics: dict[str, Any], checkpoint: Path) -> None:
         import wandb
 
         run: Any = self.log.experiment  # pyright: ignore[reportOptionalMemberAccess]
-        artifact = wandb.Artifact(f"{self.cfg.experiment_name}-{run.id}", "model", metadata=summary(metrics))
+        artifact = wandb.Artifact(f"{self.settings.experiment_name}-{run.id}", "model", metadata=summary(metrics))
         artifact.add_file(str(checkpoint), name=checkpoint.name)
         run.log_artifact(artifact, aliases=[str(metrics["selection"])])
 
 
-def name_of(cfg: DictConfig) -> str:
-    """What a training run is called."""
-    return str(cfg.job_name or f"{cfg.experiment_name}-seed{cfg.seed}")
+def mode_of(requested: str | bool) -> str:
+    """`off`, `offline` or `online` as requested, and offline where nobody is logged in.  Raises ConfigError."""
+    mode = "off" if requested is False else str(requested)  # YAML reads a bare off as false
+    if mode not in MODES:
+        raise ConfigError(one_of("wandb", mode, MODES))
+    if mode == "online" and (reason := why_offline()):
+        log.warning("wandb=online, but %s: the run is written offline; `wandb sync` sends it later", reason)
+        return "offline"
+    return mode
 
 
-def track_evaluation(cfg: DictConfig, folder: Path, split: ShardedSplit, metrics: dict[str, Any]) -> None:
-    """Tell W&B of the scores of checkpoints that are there already."""
+def why_offline() -> str | None:
+    """Why nothing can be sent: no key in the environment, none in .netrc for the service, or WANDB_MODE; else None."""
+    if (mode := os.environ.get("WANDB_MODE", "online")) != "online":
+        return f"WANDB_MODE={mode}"
+    if os.environ.get("WANDB_API_KEY"):
+        return None
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or SERVICE).netloc
+    file = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    try:
+        login = netrc.netrc(file).authenticators(host)
+    except (OSError, netrc.NetrcParseError):
+        login = None
+    return None if login else f"there is neither WANDB_API_KEY nor an entry for {host} in {file} (`wandb login`)"
+
+
+def training_name(settings: Any) -> str:
+    """The name of a training run."""
+    return str(settings.job_name or f"{settings.experiment_name}-seed{settings.seed}")
+
+
+def track_evaluation(
+    settings: Any, run: Run, invocation: Invocation, split: ShardedSplit, metrics: dict[str, Any]
+) -> None:
+    """Log the scores of checkpoints of earlier trainings."""
     name = "-".join(str(metrics[key]) for key in ("data", "split", "protocol", "correction") if metrics.get(key))
-    with Tracker(cfg, folder, job_type="evaluate", name=name) as tracker:
+    with Tracker(settings, run, invocation, name=name) as tracker:
         for log in tracker.start(split.manifest):
             log.attempt("logging scores", log.experiment.summary.update, summary(metrics))
 
 
-def tags(config: Mapping[str, Any]) -> list[str]:
-    """The experiment or the protocol, and what was chosen of the groups that are compared."""
-    chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
-    named = [f"{group}={chosen[group]}" for group in TAGGED if isinstance(chosen.get(group), str)]
-    told = [str(config[key]) for key in ("experiment_name", "protocol") if key in config]
-    return [*told, *named]
+def tags(config: Mapping[str, Any], choices: Mapping[str, Any]) -> list[str]:
+    """The experiment or the protocol, and the choices in the groups that studies compare."""
+    chosen = [f"{group}={choices[group]}" for group in TAGGED if isinstance(choices.get(group), str)]
+    return [*(str(config[key]) for key in ("experiment_name", "protocol") if key in config), *chosen]
 
 
 def facts_of_data(manifest: Manifest) -> dict[str, Any]:
-    """What tells these shards from others."""
+    """What identifies these shards."""
     return {
         "dataset": manifest.dataset,
         "fingerprint": manifest.fingerprint,
@@ -140,12 +174,12 @@ def facts_of_code() -> dict[str, Any]:
     """The commit, and how far the files differ from it: counts alone, for a patch may hold secrets."""
     commit = current_commit()
     facts: dict[str, Any] = {"commit": commit.removesuffix("+"), "dirty": commit.endswith("+")}
-    asked = ["git", "diff", "HEAD", "--numstat"]
+    command = ["git", "diff", "HEAD", "--numstat"]
     try:
-        told = subprocess.run(asked, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout
+        diff = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return facts
-    changed = [line.split("\t")[:2] for line in told.splitlines()]
+    changed = [line.split("\t")[:2] for line in diff.splitlines()]
     added, removed = (sum(int(row[side]) for row in changed if row[side].isdigit()) for side in (0, 1))
     return facts | {"changed_files": len(changed), "lines_added": added, "lines_removed": removed}
 
@@ -156,8 +190,8 @@ def summary(metrics: dict[str, Any]) -> dict[str, Any]:
     >>> summary({"split": "test", "rsum": 30.0, "i2t": {"R@1": 10.0}, "t2i": {"R@1": 20.0}, "checkpoint": "ab12"})
     {'test/rsum': 30.0, 'test/i2t_R@1': 10.0, 'test/t2i_R@1': 20.0, 'checkpoint': 'ab12', 'split': 'test'}
     """
-    found = {"test/rsum": metrics["rsum"]}
+    scores = {"test/rsum": metrics["rsum"]}
     for side in ("i2t", "t2i"):
-        found |= {f"test/{side}_{name}": value for name, value in metrics[side].items()}
+        scores |= {f"test/{side}_{name}": value for name, value in metrics[side].items()}
     kept = ("checkpoint", "selection", "protocol", "split", "parameters", "minutes", "steps")
-    return found | {name: metrics[name] for name in sorted(kept) if name in metrics}
+    return scores | {name: metrics[name] for name in sorted(kept) if name in metrics}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -13,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from threeshnet.evaluation.table import duration
-from threeshnet.runs import progress
+from threeshnet.runs.records import RUNNING, Progress
+from threeshnet.runs.run import Run
 from threeshnet.studies.scheduler import State, Status
 
 COLOURS = {State.RUNNING: "cyan", State.FINISHED: "green", State.EARLIER: "green", State.STOPPED: "yellow"}
@@ -42,7 +42,7 @@ class Board:
     def changed(self, status: Status) -> None:
         if self.live is None:
             note = f" ({status.note})" if status.note else ""
-            rsum = _rsum(progress.read(status.job.folder)) if status.ended else ""
+            rsum = _rsum(Run(status.job.folder).progress) if status.ended else ""
             self._print(status, f"{status.state}{note}{f', best dev rsum {rsum}' if rsum else ''}")
 
     def look(self) -> None:
@@ -51,10 +51,10 @@ class Board:
             self.live.update(self.table(), refresh=True)
             return
         for status in self.statuses:
-            facts = progress.read(status.job.folder) if status.state is State.RUNNING else {}
-            if facts.get("state") == progress.RUNNING and facts["epoch"] > self.epochs.get(status.job.name, 0):
-                self.epochs[status.job.name] = facts["epoch"]
-                self._print(status, ", ".join(_epoch(facts)))
+            progress = Run(status.job.folder).progress if status.state is State.RUNNING else Progress()
+            if progress.state == RUNNING and progress.epoch > self.epochs.get(status.job.name, 0):
+                self.epochs[status.job.name] = progress.epoch
+                self._print(status, ", ".join(_epoch(progress)))
 
     def table(self) -> Table:
         counts = Counter(status.state for status in self.statuses)
@@ -63,13 +63,13 @@ class Board:
         for name in ("job", "state", "epoch", "dev rsum", "time left"):
             table.add_column(name, justify="left" if name in ("job", "state") else "right")
         for status in self.statuses:
-            facts = progress.read(status.job.folder)
+            progress = Run(status.job.folder).progress
             failed = status.state in (State.FAILED, State.LEFT_OUT)
             note = escape(f" ({status.note})") if failed and status.note else ""
             state = f"[{COLOURS.get(status.state, 'default')}]{status.state}{note}[/]"
-            left = facts.get("seconds_left") if status.state is State.RUNNING else None
-            epoch = f"{facts['epoch']} of {facts['epochs']}" if facts else ""
-            table.add_row(escape(status.job.name), state, epoch, _rsum(facts), duration(left) if left else "")
+            left = progress.seconds_left if status.state is State.RUNNING else None
+            epoch = f"{progress.epoch} of {progress.epochs}" if progress.state else ""
+            table.add_row(escape(status.job.name), state, epoch, _rsum(progress), duration(left) if left else "")
         return table
 
     def _print(self, status: Status, text: str) -> None:
@@ -77,14 +77,13 @@ class Board:
         self.console.print(f"{number} {status.job.name}: {text}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _epoch(facts: dict[str, Any]) -> Iterator[str]:
-    yield f"epoch {facts['epoch']} of {facts['epochs']}"
-    if facts["dev_rsum"] is not None:
-        yield f"dev rsum {facts['dev_rsum']:.1f}"
-    if facts["seconds_left"]:
-        yield f"{duration(facts['seconds_left'])} left"
+def _epoch(progress: Progress) -> Iterator[str]:
+    yield f"epoch {progress.epoch} of {progress.epochs}"
+    if progress.dev_rsum is not None:
+        yield f"dev rsum {progress.dev_rsum:.1f}"
+    if progress.seconds_left:
+        yield f"{duration(progress.seconds_left)} left"
 
 
-def _rsum(facts: dict[str, Any]) -> str:
-    best = facts.get("best_dev_rsum")
-    return "" if best is None else f"{best:.1f}"
+def _rsum(progress: Progress) -> str:
+    return "" if progress.best_dev_rsum is None else f"{progress.best_dev_rsum:.1f}"

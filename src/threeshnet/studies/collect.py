@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,10 @@ from threeshnet.evaluation.evaluations import read_evaluation
 from threeshnet.evaluation.table import named_protocol
 from threeshnet.files import write_rows
 from threeshnet.installation import CONF
-from threeshnet.metrics.rank_files import RANKS
-from threeshnet.runs import progress
-from threeshnet.runs.folders import record
+from threeshnet.runs.find import jobs
+from threeshnet.runs.run import Run
 from threeshnet.studies.by_photo import BY_PHOTO, key_of, read_by_photo, rsum_by_photo, write_by_photo
 from threeshnet.studies.columns import HOW, RECALLS, REQUIRED, WHICH, Row, columns, device, lacking, read_rows
-from threeshnet.studies.scheduler import METRICS
 from threeshnet.studies.study import load_study
 
 RESULTS, LOCK = "results.csv", ".results.lock"
@@ -34,7 +31,7 @@ def collect_rows(cfg: DictConfig) -> None:
     """A study's finished runs become rows."""
     study = load_study(cfg.study)
     out = Path(cfg.out or f"runs/{study.name}")
-    folders = sorted(file.parent for file in out.glob("*/job.json"))
+    folders = [run.folder for run in jobs(out)]
     if not folders:
         raise DataError(f"{out} holds no <job>/job.json; run it first: make sweep STUDY={study.name} EXP=<experiment>")
     file = into(cfg, study.name) / RESULTS
@@ -54,7 +51,8 @@ def into(cfg: DictConfig, study: str) -> Path:
 
 def row_of(folder: Path, setting: str | None = None) -> Row:
     """A finished run as a row; what it does not say is empty. `setting` is another name for its setting."""
-    own, found = record(folder), json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    run = Run(folder)
+    own, found, progress = run.job.content(), run.metrics, run.progress
     facts: dict[str, Any] = {name: found.get(name) for name in FROM_METRICS}
     facts |= {f"{side}_r{cutoff}": found[side][f"R@{cutoff}"] for side, cutoff in RECALLS}
     facts |= {key: own.get(key) for key in ("experiment", "recipe", "seed", "fingerprint", "identity")}
@@ -67,7 +65,7 @@ def row_of(folder: Path, setting: str | None = None) -> Row:
     facts["features"] = (
         " + ".join(dict.fromkeys(model["features"] for model in trained if model.get("features"))) or None
     )
-    facts["dev_rsum"] = progress.read(folder).get("best_dev_rsum" if facts["selection"] == "best" else "dev_rsum")
+    facts["dev_rsum"] = progress.best_dev_rsum if facts["selection"] == "best" else progress.dev_rsum
     checkpoint = found.get("checkpoint")
     facts["checkpoint"] = " ".join(checkpoint) if isinstance(checkpoint, list) else checkpoint
     facts["derived_from"] = " ".join(own.get("derived_from", []))
@@ -85,7 +83,7 @@ def gather(folders: Iterable[Path], setting: str | None = None) -> tuple[dict[Pa
     """Rows of the finished runs by folder, what is not finished yet, and why other rows are refused."""
     rows, unfinished, refused = {}, [], []
     for folder in folders:
-        if not (folder / METRICS).exists():
+        if not Run(folder).is_finished:
             unfinished.append(f"{folder.name}: {_how_far(folder)}")
             continue
         row = row_of(folder, setting)
@@ -145,7 +143,9 @@ def collect(
     problems.extend(refused)
     problems.extend(damaged)
     again = f"A row needs {', '.join(REQUIRED)}: train these jobs again; {len(rows)} were copied."
-    problems.raise_as(DataError, again if refused else f"The rows were copied; without {RANKS} they go without photos.")
+    problems.raise_as(
+        DataError, again if refused else "The rows were copied; those without whole ranks go without photos."
+    )
     return len(rows), unfinished
 
 
@@ -153,7 +153,7 @@ def _by_photo(rows: Mapping[Path, Row]) -> tuple[dict[str, np.ndarray], list[str
     """What photos brought, by the rows' keys, and what is wrong with ranks; runs of before there were any have none."""
     found, damaged = {}, []
     for folder, row in rows.items():
-        if not (folder / RANKS).exists():
+        if not Run(folder).ranks_file.exists():
             continue
         try:
             found[key_of(row)] = rsum_by_photo(read_evaluation(folder))
@@ -163,5 +163,5 @@ def _by_photo(rows: Mapping[Path, Row]) -> tuple[dict[str, np.ndarray], list[str
 
 
 def _how_far(folder: Path) -> str:
-    found = progress.read(folder)
-    return f"{found['state']}, epoch {found['epoch']} of {found['epochs']}" if found else "not started"
+    progress = Run(folder).progress
+    return f"{progress.state}, epoch {progress.epoch} of {progress.epochs}" if progress.state else "not started"

@@ -20,11 +20,12 @@ from typing import Any, Protocol
 import torch
 
 from threeshnet.errors import ConfigError
+from threeshnet.runs.lock import SHARED_OUT
+from threeshnet.runs.run import Run
 
-OUTPUT = "output.log"  # stdout and stderr of a job, in its run directory
 SECONDS_TO_SAVE = "120"  # that torchrun leaves to its processes after a signal
 # Variables of an outer run, torchrun or batch job: a job that inherits them would take itself for a part of it.
-NOT_INHERITED = ("THREESHNET_RUN_DIRECTORY", "RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+NOT_INHERITED = (SHARED_OUT, "RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 NOT_INHERITED += ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED", "SLURM_NTASKS", "SLURM_PROCID")
 NOT_INHERITED += ("SLURM_LOCALID", "SLURM_JOB_NAME")
 PREFIXES_NOT_INHERITED = ("TORCHELASTIC_", "SLURM_NTASKS_")
@@ -86,9 +87,9 @@ def environment(*, threads: int, gpus: Sequence[str] | None = None) -> dict[str,
 
 
 def open_process(job: Job, variables: dict[str, str], **more: Any) -> subprocess.Popen[bytes]:
-    """Starts the job's command; its output is appended to OUTPUT."""
+    """Starts the job's command; its output is appended to the run's output."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    with (job.folder / OUTPUT).open("ab") as output:
+    with Run(job.folder).output.open("ab") as output:
         streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
         return subprocess.Popen(command(job), env=variables, **streams, **more)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from threeshnet.errors import ConfigError
-from threeshnet.runs import progress
+from threeshnet.runs.run import Run
 from threeshnet.studies.board import Board
 from threeshnet.studies.launch import Job, Local, processes, visible_gpus
 from threeshnet.studies.overrides import text
@@ -39,4 +39,4 @@ def run_multirun(
     with board.shown():
         Scheduler(starter=starter, changed=board.changed).run(statuses, board.look)
     end(statuses)
-    return [progress.read(job.folder).get("best_dev_rsum") for job in jobs]
+    return [Run(job.folder).progress.best_dev_rsum for job in jobs]

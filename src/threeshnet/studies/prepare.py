@@ -13,10 +13,9 @@ from omegaconf import OmegaConf, open_dict
 
 from threeshnet.errors import ConfigError
 from threeshnet.installation import current_commit
-from threeshnet.runs.checkpoint_names import BEST, LAST
+from threeshnet.runs.facts import machine
 from threeshnet.runs.identity import data_fingerprint, identity, views_read
-from threeshnet.runs.job_record import machine
-from threeshnet.runs.run_directory import CHECKPOINTS
+from threeshnet.runs.run import Run
 from threeshnet.shards.manifest import Manifest, view_name
 from threeshnet.studies.launch import Job, processes, visible_gpus
 from threeshnet.studies.overrides import listed, quoted, text
@@ -87,7 +86,7 @@ class Preparer:
             identity(resolved, fingerprint, views_read(shards, settings.augment.views)),
             record | {"commit": current_commit(), "machine": machine()},
             resolved,
-            folder / CHECKPOINTS / (BEST if settings.selection == "best" else LAST),
+            Run(folder).best if settings.selection == "best" else Run(folder).last,
             _held_out(settings, shards, settings.data.test_split),
             gpus,
             shards,

@@ -10,17 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from threeshnet.errors import ConfigError, Interrupted
-from threeshnet.runs import progress
-from threeshnet.studies.launch import OUTPUT, Job, Started, Starter
+from threeshnet.runs.records import INTERRUPTED
+from threeshnet.runs.run import Run
+from threeshnet.studies.launch import Job, Started, Starter
 
-METRICS = "metrics.json"  # a run directory that has it is finished
 RESTARTS = 3  # of a job that is interrupted although the sweep goes on
 LAST_LINES = 12
 TORCHRUNS_SUMMARY = re.compile(r"[EW]\d{4} .*torch/distributed/")
@@ -101,13 +98,13 @@ class Scheduler:
             return False
         if not all(other.state in DONE for other in needed):
             return False
-        busy = is_held(status.job.folder)
+        busy = Run(status.job.folder).is_locked
         if busy and not status.note:
             self.change(status, State.WAITING, "another process works in its folder")
         return not busy
 
     def start(self, status: Status) -> None:
-        output = status.job.folder / OUTPUT
+        output = Run(status.job.folder).output
         status.output_before = output.stat().st_size if output.exists() else 0
         status.started = self.starter.start(status.job)
         self.change(status, State.RUNNING)
@@ -117,14 +114,16 @@ class Scheduler:
         code = status.started.poll()
         if code is None:
             return
-        if code == 0 and (status.job.folder / METRICS).exists():
+        run = Run(status.job.folder)
+        if code == 0 and run.is_finished:
             self.change(status, State.FINISHED)
-        elif code == Interrupted.exit_code or progress.read(status.job.folder).get("state") == progress.INTERRUPTED:
+        elif code == Interrupted.exit_code or run.progress.state == INTERRUPTED:
             again = not self.signals and status.restarts < RESTARTS
             status.restarts += 1
             self.change(status, State.WAITING if again else State.STOPPED, "was interrupted")
         else:
-            how = f"ended by signal {-code}" if code < 0 else f"exit code {code}" if code else f"without {METRICS}"
+            without = f"without {run.metrics_file.name}"
+            how = f"ended by signal {-code}" if code < 0 else f"exit code {code}" if code else without
             self.change(status, State.FAILED, how)
 
     def stop(self, statuses: Sequence[Status]) -> None:
@@ -163,18 +162,6 @@ class Scheduler:
                 signal.signal(number, handler)
 
 
-def is_held(folder: Path) -> bool:
-    """Whether a process works in a run directory."""
-    lock = folder / ".lock"
-    if not lock.exists():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True
-
-
 def end(statuses: Sequence[Status]) -> None:
     """Returns when all jobs are done.  Raises JobsFailed, or SystemExit(75) when jobs wait to be resumed."""
     if message := failures(statuses):
@@ -192,13 +179,13 @@ def failures(statuses: Sequence[Status]) -> str:
         lines.append(f"  - {status.job.name}: {status.note}")
         if status.state is State.FAILED:
             lines += [f"      {line}" for line in last_lines(status)]
-            lines.append(f"    all of it: {status.job.folder / OUTPUT}")
+            lines.append(f"    all of it: {Run(status.job.folder).output}")
     return "\n".join(lines)
 
 
 def last_lines(status: Status, count: int = LAST_LINES) -> list[str]:
     """The end of a job's log since its last start, without torchrun's summary, which hides the reason."""
-    file = status.job.folder / OUTPUT
+    file = Run(status.job.folder).output
     if not file.exists():
         return []
     with file.open("rb") as opened:

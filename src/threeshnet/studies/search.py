@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from threeshnet.runs import progress
+from threeshnet.runs.run import Run
 from threeshnet.studies.scheduler import DONE, Scheduler, State, Status
 from threeshnet.studies.study import Range, Search
 
@@ -66,7 +66,7 @@ class Trials:
 
     def tell(self, status: Status) -> None:
         """Tells Optuna of a job that has ended, once; an interrupted one goes on when the search does."""
-        best = progress.read(status.job.folder).get("best_dev_rsum")
+        best = Run(status.job.folder).progress.best_dev_rsum
         state = TOLD.get(status.state)
         if status.job.name in self.trials and (state or (status.state in DONE and best is not None)):
             self.study.tell(self.trials.pop(status.job.name), None if state else best, state)
@@ -82,11 +82,11 @@ class Trials:
 
     def should_prune(self, status: Status) -> bool:
         """Whether the pruner gives up a running job, by its dev rsum after each epoch."""
-        facts, name = progress.read(status.job.folder), status.job.name
-        if facts.get("dev_rsum") is None or facts["epoch"] <= self.reported.get(name, 0):
+        progress, name = Run(status.job.folder).progress, status.job.name
+        if progress.dev_rsum is None or progress.epoch <= self.reported.get(name, 0):
             return False
-        self.reported[name] = facts["epoch"]
-        self.trials[name].report(facts["dev_rsum"], facts["epoch"])
+        self.reported[name] = progress.epoch
+        self.trials[name].report(progress.dev_rsum, progress.epoch)
         return self.trials[name].should_prune()
 
 

@@ -11,9 +11,8 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from threeshnet.errors import ConfigError, Problems
-from threeshnet.runs import run_directory as runs
-from threeshnet.runs.folders import finished_runs, is_finished, let_go, other_run, point_at
-from threeshnet.runs.job_record import JOB
+from threeshnet.runs.find import finished_runs
+from threeshnet.runs.run import Run
 from threeshnet.studies.board import Board
 from threeshnet.studies.launch import Local, Starter
 from threeshnet.studies.plan import chosen, plan
@@ -29,7 +28,7 @@ def sweep(settings: Any, *, compose: Compose, shards_of: Callable[[Any], Path]) 
     Raises JobsFailed when jobs failed, SystemExit(75) when interrupted.
     """
     runner = Sweep(settings, compose=compose, shards_of=shards_of)
-    with runs.locked(runner.out):
+    with Run(runner.out).lock():
         statuses = runner.run_all() if runner.study.search is None else runner.search(runner.study.search)
     end(statuses)
 
@@ -88,20 +87,20 @@ def begin(prepared: Sequence[PreparedJob], roots: Sequence[Path]) -> list[Status
     """
     problems = Problems("these folders are taken")
     for each in prepared:
-        problems.extend(filter(None, [other_run(each.job.folder, each.identity, each.settings)]))
+        problems.extend(filter(None, [Run(each.job.folder).holds_another(each.identity, each.settings)]))
     problems.raise_as(ConfigError, "Give another OUT (out=<folder>), or delete them.")
     finished = finished_runs(roots)
     statuses = [Status(each.job) for each in prepared]
     for each, status in zip(prepared, statuses, strict=True):
-        folder, source = each.job.folder, finished.get(each.identity)
-        if not is_finished(folder, each.identity):
-            let_go(folder)
+        run, source = Run(each.job.folder), finished.get(each.identity)
+        if not run.finished_as(each.identity):
+            run.unlink()
             if source is not None:
-                point_at(source, folder, each.record)
-                status.note = str(source)
+                run.link_to(source, each.record)
+                status.note = str(source.folder)
             elif each.planned.of:
-                runs.write_json(folder / JOB, dict(each.record))
-        if is_finished(folder, each.identity):
+                run.write_job(each.record)
+        if run.finished_as(each.identity):
             status.state = State.EARLIER
     return statuses
 

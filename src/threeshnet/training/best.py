@@ -9,7 +9,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from threeshnet.errors import CheckpointError
-from threeshnet.training.checkpoint_files import WholeFiles
+from threeshnet.runs.checkpoint_files import WholeFiles
+from threeshnet.runs.run import Run
 from threeshnet.training.processes import Agreement
 
 
@@ -19,10 +20,10 @@ class BestModelCheckpoint(ModelCheckpoint):
     A run that went on without its best weights would end with a checkpoint and a score that do not belong together.
     """
 
-    def __init__(self, *, folder: Path, files: WholeFiles, agreement: Agreement) -> None:
+    def __init__(self, *, run: Run, files: WholeFiles, agreement: Agreement) -> None:
         super().__init__(
-            dirpath=folder,
-            filename="best",
+            dirpath=run.checkpoints,
+            filename=run.best.stem,
             monitor="dev/rsum",
             mode="max",
             enable_version_counter=False,

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from threeshnet.batches.dataset import CaptionDataset
 from threeshnet.errors import DataError
-from threeshnet.nn.collectives import place
+from threeshnet.nn.collectives import gather_objects
 from threeshnet.records import Batch, TokenSet
 
 SHOWN = 8  # of each list
@@ -66,9 +65,4 @@ def _some(items: list[Any]) -> str:
 
 def _of_all(items: list[Any]) -> list[Any]:
     """The items of all processes, by rank."""
-    _, processes = place()
-    if processes == 1:
-        return items
-    shares: list[Any] = [None] * processes
-    dist.all_gather_object(shares, items)
-    return [item for share in shares for item in share]
+    return [item for share in gather_objects(items) for item in share]

@@ -17,12 +17,12 @@ from pytorch_lightning.loggers import Logger
 from threeshnet.batches.datamodule import RetrievalDataModule
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.errors import ConfigError, Problems
-from threeshnet.runs.run_directory import CHECKPOINTS
+from threeshnet.runs.checkpoint_files import WholeFiles
+from threeshnet.runs.run import Run
 from threeshnet.shards.manifest import Manifest
 from threeshnet.training.best import BestModelCheckpoint
 from threeshnet.training.callbacks import RandomStates, StepClock
 from threeshnet.training.checkpoint import model_card
-from threeshnet.training.checkpoint_files import WholeFiles
 from threeshnet.training.collapse import CollapseWatch
 from threeshnet.training.keeping import LastCheckpoint
 from threeshnet.training.module import RetrievalModule
@@ -112,16 +112,16 @@ def build_module(
     )
 
 
-def build_trainer(cfg: DictConfig, folder: Path, signals: Signals, more_loggers: Iterable[Logger] = ()) -> pl.Trainer:
-    loggers = [*(instantiate(settings, save_dir=str(folder)) for settings in cfg.logger.values()), *more_loggers]
+def build_trainer(cfg: DictConfig, run: Run, signals: Signals, more_loggers: Iterable[Logger] = ()) -> pl.Trainer:
+    loggers = [*(instantiate(settings, save_dir=str(run.folder)) for settings in cfg.logger.values()), *more_loggers]
     settings, files = of_lightning(cfg), WholeFiles()
-    found = callbacks(cfg, folder) + keepers(cfg, folder, files, signals)
-    return instantiate(settings, logger=loggers, callbacks=found, plugins=[files], default_root_dir=str(folder))
+    found = callbacks(cfg, run) + keepers(cfg, run, files, signals)
+    return instantiate(settings, logger=loggers, callbacks=found, plugins=[files], default_root_dir=str(run.folder))
 
 
-def callbacks(cfg: DictConfig, folder: Path) -> list[pl.Callback]:
+def callbacks(cfg: DictConfig, run: Run) -> list[pl.Callback]:
     """The mean of the weights where it is asked for, the step clock, the watch, progress.json and a progress bar."""
-    found: list[pl.Callback] = [*averaging(cfg), StepClock(), CollapseWatch(), Progress(folder=folder)]
+    found: list[pl.Callback] = [*averaging(cfg), StepClock(), CollapseWatch(), Progress(run=run)]
     if cfg.trainer.get("enable_progress_bar", True):
         found.append(RichProgressBar() if sys.stderr.isatty() else TQDMProgressBar(refresh_rate=50))
     return found
@@ -132,9 +132,9 @@ def averaging(cfg: DictConfig) -> list[pl.Callback]:
     return [instantiate(cfg.averaging)] if cfg.averaging else []
 
 
-def keepers(cfg: DictConfig, folder: Path, files: WholeFiles, signals: Signals) -> list[pl.Callback]:
+def keepers(cfg: DictConfig, run: Run, files: WholeFiles, signals: Signals) -> list[pl.Callback]:
     """Random states, then the best checkpoint and the last one, which holds the best score."""
-    shared: dict[str, Any] = {"folder": folder / CHECKPOINTS, "files": files, "agreement": Agreement()}
+    shared: dict[str, Any] = {"run": run, "files": files, "agreement": Agreement()}
     states = RandomStates()
     best = [BestModelCheckpoint(**shared)] if cfg.data.dev_split is not None else []
     return [states, *best, LastCheckpoint(**shared, signals=signals, random_states=states, **cfg.checkpoints)]

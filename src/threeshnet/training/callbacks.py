@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 
 from threeshnet.errors import CheckpointError
-from threeshnet.nn.collectives import place
+from threeshnet.nn.collectives import gather_objects
 
 
 class RandomStates(Callback):
@@ -30,7 +29,7 @@ class RandomStates(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint["random_states"] = _of_all(self.pending or random_states())
+        checkpoint["random_states"] = gather_objects(self.pending or random_states())
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -81,15 +80,6 @@ def set_random_states(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if states["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
-
-
-def _of_all(states: dict[str, Any]) -> list[dict[str, Any]]:
-    """The states of all processes, by rank."""
-    _, processes = place()
-    shares: list[Any] = [states] * processes
-    if processes > 1:
-        dist.all_gather_object(shares, states)
-    return shares
 
 
 class StepClock(Callback):

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from threeshnet.nn.collectives import place
+from threeshnet.nn.collectives import process_count
 from threeshnet.nn.synchronized_batchnorm import Exchange, SharedStatistics
 from threeshnet.training.recompute import recomputed
 
@@ -95,7 +95,7 @@ class ChunkedEncoder:
             levels.append([names[layer] for layer in level])
             known |= level
         agreed = [levels]
-        if place()[1] > 1:  # one opinion, or processes would wait for different layers
+        if process_count() > 1:  # one opinion, or processes would wait for different layers
             dist.broadcast_object_list(agreed)
         return [[self.layers[name] for name in level] for level in agreed[0]]
 

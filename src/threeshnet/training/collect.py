@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from threeshnet.errors import DataError
-from threeshnet.nn import collectives
+from threeshnet.nn.collectives import add_up, gather_objects, process_count, process_index
 
 
 class Embeddings(NamedTuple):
@@ -38,14 +37,12 @@ class Collector:
         Who encoded what is known before an embedding moves, so each travels once, and a process holds the split once.
         """
         embeddings, numbers = self._mine()
-        rank, processes = collectives.place()
-        if processes == 1:
-            return place([(embeddings, numbers)], items)
-        shares: list[Any] = [None] * processes
-        dist.all_gather_object(shares, (numbers, embeddings.shape[1]))
+        if process_count() == 1:
+            return in_order([(embeddings, numbers)], items)
+        shares = gather_objects((numbers, embeddings.shape[1]))
         parts = [(torch.zeros(len(others), 0), others) for others, _ in shares]
-        parts[rank] = (embeddings, numbers)
-        return collectives.add_up(place(parts, items, width=max(width for _, width in shares)))
+        parts[process_index()] = (embeddings, numbers)
+        return add_up(in_order(parts, items, width=max(width for _, width in shares)))
 
     def _mine(self) -> tuple[Tensor, Tensor]:
         if not self.numbers:
@@ -53,12 +50,12 @@ class Collector:
         return torch.cat(self.embeddings), torch.cat(self.numbers)
 
 
-def place(parts: Sequence[tuple[Tensor, Tensor]], items: int, width: int | None = None) -> Tensor:
+def in_order(parts: Sequence[tuple[Tensor, Tensor]], items: int, width: int | None = None) -> Tensor:
     """Rows [items, D] from (embeddings, numbers) pairs; an item that was encoded twice counts once.
 
     With `width` D, parts whose embeddings are [b, 0] lie elsewhere: their rows are 0 here.
 
-    >>> place([(torch.tensor([[2.0]]), torch.tensor([1])), (torch.tensor([[1.0]]), torch.tensor([0]))], 2)
+    >>> in_order([(torch.tensor([[2.0]]), torch.tensor([1])), (torch.tensor([[1.0]]), torch.tensor([0]))], 2)
     tensor([[1.],
             [2.]])
     """

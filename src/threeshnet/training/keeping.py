@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,10 +14,11 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
 from threeshnet.errors import CheckpointError, ConfigError, Interrupted, Problems
-from threeshnet.nn.collectives import place
-from threeshnet.runs.checkpoint_names import EPOCHS, LAST
+from threeshnet.nn.collectives import process_count
+from threeshnet.runs.checkpoint_files import WholeFiles
+from threeshnet.runs.resume import EPOCHS
+from threeshnet.runs.run import Run
 from threeshnet.training.callbacks import RandomStates
-from threeshnet.training.checkpoint_files import WholeFiles
 from threeshnet.training.csv_log import EVALUATION_PENDING, ROW
 from threeshnet.training.processes import Agreement
 from threeshnet.training.signals import Signals
@@ -39,7 +39,7 @@ class LastCheckpoint(Checkpoint):
     def __init__(
         self,
         *,
-        folder: Path,
+        run: Run,
         files: WholeFiles,
         agreement: Agreement,
         signals: Signals,
@@ -54,12 +54,12 @@ class LastCheckpoint(Checkpoint):
         if minutes is not None and minutes < 0:
             problems.add(f"checkpoints.minutes={minutes} must be at least 0, which is after every step")
         problems.raise_as(ConfigError, "null is for none within an epoch.")
-        self.file, self.files, self.agreement = folder / LAST, files, agreement
+        self.file, self.files, self.agreement = run.last, files, agreement
         self.signals, self.random_states = signals, random_states
         self.minutes, self.steps = minutes, steps
         self.written = 0.0  # when, by a clock that does not jump
         self.saved: tuple[int, bool] | None = None  # step and whether an evaluation is pending, of the file
-        self.place = "outside"  # | between | in a step | changing weights | evaluating
+        self.phase = "outside"  # | between | in a step | changing weights | evaluating
         self.buffers: tuple[list[Tensor], list[Tensor]] = ([], [])
         self.shared: list[int] = []  # evaluation batches that every process has, of each loader
         self.max_steps = NO_LIMIT
@@ -68,18 +68,18 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.signals.take_over()
-        self.written, self.place = time.monotonic(), "between"
+        self.written, self.phase = time.monotonic(), "between"
         of_model = [each for each in pl_module.buffers() if each.numel()]
         self.buffers = of_model, [each.clone() for each in of_model]
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self.place = "in a step"
+        self.phase = "in a step"
         _copy(*self.buffers)
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
-        self.place = "changing weights"
+        self.phase = "changing weights"
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -88,7 +88,7 @@ class LastCheckpoint(Checkpoint):
         if loop._should_accumulate():  # gradients wait for the batches that belong to them
             return
         last, evaluated = loop._num_ready_batches_reached(), evaluates(trainer)
-        self.place = "evaluating" if last and evaluated else "between"
+        self.phase = "evaluating" if last and evaluated else "between"
         stop, due = self.agreement.any(self.signals.received is not None, self._due(trainer))
         if last and not evaluated:
             return  # the epoch ends at once
@@ -106,14 +106,14 @@ class LastCheckpoint(Checkpoint):
                 raise self._interrupted(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.place = "outside"
+        self.phase = "outside"
         if self.saved != (trainer.global_step, False):
             self._save(trainer, must=True)
 
     # ---- evaluation
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.place = "evaluating"
+        self.phase = "evaluating"
         self.shared = self.agreement.fewest([int(count) for count in trainer.num_val_batches])
 
     def on_validation_batch_start(
@@ -124,7 +124,7 @@ class LastCheckpoint(Checkpoint):
             raise self._interrupted(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.place = "between"
+        self.phase = "between"
         if self.max_steps != NO_LIMIT:
             trainer.fit_loop.epoch_loop.max_steps, self.max_steps = self.max_steps, NO_LIMIT
         self._save(trainer)
@@ -146,17 +146,17 @@ class LastCheckpoint(Checkpoint):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Saves the state after the last whole step. Of several processes one may have failed alone: then it cannot."""
         batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-        whole = self.place in ("between", "in a step", "evaluating") and trainer.global_step > 0
-        everywhere = place()[1] == 1 or getattr(exception, "everywhere", False)
+        whole = self.phase in ("between", "in a step", "evaluating") and trainer.global_step > 0
+        everywhere = process_count() == 1 or getattr(exception, "everywhere", False)
         expected = isinstance(exception, Exception) and not isinstance(exception, Interrupted | CheckpointError)
-        if whole and everywhere and expected and self.saved != (trainer.global_step, self.place == "evaluating"):
-            if self.place == "in a step":
+        if whole and everywhere and expected and self.saved != (trainer.global_step, self.phase == "evaluating"):
+            if self.phase == "in a step":
                 _copy(*reversed(self.buffers))
                 self.random_states.undo_step()
             elif batches.processed > batches.completed:  # torch reports a dead worker in the middle of a save too
                 self.row = row_of_step(trainer)
-            self._save(trainer, pending=self.place == "evaluating", undo=True)
-        if expected and self.place != "outside" and self.saved is not None:
+            self._save(trainer, pending=self.phase == "evaluating", undo=True)
+        if expected and self.phase != "outside" and self.saved is not None:
             log.warning("saved: %s, of step %d", self.file, self.saved[0])
 
     # ---- what is written

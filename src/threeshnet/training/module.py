@@ -12,7 +12,7 @@ from threeshnet.encoders.model import RetrievalModel
 from threeshnet.errors import ConfigError
 from threeshnet.metrics.recalls import recall
 from threeshnet.metrics.similarity import EmbeddingSimilarity
-from threeshnet.nn.collectives import exchange_counts, place
+from threeshnet.nn.collectives import exchange_counts, process_count
 from threeshnet.objectives.collapse import loss_over_collapsed
 from threeshnet.objectives.gather import gather_pairs
 from threeshnet.records import Batch, ImageBatch, TokenSet
@@ -82,7 +82,7 @@ class RetrievalModule(EncodingModule):
 
     def share_statistics(self) -> None:
         """Lets BatchNorm look at the whole batch where that does not lie in one place.  Raises ConfigError."""
-        _, processes = place()
+        processes = process_count()
         shared = self.sync_batchnorm and processes > 1
         if self.synchronized or not (shared or self.chunk):
             return

@@ -1,4 +1,4 @@
-"""What the processes of a run decide together, and the end of a run in several processes."""
+"""What the processes of a run decide together."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from threeshnet.nn.collectives import place
+from threeshnet.nn.collectives import process_count
 
 
 class Agreement:
@@ -32,20 +32,10 @@ class Agreement:
         return self._reduced(counts, dist.ReduceOp.MIN)
 
     def _reduced(self, numbers: list[int], how: dist.ReduceOp.RedOpType) -> list[int]:
-        if place()[1] == 1 or not numbers:
+        if process_count() == 1 or not numbers:
             return numbers
         if self._group is None:
             self._group = dist.new_group(backend="gloo")
         tensor = torch.tensor(numbers, dtype=torch.int64)
         dist.all_reduce(tensor, how, group=self._group)
         return tensor.tolist()
-
-
-def leave_together() -> None:
-    """Waits for all processes, then closes what connects them.
-
-    A process that exits while gloo's threads still run may be aborted after all its work is done.
-    """
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()

@@ -6,7 +6,6 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,8 +13,8 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from threeshnet.errors import Interrupted
-from threeshnet.files import write_json
-from threeshnet.runs.progress import FAILED, INTERRUPTED, PROGRESS, RUNNING
+from threeshnet.runs.records import FAILED, INTERRUPTED, RUNNING
+from threeshnet.runs.run import Run
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_WRITES = 5.0
@@ -23,15 +22,15 @@ STOPPED_FROM_OUTSIDE = (KeyboardInterrupt, SystemExit, SIGTERMException, Interru
 
 
 class Progress(Callback):
-    """Writes `folder`/progress.json at every epoch's end and each few seconds between, on rank 0 alone.
+    """Writes the run's progress.json at every epoch's end and each few seconds between, on rank 0 alone.
 
     state (running, finished, failed, interrupted), epoch (finished ones) of epochs, step of steps, dev_rsum (the
     newest) and best_dev_rsum (both null before the first), started and updated (unix seconds), seconds_left (of
     training, by the mean step of this process; null when unknown). The command says when all is finished: `mark`.
     """
 
-    def __init__(self, *, folder: Path, seconds: float = SECONDS_BETWEEN_WRITES) -> None:
-        self.folder, self.seconds = folder, seconds
+    def __init__(self, *, run: Run, seconds: float = SECONDS_BETWEEN_WRITES) -> None:
+        self.run, self.seconds = run, seconds
         self.started = time.time()
         self.before = 0.0  # seconds that the run took before this process went on with it
         self.written = -math.inf
@@ -90,9 +89,9 @@ class Progress(Callback):
         }
         self.written = time.monotonic()
         try:
-            write_json(self.folder / PROGRESS, content)
+            self.run.write_progress(content)
         except OSError as error:  # those who look from outside see less; the run has its own way with a full disk
-            log.warning("%s cannot be written: %s", self.folder / PROGRESS, error.strerror)
+            log.warning("%s cannot be written: %s", error.filename, error.strerror)
 
     def _seconds_left(self, step: int, steps: float) -> float | None:
         if self.first_step is None or step <= self.first_step or not math.isfinite(steps):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,54 +11,24 @@ import wandb
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from threeshnet.files import write_json
-
 log = logging.getLogger(__name__)
-RUN_FILE = "wandb_run.json"  # in the run directory: the id, so that a resumed run goes on in the same W&B run
 STEP = "trainer/global_step"  # as Lightning names it
 LOWER_IS_BETTER = ("median_rank", "mean_rank")
 SECONDS_TO_START, SECONDS_TO_FINISH = 30, 600  # of waiting for the service; what is not sent stays on the disk
 
 
-def run_id(folder: Path, *, project: str, resumed: bool) -> str:
-    """The id of the W&B run of a run directory: the one that is written there when the run is resumed, or a new one."""
-    file = folder / RUN_FILE
-    if resumed and file.is_file():
-        return str(json.loads(file.read_text(encoding="utf-8"))["id"])
-    fresh = new_id()
-    write_json(file, {"id": fresh, "project": project})
-    return fresh
-
-
-def new_id() -> str:
-    """An id that no other run has."""
-    return secrets.token_hex(4)
-
-
-def open_run(
-    folder: Path,
-    *,
-    mode: str,
-    project: str,
-    number: str,
-    name: str,
-    group: str | None,
-    job_type: str,
-    tags: Sequence[str],
-    config: Mapping[str, Any],
-) -> Any | None:
+def open_run(folder: Path, *, mode: str, **facts: Any) -> Any | None:
     """A started W&B run whose files lie in `folder`; None, with a warning, when none can be started.
 
-    `number` is its id: a run of that id that is there already goes on.
-    Without a service the run is written offline. W&B's own look at git is off: it would send the address of the remote,
-    which may hold a token, and a patch of every local change.
+    `facts` are arguments of `wandb.init`; a run with their `id` is continued. Without a service the run is written
+    offline. W&B's look at git is off: it would send the address of the remote, which may hold a token, and a patch of
+    every local change.
     """
-    facts: dict[str, Any] = {"project": project, "id": number, "name": name, "group": group, "job_type": job_type}
-    facts |= {"tags": [tag[:64] for tag in tags], "config": dict(config), "dir": str(folder)}
     for attempt in dict.fromkeys((mode, "offline")):
-        facts["mode"] = attempt
         try:
-            run = wandb.init(**facts, resume="allow", reinit="create_new", settings=_settings())
+            run = wandb.init(
+                **facts, mode=attempt, dir=str(folder), resume="allow", reinit="create_new", settings=_settings()
+            )
             _define_axes(run)
             return run
         except Exception as reason:  # of any kind: the training does not depend on it

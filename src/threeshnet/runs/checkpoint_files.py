@@ -17,7 +17,7 @@ from torch import Tensor
 
 from threeshnet.errors import CheckpointError
 from threeshnet.files import PARTIAL
-from threeshnet.runs.checkpoint_names import LAST, PREVIOUS
+from threeshnet.runs.run import LAST, PREVIOUS, Run
 
 GIGABYTE = 1e9
 log = logging.getLogger(__name__)
@@ -80,10 +80,10 @@ def fault_of(file: Path) -> str | None:
     return None
 
 
-def newest_whole(folder: Path) -> Path | None:
+def newest_whole(run: Run) -> Path | None:
     """The last checkpoint, or the one before when that is torn; None where there is none.  Raises CheckpointError."""
     torn = []
-    for file in (folder / LAST, folder / PREVIOUS):
+    for file in (run.last, run.previous):
         if not file.exists():
             continue
         fault = fault_of(file)
@@ -94,7 +94,7 @@ def newest_whole(folder: Path) -> Path | None:
         torn.append(f"{file} is torn: {fault}")
     if torn:
         raise CheckpointError(
-            f"{'; '.join(torn)}. No checkpoint of this run can be read: remove {folder} to start afresh"
+            f"{'; '.join(torn)}. No checkpoint of this run can be read: remove {run.checkpoints} to start afresh"
         )
     return None
 
