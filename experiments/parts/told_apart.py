@@ -25,7 +25,7 @@ COLUMNS = ("study", "job", "seed", "rsum", *TAGS, "checkpoint", "machine", "comm
 
 def row_of(run: Run) -> dict[str, str]:
     """A finished run of the demo as a row.  Raises DataError for a folder that holds anything else."""
-    own, found = run.job.content(), run.metrics
+    own, found = run.job.content(), run.find_metrics()
     if not own or set(TAGS) - set(found.get("by_tag", ())):
         lacking = f"it lacks job.json, or scores of {', '.join(TAGS)}"
         raise DataError(f"{run.folder} is no finished run of the demo: {lacking}")

@@ -11,6 +11,7 @@ import pytest
 
 from threeshnet.errors import DataError
 from threeshnet.reports.markdown import filled
+from threeshnet.runs.run import Run
 
 from ..scripts import loaded
 
@@ -23,7 +24,7 @@ def by_heart() -> Any:
 
 
 def test_scores_are_those_of_the_run(by_heart: Any, whole: Path, synthetic_shards: Path) -> None:
-    train, held_out = by_heart.rows_of(whole, synthetic_shards, ["train", "testall"])
+    train, held_out = by_heart.rows_of(Run(whole), synthetic_shards, ["train", "testall"])
     scored = json.loads((whole / "metrics.json").read_text())
     assert held_out["photos"] == train["photos"] == scored["images"]  # as many as the smaller split has
     assert held_out["rsum"] == f"{scored['rsum']:.1f}"

@@ -116,7 +116,9 @@ def test_runs_are_told_apart_once_each_and_nothing_else_is_taken(tmp_path: Path)
     told = loaded(EXPERIMENTS / "parts/told_apart.py")
     by_tag = {tag: {"pair_accuracy": 50.0 + number} for number, tag in enumerate(told.TAGS)}
     facts = {"study": "parts", "seed": 0, "machine": "2 CPU cores", "job_name": "a"}
-    for name, metrics in (("a", {"by_tag": by_tag, "rsum": 1.0, "checkpoint": "c", "commit": "d"}), ("other", {})):
+    recalls = dict.fromkeys(("i2t", "t2i"), {"R@1": 1.0, "R@5": 2.0, "R@10": 3.0})
+    scores = recalls | {"by_tag": by_tag, "rsum": 1.0, "checkpoint": "c", "commit": "d"}
+    for name, metrics in (("a", scores), ("other", {})):
         (tmp_path / name).mkdir()
         (tmp_path / name / "job.json").write_text(json.dumps(facts))
         (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))

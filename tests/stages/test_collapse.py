@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from threeshnet.runs.run import Run
 from threeshnet.training.collapse import CollapseWatch
 from threeshnet.training.module import RetrievalModule
 
@@ -78,6 +79,7 @@ def write_run(folder: Path, losses: list[float], *, warm_up: int, seed: int = 0)
     settings = {"objective": objective, "fusion": {}, "batches": {"batch_size": 4}, "seed": seed}
     OmegaConf.save(OmegaConf.create(settings), folder / "config.yaml")
     scores = {"rsum": 200.0 + seed, "steps": 4, "epochs": 2, "checkpoint": "abc", "commit": "def"}
+    scores |= dict.fromkeys(("i2t", "t2i"), {"R@1": 1.0, "R@5": 2.0, "R@10": 3.0})
     (folder / "metrics.json").write_text(json.dumps(scores))
     (folder / "job.json").write_text(json.dumps({"experiment": "region_demo", "setting": "demo"}))
     with (folder / "log" / "metrics.csv").open("w", newline="") as stream:
@@ -89,7 +91,7 @@ def write_run(folder: Path, losses: list[float], *, warm_up: int, seed: int = 0)
 
 def test_the_share_of_every_epoch(curves: ModuleType, tmp_path: Path) -> None:
     write_run(tmp_path / "run", [4.8, 2.4, 1.6, 0.8], warm_up=1)
-    rows = curves.rows_of(tmp_path / "run")
+    rows = curves.rows_of(Run(tmp_path / "run"))
     assert [(row["epoch"], float(row["share"])) for row in rows] == [("0", 0.75), ("1", 0.75)]
     assert [row["dev_rsum"] for row in rows] == ["", "150.0"]
     assert (rows[0]["guidance"], rows[0]["objective"]) == ("without", "triplet")

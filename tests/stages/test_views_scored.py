@@ -14,6 +14,7 @@ import pytest
 
 from threeshnet.errors import DataError
 from threeshnet.reports.markdown import filled
+from threeshnet.runs.run import Run
 
 from ..scripts import loaded
 
@@ -42,7 +43,7 @@ def test_scores_are_those_of_the_evaluation(
                 stored = opened["region/features"]
                 stored[...] = np.roll(stored[...], number, axis=0)  # pyright: ignore
     monkeypatch.setattr(views_scored, "SCORED", "testall")
-    found = {(row["way"], row["beta"]): row for row in views_scored.rows_of(whole, tmp_path / name)}
+    found = {(row["way"], row["beta"]): row for row in views_scored.rows_of(Run(whole), tmp_path / name)}
     assert all(set(views_scored.COLUMNS) == row.keys() for row in found.values())
     assert len(found) == len(views_scored.WAYS) * len(views_scored.BETAS)
     (file,) = (whole / "checkpoints").glob(f"{json.loads((whole / 'metrics.json').read_text())['selection']}.ckpt")
