@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from threeshnet.batches.order import ORDERS, BlockOrder, Order, Shuffle, make_order
-from threeshnet.batches.sampler import CaptionBatches
+from threeshnet.batches.order import ORDERS, BlockOrder, CaptionBatches, Order, Shuffle, make_order
 from threeshnet.errors import ConfigError
 
 counts = st.lists(st.integers(0, 7), min_size=1, max_size=60)  # captions of each image

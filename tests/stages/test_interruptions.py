@@ -21,9 +21,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from threeshnet.batches.loader import TrainingLoader
-from threeshnet.batches.sampler import CaptionBatches
-from threeshnet.batches.workers import Loader
+from threeshnet.batches.loader import Loader, TrainingLoader
+from threeshnet.batches.order import CaptionBatches
 from threeshnet.errors import STOPPING, CheckpointError, ConfigError, Interrupted
 from threeshnet.runs import lock
 from threeshnet.runs.lock import locked

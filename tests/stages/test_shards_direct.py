@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import pickle
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +12,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from threeshnet.batches.stored_texts import WRITTEN_AT_ONCE, StoredTexts
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.records import ImageArrays, Photo
 from threeshnet.shards import files
@@ -189,35 +186,6 @@ def test_compressions_that_cannot_be_are_refused(tmp_path: Path, monkeypatch: py
 
 
 # --- captions
-
-
-def test_stored_texts_are_those_of_the_list_in_any_process(tmp_path: Path) -> None:
-    make(tmp_path)
-    split = ShardedSplit(tmp_path, "train")
-    texts, expected = StoredTexts(split.caption_texts, ["more"]), [*split.caption_texts, "more"]
-    assert [texts[number] for number in range(len(texts))] == expected
-    assert texts.lengths.tolist() == [len(text) for text in expected]
-    spawned = pickle.loads(pickle.dumps(texts))  # all that a spawned process gets
-    assert spawned[4] == expected[4]
-    inherited = multiprocessing.get_context("fork").SimpleQueue()
-    child = multiprocessing.get_context("fork").Process(target=lambda: inherited.put(texts[4]))
-    child.start()
-    assert inherited.get() == expected[4]
-    child.join()
-
-
-@given(parts=st.lists(st.lists(st.text(st.characters(exclude_categories=("Cs",)), max_size=9), max_size=6), max_size=4))
-def test_any_texts_come_back(parts: list[list[str]]) -> None:
-    texts = pickle.loads(pickle.dumps(StoredTexts(*parts)))
-    assert [texts[number] for number in range(len(texts))] == [text for part in parts for text in part]
-
-
-def test_many_texts_cross_the_size_of_a_write() -> None:
-    many = [str(number) for number in range(2 * WRITTEN_AT_ONCE + 1)]
-    texts = StoredTexts(many)
-    assert [texts[number] for number in (0, WRITTEN_AT_ONCE - 1, WRITTEN_AT_ONCE, len(many) - 1)] == [
-        many[number] for number in (0, WRITTEN_AT_ONCE - 1, WRITTEN_AT_ONCE, len(many) - 1)
-    ]
 
 
 def test_texts_of_a_split_are_like_a_list(tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def test_a_view_of_other_photos_is_refused(shards: Path, tokenizer: Wordpieces, 
     make(tmp_path, "no_seg", sources=[Tiny(fields=["grid"])], view=RandomCrop())
     said = {
         "wide": "grid is made by .*'Tiny|tiny.*ours by",
-        "few": "the images of split 'train' are others, or stand in another order",
+        "few": "the images of split 'train' differ, or their order does",
         "no_seg": "seg is made by None, ours by",
     }
     for name, reason in said.items():

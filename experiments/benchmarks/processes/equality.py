@@ -39,7 +39,7 @@ from world import (
 )
 
 from threeshnet.batches.collate import collate_images
-from threeshnet.batches.sampler import EveryItemOnce
+from threeshnet.batches.order import EveryItemOnce
 from threeshnet.installation import current_commit
 from threeshnet.metrics.recalls import recall
 from threeshnet.metrics.similarity import EmbeddingSimilarity

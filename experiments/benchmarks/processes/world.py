@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from threeshnet.batches.augment import AlterWords, DropTokens
 from threeshnet.batches.dataset import CaptionDataset
 from threeshnet.batches.loader import TrainingLoader
-from threeshnet.batches.sampler import CaptionBatches
+from threeshnet.batches.order import CaptionBatches
 from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.encoders.text.bigru import BiGRUTextEncoder

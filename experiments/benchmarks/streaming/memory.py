@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -60,10 +61,11 @@ def watched(folder: Path, workers: int, method: str, steps: int) -> dict[str, fl
     from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
 
     torch.set_num_threads(1)
+    multiprocessing.set_start_method(method)
     start, peaks = anonymous_bytes(), [0, 0]
     module = RetrievalDataModule(
         shards=folder, dataset="memory", tokenizer=Wordpieces([*SPECIALS, *WORDS]), fields=["region"], workers=workers,
-        dev_split=None, test_split=None, batch_size=64, order="blocks", start_method=method,
+        dev_split=None, test_split=None, batch_size=64, order="blocks",
     )  # fmt: skip
     looked = 0.0
     for step, _ in enumerate(module.train_dataloader()):

@@ -13,9 +13,8 @@ from formats import IMAGE_BYTES, REGIONS, WIDTH
 
 from threeshnet.batches.dataset import CaptionDataset
 from threeshnet.batches.loader import TrainingLoader
-from threeshnet.batches.order import BlockOrder, Shuffle
+from threeshnet.batches.order import BlockOrder, CaptionBatches, Shuffle
 from threeshnet.batches.readahead import Readahead
-from threeshnet.batches.sampler import CaptionBatches
 from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
 from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.reader import ShardedSplit

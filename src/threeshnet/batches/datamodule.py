@@ -1,9 +1,8 @@
-"""The shards of one data set as Lightning's loaders."""
+"""A Lightning data module over the shards of one data set."""
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,25 +12,25 @@ import torch
 
 from threeshnet.batches.augment import AlterWords, DropTokens
 from threeshnet.batches.dataset import CaptionDataset, ImageDataset, TextDataset
-from threeshnet.batches.loader import TrainingLoader
-from threeshnet.batches.order import make_order
+from threeshnet.batches.loader import Loader, TrainingLoader
+from threeshnet.batches.order import CaptionBatches, EveryItemOnce, make_order
 from threeshnet.batches.readahead import MEGABYTE, Readahead
-from threeshnet.batches.sampler import CaptionBatches, EveryItemOnce
 from threeshnet.batches.tokenizers import Wordpieces
-from threeshnet.batches.workers import Loader
-from threeshnet.errors import ConfigError, Problems, one_of
+from threeshnet.errors import ConfigError, Problems
 from threeshnet.shards.manifest import Manifest, make_view, open_view
 from threeshnet.shards.reader import ShardedSplit, open_shards
 
 TEST_SPLITS = ("test", "testall")
-BATCHES_AHEAD = 2  # of each worker, where the memory for them is allowed: more only fills it
+READAHEAD_MEGABYTES = 1280  # two windows of 4,096 captions with 36 x 2048 float16 regions each
+PREFETCH_MEGABYTES = 1024  # of finished batches that wait for training
+BATCHES_AHEAD = 2  # of each worker, within PREFETCH_MEGABYTES
 log = logging.getLogger(__name__)
 
 
 class RetrievalDataModule(pl.LightningDataModule):
     """Training pairs from `train_splits`; images and captions, each once, from `dev_split` and `test_split`.
 
-    The samplers deal out batches to the processes themselves: build the Trainer with `use_distributed_sampler=False`.
+    The batch samplers divide batches among the processes: the Trainer needs `use_distributed_sampler=False`.
     """
 
     def __init__(
@@ -55,22 +54,17 @@ class RetrievalDataModule(pl.LightningDataModule):
         order: str = "shuffle",
         block_images: int = 32,
         window_captions: int = 4096,
-        readahead_megabytes: int = 1280,
-        prefetch_megabytes: int = 1024,
-        start_method: str | None = None,
         views: Sequence[str] = (),
         scored_views: Sequence[str] = (),
     ) -> None:
-        """`shards`: the folder of the data set or of several; `fields` among region, grid, seg.
+        """`shards` is the folder of the data set or of several; `fields` are among region, grid, seg.
 
         `batch_size` counts the captions of all processes together, `evaluation_batch_size` the images or captions of
-        one; `workers` are processes for each loader, started by `start_method`: fork, spawn or forkserver, None is
-        Python's own. `order` is shuffle or blocks (of `block_images` neighbours, mixed in windows of
-        `window_captions`). `readahead_megabytes` are announced to the disk ahead of training, and finished batches wait
-        in at most `prefetch_megabytes` of memory. `views` are data sets beside this one with other views of the same
-        photos, to train with; `scored_views` are those that dev and test are seen in as well.
+        one process; `workers` are processes of each loader. `order` is shuffle, or blocks of `block_images` neighbours
+        that are shuffled in windows of `window_captions`. `views` name the shards of random crops to train with, and
+        `scored_views` those that dev and test images are averaged with.
 
-        Opens the manifest at once: raises DataError when it is missing and ConfigError for splits or fields that it
+        Opens the manifest at once. Raises DataError when it is missing, and ConfigError for splits or fields that it
         does not have.
         """
         super().__init__()
@@ -84,8 +78,6 @@ class RetrievalDataModule(pl.LightningDataModule):
         self.workers, self.seed, self.drop_last = workers, seed, drop_last
         self.drop_tokens, self.alter_words = drop_tokens, alter_words
         self.limit_train_images = limit_train_images
-        self.readahead_megabytes, self.prefetch_megabytes = readahead_megabytes, prefetch_megabytes
-        self.start_method = start_method
         self.order = make_order(order, block_images=block_images, window_captions=window_captions)
         self._check()
         self.views = {name: open_view(self.folder, name) for name in views}
@@ -114,7 +106,7 @@ class RetrievalDataModule(pl.LightningDataModule):
             limit_images=self.limit_train_images,
             views=[self._seen_as(view, folder, splits) for view, folder in self.views.items()],
         )
-        rank, world_size = self._place()
+        rank, world_size = self._process()
         batches = CaptionBatches(
             dataset.owners[dataset.rows],
             batch_size=self.batch_size,
@@ -124,7 +116,7 @@ class RetrievalDataModule(pl.LightningDataModule):
             world_size=world_size,
             order=self.order,
         )
-        ahead = 0 if self.views else self.readahead_megabytes  # which view is read is known when a batch is made
+        ahead = 0 if self.views else READAHEAD_MEGABYTES  # the view of a pair is drawn only when its batch is made
         readahead = Readahead(splits=splits, fields=self.fields, megabytes=ahead)
         size = splits[0].image_bytes(self.fields) * self.batch_size // world_size
         return TrainingLoader(dataset, batches=batches, readahead=readahead, **self._options(size))
@@ -138,11 +130,11 @@ class RetrievalDataModule(pl.LightningDataModule):
         return self.evaluation_loaders(self.test_split) if self.test_split else []
 
     def evaluation_loaders(self, name: str) -> list[Loader]:
-        """[(ImageBatch, numbers), (TokenSet, numbers)] of a split: each item in exactly one process, once.
+        """Loaders of (ImageBatch, numbers) and (TokenSet, numbers) of a split, each item once in one process.
 
-        After them, one more loader of images for each of `scored_views`, in the same order.
+        They are followed by one more loader of images for each of `scored_views`, in the same order.
         """
-        split, (rank, world_size) = self.split(name), self._place()
+        split, (rank, world_size) = self.split(name), self._process()
         seen = [split, *(self._seen_as(view, folder, [split])[0] for view, folder in self.scored_views.items())]
         texts = TextDataset(split=split, tokenizer=self.tokenizer)
         share: dict[str, Any] = {"batch_size": self.evaluation_batch_size, "rank": rank, "world_size": world_size}
@@ -159,7 +151,7 @@ class RetrievalDataModule(pl.LightningDataModule):
         return [images, Loader(texts, batch_sampler=order, **options), *views]
 
     def _seen_as(self, view: str, folder: Path, splits: Sequence[ShardedSplit]) -> list[ShardedSplit]:
-        """These splits in the shards of a view.  Raises ConfigError where they are not of the same photos."""
+        """These splits in the shards of a view.  Raises ConfigError when their photos or extractors differ."""
         problems = Problems(f"views: {view}")
         way_out = f"Make it of these photos, with their extractors: {make_view(self.manifest.dataset, view)}"
         found = Manifest.load(folder)
@@ -173,26 +165,24 @@ class RetrievalDataModule(pl.LightningDataModule):
         there = [ShardedSplit(folder, split.name) for split in splits]
         for split, seen in zip(splits, there, strict=True):
             if list(split.image_ids) != list(seen.image_ids):
-                problems.add(f"the images of split {split.name!r} are others, or stand in another order")
+                problems.add(f"the images of split {split.name!r} differ, or their order does")
         problems.raise_as(ConfigError, way_out)
         return there
 
     def _options(self, batch_bytes: int) -> dict[str, Any]:
-        """Options of a loader whose batches take so many bytes."""
-        ahead = self.prefetch_megabytes * MEGABYTE // max(1, batch_bytes * self.workers)
+        """torch's options of a loader whose batches take `batch_bytes` bytes."""
+        ahead = PREFETCH_MEGABYTES * MEGABYTE // max(1, batch_bytes * self.workers)
         return {
             "num_workers": self.workers,
             "collate_fn": _as_is,
             "persistent_workers": self.workers > 0,
-            # At least one: a worker without a batch to make does nothing.
             "prefetch_factor": max(1, min(BATCHES_AHEAD, ahead)) if self.workers else None,
-            "multiprocessing_context": self.start_method if self.workers else None,
             "pin_memory": torch.cuda.is_available(),
-            # Loaders draw a number for their workers when they start: not from the generator of the model's dropout.
+            # A loader draws a seed for its workers when it starts: not from the generator of the model's dropout.
             "generator": torch.Generator().manual_seed(self.seed),
         }
 
-    def _place(self) -> tuple[int, int]:
+    def _process(self) -> tuple[int, int]:
         """Rank of this process and number of processes."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
@@ -211,13 +201,8 @@ class RetrievalDataModule(pl.LightningDataModule):
         )
         if self.evaluation_batch_size < 1:
             problems.add(f"evaluation_batch_size={self.evaluation_batch_size} must be at least 1")
-        problems.extend(
-            f"{name}={getattr(self, name)} must not be negative"
-            for name in ("workers", "readahead_megabytes", "prefetch_megabytes")
-            if getattr(self, name) < 0
-        )
-        if self.start_method not in (None, *multiprocessing.get_all_start_methods()):
-            problems.add(one_of("start_method", self.start_method, multiprocessing.get_all_start_methods()))
+        if self.workers < 0:
+            problems.add(f"workers={self.workers} must not be negative")
         problems.raise_as(ConfigError, "`make data` with another extractor makes other fields.")
         self._check_splits([*self.train_splits, *filter(None, [self.dev_split, self.test_split])])
 
@@ -233,7 +218,7 @@ class RetrievalDataModule(pl.LightningDataModule):
 
 
 def unlike(view: Manifest, own: Manifest, fields: Collection[str]) -> Iterator[str]:
-    """Why shards of a view cannot be read in the place of a set's own: other extractors, widths or classes."""
+    """Why a view's shards do not replace the data set's: other extractors, widths or classes."""
     makers = {field: (view.extractors.get(field), own.extractors.get(field)) for field in fields}
     yield from (f"{field} is made by {one}, ours by {other}" for field, (one, other) in makers.items() if one != other)
     widths = {"region": "region_width", "grid": "grid_size", "seg": "class_table"}
@@ -244,7 +229,7 @@ def unlike(view: Manifest, own: Manifest, fields: Collection[str]) -> Iterator[s
 
 
 def held_out(name: str, splits: Collection[str]) -> str:
-    """The split that `name` stands for: shards that hold out one split alone have it under either of its two names.
+    """The held-out split for `name`: shards with only one of test and testall answer to both names.
 
     >>> held_out("test", ["train", "testall"]), held_out("test", ["test", "testall"]), held_out("dev", ["testall"])
     ('testall', 'test', 'dev')
@@ -254,5 +239,5 @@ def held_out(name: str, splits: Collection[str]) -> str:
 
 
 def _as_is(batch: Any) -> Any:
-    """The data sets answer with whole batches."""
+    """The data sets return whole batches."""
     return batch

@@ -1,9 +1,10 @@
-"""Shards as data sets: caption-image pairs to train on, and each image and each caption once to evaluate on."""
+"""Data sets over shards: caption-image pairs for training, and single images and captions for evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Protocol
+from array import array
+from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -12,57 +13,63 @@ from torch.utils.data import Dataset
 
 from threeshnet.batches.augment import AlterWords, DropTokens
 from threeshnet.batches.collate import collate_images
-from threeshnet.batches.stored_texts import StoredTexts
 from threeshnet.batches.tokenizers import Wordpieces
 from threeshnet.errors import ConfigError
 from threeshnet.records import Batch, ImageArrays, ImageBatch, TokenSet
+from threeshnet.shards.reader import ShardedSplit
 
 
-class Split(Protocol):
-    """What is needed of `shards.reader.ShardedSplit`."""
+class CaptionTexts:
+    """Texts as one array of UTF-8 bytes, which all workers share.
 
-    @property
-    def images(self) -> int: ...
+    A million captions are 100 MB of Python strings, and every worker would copy them when it counts references to them.
 
-    @property
-    def owners(self) -> np.ndarray: ...  # [captions], image of each in this split
+    >>> texts = CaptionTexts(["a dog"], ["größe", ""])
+    >>> len(texts), texts[1], texts.lengths.tolist()
+    (3, 'größe', [5, 5, 0])
+    """
 
-    @property
-    def caption_texts(self) -> Sequence[str]: ...
+    def __init__(self, *parts: Iterable[str]) -> None:
+        """`parts` follow each other. `lengths` [texts] int32 counts characters."""
+        content, ends, lengths = bytearray(), array("q"), array("i")
+        for text in chain.from_iterable(parts):
+            content += text.encode("utf-8")
+            ends.append(len(content))
+            lengths.append(len(text))
+        self._content, self._ends = np.frombuffer(content, np.uint8), np.array(ends, np.int64)
+        self.lengths = np.array(lengths, np.int32)
 
-    @property
-    def image_ids(self) -> Sequence[str]: ...
+    def __len__(self) -> int:
+        return len(self.lengths)
 
-    def home(self, number: int) -> tuple[str, int]: ...  # shard file of an image, and its row there
-
-    def read(
-        self, numbers: Sequence[int], fields: Collection[str] | None = None, *, extras: bool = True
-    ) -> ImageArrays: ...
+    def __getitem__(self, number: int) -> str:
+        start = self._ends[number - 1] if number else 0
+        return self._content[start : self._ends[number]].tobytes().decode("utf-8")
 
 
 class CaptionDataset(Dataset[Batch]):
-    """Every caption of some splits with its image, asked for a whole batch of (epoch, row) at a time.
+    """Every caption of some splits with its image; torch asks for a whole batch of (epoch, row) at a time.
 
-    Images and captions are numbered through the splits in their order. What augmentation does to a pair, and which view
-    of the image it sees, depends on (seed, epoch, caption number) and on nothing else.
+    Images and captions are numbered through the splits in their order. The augmentation of a pair, and the view of the
+    image that it gets, depend on (seed, epoch, caption number) alone.
     """
 
     def __init__(
         self,
         *,
-        splits: Sequence[Split],
+        splits: Sequence[ShardedSplit],
         tokenizer: Wordpieces,
         fields: Collection[str],
         drop_tokens: DropTokens | None = None,
         alter_words: AlterWords | None = None,
         seed: int = 0,
         limit_images: int | None = None,
-        views: Sequence[Sequence[Split]] = (),
+        views: Sequence[Sequence[ShardedSplit]] = (),
     ) -> None:
-        """`limit_images`: only the first so many images, with all their captions.
+        """`limit_images` takes the first images alone, with all their captions; None takes all.
 
-        `views`: for each other view the same splits of its shards. Each pair sees the images as they are or one of the
-        views, all with equal chance.
+        `views` are the same splits in the shards of each view. A pair gets the photo or one of its views, with equal
+        probability. Raises ConfigError for a `limit_images` below 1.
         """
         if limit_images is not None and limit_images < 1:
             raise ConfigError(f"limit_train_images={limit_images} must be at least 1; null takes all images")
@@ -72,7 +79,7 @@ class CaptionDataset(Dataset[Batch]):
         self.starts = np.cumsum([0] + [split.images for split in self.splits])
         numbered = [split.owners + np.int32(start) for split, start in zip(self.splits, self.starts, strict=False)]
         self.owners = np.concatenate(numbered).astype(np.int32)
-        self.texts = StoredTexts(*(split.caption_texts for split in self.splits))
+        self.texts = CaptionTexts(*(split.caption_texts for split in self.splits))
         self.rows = np.arange(len(self.owners), dtype=np.int32)
         if limit_images is not None:
             self.rows = np.flatnonzero(self.owners < limit_images).astype(np.int32)
@@ -84,7 +91,7 @@ class CaptionDataset(Dataset[Batch]):
         return self.__getitems__([item])
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
-        """A batch of B (epoch, row); row counts the captions of this data set. Features are as they are stored."""
+        """A batch of B (epoch, row); row counts the captions of this data set. Features keep the stored dtype."""
         rows = self.rows[[row for _, row in items]].astype(np.int64)
         owners = self.owners[rows].astype(np.int64)
         generators = [
@@ -95,7 +102,7 @@ class CaptionDataset(Dataset[Batch]):
         return Batch(images, captions, torch.from_numpy(owners), torch.from_numpy(rows))
 
     def image(self, owner: int) -> str:
-        """Where an image lies, for a message: its id, its shard and its row there."""
+        """An image's id, shard and row, for a message."""
         home = int(np.searchsorted(self.starts, owner, side="right")) - 1
         number = owner - int(self.starts[home])
         split = self.splits[home]
@@ -112,20 +119,20 @@ class CaptionDataset(Dataset[Batch]):
 
     def _images(self, owners: np.ndarray, generators: Sequence[np.random.Generator]) -> ImageBatch:
         # Views are numbered one after the other, each with all images.
-        numbers, places = np.unique(owners + self._views(generators) * self.starts[-1], return_inverse=True)
+        numbers, rows = np.unique(owners + self._views(generators) * self.starts[-1], return_inverse=True)
         arrays = self._read(numbers)
         if self.drop_tokens is None:
-            return collate_images(arrays, places, as_stored=True)
+            return collate_images(arrays, rows, as_stored=True)
         drop = self.drop_tokens
-        return collate_images(arrays, places, keep=lambda place, count: drop(count, generators[place]), as_stored=True)
+        return collate_images(arrays, rows, keep=lambda item, count: drop(count, generators[item]), as_stored=True)
 
     def _views(self, generators: Sequence[np.random.Generator]) -> np.ndarray:
-        """Which view each pair sees, 0 for the images as they are; nothing is drawn where there is no other."""
+        """Number of the view of each pair [B], 0 for the photo itself; without views no random number is drawn."""
         many = len(self.seen_as)
         return np.array([generator.integers(many) if many > 1 else 0 for generator in generators], dtype=np.int64)
 
     def _read(self, numbers: np.ndarray) -> ImageArrays:
-        """Images by ascending number through all views and splits, each split asked once."""
+        """Images by ascending number through all views and splits, with one read of each split."""
         parts = []
         for seen_as, view in enumerate(self.seen_as):
             of_view = numbers[numbers // self.starts[-1] == seen_as] - seen_as * self.starts[-1]
@@ -138,9 +145,9 @@ class CaptionDataset(Dataset[Batch]):
 
 
 class ImageDataset(Dataset[tuple[ImageBatch, Tensor]]):
-    """Each image of a split once, asked for many at a time."""
+    """Each image of a split once."""
 
-    def __init__(self, *, split: Split, fields: Collection[str]) -> None:
+    def __init__(self, *, split: ShardedSplit, fields: Collection[str]) -> None:
         self.split, self.fields = split, tuple(fields)
 
     def __len__(self) -> int:
@@ -156,16 +163,16 @@ class ImageDataset(Dataset[tuple[ImageBatch, Tensor]]):
 
 
 class TextDataset(Dataset[tuple[TokenSet, Tensor]]):
-    """Each caption of a split once, unaltered, asked for many at a time."""
+    """Each caption of a split once, without augmentation."""
 
-    def __init__(self, *, split: Split, tokenizer: Wordpieces) -> None:
-        self.texts, self.tokenizer = StoredTexts(split.caption_texts), tokenizer
+    def __init__(self, *, split: ShardedSplit, tokenizer: Wordpieces) -> None:
+        self.texts, self.tokenizer = CaptionTexts(split.caption_texts), tokenizer
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def by_length(self) -> np.ndarray:
-        """Caption numbers, short sentences first: batches of like length need little padding."""
+        """Caption numbers [captions], short sentences first: batches of similar length need little padding."""
         return np.argsort(self.texts.lengths, kind="stable")
 
     def __getitem__(self, number: int) -> tuple[TokenSet, Tensor]:

@@ -1,4 +1,4 @@
-"""The order of an epoch is known, so the disk can be told what is read next."""
+"""Readahead: the order of an epoch is known, so the system can load the next images into the page cache early."""
 
 from __future__ import annotations
 
@@ -16,24 +16,23 @@ GROUPS_AHEAD = 2  # one is read by the workers while the next one comes from the
 MEGABYTE = 1_000_000
 log = logging.getLogger(__name__)
 
-# A fork in the middle of the thread's work would copy locks that nobody releases: it waits until the thread rests.
+# A fork while the thread works would copy locks that nobody releases, so it waits until the thread rests.
 _at_work = threading.Lock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_at_work.acquire, after_in_parent=_at_work.release, after_in_child=_at_work.release)
 
 
 class Readahead:
-    """Announces the images of coming batches to the system, in a thread, never more than so many bytes ahead.
+    """Announces the images of coming batches to the system (`posix_fadvise`), in a thread, within a budget of bytes.
 
-    Batches are taken in groups of half the budget, or of a window of the order where that is less, and the images of a
-    group in the order of the files: neighbours make one long read. What is announced lies in the page cache when a
-    worker asks for it. A data set that fits the budget is left to the system.
+    A group of batches takes half of the budget, or one window of the order if that is less. Its images are announced in
+    the order of the files, so that neighbours become one long read. A data set that fits the budget is left alone.
     """
 
     def __init__(self, *, splits: Sequence[ShardedSplit], fields: Collection[str], megabytes: int) -> None:
-        """`fields` of region, grid, seg; `megabytes` may be announced and not yet read, 0 is off."""
+        """`fields` of region, grid, seg; `megabytes` is the budget, and 0 switches readahead off."""
         self.fields, self.budget = tuple(fields), megabytes * MEGABYTE
-        self.splits = [split.again() for split in splits]  # with files of its own: two threads, two sets of files
+        self.splits = [split.again() for split in splits]  # the thread has its own open files
         self.starts = np.cumsum([0] + [split.images for split in splits])
         sizes = [split.image_bytes(self.fields) * split.images for split in splits]
         self.image_bytes = max(1, sum(sizes) // max(1, int(self.starts[-1])))
@@ -43,7 +42,7 @@ class Readahead:
         self._thread: threading.Thread | None = None
 
     def start(self, batches: Iterable[np.ndarray], *, together: int | None = None) -> None:
-        """Follow an epoch: `batches` of image numbers [B], counted through all splits; `together` make a window."""
+        """Follow an epoch of `batches`: image numbers [B] through all splits. `together` is the batches of a window."""
         self.stop()
         if self.active:
             self._done, self._stopped = 0, False
@@ -51,7 +50,7 @@ class Readahead:
             self._thread.start()
 
     def advance(self) -> None:
-        """One more batch has been handed out."""
+        """Training took one more batch."""
         with self._ready:
             self._done += 1
             self._ready.notify()
@@ -66,7 +65,7 @@ class Readahead:
             self._thread = None
 
     def groups(self, batches: Iterable[np.ndarray], together: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
-        """(batches in it, distinct images in order) of half the budget each, but for a batch that is larger.
+        """(number of batches, their distinct images, ascending) of each group: half of the budget, at least one batch.
 
         No group has more than `together` batches.
         """
@@ -93,7 +92,7 @@ class Readahead:
             try:
                 with _at_work:
                     self._announce(images)
-            except (ThreeSHNetError, OSError) as error:  # reading it will fail too, and says it in its place
+            except (ThreeSHNetError, OSError) as error:  # reading will fail too, and report it
                 log.debug("readahead ends: %s", error)
                 return
 

@@ -55,7 +55,7 @@ def fill_sizes(cfg: DictConfig, manifest: Manifest) -> None:
 
 def fields_read(cfg: DictConfig) -> list[str]:
     """The shard fields that the model reads: the segmentation only when something is guided by it."""
-    guided = bool(cfg.fusion) or bool(GUIDING_PARTS & set(cfg.parts)) or "classes" in cfg.boxes
+    guided = bool(cfg.fusion) or bool(GUIDING_PARTS & set(cfg.parts))
     return [*cfg.features.fields, *(["seg"] if guided else [])]
 
 
