@@ -144,14 +144,17 @@ def test_torn_lines_name_file_and_line(imported, tmp_path: Path) -> None:
     torn = bottom_up_line("22").rstrip("\n")[:-40]
     (raw / "a.tsv").write_text(bottom_up_line("391895") + "7\t1\t2\n" + bottom_up_line("7").replace("\t50\t", "\tx\t"))
     (raw / "b.tsv").write_text(bottom_up_line("7") + torn)
-    ended, folder = imported(raw, code=1)
-    for said in (
+    faults = (
         f"{raw / 'a.tsv'} line 2: 3 columns",
         f"{raw / 'a.tsv'} line 3: no number in image_w",
         f"{raw / 'b.tsv'} line 2: features of",
-    ):
-        assert said in ended.err, ended.err
+    )
+    ended, folder = imported(raw, on_error="stop", code=1)
+    assert all(fault in ended.err for fault in faults), ended.err
     assert not folder.exists()
+    imported(raw)  # on_error=skip: the whole lines are taken, the others listed
+    left_out = (folder / "left_out.txt").read_text()
+    assert all(fault in left_out for fault in faults)
 
 
 def test_boxes_of_another_size_leave_the_image_out(imported, tmp_path: Path) -> None:

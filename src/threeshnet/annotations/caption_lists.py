@@ -19,25 +19,40 @@ from threeshnet.errors import ConfigError, DataError, Problems, one_of
 from threeshnet.records import AnnotatedSet, Photo
 
 OURS = ("train", "dev", "test", "testall")
+NUMBERINGS = ("cocoid", "imgid", "filename")  # keys of a dataset_*.json
 LISTS = ("captions.txt", "captions.tsv", "captions.csv", "captions.jsonl")
 
 
-def read_caption_lists(files: Sequence[Path], *, name: str, split: str | None = None) -> AnnotatedSet:
+def read_caption_lists(
+    files: Sequence[Path], *, name: str, split: str | None = None, ids: str | None = None
+) -> AnnotatedSet:
     """Photos of one or several caption files: `dataset_*.json`, COCO's `captions_*.json`, .txt, .tsv, .csv, .jsonl.
 
+    ids: the key of a `dataset_*.json` that numbers the photos: cocoid, imgid or filename; None is cocoid where it is.
     split: puts every photo there. Without it the files' own hold: `val` is dev and COCO's 5,000 test images are
     testall in a `dataset_*.json`; of COCO's own files, train* is train and val* is test, since COCO keeps the captions
     of its test photos to itself. Raises DataError for files of another form or without splits.
     """
     if split is not None and split not in OURS:
         raise ConfigError(one_of("split", split, OURS))
+    if ids is not None and ids not in NUMBERINGS:
+        raise ConfigError(one_of("ids", ids, NUMBERINGS))
     photos: list[Photo] = []
     problems: list[str] = []
     for file in files:
         if not file.is_file():
             raise DataError(f"captions={file}: there is no such file")
-        photos += _json(file, split, problems) if file.suffix.lower() == ".json" else _lines(file, split, problems)
+        is_json = file.suffix.lower() == ".json"
+        photos += _json(file, split, problems, ids) if is_json else _lines(file, split, problems)
     return AnnotatedSet(name, tuple(photos), problems=tuple(problems))
+
+
+def photo_ids(files: Sequence[Path], ids: str) -> list[str]:
+    """The ids of all photos under another numbering; none where the files do not have it."""
+    try:
+        return [photo.id for photo in read_caption_lists(files, name="", split="train", ids=ids).photos]
+    except ConfigError:
+        return []
 
 
 def caption_files_beside(folders: Sequence[Path]) -> list[Path]:
@@ -54,22 +69,27 @@ def caption_files_beside(folders: Sequence[Path]) -> list[Path]:
     return []
 
 
-def _json(file: Path, split: str | None, problems: list[str]) -> Iterable[Photo]:
+def _json(file: Path, split: str | None, problems: list[str], ids: str | None) -> Iterable[Photo]:
     content = load_json(file, "the captions", file.stem)
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list):
         raise DataError(f"{file}: no list `images`; expected a dataset_*.json or COCO's captions_*.json")
-    return (
-        _coco(file, content, split, problems) if "annotations" in content else _dataset(file, content, split, problems)
-    )
+    if "annotations" in content:
+        return _coco(file, content, split, problems)
+    return _dataset(file, content, split, problems, ids)
 
 
-def _dataset(file: Path, content: Any, split: str | None, problems: list[str]) -> list[Photo]:
+def _dataset(file: Path, content: Any, split: str | None, problems: list[str], ids: str | None) -> list[Photo]:
     entries = dataset_entries(file, content)
     test = "testall" if any("cocoid" in entry for entry in entries) else "test"
     has_test = any(entry["split"] == "test" for entry in entries)
     ours = {"train": "train", "restval": "train", "val": "dev" if has_test else test, "test": test}
-    return [photo_of(entry, split or ours[entry["split"]], problems) for entry in entries]
+    photos = [photo_of(entry, split or ours[entry["split"]], problems) for entry in entries]
+    if ids is None:
+        return photos
+    if lacking := sum(ids not in entry for entry in entries):
+        raise ConfigError(f"ids={ids}: {lacking} of {len(entries)} images of {file} have none")
+    return [photo._replace(id=str(entry[ids])) for photo, entry in zip(photos, entries, strict=True)]
 
 
 def _coco(file: Path, content: Mapping[str, Any], split: str | None, problems: list[str]) -> list[Photo]:

@@ -9,6 +9,7 @@ import json
 import re
 import tokenize
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,31 +96,31 @@ def _separator(text: str, *, must: bool) -> str | None:
 
 
 def _rows(text: str, separator: str, problems: Problems) -> Iterator[Row]:
-    """Rows of a table by the strict rules of RFC 4180; blanks after a separator are passed over."""
-    reader = csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True, strict=True)
-    last = 0
-    while True:
-        first = last + 1
+    """Rows of a table by the strict rules of RFC 4180; blanks after a separator are passed over.
+
+    After a fault reading goes on with the next line, so that each faulty line is named.
+    """
+    lines = text.split("\n")
+    lines = [f"{line}\n" for line in lines[:-1]] + lines[-1:]
+    done = 0  # lines
+    while done < len(lines) and len(problems.found) <= problems.shown:
+        reader = csv.reader(islice(lines, done, None), delimiter=separator, skipinitialspace=True, strict=True)
+        start, first = done, done + 1
         try:
-            cells = next(reader)
-        except StopIteration:
-            return
+            for cells in reader:
+                row = Row(first, start + reader.line_num, cells)
+                done, first = row.last, row.last + 1
+                if any("\n" in cell and _holds_rows(cell, separator) for cell in cells):
+                    problems.add(f"{row.where}: rows of other photos in one quoted cell; is a quote not closed?")
+                elif any(cell.strip() for cell in cells):
+                    yield row
         except csv.Error as error:
-            last = max(reader.line_num, first)
-            row = Row(first, last, [])
-            if "unexpected end" in str(error):
-                problems.add(f"{row.where}: a quote is opened and never closed")
-            elif "expected after" in str(error):
-                problems.add(f"{row.where}: text beside a quoted cell, or a quote that is not closed")
-            else:
-                problems.add(f"{row.where}: {error}")
-            continue
-        last = reader.line_num
-        row = Row(first, last, cells)
-        if any(_holds_rows(cell, separator) for cell in cells):
-            problems.add(f"{row.where}: rows of other photos inside of one quoted cell; is a quote not closed?")
-        elif any(cell.strip() for cell in cells):
-            yield row
+            last = start + max(reader.line_num, 1)
+            where = Row(first, last, []).where
+            ends = "text beside a quoted cell" if first == last else "a quote that is not closed where its cell ends"
+            quoted = "expected after" in str(error) or "unexpected end" in str(error)
+            problems.add(f"{where}: {ends if quoted else error}")
+            done = first
 
 
 def _holds_rows(cell: str, separator: str) -> bool:

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from rich.console import Console
 
-from threeshnet.annotations.caption_lists import caption_files_beside, read_caption_lists
+from threeshnet.annotations.caption_lists import caption_files_beside, photo_ids, read_caption_lists
 from threeshnet.cli.errors import quiet
 from threeshnet.cli.made_shards import show
 from threeshnet.errors import ConfigError, Problems, one_of
@@ -34,10 +34,17 @@ def import_arrays(cfg: DictConfig) -> None:
     has_own = any(entry.captions for source in sources for entry in source.entries)
     # Captions that come with the arrays are taken before lists that only lie beside them.
     lists = paths(cfg.captions) if cfg.captions else [] if has_own else caption_files_beside(folders)
-    captions = read_caption_lists(lists, name=name, split=cfg.split) if lists else None
+    captions = read_caption_lists(lists, name=name, split=cfg.split, ids=cfg.ids) if lists else None
     options = {"dtype": cfg.dtype, "surplus": cfg.most_regions, "padding": cfg.padding}
     join = joined(
-        sources, name=name, captions=captions, request=request, most=MAX_REGIONS, options=options, problems=problems
+        sources,
+        name=name,
+        captions=captions,
+        request=request,
+        most=MAX_REGIONS,
+        options=options,
+        problems=problems,
+        numberings=lambda ids: photo_ids(lists, ids) if cfg.ids is None else (),
     )
     for remark in [*(f"captions: {file}" for file in lists), *join.remarks]:
         console.print(remark, markup=False, highlight=False, soft_wrap=True)
@@ -81,4 +88,5 @@ def requested(cfg: DictConfig) -> Request:
     for key, known in (("splits", SPLITS), ("fields", FIELDS)):
         problems.extend(one_of(key, value, known) for value in cfg[key] or () if value not in known)
     problems.raise_as(ConfigError)
-    return Request(*(None if cfg[key] is None else tuple(cfg[key]) for key in ("splits", "fields")))
+    splits, fields = (None if cfg[key] is None else tuple(cfg[key]) for key in ("splits", "fields"))
+    return Request(splits, fields, cfg.on_error)

@@ -17,8 +17,10 @@ from typing import Any
 import h5py
 import numpy as np
 
+from threeshnet.annotations.common import without_repr
+from threeshnet.annotations.photo_files import files_below
 from threeshnet.errors import DataError, Problems
-from threeshnet.features.published.layout import Entry, PublishedLayout, Request, Source, files_below, repeated, some
+from threeshnet.features.published.layout import Entry, PublishedLayout, Request, Source, repeated, some
 
 NAMES = {  # ours -> theirs
     "features": ("image_features", "features", "feats", "regions"),
@@ -190,7 +192,8 @@ def _arrays(number: int, path: Path, file: Any, names: dict[str, str]) -> Source
     features = file[names["features"]]
     if "ids" not in names:
         raise DataError(f"no ids in it; add the image ids in the order of its rows as {' or '.join(NAMES['ids'][:2])}")
-    ids = [name.decode() if isinstance(name, bytes) else str(name) for name in np.asarray(file[names["ids"]]).ravel()]
+    values = np.asarray(file[names["ids"]]).ravel()
+    ids = [without_repr(name.decode() if isinstance(name, bytes) else str(name)) for name in values]
     places = _places(file, names, len(ids))
     boxes = names.get("shares") or names.get("boxes")
     grid = features.ndim == 4

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from threeshnet.annotations.photo_files import files_below
 from threeshnet.errors import ConfigError, DataError, Problems, one_of
 from threeshnet.features.published.layout import (
     FLOATS,
@@ -20,7 +20,6 @@ from threeshnet.features.published.layout import (
     PublishedLayout,
     Request,
     Source,
-    files_below,
     repeated,
     some,
 )
@@ -35,7 +34,7 @@ SIZE = ("image_w", "image_h")
 
 
 class NpzRows:
-    """Reads one image's file."""
+    """Reads one image's `.npz`."""
 
     def __init__(self, names: Mapping[str, str], turned: bool) -> None:
         self.names, self.turned = dict(names), turned  # ours -> the file's; whether regions are columns
@@ -47,6 +46,8 @@ class NpzRows:
             read["regions"] = np.ascontiguousarray(read["regions"].T)
         if "count" in read:
             count = _number(read.pop("count"), self.names["count"])
+            if count > len(read["regions"]):
+                raise DataError(f"{self.names['count']} is {count}, and there are {len(read['regions'])} regions")
             read = {name: values[:count] for name, values in read.items()}
         wrong = {name: len(values) for name, values in read.items() if len(values) != len(read["regions"])}
         if wrong:
@@ -58,13 +59,20 @@ class NpzRows:
 
 
 class NpzLayout(PublishedLayout):
-    """A folder of `<id>.npz`."""
+    """A folder of `<id>.npz`, as bottom-up-attention.pytorch and its relatives write them.
+
+    Older ones hold `x` as [Dr, regions] (OpenVQA reads it so): counts, boxes and scores tell. `info` is a pickle there
+    and is not opened.
+    """
 
     name = "npz_files"
     holds = f"<id>.npz with {' or '.join(FEATURES)}, and {' or '.join(BOXES)} where there are boxes"
 
+    def image_files(self, raw: Path) -> list[Path]:
+        return files_below(raw, (".npz",))
+
     def missed(self, raw: Path) -> str:
-        files = files_below(raw, (".npz",))
+        files = self.image_files(raw)
         if not files:
             return "no .npz file"
         try:
@@ -74,16 +82,26 @@ class NpzLayout(PublishedLayout):
         return "" if _known(names, FEATURES) else f"{files[0].name} holds {some(names, 9)}, none of {some(FEATURES, 9)}"
 
     def open(self, raw: Path, request: Request, problems: Problems) -> Source:
-        files = files_below(raw, (".npz",))
+        files = self.image_files(raw)
         problems.extend(f"{raw}: {name}.npz is there twice" for name in repeated([file.stem for file in files]))
         held = _members(files[0])
         kinds = {"regions": FEATURES, "boxes": BOXES, "count": COUNTS, "scores": SCORES}
         names = {ours: theirs for ours, known in kinds.items() if (theirs := _known(held, known))}
-        sizes = partial(_size, problems=problems) if all(name in held for name in SIZE) else lambda _: None
         first = _loaded(files[0], list(names.values()))
         regions = first[names["regions"]]
-        count = _number(first[names["count"]], f"{files[0].name}: {names['count']}") if "count" in names else None
-        turned = count is not None and regions.ndim == 2 and len(regions) != count == regions.shape[1]
+        facts = {len(first[names[name]]) for name in ("boxes", "scores") if name in names}
+        if "count" in names:
+            facts.add(_number(first[names["count"]], f"{files[0].name}: {names['count']}"))
+        turned = regions.ndim == 2 and bool(facts) and facts == {regions.shape[1]} != {len(regions)}
+        left_out: list[str] = []
+        entries = []
+        for file in files:
+            try:
+                size = _size(file) if all(name in held for name in SIZE) else None
+            except DataError as error:
+                (problems.add if request.on_error == "stop" else left_out.append)(f"{file}: {error}")
+            else:
+                entries.append(Entry(file.stem, file, file, size=size))
         inside = "boxes" in names and first[names["boxes"]].size and float(first[names["boxes"]].max()) <= 1
         remarks = [f"read from each .npz: {', '.join(names.values())}; not read: {some(_rest(held, names), 9)}"]
         if turned:
@@ -91,7 +109,7 @@ class NpzLayout(PublishedLayout):
         return Source(
             layout=self.name,
             raw=raw,
-            entries=tuple(Entry(file.stem, file, file, size=sizes(file)) for file in files),
+            entries=tuple(entries),
             fields=("region",),
             reader=NpzRows(names, bool(turned)),
             files=tuple(files),
@@ -99,6 +117,7 @@ class NpzLayout(PublishedLayout):
             boxes="none" if "boxes" not in names else "shares" if inside else "pixels",
             scores="scores" in names,
             remarks=tuple(remarks),
+            left_out=tuple(left_out),
         )
 
 
@@ -118,13 +137,10 @@ def _members(file: Path) -> list[str]:
         raise DataError(f"{file.name}: not a whole .npz file ({error})") from error
 
 
-def _size(file: Path, problems: Problems) -> tuple[int, int] | None:
-    try:
-        values = _loaded(file, SIZE)
-        return _number(values["image_w"], "image_w"), _number(values["image_h"], "image_h")
-    except DataError as error:
-        problems.add(f"{file}: {error}")
-        return None
+def _size(file: Path) -> tuple[int, int]:
+    """Width and height of the photo, as its file says."""
+    values = _loaded(file, SIZE)
+    return _number(values["image_w"], "image_w"), _number(values["image_h"], "image_h")
 
 
 def _number(values: np.ndarray, name: str) -> int:
@@ -150,6 +166,8 @@ def _loaded(file: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 OF_A_SPLIT = re.compile(f"({'|'.join(SPLITS)})_({'|'.join(ARRAYS)})")  # `precomputed` reads these
+SAMPLE = 20  # files whose shapes are compared
+BEGINS_AS_A_SPLIT = re.compile(f"({'|'.join(SPLITS)})_")
 
 
 class NpyFiles:
@@ -163,13 +181,16 @@ class NpyFiles:
 
 
 class RegionFilesLayout(PublishedLayout):
-    """`<id>.npy` files of two axes, anywhere below the folder."""
+    """`<id>.npy` files of two axes [N, Dr], as 3SHNet takes COCO's, anywhere below the folder."""
 
     name = "region_files"
     holds = "<id>.npy an image, its regions as [N, Dr]"
 
+    def image_files(self, raw: Path) -> list[Path]:
+        return image_files(raw, (".npy",))
+
     def missed(self, raw: Path) -> str:
-        files = image_files(raw, (".npy",))
+        files = self.image_files(raw)
         if not files:
             return "no .npy file an image"
         try:
@@ -179,11 +200,14 @@ class RegionFilesLayout(PublishedLayout):
         return "" if len(shape) == 2 else f"{files[0].name} has shape {shape}; expected [N, Dr]"
 
     def open(self, raw: Path, request: Request, problems: Problems) -> Source:
-        files = image_files(raw, (".npy",))
+        files = self.image_files(raw)
         problems.extend(f"{raw}: {name}.npy is there twice" for name in repeated([file.stem for file in files]))
         first = NpyRows(files[0])
         if (kind := str(first.dtype.newbyteorder("="))) not in FLOATS:
             problems.add(f"{first.file}: type {kind}; expected one of {', '.join(FLOATS)}")
+        shapes = [NpyRows(file).shape for file in files[:: max(1, len(files) // SAMPLE)]]
+        if len({shape[0] for shape in shapes}) == 1 < len({shape[-1] for shape in shapes}):
+            problems.add(f"{raw}: shapes {shapes[0]}, {shapes[-1]}, … have regions as columns; save them as [N, Dr]")
         return Source(
             layout=self.name,
             raw=raw,
@@ -196,8 +220,10 @@ class RegionFilesLayout(PublishedLayout):
 
 
 def image_files(raw: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Files of one image each: those that are not named like a split's arrays."""
-    return [file for file in files_below(raw, suffixes) if not OF_A_SPLIT.fullmatch(file.stem)]
+    """Files of one image each: not those of a split's arrays (`dev_ims.npy`), nor others of that split beside them."""
+    files = files_below(raw, suffixes)
+    of_splits = {file.parent for file in files if OF_A_SPLIT.fullmatch(file.stem)}
+    return [file for file in files if not (file.parent in of_splits and BEGINS_AS_A_SPLIT.match(file.stem))]
 
 
 SUFFIXES = (".npy", ".pth", ".pt")
@@ -230,7 +256,9 @@ class GridFiles:
 
 
 class GridFilesLayout(PublishedLayout):
-    """`<id>.npy`, `<id>.pth` or `<id>.pt`, anywhere below the folder.
+    """`<id>.npy`, `<id>.pth` or `<id>.pt` (Jiang et al., CVPR 2020, grid-feats-vqa), anywhere below the folder.
+
+    A `.pth` is opened for weights only: what else a pickle may hold is refused.
 
     cells: the side of the grid that all are averaged to, None to keep theirs. channels: "first" for [C, H, W], "last"
     for [H, W, C].
@@ -246,8 +274,11 @@ class GridFilesLayout(PublishedLayout):
             raise ConfigError(one_of("channels", channels, CHANNELS))
         self.cells, self.channels = cells, channels
 
+    def image_files(self, raw: Path) -> list[Path]:
+        return image_files(raw, SUFFIXES)
+
     def missed(self, raw: Path) -> str:
-        files = image_files(raw, SUFFIXES)
+        files = self.image_files(raw)
         if not files:
             return "no .npy or .pth file an image"
         try:
@@ -257,7 +288,7 @@ class GridFilesLayout(PublishedLayout):
         return ""
 
     def open(self, raw: Path, request: Request, problems: Problems) -> Source:
-        files = image_files(raw, SUFFIXES)
+        files = self.image_files(raw)
         problems.extend(f"{raw}: the id {name} is there twice" for name in repeated([file.stem for file in files]))
         grid = grid_of(files[0], self.channels)
         width, *size = grid.shape

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from threeshnet.annotations.caption_lists import NUMBERINGS
 from threeshnet.errors import DataError, Problems
 from threeshnet.features.extractor import FIELDS
 from threeshnet.features.published.arrays import PublishedArrays, too_many
@@ -19,6 +20,7 @@ NO_CAPTIONS = (
 
 
 Provider = tuple[Source, tuple[str, ...]]  # a source and the fields that it gives
+Numberings = Callable[[str], Sequence[str]]  # a name of NUMBERINGS to the ids of all photos, none where it is unknown
 
 
 class Joined(NamedTuple):
@@ -38,25 +40,28 @@ def joined(
     most: int,
     options: Mapping[str, Any],
     problems: Problems,
+    numberings: Numberings = lambda _: (),
 ) -> Joined:
     """Photos with a caption that every source has, and an extractor a source for the fields that it gives.
 
-    The first source of a field gives it. `most` and `options` are of `PublishedArrays`. Raises DataError once for all
-    that is wrong.
+    The first source of a field gives it. `most` and `options` are of `PublishedArrays`; `numberings` gives the ids of
+    `captions` in another numbering. Raises DataError once for all that is wrong, and where most ids do not match.
     """
     remarks = [remark for source in sources for remark in source.remarks]
     base = captions.photos if captions else _photos(sources)
     if not base and not problems:
         problems.add(NO_CAPTIONS)
     left_out = list(captions.problems if captions else ())
+    left_out += [line for source in sources for line in source.left_out]
     photos = _of_splits(base, request, left_out, problems)
     photos = _with_captions(_without_test_in_testall(photos, left_out), left_out)
     providers = _givers(sources, request, remarks, problems)
     problems.raise_as(DataError, "nothing was written")
     keys = []
     for source, _ in providers:
-        photos, found = _joined_to(photos, source, remarks, left_out)
-        keys.append(found)
+        check_ids([photo.id for photo in photos], source, numberings)
+        photos, matches = _joined_to(photos, source, remarks, left_out)
+        keys.append(matches)
     if not photos:
         raise DataError(
             "no image is in all sources:\n" + "\n".join(f"  - {line}" for line in left_out[-len(providers) :])
@@ -145,6 +150,23 @@ def _givers(sources: Sequence[Source], request: Request, remarks: list[str], pro
         problems.add("there are captions and no arrays; add the folder of the arrays: raw=[<this one>,<the other>]")
     fields = {number: tuple(field for field in FIELDS if provider.get(field) == number) for number in provider.values()}
     return [(sources[number], fields[number]) for number in sorted(fields)]
+
+
+def check_ids(wanted: Sequence[str], source: Source, numberings: Numberings) -> None:
+    """DataError where most ids of the smaller side are missed, or another numbering of the captions matches more."""
+    there = list(dict.fromkeys(entry.id for entry in source.entries))
+    count, fewer = len(matched_ids(wanted, there)[0]), min(len(set(wanted)), len(there))
+    if count == fewer:
+        return
+    others = {name: len(matched_ids(ids, there)[0]) for name in NUMBERINGS if (ids := numberings(name))}
+    best = max(others, key=lambda name: others[name], default="")
+    better = best and others[best] > count
+    if count * 2 < fewer or better:
+        sides = f"captions have {some(list(wanted))}; {source.raw} has {some(there)}"
+        way_out = (
+            f"ids={best} would match {others[best]}" if better else "name the captions that belong to these arrays"
+        )
+        raise DataError(f"only {count} of {fewer} ids are on both sides: {sides}. {way_out}. Nothing was written.")
 
 
 def _joined_to(

@@ -5,6 +5,7 @@ To add one: a subclass of `PublishedLayout` in a file of its own and `conf/layou
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -13,7 +14,9 @@ import numpy as np
 
 from threeshnet.errors import DataError, Problems
 
+log = logging.getLogger(__name__)
 FLOATS = ("float16", "float32", "float64")
+FEW = 10  # a layout with a tenth of the files of another is no layout, but what lies beside it
 
 
 class RowReader(Protocol):
@@ -45,6 +48,7 @@ class Request(NamedTuple):
 
     splits: tuple[str, ...] | None = None
     fields: tuple[str, ...] | None = None
+    on_error: str = "skip"  # an image whose arrays are damaged: skip or stop
 
     def wants(self, field: str) -> bool:
         return self.fields is None or field in self.fields
@@ -64,6 +68,7 @@ class Source(NamedTuple):
     scores: bool = False
     grid_size: tuple[int, int] | None = None  # H, W
     remarks: tuple[str, ...] = ()  # what was decided on the way and is worth a line
+    left_out: tuple[str, ...] = ()  # images that cannot be read, each with its reason
 
 
 class PublishedLayout:
@@ -72,6 +77,11 @@ class PublishedLayout:
     name = "layout"
     holds = "nothing"  # what a folder of this layout holds, for messages
 
+    def image_files(self, raw: Path) -> list[Path]:
+        """The files of a layout that has one for each image; none for the others."""
+        del raw
+        return []
+
     def missed(self, raw: Path) -> str:
         """What `raw` (a folder, or a file) lacks to be of this layout; empty when it is."""
         raise NotImplementedError
@@ -79,13 +89,6 @@ class PublishedLayout:
     def open(self, raw: Path, request: Request, problems: Problems) -> Source:
         """The images in `raw`. What is wrong goes to `problems`; the result counts when there are none."""
         raise NotImplementedError
-
-
-def files_below(raw: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Files with these endings, anywhere below a folder, sorted; or the file itself."""
-    if raw.is_file():
-        return [raw] if raw.suffix.lower() in suffixes else []
-    return sorted(file for file in raw.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
 
 
 def repeated(ids: list[str]) -> Iterator[str]:
@@ -115,12 +118,31 @@ class AnyLayout:
     def fitting(self, raw: Path) -> list[PublishedLayout]:
         """The layouts that `raw` has. DataError with what each of them missed when it has none."""
         missed = {name: layout.missed(raw) for name, layout in self.layouts.items()}
-        fitting = [layout for name, layout in self.layouts.items() if not missed[name]]
+        fitting = without_neighbours(raw, [layout for name, layout in self.layouts.items() if not missed[name]])
         if not fitting:
             problems = Problems(f"{raw} is of no layout that can be imported")
             problems.extend(f"{name} ({layout.holds}): {missed[name]}" for name, layout in self.layouts.items())
             problems.raise_as(DataError, "Is it the right folder? A layout can be named: layout=<one of these>.")
         return fitting
+
+
+def without_neighbours(raw: Path, fitting: Sequence[PublishedLayout]) -> list[PublishedLayout]:
+    """The layouts without those of a few files that only lie beside the files of another, such as `sizes.npy`."""
+    files = {layout.name: layout.image_files(raw) for layout in fitting}
+    most = max(map(len, files.values()), default=0)
+    of_sets = any(not files[layout.name] for layout in fitting if layout.name != "precomputed")
+    kept = []
+    for layout in fitting:
+        beside = [file for file in files[layout.name] if file.parent == raw]
+        alone = len(beside) == len(files[layout.name]) > 0
+        if alone and layout.name != "precomputed" and (of_sets or len(beside) * FEW < most):
+            names = some([file.name for file in beside])
+            log.warning(
+                "%s: not read: %s (as layout=%s); if they are arrays of images, name it", raw, names, layout.name
+            )
+        else:
+            kept.append(layout)
+    return kept
 
 
 def opened_sources(

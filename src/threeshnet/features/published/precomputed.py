@@ -26,6 +26,7 @@ ARRAYS = {  # ending of the file -> field, name in ImageArrays, its axes after t
     "cat_onehots": ("seg", "seg_categories", "C"),
 }
 FIXED = {"segmentations": (None, SCENE_SIDE, SCENE_SIDE), "seg_maps": (MAP_SIDE, MAP_SIDE), "cat_onehots": (None,)}
+READ = (*(f"{ending}.npy" for ending in ARRAYS), "caps.txt", "ids.txt")  # after <split>_
 MOST_REPEATS = 100  # of one image's row, when repeats are looked for in files without ids
 
 
@@ -79,7 +80,7 @@ class PrecomputedLayout(PublishedLayout):
         return f"none of <split>_{{{','.join(ARRAYS)}}}.npy with <split> one of {', '.join(SPLITS)}"
 
     def open(self, raw: Path, request: Request, problems: Problems) -> Source:
-        there = [split for split in SPLITS if any(raw.glob(f"{split}_*"))]
+        there = [split for split in SPLITS if any((raw / f"{split}_{name}").is_file() for name in READ)]
         told = [split for split in there if (raw / f"{split}_caps.txt").is_file()]
         # Without captions the folder only adds arrays, by id: its splits are not those of the set.
         chosen = request.splits if told else None
@@ -98,6 +99,11 @@ class PrecomputedLayout(PublishedLayout):
         for split, files in splits.items():
             entries += _entries(raw, split, files, problems, remarks)
         _check_widths(splits, problems)
+        unread = [
+            f.name for split in kept for f in sorted(raw.glob(f"{split}_*")) if f.name[len(split) + 1 :] not in READ
+        ]
+        if unread:
+            remarks.append(f"{raw}: not read: {some(unread, 9)}")
         types = {
             field: frozenset(str(rows.dtype) for files in splits.values() for rows in _features(files, field))
             for field in fields

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from threeshnet.annotations.common import without_repr
+from threeshnet.annotations.photo_files import files_below
 from threeshnet.errors import DataError, Problems
-from threeshnet.features.published.layout import Entry, PublishedLayout, Request, Source, files_below, some
+from threeshnet.features.published.layout import Entry, PublishedLayout, Request, Source, some
 
 BOTTOM_UP = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 LXMERT = (
@@ -24,6 +27,7 @@ LXMERT = (
 COLUMNS = {len(columns): columns for columns in (BOTTOM_UP, LXMERT)}
 SAME = {"img_id": "image_id", "img_h": "image_h", "img_w": "image_w", "objects_conf": "scores"}
 NUMBER = np.dtype("<f4")  # of the arrays inside
+SHOWN_BYTES = (b"b'", b'b"')
 FIRST_BYTES = 1 << 21  # enough for one line
 
 
@@ -34,6 +38,14 @@ class Place(NamedTuple):
     line: int
     regions: int
     columns: dict[str, tuple[int, int]]
+
+
+class TsvLine(NamedTuple):
+    """One line before it is decoded."""
+
+    entry: Entry
+    width: int  # of a region
+    halves_equal: bool  # of the text of the features
 
 
 class TsvRows:
@@ -75,18 +87,27 @@ class TsvLayout(PublishedLayout):
 
     def open(self, raw: Path, request: Request, problems: Problems) -> Source:
         files = tuple(files_below(raw, (".tsv",)))
+        lines: list[TsvLine] = []
+        faults: list[str] = []
+        for number, file in enumerate(files):
+            lines += _lines(number, file, faults)
+        usual = Counter(line.width for line in lines).most_common(1)[0][0] if lines else 0
         entries: dict[str, Entry] = {}
         twice, widths = [], {}
-        for number, file in enumerate(files):
-            for entry, width in _lines(number, file, problems):
-                if entry.id in entries:
-                    twice.append(entry.id)
-                else:
-                    entries[entry.id] = entry
-                    widths.setdefault(width, f"{file.name} line {entry.key.line}")
+        for line in lines:
+            where = f"{line.entry.file} line {line.entry.key.line}"
+            if line.halves_equal and line.width == 2 * usual:  # three of the 40,775 published lines are so
+                faults.append(f"{where}: its features stand there twice")
+            elif line.entry.id in entries:
+                twice.append(line.entry.id)
+            else:
+                entries[line.entry.id] = line.entry
+                widths.setdefault(line.width, where)
         if len(widths) > 1:
             shown = ", ".join(f"{width} ({where})" for width, where in widths.items())
             problems.add(f"{raw}: regions of different widths: {shown}")
+        if request.on_error == "stop" or not entries:
+            problems.extend(faults)
         # Published parts overlap in a few images; they hold the same arrays.
         remarks = [f"{len(twice)} image ids occur again; the first line of each was taken: {some(twice)}"]
         return Source(
@@ -100,6 +121,7 @@ class TsvLayout(PublishedLayout):
             boxes="pixels",
             scores=all("scores" in entry.key.columns for entry in entries.values()),
             remarks=tuple(remarks) if twice else (),
+            left_out=tuple(faults),
         )
 
 
@@ -107,8 +129,8 @@ def _known() -> str:
     return " or ".join(f"{count} ({', '.join(columns[:4])}, …)" for count, columns in COLUMNS.items())
 
 
-def _lines(number: int, file: Path, problems: Problems) -> Iterator[tuple[Entry, int]]:
-    """Each line's entry and the width of its regions; nothing is decoded yet."""
+def _lines(number: int, file: Path, faults: list[str]) -> Iterator[TsvLine]:
+    """The lines of a file, of which nothing is decoded yet; what is wrong with one is added to `faults`."""
     names: tuple[str, ...] = ()
     place = 0
     with file.open("rb") as stream:
@@ -121,28 +143,34 @@ def _lines(number: int, file: Path, problems: Problems) -> Iterator[tuple[Entry,
             columns = names or COLUMNS.get(len(cells), ())
             if len(cells) != len(columns):
                 torn = "" if text.endswith(b"\n") else "; the file ends in it, so it may be truncated"
-                problems.add(f"{file} line {line}: {len(cells)} columns; expected {len(columns) or _known()}{torn}")
+                faults.append(f"{file} line {line}: {len(cells)} columns; expected {len(columns) or _known()}{torn}")
                 continue
             try:
                 yield _entry(Place(number, line, 0, {}), file, start, dict(zip(columns, cells, strict=True)))
             except ValueError as error:
-                problems.add(f"{file} line {line}: {error}")
+                faults.append(f"{file} line {line}: {error}")
 
 
-def _entry(place: Place, file: Path, start: int, cells: dict[str, bytes]) -> tuple[Entry, int]:
+def _entry(place: Place, file: Path, start: int, cells: dict[str, bytes]) -> TsvLine:
     spans = {}
     for name, cell in cells.items():
         if name in ("boxes", "features", "objects_conf"):
-            spans[SAME.get(name, name)] = (start, len(cell))
+            shown = cell[:2] in SHOWN_BYTES and cell[1:2] == cell[-1:]  # str(bytes) of Python 3: b'…'
+            spans[SAME.get(name, name)] = (start + 2, len(cell) - 3) if shown else (start, len(cell))
+            cells[name] = cell[2:-1] if shown else cell
         start += len(cell) + 1
     plain = {SAME.get(name, name): cell for name, cell in cells.items() if len(cell) < 100}
     regions, width, height = (_whole(plain, name) for name in ("num_boxes", "image_w", "image_h"))
-    numbers = (len(cells["features"]) * 3 // 4 - cells["features"][-2:].count(b"=")) / NUMBER.itemsize
+    features = cells["features"]
+    numbers = (len(features) * 3 // 4 - features[-2:].count(b"=")) / NUMBER.itemsize
+    halves_equal = features[: len(features) // 2] == features[len(features) // 2 :]
     if regions < 1 or numbers % regions:
-        raise ValueError(f"features of {numbers:g} numbers for num_boxes={regions}; is the line truncated?")
+        why = "they stand there twice" if halves_equal else "is the line truncated?"
+        raise ValueError(f"features of {numbers:g} numbers for num_boxes={regions}; {why}")
     key = place._replace(regions=regions, columns=spans)
-    name = plain["image_id"].decode().strip()
-    return Entry(name, key, file, size=(width, height), regions=regions), int(numbers // regions)
+    name = without_repr(plain["image_id"].decode().strip())
+    entry = Entry(name, key, file, size=(width, height), regions=regions)
+    return TsvLine(entry, int(numbers // regions), halves_equal)
 
 
 def _whole(plain: dict[str, bytes], name: str) -> int:
