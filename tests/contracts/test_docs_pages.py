@@ -16,13 +16,17 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import threeshnet
+from threeshnet import pooling
 from threeshnet.annotations.captions import read_captions
 from threeshnet.annotations.folder import CAPTION_FILES, FolderReader
 from threeshnet.annotations.semantic_masks import read_classes
-from threeshnet.records import ImageArrays, Photo
+from threeshnet.records import ImageArrays, Photo, TokenSet
 from threeshnet.shards.writer import write_shard
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -248,3 +252,21 @@ def test_the_site_is_built_loads_nothing_from_elsewhere_and_its_links_lead_somew
             elif anchor and target in pages and anchor not in pages[target].ids:
                 wrong.append(f"{page.relative_to(site)} -> {address}: no such heading")
     assert not wrong, "\n".join(wrong)
+
+
+# ---- the worked example
+
+
+def test_the_worked_example_of_a_part_is_the_whole_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file and the yaml of AGENTS.md, written as it says, give a pooling that `train` composes and builds."""
+    shown = {title: body for _, title, body in FENCE.findall((ROOT / "AGENTS.md").read_text(encoding="utf-8")) if title}
+    for name, body in shown.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(body, encoding="utf-8")
+    monkeypatch.setattr(pooling, "__path__", [*pooling.__path__, str(tmp_path / "src/threeshnet/pooling")])
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        extra = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
+        part = instantiate(compose("train", [extra, "pooling=smooth_maximum"]).pooling)
+    tokens = TokenSet(torch.randn(2, 4, 3), torch.tensor([[True] * 4, [True, True, False, False]]))
+    slow = [(values[mask] * 5).exp().mean(dim=0).log() / 5 for values, mask in zip(*tokens, strict=True)]
+    torch.testing.assert_close(part(tokens), torch.stack(slow))
