@@ -29,11 +29,11 @@ from threeshnet.metrics.ranks import rank_similarity
 from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.records import AnnotatedSet, Photo
 from threeshnet.runs.identity import identity, views_read
+from threeshnet.runs.run import METRICS
 from threeshnet.shards import remote
 from threeshnet.shards.make import make_shards
 from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.reader import ShardedSplit
-from threeshnet.studies.scheduler import METRICS
 from threeshnet.training.checkpoint import read_checkpoint
 
 WORDS = ("a", "red", "dog", "on", "grass")

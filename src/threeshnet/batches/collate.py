@@ -20,7 +20,7 @@ def collate_images(
 
     `rows` [B] is the image of each item of the batch; None takes every image once. `keep` chooses the tokens of each
     item, regions first, then grid cells; their boxes go with them. Padding rows are zero. With `as_stored` float16
-    stays float16: half the bytes to pad, to pass between processes and to copy; `ImageBatch.to` widens it on the device.
+    stays float16: half the bytes to pad, to pass to another process and to copy. `ImageBatch.to` widens it later.
     """
     regions, region_boxes = _with_boxes(arrays.regions, arrays.boxes, rows, keep, as_stored)
     grid, grid_boxes = _with_boxes(arrays.grid, arrays.grid_boxes, rows, keep, as_stored)
