@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,13 @@ from threeshnet.metrics.protocols import Scored, recall_by
 from threeshnet.metrics.rank_files import RankedItems, write_ranks
 from threeshnet.metrics.ranks import Ranks
 from threeshnet.metrics.recalls import recall_of_ranks
-from threeshnet.reports.study_checks import check_rows
-from threeshnet.reports.study_prose import value_of
-from threeshnet.reports.study_report import tables, verdict
+from threeshnet.reports.effects import verdict_of
+from threeshnet.reports.tables import study_tables
 from threeshnet.studies.by_photo import BY_PHOTO, apart_by_photo, key_of, read_by_photo, rsum_by_photo
 from threeshnet.studies.collect import collect
 from threeshnet.studies.columns import Row, read_rows
 
-from .test_study_report import COMPARISON, write_run
+from .test_study_report import results, write_run
 
 RANKS = "ranks.npz"
 
@@ -110,7 +108,7 @@ def test_a_run_on_another_device_takes_no_row_unasked(folders: list[Path], tmp_p
     assert read_rows(tmp_path / "results.csv")[0]["machine"] == "16 CPU cores"
     mixed = gathered(folders, tmp_path / "results.csv", replace=True)
     with pytest.raises(DataError, match="seeds of device CPU and NVIDIA H100"):
-        check_rows(mixed, COMPARISON)
+        results(mixed).check()
 
 
 @pytest.mark.parametrize("others", [0, 1])
@@ -178,31 +176,29 @@ def test_rows_of_other_photos_are_not_compared(
         apart_by_photo([(pairs[0][0] | change, pairs[0][1]), *pairs[1:]], found)
 
 
-def test_the_table_and_the_prose_have_the_known_interval(folders: list[Path], tmp_path: Path) -> None:
+def test_the_table_and_the_page_have_the_known_interval(folders: list[Path], tmp_path: Path) -> None:
     rows = gathered(folders, tmp_path / "results.csv")
-    known = replace(COMPARISON, by_photo=read_by_photo(tmp_path / BY_PHOTO))
+    known = results(rows, by_photo=read_by_photo(tmp_path / BY_PHOTO))
     sides = [
         np.stack([by_hand(folder) for folder in folders if level in folder.name]) for level in ("softmax", "sigmoid")
     ]
     found = over_seeds_and_photos(sides[0] - sides[1])
-    text = tables(rows, known)
+    text = study_tables(known)
     said = f"| [{found.interval.low:+.1f}, {found.interval.high:+.1f}] |"
     assert [line.endswith(said) for line in text.splitlines() if line.startswith("| softmax")] == [True]
     assert "| over seeds and photos |" in text
-    assert "| over seeds and photos |" not in tables(rows, COMPARISON)  # nothing is known of the photos
-    low = value_of("region_demo, softmax, rsum, low_with_photos", rows, known)
-    assert low == pytest.approx(found.interval.low)
-    with pytest.raises(DataError, match="rsum_by_photo"):
-        value_of("region_demo, softmax, rsum, high_with_photos", rows, COMPARISON)
-    with pytest.raises(DataError, match="rsum_by_photo"):
-        value_of("region_demo, softmax, i2t_r1, high_with_photos", rows, known)
+    assert "| over seeds and photos |" not in study_tables(results(rows))  # nothing is known of the photos
+    effect = known.setting("region_demo").level(activation="softmax").effect
+    assert effect.with_photos is not None
+    assert effect.with_photos.interval == pytest.approx(found.interval)
+    assert str(effect).endswith(f"{said[2:-2]} over seeds and photos: {effect.verdict})")
 
 
 def test_a_difference_needs_both_intervals() -> None:
     seeds, photos = (Difference(-4.0, Interval(*ends), 0.95) for ends in ((-6.0, -2.0), (-9.0, 1.0)))
-    assert verdict(seeds, seeds) == "difference"
-    assert verdict(seeds, photos) == verdict(seeds, None) == "difference on these photos"
-    assert verdict(photos, seeds) == verdict(photos, None) == "no difference shown"
+    assert verdict_of(seeds, seeds) == "difference"
+    assert verdict_of(seeds, photos) == verdict_of(seeds, None) == "difference on these photos"
+    assert verdict_of(photos, seeds) == verdict_of(photos, None) == "no difference shown"
 
 
 def by_hand(folder: Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Rows of a study, its tables and figure from them alone, and numbers in the prose that must be theirs."""
+"""Rows of a study, and its tables, figure and page from them alone."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from scipy import stats
 
 from threeshnet.errors import ConfigError, DataError
-from threeshnet.installation import CONF
-from threeshnet.reports.reporting import made_by, other_study
-from threeshnet.reports.study_checks import check_rows
-from threeshnet.reports.study_effects import effects
-from threeshnet.reports.study_prose import check_prose, value_of
-from threeshnet.reports.study_report import Comparison, tables
+from threeshnet.reports.pages import Rows, rendered
+from threeshnet.reports.results import Results
+from threeshnet.reports.tables import effects_table, overrides_of, study_tables
 from threeshnet.studies.collect import collect
 from threeshnet.studies.columns import Row, read_rows
 from threeshnet.studies.study import load_study, parse_study
 
 RSUM = {"sigmoid": [200.0, 210.0, 220.0], "softmax": [205.0, 216.0, 224.0]}
-COMPARISON = Comparison({"activation": ["sigmoid", "softmax"]}, {"activation": "sigmoid"})
+FACTORS, BASELINE = {"activation": ["sigmoid", "softmax"]}, {"activation": "sigmoid"}
+
+
+def results(rows: list[Row], factors: Any = FACTORS, **more: Any) -> Results:
+    return Results(factors, BASELINE, pd.DataFrame(rows), **more)
 
 
 def write_run(folder: Path, level: str, seed: int, rsum: float, own: Any = None, metrics: Any = None) -> None:
@@ -100,7 +102,7 @@ def test_a_factor_that_is_called_as_a_setting_keeps_its_levels(tmp_path: Path) -
     collect(sorted((tmp_path / "runs").iterdir()), file, factors=["recipe"], setting=None, replace=False)
     rows = read_rows(file)
     assert {row["recipe"]: float(row["rsum"]) for row in rows} == levels
-    assert "| recommended_corrected | 0 |" in tables(rows, Comparison({"recipe": list(levels)}, {}))
+    assert "| recommended_corrected | 0 |" in study_tables(Results({"recipe": list(levels)}, {}, pd.DataFrame(rows)))
 
 
 def test_rows_say_how_many_devices_trained_and_a_run_on_others_takes_no_place(tmp_path: Path) -> None:
@@ -142,7 +144,7 @@ def test_other_rows_stay_and_are_not_replaced_unasked(runs: list[Path], tmp_path
 
 def test_the_table_is_that_of_the_rows(runs: list[Path], tmp_path: Path) -> None:
     """Against statistics' and scipy's own numbers."""
-    text = tables(gathered(runs, tmp_path / "results.csv"), COMPARISON)
+    text = study_tables(results(gathered(runs, tmp_path / "results.csv")))
     apart = [other - one for one, other in zip(*RSUM.values(), strict=True)]
     half = stats.t.ppf(0.975, 2) * statistics.stdev(apart) / 3**0.5
     mean = statistics.fmean(apart)
@@ -155,13 +157,13 @@ def test_the_heading_names_the_protocol_and_levels_the_perturbation(runs: list[P
     write_run(runs[0], "sigmoid", 0, 200.0, {"derived_from": ["a"]}, {"perturb": "shuffle_map"})
     rows = gathered(runs[:2], tmp_path / "results.csv")
     assert {row["protocol"] for row in rows} == {"full", "full, perturbed: shuffle_map"}
-    assert "; protocol full; selection" in tables(rows, COMPARISON)
+    assert "; protocol full; selection" in study_tables(results(rows))
 
 
 def test_experiments_stand_apart_and_seeds_are_paired(runs: list[Path], tmp_path: Path) -> None:
     write_run(tmp_path / "other" / "j", "softmax", 5, 600.0, own={"experiment": "grid_demo"})
     gathered(runs[:4], tmp_path / "results.csv")  # softmax with seed 0 alone
-    text = tables(gathered([tmp_path / "other" / "j"], tmp_path / "results.csv"), COMPARISON)
+    text = study_tables(results(gathered([tmp_path / "other" / "j"], tmp_path / "results.csv")))
     assert text.index("grid_demo") < text.index("region_demo")
     assert "| 600.0 | – |" in text
     assert "| 205.0 | – |" in text, "one seed in common says nothing of chance"
@@ -174,55 +176,51 @@ def test_factors_of_the_command_line_are_compared_within_their_levels(tmp_path: 
                 folder = tmp_path / f"activation={level},dim={dim},seed={seed}"
                 write_run(folder, level, seed, rsum + int(dim), own={"factors": {"activation": level, "dim": dim}})
     rows = gathered(sorted(tmp_path.iterdir()), tmp_path / "results.csv")
-    text = tables(rows, Comparison({**COMPARISON.factors, "dim": []}, COMPARISON.baseline))
+    text = study_tables(results(rows, {**FACTORS, "dim": []}))
     assert text.count("baseline |") == 2 + 1  # and the header
     assert text.count("+5.0 [") == 2
 
 
-def test_what_a_level_is_worth_stands_together_for_all_settings(runs: list[Path], tmp_path: Path) -> None:
+def test_effects_of_a_level_stand_together_for_all_settings(runs: list[Path], tmp_path: Path) -> None:
     for level in RSUM:
         write_run(tmp_path / "long" / level, level, 0, 300.0 + len(level), own={"setting": "long"})
     write_run(tmp_path / "long" / "alone", "tanh", 1, 300.0, own={"setting": "long"})  # no baseline with its seed
     rows = gathered([*runs, *sorted((tmp_path / "long").iterdir())], tmp_path / "results.csv")
-    comparison = Comparison({"activation": ["sigmoid", "none", "softmax"]}, COMPARISON.baseline)
-    made = {"activation": {"softmax": "activation=softmax"}}
-    lines = effects(rows, comparison, made, {}).splitlines()[2:]
-    gone = effects(rows, comparison, made, {"activation": {"softmax": "abc"}}).splitlines()[2:]
-    assert gone[1:3] == [
-        line.replace("softmax` |", "softmax` (removed; last in commit `abc`) |") for line in lines[1:3]
-    ]
-    cells = tables(rows, comparison).split("| softmax | 0 1 2 |")[1].splitlines()[0].split(" | ")[7]
-    found, said = cells.removesuffix(" |").split(", difference")
+    found = results(rows, {"activation": ["sigmoid", "none", "softmax"]})
+    study = load_study("activation")
+    lines = effects_table(found, study).splitlines()[2:]
+    cells = study_tables(found).split("| softmax | 0 1 2 |")[1].splitlines()[0].split(" | ")[7]
+    effect, said = cells.removesuffix(" |").split(", difference")
     assert lines == [
         "| none | – | – | – | – | – | – | no row |",
-        f"| softmax | `activation=softmax` | `demo` | 210.0 | 0 1 2 | {found} | – | difference{said} |",
+        f"| softmax | `activation=softmax` | `demo` | 210.0 | 0 1 2 | {effect} | – | difference{said} |",
         "| softmax | `activation=softmax` | `long` | 307.0 | 0 | +0.0 | – | one seed |",
         "| tanh | – | `long` | – | 1 | – | – | no baseline with its seeds |",
     ]
-    more = tmp_path / "more" / "j"
-    write_run(more, "softmax", 7, 1.0, own={"experiment": "grid_demo"})
-    write_run(tmp_path / "more" / "k", "sigmoid", 7, 3.0, own={"experiment": "grid_demo"})
-    rows = gathered([more, tmp_path / "more" / "k"], tmp_path / "results.csv")
-    assert "| grid_demo, `demo` | 3.0 | 7 | -2.0 | – | one seed |" in effects(rows, comparison, {"activation": {}}, {})
+    gone = study.model_copy(update={"removed": {"activation": {"softmax": "abc"}}})
+    said = "softmax` (removed; last in commit `abc`) |"
+    assert effects_table(found, gone).splitlines()[3] == lines[1].replace("activation=softmax` |", f"activation={said}")
+    for name, level, rsum in (("j", "softmax", 1.0), ("k", "sigmoid", 3.0)):
+        write_run(tmp_path / "more" / name, level, 7, rsum, own={"experiment": "grid_demo"})
+    rows = gathered([tmp_path / "more" / "j", tmp_path / "more" / "k"], tmp_path / "results.csv")
+    assert "| grid_demo, `demo` | 3.0 | 7 | -2.0 | – | one seed |" in effects_table(results(rows), study)
 
 
-def test_what_makes_a_level_is_what_runs_it() -> None:
-    made = made_by(load_study("options"))["option"]
+def test_overrides_of_a_level_are_what_runs_it() -> None:
+    made = overrides_of(load_study("options"))["option"]
     assert (made["none"], made["infonce_soft"]) == ("", "objective=infonce objective.temperature=0.1")
     scored = "views=[1,2,3] correction=inverted_softmax bank=train"
     assert made["views_always_inverted_softmax"] == f"augment=views {scored}"
-    assert made_by(load_study("features"))["features"]["late_ensemble"] == "ensemble of region and grid"
+    assert overrides_of(load_study("features"))["features"]["late_ensemble"] == "ensemble of region and grid"
     of = {"factor": "f", "of": ["a", "b"], "protocol": "ensemble", "views": [1]}
     study = {"title": "t", "question": "q", "factors": {"f": ["a", "b"]}, "baseline": {"f": "a"}}
-    assert made_by(parse_study("s", study | {"derived": {"c": of}}))["f"]["c"] == "ensemble of a and b views=[1]"
-    with pytest.raises(ConfigError, match="derived c: of is missing"):
-        parse_study("s", study | {"derived": {"c": {"factor": "f", "views": [1]}}})
+    assert overrides_of(parse_study("s", study | {"derived": {"c": of}}))["f"]["c"] == "ensemble of a and b views=[1]"
 
 
 def test_a_seed_that_stands_twice_is_refused(runs: list[Path], tmp_path: Path) -> None:
     rows = gathered(runs, tmp_path / "results.csv")
     with pytest.raises(DataError, match="seeds 0 0 1 2, one of them twice"):
-        tables([*rows, rows[0]], COMPARISON)
+        study_tables(results([*rows, rows[0]]))
 
 
 @pytest.mark.parametrize(
@@ -234,134 +232,100 @@ def test_a_seed_that_stands_twice_is_refused(runs: list[Path], tmp_path: Path) -
         ((0, 1, 2), {"epochs": "9"}, "softmax against sigmoid: epochs 8 and 9"),
         ((0, 1, 2), {"selection": "last"}, "softmax against sigmoid: selection best and last"),
         ((1,), {"batch": "32"}, "softmax: seeds of batch 32 and 64"),
-        (
-            (0, 1, 2),
-            {"protocol": "five_fold_1k"},
-            "region_demo/demo: gallery folds of 1,000 and the whole split",
-        ),
+        ((0, 1, 2), {"protocol": "five_fold_1k"}, "region_demo/demo: gallery folds of 1,000 and the whole split"),
         ((1,), {"protocol": "five_fold_1k"}, "softmax: seeds of protocol five_fold_1k and full"),
         ((1,), {"rsum": "217"}, "activation=softmax,seed=1: rsum=217, and its six recalls sum up to 216.00"),
+        ((1,), {"checkpoint": ""}, "activation=softmax,seed=1: does not say checkpoint"),
     ],
 )
 def test_rows_of_other_questions_are_refused(
     runs: list[Path], tmp_path: Path, seeds: tuple[int, ...], change: dict[str, str], said: str
 ) -> None:
     rows = gathered(runs, tmp_path / "results.csv")
-    check_rows(rows, COMPARISON)
+    results(rows).check()
     changed = [row | change if row["activation"] == "softmax" and int(row["seed"]) in seeds else row for row in rows]
     with pytest.raises(DataError) as error:
-        check_rows(changed, COMPARISON)
+        results(changed).check()
     assert said in str(error.value)
 
 
 def test_a_factor_may_change_the_batch_and_a_correction_the_protocol(runs: list[Path], tmp_path: Path) -> None:
     rows = gathered(runs, tmp_path / "results.csv")
     other = {"batch": "32", "protocol": "full, csls by train", "epochs": "", "derived_from": "activation=sigmoid"}
-    check_rows([row | other if row["activation"] == "softmax" else row for row in rows], COMPARISON)
+    results([row | other if row["activation"] == "softmax" else row for row in rows]).check()
+
+
+# ---- pages
+
+
+def page(text: str, folder: Path) -> str:
+    """A template beside the rows of a study `activation`, rendered."""
+    (folder / "README.md.j2").write_text(text, encoding="utf-8")
+    return rendered(folder / "README.md.j2", Rows(folder.parent))
+
+
+SOFTMAX = 'rows("region_demo", activation="softmax")'
 
 
 @pytest.mark.parametrize(
-    "mark",
+    ("expression", "said"),
     [
-        "**5.0**<!-- value: region_demo, softmax, rsum, difference -->",
-        "5.0 rsum<!-- value: region_demo, softmax, rsum, difference -->",
-        "5.0<!--value: region_demo, softmax, rsum, difference-->",
-        "5.0<!-- value region_demo, softmax, rsum, difference -->",
+        (f"{SOFTMAX}.rsum", "215.0 ± 9.5"),
+        (f"{SOFTMAX}.rsum.mean", "215.0"),
+        (f"{SOFTMAX}.rsum.seed(1)", "216.0"),
+        (f"{SOFTMAX}.i2t_r1.difference", "+0.8"),
+        (f"{SOFTMAX}.effect", "+5.0 ([+2.5, +7.5] over seeds: difference on these photos)"),
+        (f"{SOFTMAX}.effect.each", "+5.0, +6.0 and +4.0"),
+        (f"{SOFTMAX}.effect.of_seed(2)", "+4.0"),
+        (f"{SOFTMAX}.verdict", "difference on these photos"),
+        (f'rows("region_demo", study="activation", activation="sigmoid").against({SOFTMAX}).value', "-5.0"),
+        (f'{SOFTMAX}.against(activation="sigmoid").interval', "[+2.5, +7.5]"),
+        ('csv("told.csv", name="b")[0].share', "7"),
+        ('spread(csv("told.csv")|map(attribute="share"))', "6.0 ± 1.4"),
+        ("paired([1.0, 2.0, 3.0], 1.0).value", "+1.0"),
     ],
 )
-def test_a_mark_that_reads_no_number_is_refused(runs: list[Path], tmp_path: Path, mark: str) -> None:
-    with pytest.raises(DataError, match="a number stands right before its mark"):
-        check_prose(f"Softmax gains {mark}.", gathered(runs, tmp_path / "results.csv"), COMPARISON)
-
-
-PROSE = "Softmax gains 5.0<!-- value: region_demo, softmax, rsum, difference -->: "
-PROSE += "sigmoid has {}<!-- value: region_demo, sigmoid, rsum -->."
-
-
-@pytest.mark.parametrize(("number", "right"), [("210.0", True), ("210", True), ("209.9", False), ("+210.0", True)])
-def test_numbers_of_the_prose_are_compared(runs: list[Path], tmp_path: Path, number: str, right: bool) -> None:
-    rows = gathered(runs, tmp_path / "results.csv")
-    if right:
-        assert check_prose(PROSE.format(number), rows, COMPARISON) == 2
-        return
-    with pytest.raises(DataError, match=r"209\.9, `region_demo, sigmoid, rsum`: the rows say 210\.0"):
-        check_prose(PROSE.format(number), rows, COMPARISON)
-
-
-def test_a_mark_may_name_another_study(runs: list[Path], tmp_path: Path) -> None:
-    rows = gathered(runs, tmp_path / "results.csv")
-    better = [row | {"rsum": str(float(row["rsum"]) + 1.0)} for row in rows]
-    asked: list[str] = []
-
-    def other(study: str) -> tuple[list[Row], Comparison]:
-        asked.append(study)
-        return better, COMPARISON
-
-    text = "Here 210.0<!-- value: region_demo, sigmoid, rsum -->, "
-    text += "there {}<!-- value: parts: region_demo, sigmoid, rsum -->."
-    assert check_prose(text.format("211.0"), rows, COMPARISON, other) == 2
-    assert asked == ["parts"]
-    with pytest.raises(DataError, match=r"210\.0, `parts: region_demo, sigmoid, rsum`: the rows say 211\.0"):
-        check_prose(text.format("210.0"), rows, COMPARISON, other)
-    with pytest.raises(DataError, match="the rows of 'parts' are not at hand"):
-        check_prose(text.format("211.0"), rows, COMPARISON)
-
-
-def test_rows_of_another_study_are_found_beside_it_or_missed() -> None:
-    rows, comparison = other_study("recipe", CONF.parent / "experiments")
-    assert {row["recipe"] for row in rows} >= {"official", "short"}
-    assert comparison.by_photo
-    with pytest.raises(DataError, match=r"no study 'recipes' with rows in .*; there are: .*parts, pooling, recipe"):
-        other_study("recipes", CONF.parent / "experiments")
-    with pytest.raises(DataError, match="there are: none"):
-        other_study("recipe", CONF)
+def test_a_page_has_the_numbers_of_the_rows(runs: list[Path], tmp_path: Path, expression: str, said: str) -> None:
+    folder = tmp_path / "activation"
+    gathered(runs, folder / "results.csv")
+    (folder / "told.csv").write_text("name,share\na,5\nb,7\n")
+    assert page(f"Measured: {{{{ {expression} }}}}.\n", folder) == f"Measured: {said}.\n"
 
 
 @pytest.mark.parametrize(
-    ("key", "said"),
+    ("expression", "said"),
     [
-        ("region_demo, sigmoid", "write [study: ]experiment"),
-        ("grid_demo, sigmoid, rsum", "0 settings of 'grid_demo'"),
-        ("region_demo, tanh, rsum", "no rows of 'tanh'"),
-        ("region_demo, softmax, rsun", "no column 'rsun'"),
-        ("region_demo, softmax, rsum, median", "no statistic 'median'"),
-        ("region_demo, softmax less tanh, rsum", "no rows of 'tanh'"),
-        ("region_demo, softmax, rsum, seed 7", "no row of seed 7; there are: 0, 1, 2"),
-        ("region_demo, softmax, rsum, difference seed 7", "no row of seed 7"),
+        ('rows("grid_demo", activation="softmax")', "there are: region_demo, setting demo"),
+        ('rows("region_demo", activation="tanh")', "0 levels of region_demo, setting demo; there are: sigmoid, soft"),
+        ('rows("region_demo", pooling="mean")', "factor='pooling' does not exist; there are: activation"),
+        (f"{SOFTMAX}.rsun", "column='rsun' does not exist; there are: i2t_r1"),
+        (f"{SOFTMAX}.rsum.seed(7)", "seed=7 does not exist; there are: 0, 1, 2"),
+        ('rows("region_demo", study="nothing")', "study with rows='nothing' does not exist; there are: activation"),
+        ("rowz()", "'rowz' is undefined; a page has: rows, table, effects"),
+        ('csv("told.csv", nam="b")', "column of told.csv='nam' does not exist; there are: name, share"),
+        ('csv("none.csv")', "none.csv"),
+        ("1 +", "unexpected"),
     ],
 )
-def test_a_key_that_means_nothing_is_explained(runs: list[Path], tmp_path: Path, key: str, said: str) -> None:
+def test_what_does_not_exist_is_named_with_file_and_line(
+    runs: list[Path], tmp_path: Path, expression: str, said: str
+) -> None:
+    folder = tmp_path / "activation"
+    gathered(runs, folder / "results.csv")
+    (folder / "told.csv").write_text("name,share\na,5\nb,7\n")
     with pytest.raises(DataError) as error:
-        value_of(key, gathered(runs, tmp_path / "results.csv"), COMPARISON)
+        page(f"# Title\n\nText {{{{ {expression} }}}}.\n", folder)
+    assert f"{folder / 'README.md.j2'}:3: " in str(error.value)
     assert said in str(error.value)
 
 
-def test_a_key_may_name_a_seed_and_another_level_to_compare_with(runs: list[Path], tmp_path: Path) -> None:
-    rows = gathered(runs, tmp_path / "results.csv")
-    rsums = {(row["activation"], row["seed"]): float(row["rsum"]) for row in rows}
-    for seed in "012":
-        apart = rsums["softmax", seed] - rsums["sigmoid", seed]
-        found = {
-            "region_demo, softmax, rsum, seed": rsums["softmax", seed],
-            "region_demo, softmax, rsum, difference seed": apart,
-            "region_demo, softmax less sigmoid, rsum, difference seed": apart,
-            "region_demo, sigmoid less softmax, rsum, difference seed": -apart,
-        }
-        for key, value in found.items():
-            assert value_of(f"{key} {seed}", rows, COMPARISON) == pytest.approx(value)
-    assert value_of("region_demo, sigmoid less softmax, rsum", rows, COMPARISON) == pytest.approx(-5.0)
-    low = value_of("region_demo, sigmoid less softmax, rsum, low", rows, COMPARISON)
-    assert low == pytest.approx(-value_of("region_demo, softmax, rsum, high", rows, COMPARISON))
-
-
 @pytest.mark.usefixtures("runs")
-def test_the_command_says_what_is_wrong_and_draws_the_same_bytes(tmp_path: Path, command) -> None:
+def test_the_command_makes_a_first_page_and_the_same_bytes_again(tmp_path: Path, command) -> None:
     into = f"into={tmp_path / 'study'}"
     ended = command("collect", "study=activation", f"out={tmp_path / 'runs'}", into)
     assert (ended.code, "6 rows" in ended.out) == (0, True), ended.err
-    ended = command(
-        "collect", "study=activation", f"out={tmp_path / 'runs'}", f"into={tmp_path / 'b'}", "setting_name=b"
-    )
+    again = ("collect", "study=activation", f"out={tmp_path / 'runs'}", f"into={tmp_path / 'b'}", "setting_name=b")
+    ended = command(*again)
     assert ended.code == 0, ended.err
     assert {row["setting"] for row in read_rows(tmp_path / "b" / "results.csv")} == {"b"}
     files = []
@@ -370,9 +334,9 @@ def test_the_command_says_what_is_wrong_and_draws_the_same_bytes(tmp_path: Path,
         files.append({file.name: file.read_bytes() for file in (tmp_path / "study").iterdir()})
     assert files[0] == files[1]
     assert files[0]["figure.png"].startswith(b"\x89PNG")
-    readme = tmp_path / "study" / "README.md"
-    readme.write_text(readme.read_text() + PROSE.format("3.0"))
+    assert "| 210.0 ± 10.0 | baseline |" in files[0]["README.md"].decode()
+    (tmp_path / "study" / "README.md.j2").write_text("{{ table('nothing') }}")
     ended = command("report", "study=activation", into)
     assert ended.code == 1
-    assert "the rows say 210.0" in ended.err
+    assert "README.md.j2:1: 'nothing'" in ended.err
     assert command("collect", "study=activation", f"out={tmp_path / 'nowhere'}", into).err.count("make sweep") == 1

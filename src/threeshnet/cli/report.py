@@ -12,7 +12,7 @@ from threeshnet.installation import CONF
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="report")
 @kept
 def main(cfg: DictConfig) -> None:
-    from threeshnet.reports.reporting import rebuild  # takes seconds, and --help takes none
+    from threeshnet.reports.pages import rebuild  # takes seconds, and --help takes none
 
     rebuild(cfg)
 

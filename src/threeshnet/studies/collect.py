@@ -19,10 +19,10 @@ from threeshnet.installation import CONF
 from threeshnet.runs.find import jobs
 from threeshnet.runs.run import Run
 from threeshnet.studies.by_photo import BY_PHOTO, key_of, read_by_photo, rsum_by_photo, write_by_photo
-from threeshnet.studies.columns import HOW, RECALLS, REQUIRED, WHICH, Row, columns, device, lacking, read_rows
+from threeshnet.studies.columns import HOW, RECALLS, REQUIRED, RESULTS, WHICH, Row, columns, device, lacking, read_rows
 from threeshnet.studies.study import load_study
 
-RESULTS, LOCK = "results.csv", ".results.lock"
+LOCK = ".results.lock"
 FROM_METRICS = ("data", "split", "images", "captions", "rsum", "epochs", "steps", "selection", "minutes")
 FROM_METRICS += ("resumed_at_step", "parameters", "precision", "devices")
 

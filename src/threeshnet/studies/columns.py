@@ -1,15 +1,15 @@
-"""results.csv of a study: one row a run, and the groups and levels in it."""
+"""results.csv of a study: one row per run, and the columns of each."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from threeshnet.errors import DataError
 from threeshnet.evaluation.model_card import RECALLS
 
 Row = dict[str, str]
+RESULTS = "results.csv"  # of a study, in experiments/<study>/
 
 NUMBERS = (*(f"{side}_r{cutoff}" for side, cutoff in RECALLS), "rsum")
 WHICH = ("experiment", "setting", "job")
@@ -38,12 +38,13 @@ OF_TRAINING = ("epochs", "steps", "minutes")  # that a derived row has not, scor
 def columns(rows: Sequence[Mapping[str, str]], factors: Sequence[str]) -> list[str]:
     """The columns of a table: which run, the study's factors and others that rows have, then the facts."""
     own = [factor for factor in factors if factor not in FIXED]
-    return [*WHICH, *own, *other_factors(rows, factors), *(name for name in FIXED if name not in WHICH)]
+    others = other_factors((key for row in rows for key in row), factors)
+    return [*WHICH, *own, *others, *(name for name in FIXED if name not in WHICH)]
 
 
-def other_factors(rows: Sequence[Mapping[str, str]], factors: Sequence[str]) -> list[str]:
-    """Factors that rows have beside those of the study, as the command line may bring them."""
-    return sorted({key for row in rows for key in row} - {*FIXED, *factors})
+def other_factors(names: Iterable[str], factors: Sequence[str]) -> list[str]:
+    """Column names that are factors from the command line: neither facts nor factors of the study."""
+    return sorted({*names} - {*FIXED, *factors})
 
 
 def lacking(row: Mapping[str, str]) -> list[str]:
@@ -70,46 +71,3 @@ def read_rows(file: Path) -> list[Row]:
         return []
     with file.open(encoding="utf-8", newline="") as opened:
         return list(csv.DictReader(opened))
-
-
-def groups(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
-    """Rows by experiment and setting, which are never averaged together."""
-    found: dict[tuple[str, str], list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (row["experiment"], row["setting"])):
-        found.setdefault((row["experiment"], row["setting"]), []).append(row)
-    return found
-
-
-def place(names: Sequence[str], order: Mapping[str, Sequence[str]]) -> list[tuple[int, str]]:
-    """Where a combination of levels stands in the study's order; levels that it does not know come last, by name.
-
-    >>> sorted([["b"], ["x"], ["a"]], key=lambda names: place(names, {"factor": ["b", "a"]}))
-    [['b'], ['a'], ['x']]
-    """
-    return [
-        (list(levels).index(name) if name in levels else len(levels), name)
-        for name, levels in zip(names, order.values(), strict=True)
-    ]
-
-
-def _levels(row: Row, order: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    return tuple(row.get(factor, "") for factor in order)
-
-
-def by_level(rows: Sequence[Row], order: Mapping[str, Sequence[str]]) -> dict[tuple[str, ...], list[Row]]:
-    """Rows by their levels of the factors, in the study's order, each by seed.  Raises DataError for a seed twice."""
-    found: dict[tuple[str, ...], list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (place(_levels(row, order), order), int(row["seed"]))):
-        found.setdefault(_levels(row, order), []).append(row)
-    for levels, of in found.items():
-        seeds = [row["seed"] for row in of]
-        if len(set(seeds)) < len(seeds):
-            raise DataError(
-                f"{of[0]['experiment']}, {'+'.join(levels) or 'all'}: seeds {' '.join(seeds)}, one of them twice"
-            )
-    return found
-
-
-def label(levels: Sequence[str]) -> str:
-    """The name of a combination of levels."""
-    return "+".join(levels) or "all"
