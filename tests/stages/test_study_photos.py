@@ -18,6 +18,7 @@ from threeshnet.metrics.protocols import Scored, recall_by
 from threeshnet.metrics.rank_files import RankedItems, write_ranks
 from threeshnet.metrics.ranks import Ranks
 from threeshnet.metrics.recalls import recall_of_ranks
+from threeshnet.reports.checks import check
 from threeshnet.reports.effects import verdict_of
 from threeshnet.reports.tables import study_tables
 from threeshnet.studies.by_photo import BY_PHOTO, apart_by_photo, key_of, read_by_photo, rsum_by_photo
@@ -108,7 +109,7 @@ def test_a_run_on_another_device_takes_no_row_unasked(folders: list[Path], tmp_p
     assert read_rows(tmp_path / "results.csv")[0]["machine"] == "16 CPU cores"
     mixed = gathered(folders, tmp_path / "results.csv", replace=True)
     with pytest.raises(DataError, match="seeds of device CPU and NVIDIA H100"):
-        results(mixed).check()
+        check(results(mixed))
 
 
 @pytest.mark.parametrize("others", [0, 1])

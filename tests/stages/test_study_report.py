@@ -12,6 +12,7 @@ import pytest
 from scipy import stats
 
 from threeshnet.errors import ConfigError, DataError
+from threeshnet.reports.checks import check
 from threeshnet.reports.pages import Rows, rendered
 from threeshnet.reports.results import Results
 from threeshnet.reports.tables import effects_table, overrides_of, study_tables
@@ -242,17 +243,17 @@ def test_rows_of_other_questions_are_refused(
     runs: list[Path], tmp_path: Path, seeds: tuple[int, ...], change: dict[str, str], said: str
 ) -> None:
     rows = gathered(runs, tmp_path / "results.csv")
-    results(rows).check()
+    check(results(rows))
     changed = [row | change if row["activation"] == "softmax" and int(row["seed"]) in seeds else row for row in rows]
     with pytest.raises(DataError) as error:
-        results(changed).check()
+        check(results(changed))
     assert said in str(error.value)
 
 
 def test_a_factor_may_change_the_batch_and_a_correction_the_protocol(runs: list[Path], tmp_path: Path) -> None:
     rows = gathered(runs, tmp_path / "results.csv")
     other = {"batch": "32", "protocol": "full, csls by train", "epochs": "", "derived_from": "activation=sigmoid"}
-    results([row | other if row["activation"] == "softmax" else row for row in rows]).check()
+    check(results([row | other if row["activation"] == "softmax" else row for row in rows]))
 
 
 # ---- pages

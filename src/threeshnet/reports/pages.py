@@ -21,6 +21,7 @@ from threeshnet.errors import DataError, ThreeSHNetError, one_of
 from threeshnet.files import write_text
 from threeshnet.installation import CONF
 from threeshnet.metrics.comparisons import difference, over_seeds
+from threeshnet.reports.checks import check
 from threeshnet.reports.claims import claims_table, published_table
 from threeshnet.reports.effects import Effect, Signed
 from threeshnet.reports.figure import draw
@@ -66,7 +67,7 @@ def rebuild(settings: Any) -> None:
 
 def study_page(name: str, rows: Rows) -> None:
     """Check the rows of a study, draw its figure, and write its page; the first time its template too."""
-    folder, results = rows.folder(name), rows.of(name).check()
+    folder, results = rows.folder(name), check(rows.of(name))
     template = folder / (README + TEMPLATE)
     if not template.is_file():
         study = load_study(name)

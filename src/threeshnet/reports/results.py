@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
-from threeshnet.errors import DataError, Problems, one_of
+from threeshnet.errors import DataError, one_of
 from threeshnet.metrics.comparisons import Spread, difference, over_seeds, over_seeds_and_photos
-from threeshnet.metrics.protocols import folds_of
 from threeshnet.reports.effects import NOTHING, Effect, Signed
 from threeshnet.studies.by_photo import BY_PHOTO, ByPhoto, apart_by_photo, read_by_photo
-from threeshnet.studies.columns import NUMBERS, RESULTS, device, lacking, other_factors
+from threeshnet.studies.columns import NUMBERS, RESULTS, other_factors
 from threeshnet.studies.study import Study
 
 Names = tuple[str, ...]  # a level of every factor
 PERTURBED = ", perturbed: "  # as `named_protocol` writes it
-ROUNDING = 0.02  # six recalls, each rounded in its row
-DEVICE, GALLERY = "device", "gallery"  # columns that are derived from `machine` and `protocol`
-# Facts that must agree within a setting, between a level and its baseline, and between the seeds of a level.
-OF_A_SETTING = (GALLERY,)
-OF_A_PAIR = ("data", "fingerprint", "split", "images", "captions", "selection", "epochs", DEVICE)
-OF_A_LEVEL = (*OF_A_PAIR, "protocol", "batch", "precision")
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,38 +223,6 @@ class Results:
         """The same rows, compared with another level."""
         return replace(self, baseline=dict(zip(self.factors, names, strict=False)))
 
-    def check(self) -> Results:
-        """Itself.  Raises DataError with all rows that lack a fact, have another rsum than their recalls, or mix."""
-        problems = Problems("results.csv")
-        for row in self.rows.to_dict("records"):
-            missing, total = lacking(row), 0.0
-            if missing:
-                problems.add(f"{row.get('job') or 'a row'}: does not say {', '.join(missing)}")
-            elif (
-                abs((total := sum(float(row[name]) for name in NUMBERS if name != "rsum")) - float(row["rsum"]))
-                > ROUNDING
-            ):
-                problems.add(f"{row['job']}: rsum={row['rsum']}, and its six recalls sum up to {total:.2f}")
-        problems.raise_as(DataError, "Collect these runs again: make collect STUDY=<name>.")
-        problems.extend(self._mixed())
-        problems.raise_as(
-            DataError,
-            "Keep them apart by another setting: make collect STUDY=<name> OUT=<folder of these runs alone> "
-            "ARGS='setting_name=<name>'.",
-        )
-        return self
-
-    def _mixed(self) -> Iterator[str]:
-        """Facts that differ where rows are averaged or compared."""
-        for setting in self.settings:
-            where = f"{setting.experiment}/{setting.name}"
-            yield from (f"{where}: {fact}" for fact in _several(setting.rows, OF_A_SETTING))
-            for level in setting.levels.values():
-                yield from (f"{where}, {level}: seeds of {fact}" for fact in _several(level.rows, OF_A_LEVEL))
-                if level.base is not None and not level.is_base:
-                    both = _several(pd.concat([level.rows, level.base.rows]), OF_A_PAIR)
-                    yield from (f"{where}, {level} against {level.base}: {fact}" for fact in both)
-
 
 def read_results(study: Study, folder: Path) -> Results:
     """The committed rows of a study in `folder`; none where there is no file."""
@@ -278,24 +239,3 @@ def results_of(study: Study, rows: pd.DataFrame | None = None, by_photo: ByPhoto
     rows = pd.DataFrame() if rows is None else rows
     factors = levels | {factor: [] for factor in other_factors(rows.columns, list(levels))}
     return Results(factors, study.baseline_levels, rows, by_photo or {}, study.reference)
-
-
-def _several(rows: pd.DataFrame, names: Sequence[str]) -> Iterator[str]:
-    """Facts of which there is more than one; a derived row says nothing of its training."""
-    made = {DEVICE: device, GALLERY: _gallery}
-    for name in names:
-        if name in made:
-            values = sorted({made[name](row) for row in rows.to_dict("records")})
-        else:
-            values = sorted({value[:12] for value in rows.get(name, ()) if value})
-        if len(values) > 1:
-            yield f"{name} {' and '.join(values)}"
-
-
-def _gallery(row: Mapping[str, str]) -> str:
-    """Recalls in folds and in the whole split are not comparable; full, ensemble and transfer rank the whole split.
-
-    >>> _gallery({"protocol": "full, perturbed: swap_words"}), _gallery({"protocol": "five_fold_1k"})
-    ('the whole split', 'folds of 1,000')
-    """
-    return "folds of 1,000" if folds_of(row["protocol"].partition(",")[0]) > 1 else "the whole split"
