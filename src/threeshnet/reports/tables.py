@@ -80,11 +80,8 @@ def effects_table(results: Results, study: Study) -> str:
     )
     rows = []
     for names, effect in lines:
-        own = [
-            f"`{of[name]}`{_gone(study, factor, name)}"
-            for name, (factor, of) in zip(names, made.items(), strict=False)
-            if of.get(name)
-        ]
+        named = zip(names, made.items(), strict=False)
+        own = [f"`{of[name]}`{_gone(study, factor, name)}" for name, (factor, of) in named if of.get(name)]
         rows.append([*names, "; ".join(own) or NOTHING, *effect])
     return table([*results.factors, *EFFECTS], rows)
 
