@@ -59,7 +59,7 @@ def test_what_builds_no_model_loads_nothing_that_does() -> None:
 
 
 def test_training_loads_wandb_only_when_it_is_on() -> None:
-    code = "import sys, threeshnet.cli.training, threeshnet.evaluation.evaluating; print('wandb' in sys.modules)"
+    code = "import sys, threeshnet.cli.training, threeshnet.evaluation.evaluate; print('wandb' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout == "False\n"
 

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from threeshnet.errors import DataError
-from threeshnet.evaluation.comparison import REMARK, content_of, rows_of
-from threeshnet.evaluation.evaluations import differences, read_evaluation, read_pair
+from threeshnet.evaluation.compare import REMARK, content_of, differences, read_evaluation, read_pair, rows_of
 from threeshnet.files import write_json
 from threeshnet.metrics.comparisons import compare
 from threeshnet.metrics.protocols import Scored, recall_by

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from threeshnet.errors import ConfigError, DataError
-from threeshnet.evaluation.extending import coco_judgements
+from threeshnet.evaluation.extended import coco_judgements
 from threeshnet.metrics import recall
 from threeshnet.metrics.coco_judgements import Judgements, judged, load_judgements
 from threeshnet.metrics.similarity import EmbeddingSimilarity

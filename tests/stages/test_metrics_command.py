@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from threeshnet.errors import ConfigError
-from threeshnet.evaluation import evaluating, extending
+from threeshnet.evaluation import evaluate as evaluation
+from threeshnet.evaluation import request
 from threeshnet.evaluation.model_card import model_card
 from threeshnet.evaluation.table import print_results
 from threeshnet.metrics import recall
@@ -102,7 +103,7 @@ def test_a_model_is_scored_under_a_perturbation(evaluate, name: str, numbers: di
 def test_what_cannot_be_asked_is_said_before_anything_runs(
     command, checkpoint: str, demo_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluating, "encode", lambda *_: pytest.fail("a model encodes"))
+    monkeypatch.setattr(evaluation, "encode", lambda *_: pytest.fail("a model encodes"))
     name = checkpoint.partition("=")[2]
     for overrides, said in {
         ("protocol=fulll",): "protocol='fulll' does not exist; there are: full, five_fold_1k",
@@ -158,13 +159,13 @@ def test_of_several_models_that_counts_which_has_seen_the_split(
     split = ShardedSplit(demo_shards, "dev")
     elsewhere, here = {"data": "coco", "train_splits": ["train"]}, {"data": "demo", "train_splits": ["train"]}
     both, unknown = here | {"train_splits": ["train", "dev"]}, {"selection": "best"}
-    chosen = [evaluating.training_of(about, split) for about in ([elsewhere, here], [here, both], [unknown, both])]
+    chosen = [evaluation.trained_on(about, split) for about in ([elsewhere, here], [here, both], [unknown, both])]
     assert [found["trained_on"] for found in chosen] == ["coco", "demo", "demo"]
     assert [found["train_splits"] for found in chosen] == [("train",), ("train", "dev"), ("train", "dev")]
-    monkeypatch.setattr(evaluating, "share_photos", lambda one, other: {one, other} == {"coco", "demo"})
-    assert evaluating.training_of([unknown, elsewhere], split)["trained_on"] == "coco"
-    assert evaluating.training_of([elsewhere, both], split)["trained_on"] == "demo"
-    assert evaluating.training_of([unknown], split) == {"trained_on": None, "train_splits": ()}
+    monkeypatch.setattr(evaluation, "share_photos", lambda one, other: {one, other} == {"coco", "demo"})
+    assert evaluation.trained_on([unknown, elsewhere], split)["trained_on"] == "coco"
+    assert evaluation.trained_on([elsewhere, both], split)["trained_on"] == "demo"
+    assert evaluation.trained_on([unknown], split) == {"trained_on": None, "train_splits": ()}
 
 
 def test_a_split_of_the_training_says_so(evaluate) -> None:
@@ -200,14 +201,14 @@ def test_a_bank_that_is_too_small_for_csls_is_refused_before_anything_is_encoded
     demo_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All corrections are of `extended`: the last of them would fail when everything else is done."""
-    monkeypatch.setattr(extending, "CSLS_NEAREST", 10_000)
+    monkeypatch.setattr(request, "CSLS_NEAREST", 10_000)
     keys = {"shards": str(demo_shards), "split": "test", "protocol": "full", "bank": "train", "out": "x"}
     for more in ({"extended": True}, {"correction": "csls"}):
         cfg = OmegaConf.create({"perturb": None, "views": [], "correction": None, "extended": False} | keys | more)
         with pytest.raises(ConfigError, match=r"bank='train' has .* images: csls takes the 10000 nearest of a bank"):
-            extending.check_extras(cfg, 1)
+            request.check_request(cfg, 1)
     cfg.correction = "inverted_softmax"
-    extending.check_extras(cfg, 1)
+    request.check_request(cfg, 1)
 
 
 def test_the_table_has_room_for_intervals() -> None:

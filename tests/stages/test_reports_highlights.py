@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from threeshnet.evaluation.highlights import Attention, Highlight, attention_of_tokens, caption_lines, draw, panel_rows
 from threeshnet.evaluation.panels import class_label
+from threeshnet.evaluation.pictures import Attention, Highlight, attention_of_tokens, caption_lines, draw, panel_rows
 from threeshnet.records import MAP_SIDE, VOID
 
 CELLS, REGIONS = (2, 3), 4

@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 from threeshnet.errors import ConfigError, DataError
-from threeshnet.evaluation.evaluations import read_evaluation
+from threeshnet.evaluation.compare import read_evaluation
 from threeshnet.metrics.comparisons import Difference, over_seeds, over_seeds_and_photos
 from threeshnet.metrics.intervals import Interval
 from threeshnet.metrics.protocols import Scored, recall_by

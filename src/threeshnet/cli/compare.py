@@ -12,7 +12,7 @@ from threeshnet.installation import CONF
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="compare")
 @kept
 def main(cfg: DictConfig) -> None:
-    from threeshnet.evaluation.comparing import compare_evaluations  # takes seconds, and --help takes none
+    from threeshnet.evaluation.compare import compare_evaluations  # takes seconds, and --help takes none
 
     compare_evaluations(cfg)
 

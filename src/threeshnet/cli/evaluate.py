@@ -13,7 +13,7 @@ from threeshnet.installation import CONF
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
 @kept
 def main(cfg: DictConfig) -> None:
-    from threeshnet.evaluation.evaluating import evaluate  # takes seconds, and --help takes none
+    from threeshnet.evaluation.evaluate import evaluate  # takes seconds, and --help takes none
 
     evaluate(cfg, invocation())
 

@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 
 from threeshnet.cli.errors import quiet
 from threeshnet.cli.shards_folder import shards_folder
-from threeshnet.evaluation.finishing import finish, show
-from threeshnet.evaluation.scoring import facts_of_run, scores_of
+from threeshnet.evaluation.finish import finish, show
+from threeshnet.evaluation.scores import facts_of_run, scores_of
 from threeshnet.nn.collectives import leave_together
 from threeshnet.runs.facts import job_facts, machine, training_facts
 from threeshnet.runs.resume import checkpoint_to_resume, finished_metrics, interruptible, run_of
@@ -72,6 +72,13 @@ def train(cfg: DictConfig, invocation: Invocation) -> None:
             "resumed_at_step": step,
             "minutes": round(seconds / 60, 2),
         }
-        finish(cfg, run, module, split, scores._replace(metrics=metrics), seconds)
+        finish(
+            run,
+            module,
+            scores._replace(metrics=metrics),
+            fields=building.fields_read(cfg),
+            pictures=cfg.highlights,
+            seconds=seconds,
+        )
         tracker.finish(metrics, split, checkpoint)
         leave_together()

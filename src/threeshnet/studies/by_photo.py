@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from threeshnet.errors import DataError
-from threeshnet.evaluation.evaluations import Evaluation
+from threeshnet.evaluation.compare import Evaluation
 from threeshnet.files import replacing
 from threeshnet.metrics.intervals import NAMES, hits_by_fold
 from threeshnet.metrics.protocols import folds_of

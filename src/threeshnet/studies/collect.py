@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from threeshnet.errors import ConfigError, DataError, Problems
-from threeshnet.evaluation.evaluations import read_evaluation
+from threeshnet.evaluation.compare import read_evaluation
 from threeshnet.evaluation.table import named_protocol
 from threeshnet.files import write_rows
 from threeshnet.installation import CONF

@@ -1,20 +1,35 @@
-"""What the guidance looked at: photo, segmentation, VSeM weights, VSpM map, and captions (3SHNet, figure 5)."""
+"""Pictures of the guidance: photo, segmentation, VSeM weights, VSpM map, and captions (3SHNet, figure 5)."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from threeshnet.batches.collate import collate_images
+from threeshnet.encoders.hybrid import HybridEncoder
+from threeshnet.encoders.image import ImageEncoder
+from threeshnet.encoders.model import RetrievalModel
+from threeshnet.errors import DataError
 from threeshnet.evaluation import panels
+from threeshnet.features.photos import open_photo
 from threeshnet.files import replacing
+from threeshnet.metrics.ranks import rank_similarity
+from threeshnet.metrics.similarity import EmbeddingSimilarity
+from threeshnet.records import ImageArrays
+from threeshnet.runs.run import Run
+from threeshnet.shards.reader import ShardedSplit
+from threeshnet.training.collect import Embeddings
 
+PHOTO_SIDE = 480  # pixels; photos are drawn smaller than this
+BLANK = 224  # side of the grey stand-in for a missing photo
 DPI = 120
 PANEL, GAP, MARGIN = 2.4, 0.15, 0.15  # inches: width of a panel, space between panels, space around all
 ABOVE, BELOW, LINE = 0.3, 0.6, 0.19  # title of a panel, legend of a panel, line of a caption
@@ -25,9 +40,9 @@ Panel = Callable[[Axes, Axes], None]  # draws into the axes of the picture and t
 
 
 class Attention(NamedTuple):
-    """What one branch looked at in one image; what the model lacks is None."""
+    """The attention of one branch in one image; None for guidance that the model lacks."""
 
-    title: str  # what its tokens are: regions, cells
+    title: str  # kind of its tokens: regions, cells
     boxes: np.ndarray | None  # [n, 4] xyxy in [0, 1] of region tokens
     grid_size: tuple[int, int] | None  # rows and columns of grid tokens
     semantic: np.ndarray | None  # [n] VSeM weights
@@ -35,7 +50,7 @@ class Attention(NamedTuple):
 
 
 class Highlight(NamedTuple):
-    """One image with everything that is drawn of it."""
+    """One image with everything that is drawn for it."""
 
     image_id: str
     photo: np.ndarray  # [h, w, 3] uint8
@@ -86,16 +101,16 @@ def panel_rows(highlight: Highlight) -> list[list[Panel]]:
 
 
 def branch_panels(photo: np.ndarray, branch: Attention) -> list[Panel]:
-    """The panels of what a branch has."""
-    _, boxes, grid, weights, places = branch
-    found: list[Panel] = []
+    """The panels of a branch."""
+    _, boxes, grid, weights, attention = branch
+    shown: list[Panel] = []
     if weights is not None and boxes is not None:
-        found.append(lambda above, below: panels.region_weights(above, below, photo, weights, boxes))
+        shown.append(lambda above, below: panels.region_weights(above, below, photo, weights, boxes))
     elif weights is not None and grid is not None:
-        found.append(lambda above, below: panels.cell_weights(above, below, photo, weights, grid))
-    if places is not None:
-        found.append(lambda above, below: panels.place_attention(above, below, photo, places, branch.title))
-    return found
+        shown.append(lambda above, below: panels.cell_weights(above, below, photo, weights, grid))
+    if attention is not None:
+        shown.append(lambda above, below: panels.place_attention(above, below, photo, attention, branch.title))
+    return shown
 
 
 def caption_lines(highlight: Highlight, letters: int) -> list[tuple[str, str]]:
@@ -123,3 +138,74 @@ def best_and_worst(captions: Mapping[str, int]) -> list[tuple[str, int]]:
     """
     ordered = sorted(captions.items(), key=lambda item: item[1])
     return ordered if len(ordered) < 2 else [ordered[0], ordered[-1]]
+
+
+def draw_highlights(
+    model: RetrievalModel, split: ShardedSplit, embeddings: Embeddings, *, fields: Sequence[str], run: Run, count: int
+) -> list[Path]:
+    """Draw PNGs of `count` images spread evenly over the split, named by their number in it."""
+    numbers = spread_evenly(split.images, count)
+    ranks = rank_similarity(EmbeddingSimilarity(*embeddings), split.owners).t2i
+    arrays = split.read(numbers, fields)
+    files = []
+    for row, number in enumerate(numbers):
+        own = np.flatnonzero(split.owners == number)
+        captions = {split.caption_texts[caption]: int(ranks[caption]) for caption in own}
+        highlight = Highlight(
+            image_id=split.image_ids[number],
+            photo=_photo(split.image_path(number)),
+            seg_map=None if arrays.seg_map is None else arrays.seg_map[row],
+            class_names=split.manifest.class_names or [f"class {n}" for n in range(split.manifest.classes or 0)],
+            branches=list(_branches(model, arrays, row, split.manifest.grid_size)),
+            captions=best_and_worst(captions),
+            candidates=split.images,
+        )
+        files.append(run.picture(split.name, number))
+        draw(highlight, files[-1])
+    return files
+
+
+def spread_evenly(images: int, count: int) -> list[int]:
+    """The numbers of `count` images, spread evenly over all.
+
+    >>> spread_evenly(10, 4), spread_evenly(2, 4)
+    ([0, 3, 6, 9], [0, 1])
+    """
+    return np.unique(np.linspace(0, images - 1, num=min(count, images), dtype=int)).tolist()
+
+
+def _branches(
+    model: RetrievalModel, arrays: ImageArrays, row: int, grid_size: tuple[int, int] | None
+) -> Iterator[Attention]:
+    encoder = model.image_encoder
+    branches = encoder.branches if isinstance(encoder, HybridEncoder) else {"": encoder}
+    images = collate_images(_item(arrays, row)).to(model.device)
+    for branch in branches.values():
+        assert isinstance(branch, ImageEncoder)
+        with torch.inference_mode():
+            attention = {name: value[0].float().cpu().numpy() for name, value in branch.highlights(images).items()}
+        weights = attention.get("semantic")
+        of_regions = branch.source == "regions"
+        yield Attention(
+            title="regions" if of_regions else "cells",
+            boxes=arrays.boxes[row] if of_regions and arrays.boxes is not None else None,
+            grid_size=None if of_regions else grid_size,
+            semantic=weights,
+            spatial=attention_of_tokens(attention["spatial"], weights) if "spatial" in attention else None,
+        )
+
+
+def _item(arrays: ImageArrays, row: int) -> ImageArrays:
+    """The image in that row alone."""
+    parts: Any = (None if part is None else part[row : row + 1] for part in arrays)
+    return ImageArrays(*parts)
+
+
+def _photo(file: Path) -> np.ndarray:
+    """The photo [h, w, 3], or a grey square where it cannot be read: synthetic data have no photos."""
+    try:
+        photo = open_photo(file)
+    except DataError:
+        return np.full((BLANK, BLANK, 3), 200, np.uint8)
+    photo.thumbnail((PHOTO_SIDE, PHOTO_SIDE))
+    return np.asarray(photo)

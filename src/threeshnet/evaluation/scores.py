@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 
 from threeshnet.errors import ConfigError
-from threeshnet.evaluation.extending import extended_metrics
+from threeshnet.evaluation.extended import extended_metrics
 from threeshnet.metrics.corrections import corrected
 from threeshnet.metrics.extended import Bank
 from threeshnet.metrics.protocols import Scored, describe, folds_of, rank, recall_by, warning
@@ -24,11 +24,21 @@ from threeshnet.training.collect import Embeddings
 
 KIB_PER_GIB = 2**20  # Linux counts the peak in KiB
 BYTES_PER_GIB = 2**30
-FROM_ABOUT = ("seed", "experiment", "features", "guidance", "parts", "batch_size", "precision", "commit", "fingerprint")
+OF_TRAINING = (
+    "seed",
+    "experiment",
+    "features",
+    "guidance",
+    "parts",
+    "batch_size",
+    "precision",
+    "commit",
+    "fingerprint",
+)
 
 
 class Scores(NamedTuple):
-    """What scoring a split gives."""
+    """The result of scoring a split."""
 
     metrics: dict[str, Any]  # as they stand in metrics.json
     ranked: RankedItems  # the ranks that these recalls are of
@@ -45,25 +55,25 @@ def scores_of(
     bank: Embeddings | None = None,
     correction: str | None = None,
 ) -> Scores:
-    """Recalls of one model (or of several, for `ensemble`) on a split, with what was scored beside them, and the ranks.
+    """Recalls and ranks of one model (or of several, for `ensemble`) on a split.
 
-    Where captions carry tags, `by_tag` holds the t2i recalls of each, and how often twin photos are told apart. With
-    `extended` the numbers beyond recall and the intervals are there too; `bank` holds training embeddings for them.
-    With `correction` the recalls are of similarities corrected by the bank, and there is no `by_tag`.
+    Where captions carry tags, `by_tag` holds the t2i recalls of each tag, and how often twin photos are distinguished.
+    `extended` adds numbers beyond recall and intervals; `bank` holds training embeddings for them. With `correction`
+    the similarities are corrected by the bank first, and there is no `by_tag`.
 
     Raises ConfigError for a correction without a bank.
     """
     similarities = [EmbeddingSimilarity(*sides) for sides in embeddings]
     scored = scored_of(split, trained_on, train_splits)
-    known = None if bank is None else Bank(*bank)
+    reference = None if bank is None else Bank(*bank)
     if correction:
-        if known is None:
+        if reference is None:
             raise ConfigError(f"correction={correction!r} without a bank of training embeddings")
-        by_images, by_captions = corrected(correction, similarities[0], *known)
+        by_images, by_captions = corrected(correction, similarities[0], *reference)
         ranks = Ranks(rank(protocol, [by_captions], scored).i2t, rank(protocol, [by_images], scored).t2i)
     else:
         ranks = rank(protocol, similarities, scored)
-    found: dict[str, Any] = dict(recall_by(protocol, ranks, scored))
+    recalls: dict[str, Any] = dict(recall_by(protocol, ranks, scored))
     facts = {
         "protocol": protocol,
         "described": describe(protocol, scored) + (f", corrected by {correction}" if correction else ""),
@@ -81,26 +91,26 @@ def scores_of(
         for tag, percent in pair_accuracy(answers, split.caption_tags).items():
             facts["by_tag"][tag]["pair_accuracy"] = percent
     if extended:
-        facts |= extended_metrics(protocol, similarities, split, scored, ranks, known)
-    return Scores(found | facts, RankedItems(ranks, torch.as_tensor(split.owners), list(split.image_ids)))
+        facts |= extended_metrics(protocol, similarities, split, scored, ranks, reference)
+    return Scores(recalls | facts, RankedItems(ranks, torch.as_tensor(split.owners), list(split.image_ids)))
 
 
 def scored_of(split: ShardedSplit, trained_on: str | None, train_splits: Sequence[str] = ()) -> Scored:
-    """A split as protocols see it, scored by models of a training on `train_splits` of `trained_on`."""
+    """The split as protocols take it, for models that were trained on `train_splits` of `trained_on`."""
     return Scored(
         split.manifest.dataset, split.name, split.images, split.owners, trained_on, split.image_ids, train_splits
     )
 
 
-def facts_of_run(about: Mapping[str, Any], trainer: pl.Trainer) -> dict[str, Any]:
-    """What a training run says beside its recalls; `about` is what it says of itself (`about_run`)."""
+def facts_of_run(training: Mapping[str, Any], trainer: pl.Trainer) -> dict[str, Any]:
+    """What stands in metrics.json of a training beside its recalls; `training` are its facts (`training_facts`)."""
     on_gpu = {"peak_gpu_memory_gb": round(torch.cuda.max_memory_allocated() / BYTES_PER_GIB, 2)}
     return (on_gpu if torch.cuda.is_available() else {}) | {
-        **{name: about[name] for name in FROM_ABOUT},
+        **{name: training[name] for name in OF_TRAINING},
         "parameters": sum(parameter.numel() for parameter in trainer.lightning_module.parameters()),
         "devices": trainer.world_size,
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB_PER_GIB, 2),
-        "trained": [dict(about)],
+        "trained": [dict(training)],
     }
