@@ -100,7 +100,7 @@ def test_runs_are_told_apart_once_each_and_nothing_else_is_taken(tmp_path: Path)
     told = loaded(EXPERIMENTS / "parts/told_apart.py")
     by_tag = {tag: {"pair_accuracy": 50.0 + number} for number, tag in enumerate(told.TAGS)}
     facts = {"study": "parts", "seed": 0, "machine": "2 CPU cores", "job_name": "a"}
-    recalls = dict.fromkeys(("i2t", "t2i"), {"R@1": 1.0, "R@5": 2.0, "R@10": 3.0})
+    recalls = {side: {"R@1": 1.0, "R@5": 2.0, "R@10": 3.0} for side in ("i2t", "t2i")}
     scores = recalls | {"by_tag": by_tag, "rsum": 1.0, "checkpoint": "c", "commit": "d"}
     for name, metrics in (("a", scores), ("other", {})):
         (tmp_path / name).mkdir()

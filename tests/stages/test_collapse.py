@@ -79,7 +79,7 @@ def write_run(folder: Path, losses: list[float], *, warm_up: int, seed: int = 0)
     settings = {"objective": objective, "fusion": {}, "batches": {"batch_size": 4}, "seed": seed}
     OmegaConf.save(OmegaConf.create(settings), folder / "config.yaml")
     scores = {"rsum": 200.0 + seed, "steps": 4, "epochs": 2, "checkpoint": "abc", "commit": "def"}
-    scores |= dict.fromkeys(("i2t", "t2i"), {"R@1": 1.0, "R@5": 2.0, "R@10": 3.0})
+    scores |= {side: {"R@1": 1.0, "R@5": 2.0, "R@10": 3.0} for side in ("i2t", "t2i")}
     (folder / "metrics.json").write_text(json.dumps(scores))
     (folder / "job.json").write_text(json.dumps({"experiment": "region_demo", "setting": "demo"}))
     with (folder / "log" / "metrics.csv").open("w", newline="") as stream:

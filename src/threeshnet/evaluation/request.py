@@ -46,8 +46,8 @@ def check_request(settings: Any, checkpoints: int) -> None:
         problems.add(f"bank={settings.bank!r} with {checkpoints} checkpoints: corrections are of one model")
     if settings.bank and settings.protocol == "transfer":
         problems.add(
-            f"bank={settings.bank!r} with protocol=transfer: a model that is carried over has seen nothing of these data, "
-            "and a bank is their own photos and captions; leave it out, or take protocol=full"
+            f"bank={settings.bank!r} with protocol=transfer: a transferred model has seen nothing of these data, and a "
+            "bank is their own photos and captions; leave it out, or take protocol=full"
         )
     problems.raise_as(ConfigError, "See conf/evaluate.yaml for these keys.")
 
