@@ -30,6 +30,7 @@ from threeshnet.shards.manifest import MANIFEST, Manifest, ShardEntry, SplitEntr
 from threeshnet.shards.plan import (
     PlannedShard,
     folder_fingerprint,
+    masks_digest,
     plan_shards,
     remove_shards,
     share_of,
@@ -101,7 +102,7 @@ def make_shards(
     if overwrite:
         refuse_parts(parts)
         remove_shards(folder)
-    absent = unfinished(folder, planned)
+    absent = unfinished(folder, planned, contents=True)
     pending = [shard for shard in absent if shard.file in share]
     folder.mkdir(parents=True, exist_ok=True)
     grid_size = next((source.grid_size for source in sources if "grid" in source.fields), None)
@@ -243,6 +244,7 @@ def finish(
         config=config,
         commit=commit,
         fingerprint=folder_fingerprint(planned),
+        masks=masks_digest(planned),
     )
     with TemporaryDirectory(dir=folder, prefix=ASIDE) as aside:
         write_left_out(folder, manifest.left_out, aside=Path(aside))

@@ -65,6 +65,7 @@ class Manifest:
     config: Mapping[str, Any] = field(default_factory=dict)
     commit: str = "unknown"
     fingerprint: str = ""  # of the photos, captions and extractors; equal means the same shards
+    masks: str = ""  # hash over the content of the photos' masks; empty without masks
     format: int = FORMAT
 
     @property

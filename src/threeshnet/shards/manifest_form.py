@@ -13,7 +13,14 @@ from threeshnet.shards.schema import FEATURE_TYPES, FIELDS
 
 MAYBE = (int, NoneType)
 TOP = {"dataset": str, "layout": dict, "splits": dict, "class_names": list, "left_out": list}
-TOP_OPTIONAL = {"class_table": (str, NoneType), "label_names": list, "raw": str, "commit": str, "fingerprint": str}
+TOP_OPTIONAL = {
+    "class_table": (str, NoneType),
+    "label_names": list,
+    "raw": str,
+    "commit": str,
+    "fingerprint": str,
+    "masks": str,
+}
 TOP_OPTIONAL |= {"extractors": dict, "config": dict}
 LAYOUT = {"region_width": MAYBE, "grid_width": MAYBE, "grid_size": (list, NoneType), "classes": MAYBE}
 LAYOUT |= {"boxes": bool, "labels": bool, "dtypes": dict}

@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 
 from threeshnet.errors import ConfigError, DataError, Problems
+from threeshnet.files import sha256
 from threeshnet.records import AnnotatedSet, Photo
 from threeshnet.shards.left_out import LEFT_OUT_LIST
 from threeshnet.shards.manifest import CARD, MANIFEST, Manifest
@@ -73,18 +74,47 @@ def folder_fingerprint(planned: Sequence[PlannedShard]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def unfinished(folder: Path, planned: Sequence[PlannedShard]) -> list[PlannedShard]:
-    """The shards that still have to be made; DataError when the folder holds shards that are not of this plan."""
+def masks_digest(planned: Sequence[PlannedShard]) -> str:
+    """One hash over the content of all masks that belong to the photos; empty without masks."""
+    photos = [photo for shard in planned for photo in shard.photos]
+    masks = [[photo.id, sha256(photo.segmentation)] for photo in photos if photo.segmentation is not None]
+    return hashlib.sha256(json.dumps(masks).encode()).hexdigest() if masks else ""
+
+
+def changed_photos(file: Path, photos: Sequence[Photo]) -> list[str]:
+    """Ids of the photos of a shard whose files have other bytes now than when it was made, where it says."""
+    with h5py.File(file, "r") as opened:
+        if "image/sha256" not in opened:
+            return []
+        stored: Any = opened["image/sha256"]
+        ids: Any = opened["image/id"]
+        digests = {name: bytes(row).hex() for name, row in zip(ids.asstr()[:], stored[:], strict=True)}
+    return [photo.id for photo in photos if photo.id in digests and sha256(photo.file) != digests[photo.id]]
+
+
+def unfinished(folder: Path, planned: Sequence[PlannedShard], *, contents: bool = False) -> list[PlannedShard]:
+    """The shards that still have to be made; DataError when the folder holds shards that are not of this plan.
+
+    contents: look into every photo and mask that shards were made from: their sizes may be equal.
+    """
+    photos = {shard.file: shard.photos for shard in planned}
     digests = {shard.file: shard.fingerprint for shard in planned}
     foreign = Problems(f"{folder} holds shards of other photos, captions or settings")
     finished = set()
     for file in sorted(folder.glob("*.h5")):
         if file.name in digests and stored_fingerprint(file) == digests[file.name]:
             finished.add(file.name)
+            if contents and (changed := changed_photos(file, photos[file.name])):
+                shown = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
+                foreign.add(f"{file.name}: {len(changed)} photos have other content now: {shown}")
         else:
             foreign.add(f"{file.name}: {_why_foreign(file, digests)}")
     if (folder / MANIFEST).is_file() and Manifest.load(folder).fingerprint != folder_fingerprint(planned):
         foreign.add(f"{MANIFEST}: {_made_with(Manifest.load(folder))}")
+    if contents and not foreign and (folder / MANIFEST).is_file():
+        masks = Manifest.load(folder).masks  # empty before masks were noted
+        if masks and masks != masks_digest(planned):
+            foreign.add(f"{MANIFEST}: masks of photos have other content now")
     foreign.raise_as(DataError, "choose another folder (out=…, or make data OUT=…), or replace it: overwrite=true")
     return [shard for shard in planned if shard.file not in finished]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from threeshnet.files import sha256
 from threeshnet.shards.guarded import CrashError, guarded
 from threeshnet.shards.manifest import Manifest, ShardEntry
-from threeshnet.shards.row_checks import Advance, Notes, RowNames, look_at_texts, look_at_values, text_of
+from threeshnet.shards.row_checks import Advance, Notes, RowNames, chunks, look_at_texts, look_at_values, text_of
 from threeshnet.shards.schema import MAX_REGIONS, REQUIRED, layout_of_file
 from threeshnet.shards.structure import (
     NEEDED,
@@ -37,6 +38,7 @@ class ShardLook:
     ids: list[str] = field(default_factory=list)
     captions: int = 0
     regions: int = 0
+    maps: list[bytes] = field(default_factory=list)  # different ones of `seg/map`, two at most
     sound_checksum: bool = False
 
 
@@ -93,6 +95,20 @@ def _look(opened: h5py.File, manifest: Manifest, shard: ShardEntry, look: ShardL
     except UNREADABLE as error:
         notes.faults.append(f"image/, caption/ or region/offsets cannot be read ({error})")
     look_at_values(opened, manifest.classes, names, notes, advance, skipped=misshapen)
+    if "seg/map" in shapes and "seg/map" in opened and "seg/map" not in misshapen:
+        look.maps = _different_maps(opened["seg/map"])
+
+
+def _different_maps(maps: Any) -> list[bytes]:
+    """The first map, and the first that differs from it."""
+    found: list[bytes] = []
+    with suppress(*UNREADABLE):  # said already
+        for row in (row.tobytes() for _, part in chunks(maps, lambda _: None) for row in part):
+            if row not in found:
+                found.append(row)
+            if len(found) > 1:
+                break
+    return found
 
 
 def _look_at_structure(opened: h5py.File, there: set[str], look: ShardLook) -> RowNames:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from threeshnet.errors import DataError, Problems
+from threeshnet.records import VOID
 from threeshnet.shards.manifest import MANIFEST, Manifest
 from threeshnet.shards.row_checks import Advance
 from threeshnet.shards.shard_checks import ShardLook, look_at_shard
@@ -76,13 +77,28 @@ def look_through(folder: Path, advance: Advance = lambda _: None) -> Findings:
     seen: dict[str, str] = {}
     for name, split in manifest.splits.items():
         counted = found.splits[name] = Counted()
+        maps: set[bytes] = set()
         for shard in split.shards:
             look = look_at_shard(folder, manifest, shard, advance)
             look.notes.faults += _id_faults(look.ids, shard.file, seen)
+            maps |= set(look.maps)
             counted.add(look, file.stat().st_size if (file := folder / shard.file).is_file() else 0)
             found.faults += [f"{shard.file}: {fault}" for fault in look.notes.faults]
             found.remarks += [f"{shard.file}: {remark}" for remark in look.notes.remarks]
+        found.remarks += _map_remarks(name, maps, counted.images)
     return found
+
+
+def _map_remarks(split: str, maps: set[bytes], images: int) -> list[str]:
+    """What is odd in the segmentation of a whole split: it is the same for all of its photos, or nothing but void."""
+    if len(maps) != 1:
+        return []
+    classes = set(next(iter(maps)))
+    if classes == {VOID}:
+        return [f"split {split!r}: seg/map is void in all of its {images} images"]
+    if images > 1:
+        return [f"split {split!r}: seg/map is the same in all of its {images} images"]
+    return []
 
 
 def bytes_to_look_at(folder: Path) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +17,12 @@ from torch import Tensor
 from threeshnet.errors import ConfigError, DataError, one_of
 from threeshnet.features.extractor import PARTS, Extractor
 from threeshnet.features.published.layout import Source
+from threeshnet.files import sha256
 from threeshnet.records import VOID, ImageArrays, Photo
 
 log = logging.getLogger(__name__)
 DTYPES = ("float16", "float32")
-SAMPLED_FILES, SAMPLE = 64, 1 << 16  # files of which three samples of so many bytes go into the fingerprint
+HASHED_AT_ONCE = 4  # files
 BEYOND = 1.05  # of the photo's width or height: a box that ends farther out was measured on another photo
 
 
@@ -115,6 +117,9 @@ class PublishedArrays(Extractor):
         count = self._real(read["regions"], photo)
         parts = {"regions": self._features(read["regions"][:count], "regions")}
         scores = read.get("scores")
+        for name in ("boxes", "scores"):
+            if name in read and len(read[name]) != len(read["regions"]):
+                raise DataError(f"{len(read['regions'])} regions and {len(read[name])} {name}")
         if self.boxes != "none":
             parts["boxes"] = self._shares(read["boxes"][:count], photo)
             # A shard has boxes and scores or neither; without scores all are equal.
@@ -188,18 +193,13 @@ def too_many(name: str, count: int, most: int) -> str:
 
 
 def fingerprint(files: Sequence[Path], raw: Path) -> str:
-    """sha256 over names and sizes, and over samples of the content where there are few files.
+    """sha256 over names and content: arrays that were changed in a single byte are other arrays.
 
-    Not over times (a copy is the same source) nor over all bytes (reading hundreds of gigabytes twice).
+    Not over times and folders, since a copy is the same source.
     """
     digest = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size
-        name = file.relative_to(raw) if file.is_relative_to(raw) else file.name
-        digest.update(f"{name} {size}\n".encode())
-        if len(files) <= SAMPLED_FILES:
-            with file.open("rb") as stream:
-                for place in (0, size // 2, max(0, size - SAMPLE)):
-                    stream.seek(place)
-                    digest.update(stream.read(SAMPLE))
+    with ThreadPoolExecutor(HASHED_AT_ONCE) as threads:  # hashing leaves Python's lock to others
+        for file, content in zip(files, threads.map(sha256, files), strict=True):
+            name = file.relative_to(raw) if file.is_relative_to(raw) else file.name
+            digest.update(f"{name} {content}\n".encode())
     return digest.hexdigest()
