@@ -27,6 +27,7 @@ from threeshnet.annotations.captions import read_captions
 from threeshnet.annotations.folder import CAPTION_FILES, FolderReader
 from threeshnet.annotations.semantic_masks import read_classes
 from threeshnet.records import ImageArrays, Photo, TokenSet
+from threeshnet.reports.pages import Rows, rendered
 from threeshnet.shards.writer import write_shard
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -208,8 +209,10 @@ def test_sentences_are_short(page: Path) -> None:
     assert statistics.mean(lengths.values()) <= 18
 
 
-def test_the_front_page_fits() -> None:
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+def test_the_front_page_fits_and_has_its_numbers_from_the_rows() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    assert rendered(ROOT / "README.md.j2", Rows(ROOT / "experiments")) == text
 
 
 # ---- the site
