@@ -81,7 +81,7 @@ endif
 empty :=
 space := $(empty) $(empty)
 comma := ,
-run = $(ENV_PYTHON) -m threeshnet.cli.$(1)
+run = $(ENV_PYTHON) -m threeshnet $(1)
 name = $(if $(2), $(1)=$(2))
 flag = $(if $(filter-out 0 false no,$(2)), $(1)=true)
 hydra_text = "$(subst ",\",$(1))"
@@ -104,10 +104,10 @@ sweep_options = $(call name,study,$(STUDY))$(call name,experiment,$(EXP))$(call 
 collect_options = $(call name,study,$(STUDY))$(call text,out,$(OUT))
 
 data: $(READY) ## Photos to shards: DATA=demo|flickr8k|… [RAW=folder] [OUT=shards] [ARGS="extractor=…"]
-	$(call run,shards)$(data_options)$(more)
+	$(call run,data)$(data_options)$(more)
 
 import: $(READY) ## Published feature arrays to shards: RAW="folder [folder …]" [OUT=shards] [ARGS="captions=file"]
-	$(call run,imports)$(import_options)$(more)
+	$(call run,import)$(import_options)$(more)
 
 verify: $(READY) ## Read every shard, name every fault, write the data card: SHARDS=folder
 	$(call run,verify)$(verify_options)$(more)

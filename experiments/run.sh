@@ -30,13 +30,13 @@ failed=
 call() { # command, words
   command=$1
   shift
-  "$PYTHON" -m "threeshnet.cli.$command" "$@"
+  "$PYTHON" -m threeshnet "$command" "$@"
 }
 
 data() { # name, words
   name=$1
   shift
-  [ -f "$SHARDS/$name/manifest.json" ] || call shards "data=$name" "out=\"$SHARDS\"" "$@"
+  [ -f "$SHARDS/$name/manifest.json" ] || call data "data=$name" "out=\"$SHARDS\"" "$@"
 }
 
 study() { # name, experiment, the name of its setting, overrides
@@ -86,7 +86,7 @@ options() {
 views() {
   for number in 1 2 3; do
     [ -f "$SHARDS/flickr8k_view$number/manifest.json" ] ||
-      call shards data=flickr8k "out=\"$SHARDS\"" ${RAW:+"raw=\"$RAW\""} view=random_crop "views=[$number]" "fields=[grid,seg]"
+      call data data=flickr8k "out=\"$SHARDS\"" ${RAW:+"raw=\"$RAW\""} view=random_crop "views=[$number]" "fields=[grid,seg]"
   done
 }
 

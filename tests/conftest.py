@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import logging
 import os
@@ -46,24 +45,24 @@ class Ended(NamedTuple):
     err: str  # what it said on stderr
 
 
-Command = Callable[..., Ended]  # (name of the command, *overrides)
+Command = Callable[..., Ended]  # (verb, *overrides)
 
 
 @pytest.fixture(scope="session")
 def command() -> Command:
-    """Runs a command of `threeshnet.cli` as a shell would, but in this process: importing torch is slow."""
+    """Runs `threeshnet <verb> …` as a shell would, but in this process: importing torch is slow."""
 
     def call(name: str, *overrides: str) -> Ended:
-        from threeshnet.cli import run
+        from threeshnet.cli import main
 
-        main = importlib.import_module(f"threeshnet.cli.{name}").main
         out, err, code = io.StringIO(), io.StringIO(), 0
         with _surroundings_kept(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            sys.argv = [f"threeshnet.cli.{name}", *overrides]
+            sys.argv = ["threeshnet", name, *overrides]
             try:
-                run(main)
+                main()
             except SystemExit as end:
-                code = int(end.code or 0)
+                code = end.code if isinstance(end.code, int) else int(bool(end.code))
+                err.write(f"{end.code}\n" if isinstance(end.code, str) else "")
         return Ended(code, out.getvalue(), err.getvalue())
 
     return call
@@ -100,7 +99,7 @@ def synthetic_shards(tmp_path_factory: pytest.TempPathFactory, command: Command)
     out = tmp_path_factory.mktemp("synthetic")
     sizes = [f"data.extractor.{size}" for size in ("region_width=16", "grid_width=24", "classes=7")]
     where = [f"out={out}", "progress=false", "workers=0"]
-    ended = command("shards", "data=synthetic", "images=40", "+data.extractor.regions=5", *sizes, *where)
+    ended = command("data", "data=synthetic", "images=40", "+data.extractor.regions=5", *sizes, *where)
     assert ended.code == 0, ended.err
     return out / "synthetic"
 
@@ -111,7 +110,7 @@ def demo_shards(tmp_path_factory: pytest.TempPathFactory, command: Command) -> P
     out = tmp_path_factory.mktemp("demo")
     photos = [f"data.reader.{split}" for split in ("train=40", "dev=12", "test=12")]
     where = [f"raw={out / 'raw'}", f"out={out / 'shards'}", "progress=false", "workers=0"]
-    ended = command("shards", "data=demo", "extractor=tiny", *photos, *where)
+    ended = command("data", "data=demo", "extractor=tiny", *photos, *where)
     assert ended.code == 0, ended.err
     return out / "shards" / "demo"
 
@@ -121,7 +120,7 @@ def two_worlds(tmp_path_factory: pytest.TempPathFactory, command: Command, demo_
     """The folder of the tiny demo world's shards, with those of the world at dusk beside them."""
     raw, out = tmp_path_factory.mktemp("dusk"), demo_shards.parent
     where = [f"raw={raw}", f"out={out}", "progress=false", "workers=0"]
-    ended = command("shards", "data=demo_dusk", "extractor=tiny", "data.reader.test=12", *where)
+    ended = command("data", "data=demo_dusk", "extractor=tiny", "data.reader.test=12", *where)
     assert ended.code == 0, ended.err
     return out
 

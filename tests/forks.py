@@ -25,8 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-PREFIX = "threeshnet.cli."
-COMMANDS = Path(__file__).parents[1] / "src" / "threeshnet" / "cli"
+PACKAGE = Path(__file__).parents[1] / "src" / "threeshnet"
 TIMED_OUT = "timed out"
 LOOK = os.WEXITED | os.WNOHANG | os.WNOWAIT  # whether a child has ended, and leave it there
 PATIENCE = 60  # seconds that processes have when one of them has failed: they may wait for it
@@ -128,12 +127,15 @@ def prepare() -> None:
     import torch
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.utils import get_method
+    from omegaconf import OmegaConf
     from transformers.models.bert import modeling_bert  # noqa: F401
 
     from threeshnet.installation import CONF
 
-    for file in COMMANDS.glob("[a-z]*.py"):
-        importlib.import_module(PREFIX + file.stem)
+    for file in CONF.glob("*.yaml"):
+        get_method(OmegaConf.load(file)["_target_"])
+    importlib.import_module("threeshnet.cli.door")
     torch.set_num_threads(1)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         compose("train", ["experiment=hybrid_coco", "fusion=[semantic]", "trainer.max_steps=2", "out='a b'"])
@@ -193,15 +195,16 @@ def begin(name: str, words: list[str], folder: str, limit: int | None, place: di
 
 
 def call(name: str, words: list[str]) -> int:
-    """What a shell would see of `python -m`, or of a script, with these words."""
+    """What a shell would see of a verb, or of a script, with these words."""
     import traceback
 
-    script = Path(name) if name.endswith(".py") else COMMANDS / f"{name}.py"
-    if script.parent == COMMANDS:
-        sys.argv = [PREFIX + name, *words]
-    else:
+    script = Path(name)
+    if script.suffix == ".py":
         sys.argv = [name, *words]
         sys.path.insert(0, str(script.parent))
+    else:
+        script = PACKAGE / "__main__.py"
+        sys.argv = ["threeshnet", name, *words]
     try:
         runpy.run_path(str(script), run_name="__main__")
     except SystemExit as ended:

@@ -17,7 +17,7 @@ PYTHON=${ENV_PYTHON:-.venv/bin/python}
 mkdir -p "$RUNS"
 
 sweep() { # overrides: those of the study's jobs. The shell becomes the sweep, so that a kill meets the sweep itself
-  exec "$PYTHON" -m threeshnet.cli.sweep study=activation experiment=region_demo trainer.devices=2 \
+  exec "$PYTHON" -m threeshnet sweep study=activation experiment=region_demo trainer.devices=2 \
     "shards=\"$SHARDS\"" "$@" ${ARGS:-}
 }
 
@@ -43,5 +43,5 @@ say() { printf '\n$ %s\n' "$*"; }
     && ended=0 || ended=$?
   echo "exit code $ended"
 } 2>&1 | tee -a "$RUNS/transcript.txt"
-"$PYTHON" -m threeshnet.cli.collect study=activation "out=\"$RUNS\""
-"$PYTHON" -m threeshnet.cli.report study=activation
+"$PYTHON" -m threeshnet collect study=activation "out=\"$RUNS\""
+"$PYTHON" -m threeshnet report study=activation

@@ -31,7 +31,7 @@ from run import HERE, ZERO_SHOT, as_text, facts_of, rebuild, scores, write
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
-from threeshnet.cli import run
+from threeshnet.cli.errors import report_errors
 from threeshnet.errors import ConfigError, DataError, Problems, one_of
 from threeshnet.features import huggingface
 from threeshnet.features.photos import open_photo
@@ -108,13 +108,13 @@ def photos_of(asked: argparse.Namespace) -> AnnotatedSet:
 
 
 def settings(data: str, overrides: Sequence[str]) -> DictConfig:
-    """The configuration of the command `shards`; ConfigError for data or settings that it does not have."""
+    """The configuration of `threeshnet data`; ConfigError for data or settings that it does not have."""
     known = sorted(file.stem for file in (CONF / "data").glob("*.yaml"))
     if data not in known:
         raise ConfigError(one_of("--data", data, known))
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose("shards", [f"data={data}", *overrides])
+            return compose("data", [f"data={data}", *overrides])
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"{' '.join(overrides)}: {error}") from error
 
@@ -302,4 +302,4 @@ def batches(items: Sequence[T], size: int, what: str) -> Iterator[Sequence[T]]:
 
 
 if __name__ == "__main__":
-    run(main)
+    report_errors(main)

@@ -8,34 +8,43 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from threeshnet.runs.rank import VARIABLES, process_rank
 
 CONF = Path(__file__).parents[2] / "conf"
 COMMANDS = sorted(file.stem for file in CONF.glob("*.yaml"))
-WITHOUT_A_MODEL = ("collecting", "comparing", "reporting", "showing", "sweeping")  # what works without building one
+WITHOUT_A_MODEL = ("collect", "compare", "report", "dashboard", "sweep")  # what works without building one
 HEAVY = ("torch", "pytorch_lightning", "transformers", "wandb", "matplotlib", "scipy")
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "shards"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_helps(name: str, command) -> None:
     ended = command(name, "--help")
     assert ended.code == 0, ended.err
-    assert f"python -m threeshnet.cli.{name}" in ended.out.splitlines()[0]
+    assert f"threeshnet {name}" in ended.out.splitlines()[0]
     assert "powered by Hydra" not in ended.out
 
 
-def test_help_needs_no_data_set() -> None:
-    ended = subprocess.run([sys.executable, "-m", "threeshnet.cli.shards", "--help"], capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    assert "python -m threeshnet.cli.shards" in ended.stdout.splitlines()[0]
-    assert "extractor: clip" in ended.stdout
+@pytest.mark.parametrize("words", [(), ("--help",)])
+def test_the_verbs_are_listed_each_with_what_it_does(words: tuple[str, ...]) -> None:
+    ended = subprocess.run([sys.executable, "-m", "threeshnet", *words], capture_output=True, text=True, check=True)
+    for name in COMMANDS:
+        (line,) = [line for line in ended.stdout.splitlines() if line.startswith(f"  {name} ")]
+        assert len(line.split()) > 4
+
+
+@pytest.mark.parametrize(("verb", "said"), [("trian", "did you mean train?"), ("qqq", "there are: data, import,")])
+def test_a_misspelt_verb_gets_the_near_ones(verb: str, said: str, command) -> None:
+    ended = command(verb)
+    assert ended.code == 1
+    assert said in ended.err
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_has_enough_is_no_error(unbuffered: str) -> None:
     ended = subprocess.run(
-        f'"{sys.executable}" -m threeshnet.cli.report --help | true',
+        f'"{sys.executable}" -m threeshnet report --help | true',
         shell=True,
         env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
         capture_output=True,
@@ -45,21 +54,21 @@ def test_a_reader_that_has_enough_is_no_error(unbuffered: str) -> None:
 
 
 def test_what_takes_seconds_is_not_loaded_before_there_is_work() -> None:
-    names = [f"threeshnet.cli.{name}" for name in COMMANDS]
-    code = f"import importlib, sys; [importlib.import_module(name) for name in {names}]; print(*sorted(sys.modules))"
+    code = "import sys, threeshnet.cli.door; print(*sorted(sys.modules))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(HEAVY).isdisjoint(ended.stdout.split())
 
 
 def test_what_builds_no_model_loads_nothing_that_does() -> None:
-    names = [f"threeshnet.cli.{name}" for name in WITHOUT_A_MODEL]
-    code = f"import importlib, sys; [importlib.import_module(name) for name in {names}]; print(*sorted(sys.modules))"
+    names = [OmegaConf.load(CONF / f"{name}.yaml")["_target_"] for name in WITHOUT_A_MODEL]
+    code = f"import sys; from hydra.utils import get_method; [get_method(name) for name in {names}]; "
+    code += "print(*sorted(sys.modules))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"pytorch_lightning", "transformers", "wandb"}.isdisjoint(ended.stdout.split())
 
 
 def test_training_loads_wandb_only_when_it_is_on() -> None:
-    code = "import sys, threeshnet.cli.training, threeshnet.evaluation.evaluate; print('wandb' in sys.modules)"
+    code = "import sys, threeshnet.cli.train, threeshnet.evaluation.evaluate; print('wandb' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout == "False\n"
 

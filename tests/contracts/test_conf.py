@@ -34,7 +34,7 @@ LISTS = ("fusion", "parts", "boxes")  # groups of which several options are take
 INSIDE = ("branch", "hydra/help", "hydra/launcher")  # options that other yamls take in
 STUDIES = "studies"  # read by `sweep`, which composes `train` for every job: see tests/stages/test_study.py
 OF_SHARDS = ("extractor", "segmentation")
-PRIMARY = dict.fromkeys((*OF_SHARDS, "view"), "shards") | {"layout": "imports"}  # of groups that `train` does not have
+PRIMARY = dict.fromkeys((*OF_SHARDS, "view"), "data") | {"layout": "import"}  # of groups that `train` does not have
 NUMBERS = (1, 2)  # of two views
 
 
@@ -112,9 +112,9 @@ def test_a_yaml_begins_by_saying_what_it_is(file: Path) -> None:
 def test_every_option_composes_and_resolves(group: str, option: str) -> None:
     if group in INSIDE:
         pytest.skip("taken in by others")
-    primary = "shards" if (group, option) == ("data", "synthetic") else PRIMARY.get(group, "train")
+    primary = "data" if (group, option) == ("data", "synthetic") else PRIMARY.get(group, "train")
     name = f"[{option}]" if group in LISTS else option
-    data = ["data=demo"] if primary == "shards" and group != "data" else []
+    data = ["data=demo"] if primary == "data" and group != "data" else []
     cfg = composed(f"{group}={name}", *data, primary=primary)
     assert OmegaConf.to_container(cfg, resolve=True)
 
@@ -139,7 +139,7 @@ def test_parts_are_built(group: str) -> None:
 def test_extractors_and_segmentations_are_built(group: str, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # models of hundreds of megabytes are not fetched for this; those in the cache are built
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    cfg = composed(f"{group}={option}", "data=demo", primary="shards")[group]
+    cfg = composed(f"{group}={option}", "data=demo", primary="data")[group]
     try:
         built = instantiate(cfg)
     except InstantiationException as error:
@@ -155,7 +155,7 @@ def test_extractors_and_segmentations_are_built(group: str, option: str, monkeyp
 
 @pytest.mark.parametrize("option", options("view"))
 def test_views_are_built_and_say_which_they_are(option: str) -> None:
-    view = composed(f"view={option}", "data=demo", primary="shards").view
+    view = composed(f"view={option}", "data=demo", primary="data").view
     one, other = (instantiate(view, number=number) for number in NUMBERS)
     photo, image = Photo("a", Path("a.png"), "train", ()), Image.new("RGB", (9, 6))
     assert one(photo, image).size <= image.size
@@ -164,7 +164,7 @@ def test_views_are_built_and_say_which_they_are(option: str) -> None:
 
 @pytest.mark.parametrize("option", options("data"))
 def test_data_sets_have_a_reader_and_say_how_to_get_them(option: str) -> None:
-    cfg = composed(f"data={option}", primary="shards")
+    cfg = composed(f"data={option}", primary="data")
     assert cfg.data.name == option
     assert list(inspect.signature(instantiate(cfg.data.reader).read).parameters) == ["raw"]
     if option != "synthetic":  # the only one that is not trained on by its name

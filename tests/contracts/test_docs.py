@@ -40,8 +40,7 @@ STAND_IN = (
 )
 FENCE = re.compile(r"^( *)```([^\n`]*)\n(.*?)^\1```$", flags=re.MULTILINE | re.DOTALL)
 SHELL = ("sh", "bash", "shell")
-VERBS = {"data": "shards", "import": "imports"}  # whose settings file has another name
-VERBS |= {file.stem: file.stem for file in CONF.glob("*.yaml") if file.stem not in VERBS.values()}
+VERBS = {file.stem for file in CONF.glob("*.yaml")}
 CALL = re.compile(rf"(?:^|[ /])threeshnet ({'|'.join(VERBS)})\b")
 BARE = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ} | {"LC_ALL": "C.UTF-8"}
 
@@ -118,13 +117,11 @@ def module_faults(words: list[str]) -> Iterator[str]:
 
 
 def called(words: list[str]) -> tuple[str | None, list[str]]:
-    """The settings file of the verb that a line calls, and the words after it; None for other programs."""
+    """The verb that a line calls, and the words after it; None for other programs."""
     for at, word in enumerate(words):
         verb = words[at + 1] if re.search(r"(^|/)threeshnet$", word) and at + 1 < len(words) else ""
         if verb in VERBS:
-            return VERBS[verb], words[at + 2 :]
-        if word.startswith("threeshnet.cli."):
-            return word.removeprefix("threeshnet.cli."), words[at + 1 :]
+            return verb, words[at + 2 :]
     return None, []
 
 
@@ -171,8 +168,7 @@ def values(override: Override) -> Iterator[str]:
 
 HELP = sorted((CONF / "hydra" / "help").glob("*.yaml"))
 # Without which nothing can be composed.
-NEEDED = {"train": ["experiment=region_demo"], "shards": ["data=demo"], "sweep": ["study=options"]}
-HELPED = {name: verb for verb, name in VERBS.items()}
+NEEDED = {"train": ["experiment=region_demo"], "data": ["data=demo"], "sweep": ["study=options"]}
 ONE_CHOICE = re.compile(r"[^|\[\]]+|\[[^\]]*\]")  # of region|grid, or [semantic,spatial]|[]
 
 
@@ -185,9 +181,7 @@ def test_a_help_text_names_settings_that_are_there(file: Path) -> None:
     assert named or file.stem == "report"
     for together in itertools.zip_longest(*named.values()):  # composing takes its time: a choice of every key at once
         words = [f"{key}={choice}" for key, choice in zip(named, together, strict=True) if choice is not None]
-        faults = list(
-            module_faults(["threeshnet", HELPED.get(file.stem, file.stem), *NEEDED.get(file.stem, []), *words])
-        )
+        faults = list(module_faults(["threeshnet", file.stem, *NEEDED.get(file.stem, []), *words]))
         assert not faults, "\n".join(faults)
 
 
@@ -215,7 +209,7 @@ def settings() -> frozenset[str]:
     """Every dotted key of a command, or that some choice of a group brings."""
     keys: set[str] = set()
     for file in CONF.glob("*.yaml"):
-        keys.update(flat(composed(file.stem, ("data=demo",) if file.stem == "shards" else ())))
+        keys.update(flat(composed(file.stem, ("data=demo",) if file.stem == "data" else ())))
     for file in CONF.glob("*/*.yaml"):
         brought = list(flat(OmegaConf.load(file)))
         places = [file.parent.name, *(["grid"] if file.parent.name == "extractor" else [])]  # extractor@grid

@@ -23,7 +23,7 @@ PROMISED = {"protocol": "full", "data": "synthetic", "split": "testall", "images
 
 def as_process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"THREESHNET_CONF": str(ROOT / "conf")}
-    command = [sys.executable, "-m", "threeshnet.cli.train", *arguments]
+    command = [sys.executable, "-m", "threeshnet", "train", *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
@@ -105,7 +105,7 @@ def test_processes_that_are_started_together_are_told_their_folder(
 def test_shards_that_lack_a_field_are_refused(command, small: list[str], tmp_path: Path) -> None:
     grid_only = tmp_path / "shards"
     sizes = ["images=12", "data.extractor.grid_width=8", "data.extractor.classes=3", "fields=[grid,seg]"]
-    made = command("shards", "data=synthetic", *sizes, f"out={grid_only}", "progress=false", "workers=0")
+    made = command("data", "data=synthetic", *sizes, f"out={grid_only}", "progress=false", "workers=0")
     assert made.code == 0, made.err
     ended = command("train", "experiment=hybrid_coco", f"shards={grid_only}", *small, f"out={tmp_path / 'run'}")
     assert ended.code == 1

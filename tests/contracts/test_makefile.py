@@ -39,8 +39,8 @@ def line(target: str, *variables: str) -> list[str]:
 
 
 def overrides(words: list[str]) -> dict[str, object]:
-    """What Hydra makes of the words after `python -m module`."""
-    parsed = OverridesParser.create().parse_overrides(words[3:])
+    """What Hydra makes of the words after `python -m threeshnet <verb>`."""
+    parsed = OverridesParser.create().parse_overrides(words[4:])
     assert not any(override.is_sweep_override() for override in parsed)
     return {override.key_or_group: override.value() for override in parsed}
 
@@ -54,15 +54,15 @@ def overrides(words: list[str]) -> dict[str, object]:
             """train experiment=grid_coco 'shards="s"' 'out="o"' resume=true text=tiny trainer.max_steps=2""",
         ),
         ("train EXP=grid_coco RESUME=0 SHARDS= OUT=", "train experiment=grid_coco"),
-        ("data DATA=demo", "shards data=demo"),
-        ("import RAW=/r OUT=s ARGS=dtype=float16", """imports 'raw="/r"' 'out="s"' dtype=float16"""),
-        ("import 'RAW=src tests'", """imports 'raw=["src","tests"]'"""),
-        ("import 'RAW=my arrays'", """imports 'raw="my arrays"'"""),
+        ("data DATA=demo", "data data=demo"),
+        ("import RAW=/r OUT=s ARGS=dtype=float16", """import 'raw="/r"' 'out="s"' dtype=float16"""),
+        ("import 'RAW=src tests'", """import 'raw=["src","tests"]'"""),
+        ("import 'RAW=my arrays'", """import 'raw="my arrays"'"""),
         ("dashboard STUDY=parts OUT=o", """dashboard study=parts 'out="o"'"""),
         ("verify SHARDS=s", """verify 'shards="s"'"""),
         (
             "data DATA=flickr8k RAW=/r OUT=s ARGS=extractor=tiny",
-            """shards data=flickr8k 'raw="/r"' 'out="s"' extractor=tiny""",
+            """data data=flickr8k 'raw="/r"' 'out="s"' extractor=tiny""",
         ),
         (
             "evaluate CKPT=a/best.ckpt SHARDS=s SPLIT=test PROTOCOL=full TEXT=bert-base-uncased OUT=o",
@@ -84,7 +84,7 @@ def overrides(words: list[str]) -> dict[str, object]:
 )
 def test_a_target_is_one_line(call: str, expected: str) -> None:
     command, *options = shlex.split(expected)
-    assert line(*shlex.split(call)) == ["python", "-m", f"threeshnet.cli.{command}", *options]
+    assert line(*shlex.split(call)) == ["python", "-m", "threeshnet", command, *options]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_an_ensemble_is_a_list() -> None:
 
 def test_the_report_of_all_rebuilds_the_front_page_too() -> None:
     front = "python experiments/first_photos/report.py"
-    assert make("-n", "report").splitlines() == ["python -m threeshnet.cli.report", front]
+    assert make("-n", "report").splitlines() == ["python -m threeshnet report", front]
     assert front not in make("-n", "report", "ARGS=into=elsewhere")
 
 

@@ -20,7 +20,7 @@ def test_a_multirun_of_two_processes_a_job(synthetic_shards: Path, small: list[s
     jobs = ["-m", "batches.batch_size=16,-3", f"hydra.sweep.dir={tmp_path / 'sweep'}", f"shards={synthetic_shards}"]
     words = [*jobs, *STEPS, *[word for word in small if "batch_size" not in word]]
     ended = subprocess.run(
-        [sys.executable, "-m", "threeshnet.cli.train", *words],
+        [sys.executable, "-m", "threeshnet", "train", *words],
         cwd=tmp_path,
         env=os.environ | {"THREESHNET_CONF": str(ROOT / "conf"), "OMP_NUM_THREADS": "1"},
         capture_output=True,

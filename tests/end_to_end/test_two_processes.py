@@ -29,7 +29,7 @@ def uneven_shards(tmp_path_factory: pytest.TempPathFactory, command) -> Path:
     """9 images to score: with batches of 4 one process has two of them and the other has one."""
     out = tmp_path_factory.mktemp("uneven")
     sizes = ["images=43", "data.extractor.region_width=16", "fields=[region]"]
-    ended = command("shards", "data=synthetic", *sizes, f"out={out}", "progress=false", "workers=0")
+    ended = command("data", "data=synthetic", *sizes, f"out={out}", "progress=false", "workers=0")
     assert ended.code == 0, ended.err
     return out / "synthetic"
 

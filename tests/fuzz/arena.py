@@ -35,9 +35,9 @@ class Arena:
         self.coco = write_coco(folder / "coco", self.photos)
         self.arrays = write_arrays(folder / "arrays")
         self.published = write_published(folder / "published")
-        self.shards = self._made("shards", *shards_words(), f"out={folder / 'made'}") / "made" / "synthetic"
+        self.shards = self._made("data", *shards_words(), f"out={folder / 'made'}") / "made" / "synthetic"
         self.official_shards = (
-            self._made("imports", f"raw={GOLDEN / 'precomp'}", f"out={folder / 'made'}", "progress=false")
+            self._made("import", f"raw={GOLDEN / 'precomp'}", f"out={folder / 'made'}", "progress=false")
             / "made"
             / "precomp"
         )
@@ -65,8 +65,8 @@ def shards_words() -> list[str]:
 
 # The command line of each command over good inputs; of one that is not here only the settings are spoiled.
 GOOD: Mapping[str, Callable[[Arena], list[str]]] = {
-    "shards": lambda arena: ["data=folder", f"raw={arena.photos}", "extractor=tiny", "accelerator=cpu", *MAKE],
-    "imports": lambda arena: [f"raw={arena.arrays}", "progress=false"],
+    "data": lambda arena: ["data=folder", f"raw={arena.photos}", "extractor=tiny", "accelerator=cpu", *MAKE],
+    "import": lambda arena: [f"raw={arena.arrays}", "progress=false"],
     "verify": lambda arena: [f"shards={arena.shards}", "progress=false", "photos=2", "out=card.html"],
     "train": lambda arena: [*TRAIN, f"shards={arena.shards}", "out=run"],
     "dashboard": lambda arena: ["study=custom", f"out={arena.study}", "page=page.html"],

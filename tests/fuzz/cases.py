@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pkgutil
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-import threeshnet.cli
+from threeshnet.cli import verbs
 
 from . import checkpoint_inputs, raw_inputs
 from .arena import Arena
 from .attempts import Attempt
-from .configs import CONF, configs
+from .configs import configs
 from .nonsense import Generator
 from .shard_inputs import manifests, shards
 
@@ -45,23 +44,17 @@ class Case(NamedTuple):
         return self.kind.make(arena, folder, np.random.default_rng(seed))
 
 
-def commands() -> list[str]:
-    """Every command that there is, from the folder: a new one is fuzzed unasked."""
-    modules = [module.name for module in pkgutil.iter_modules(threeshnet.cli.__path__)]
-    return [name for name in modules if (CONF / f"{name}.yaml").is_file()]
-
-
-COMMANDS = commands()
+COMMANDS = sorted(verbs())  # a new one is fuzzed unasked
 KINDS = [
     *(Kind(command, "settings", configs(command), 60) for command in COMMANDS if command != "train"),
     Kind("train", "settings", configs("train"), 180, sample=3),
-    Kind("shards", "captions", raw_inputs.captions, 80, sample=2),
-    Kind("shards", "karpathy", raw_inputs.karpathy, 60, sample=2),
-    Kind("shards", "coco", raw_inputs.coco, 60, sample=2),
-    Kind("shards", "photos", raw_inputs.photos, 30),
-    Kind("imports", "npy", raw_inputs.npy, 80, sample=2),
-    Kind("imports", "published", raw_inputs.published, 80, sample=2),
-    Kind("imports", "caption-lists", raw_inputs.caption_lists, 40, sample=2),
+    Kind("data", "captions", raw_inputs.captions, 80, sample=2),
+    Kind("data", "karpathy", raw_inputs.karpathy, 60, sample=2),
+    Kind("data", "coco", raw_inputs.coco, 60, sample=2),
+    Kind("data", "photos", raw_inputs.photos, 30),
+    Kind("import", "npy", raw_inputs.npy, 80, sample=2),
+    Kind("import", "published", raw_inputs.published, 80, sample=2),
+    Kind("import", "caption-lists", raw_inputs.caption_lists, 40, sample=2),
     *(Kind(command, "shards", shards(command), 70, sample=2) for command in ("verify", "train", "evaluate")),
     *(Kind(command, "manifest", manifests(command), 50, sample=2) for command in ("verify", "train", "evaluate")),
     Kind("evaluate", "checkpoint", checkpoint_inputs.ours, 100, sample=3),

@@ -65,7 +65,7 @@ def imported(command, tmp_path: Path):
     def call(*raw: Path, code: int = 0, **settings: Any) -> tuple[Any, Path]:
         words = [f"{key}={value}" for key, value in settings.items()]
         folders = f"raw=[{','.join(map(str, raw))}]" if len(raw) > 1 else f"raw={raw[0]}"
-        ended = command("imports", folders, f"out={tmp_path / 'shards'}", "name=set", "progress=false", *words)
+        ended = command("import", folders, f"out={tmp_path / 'shards'}", "name=set", "progress=false", *words)
         assert ended.code == code, ended.err + ended.out
         assert "Traceback" not in ended.err
         return ended, tmp_path / "shards" / "set"
@@ -77,7 +77,7 @@ def imported(command, tmp_path: Path):
 
 
 def test_the_authors_checkpoint_from_import_to_recalls(command, tmp_path: Path) -> None:
-    made = command("imports", f"raw={GOLDEN / 'precomp'}", f"out={tmp_path}", "progress=false")
+    made = command("import", f"raw={GOLDEN / 'precomp'}", f"out={tmp_path}", "progress=false")
     assert made.code == 0, made.err
     manifest = verify(tmp_path / "precomp")
     assert manifest.layout.dtypes == {"region": "float32", "seg": "float32"}

@@ -60,7 +60,7 @@ def imported(command, captions: Path, tmp_path: Path):
 
     def call(raw: Path, code: int = 0, **settings: Any) -> tuple[Any, Path]:
         words = [f"{key}={value}" for key, value in ({"captions": captions} | settings).items()]
-        ended = command("imports", f"raw={raw}", f"out={tmp_path / 'out'}", "name=set", "progress=false", *words)
+        ended = command("import", f"raw={raw}", f"out={tmp_path / 'out'}", "name=set", "progress=false", *words)
         assert ended.code == code, ended.err + ended.out
         assert "Traceback" not in ended.err
         return ended, tmp_path / "out" / "set"

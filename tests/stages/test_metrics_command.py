@@ -148,7 +148,7 @@ def test_all_that_has_to_be_given_is_said_at_once(command, name: str, given: lis
     lines = [line for line in ended.err.splitlines() if " is missing" in line]
     assert len(lines) == len(said)
     assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))
-    assert f"threeshnet.cli.{name} --help" in ended.err
+    assert f"threeshnet {name} --help" in ended.err
     assert "full_key" not in ended.err
 
 

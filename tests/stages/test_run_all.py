@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from threeshnet.cli.sweep import compose_training
+from threeshnet.cli.door import compose_training
 from threeshnet.studies.plan import plan
 from threeshnet.studies.study import load_study
 
@@ -18,10 +18,10 @@ ROOT = Path(__file__).parents[2]
 STUDIES = sorted(file.stem for file in (ROOT / "conf/studies").glob("*.yaml"))
 NOT_OF_A_CLAIM = {"rate", "seeds"}  # a search, and what any experiment may be asked
 OF_SWEEP = ("study=", "out=", "shards=", "reuse=", "parallel=")
-# Writes down how it was called; `sweep` ends with the code of its study, or 0. `shards` makes what it is asked for.
+# Writes down how it was called; `sweep` ends with the code of its study, or 0. `data` makes what it is asked for.
 STAND_IN = """#!/bin/sh
 echo "$*" >> "$CALLS"
-case "$*" in *cli.sweep*study="$CULPRIT"*) exit "$CODE";; esac
+case "$*" in *"threeshnet sweep "*study="$CULPRIT"*) exit "$CODE";; esac
 """
 
 
@@ -43,7 +43,7 @@ def start(
     }
     command = [str(ROOT / "experiments/run.sh"), *parts]
     ended = subprocess.run(command, env=os.environ | given, capture_output=True, text=True, check=False)
-    called = [line.split("threeshnet.cli.")[1] for line in calls.read_text().splitlines()]
+    called = [line.split("-m threeshnet ")[1] for line in calls.read_text().splitlines()]
     return ended.returncode, called, ended.stderr
 
 
@@ -65,7 +65,7 @@ def test_every_study_is_run_and_collected(tmp_path: Path) -> None:
     assert len(set(folders)) == len(folders) == len(of("sweep", called))  # jobs of two experiments have the same names
     assert all(f'out="{folder}"' in words for folder, words in zip(folders, matching("collect", called), strict=True))
     assert called[-1] == "report"
-    assert f'shards data=flickr8k out="{tmp_path / "a folder"}" raw="photos here"' in called
+    assert f'data data=flickr8k out="{tmp_path / "a folder"}" raw="photos here"' in called
     assert any("study=recipe" in words and "recipe=official,short,recommended parallel=2" in words for words in called)
     assert any("study=options" in words and "setting=flickr8k_proxy parallel=2" in words for words in called)
 
@@ -94,19 +94,19 @@ def test_models_of_flickr8k_are_carried_over_where_coco_is(tmp_path: Path) -> No
     assert "transfer" not in of("sweep", without)
     _, called, _ = start(tmp_path, "flickr8k", coco="photos there")
     assert of("sweep", called)[-1] == of("collect", called)[-1] == "transfer"
-    assert any(words.startswith("shards data=coco2017") and 'raw="photos there"' in words for words in called)
+    assert any(words.startswith("data data=coco2017") and 'raw="photos there"' in words for words in called)
 
 
 def test_where_photos_lie_is_left_to_the_command_when_it_is_not_said(tmp_path: Path) -> None:
     _, called, _ = start(tmp_path, "flickr8k")
-    assert f'shards data=flickr8k out="{tmp_path / "a folder"}"' in called
+    assert f'data data=flickr8k out="{tmp_path / "a folder"}"' in called
 
 
 def test_shards_that_are_there_are_not_made(tmp_path: Path) -> None:
     (tmp_path / "a folder" / "demo").mkdir(parents=True)
     (tmp_path / "a folder" / "demo" / "manifest.json").touch()
     _, called, _ = start(tmp_path, "demo")
-    assert not [words for words in called if words.startswith("shards")]
+    assert not [words for words in called if words.startswith("data ")]
     assert "options" not in of("sweep", called)
 
 

@@ -14,8 +14,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from threeshnet.cli import run
-from threeshnet.cli.shards import main
+from threeshnet.cli import main
+from threeshnet.cli.data import make_data
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.features.tiny import Tiny
 from threeshnet.installation import CONF
@@ -248,7 +248,7 @@ WIDTHS = [f"data.extractor.{key}" for key in ("region_width=6", "grid_width=4", 
 
 def run_main(*overrides: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        main(compose("shards", list(overrides)))
+        make_data(compose("data", list(overrides)))
 
 
 def test_the_command_makes_synthetic_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -265,14 +265,14 @@ def test_the_command_makes_synthetic_shards(tmp_path: Path, capsys: pytest.Captu
 def test_every_segmentation_composes_with_every_extractor(name: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for extractor in (file.stem for file in (CONF / "extractor").glob("*.yaml")):
-            cfg = compose("shards", ["data=synthetic", f"segmentation={name}", f"extractor={extractor}"])
+            cfg = compose("data", ["data=synthetic", f"segmentation={name}", f"extractor={extractor}"])
             assert cfg.segmentation._target_.startswith("threeshnet.features.")
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["data=synthetic", "imags=3"], "'imags' is not a setting of shards; did you mean images?"),
+        (["data=synthetic", "imags=3"], "'imags' is not a setting of data; did you mean images?"),
         (["data=synthetic", "data.extractor.clases=3"], "did you mean data.extractor.classes"),
         (["data=synthetic", "images=2"], "images=2: each of the splits"),
         (["data=no_such_data"], "synthetic"),
@@ -282,10 +282,10 @@ def test_every_segmentation_composes_with_every_extractor(name: str) -> None:
 def test_what_is_wrong_ends_with_one_message(
     words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["shards", f"out={tmp_path}", *words])
+    monkeypatch.setattr(sys, "argv", ["threeshnet", "data", f"out={tmp_path}", *words])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        run(main)
+        main()
     assert ended.value.code == 1
     shown = capsys.readouterr().err
     assert message in shown

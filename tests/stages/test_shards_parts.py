@@ -182,14 +182,14 @@ def test_the_command_takes_parts_and_says_what_is_missing(tmp_path: Path, comman
     photos_in(tmp_path / "raw", 14)
     words = ["data=folder", "extractor=tiny", f"raw={tmp_path / 'raw'}", "images_per_shard=2", "workers=0"]
     words += ["accelerator=cpu", "progress=false", f"out={tmp_path}"]
-    first = command("shards", *words, "part=1", "of=2")
+    first = command("data", *words, "part=1", "of=2")
     assert first.code == 0, first.err
     assert "part 1 of 2: " in first.out
     assert "Still missing: " in first.out
-    refused = command("shards", *words, "part=2", "of=2")
+    refused = command("data", *words, "part=2", "of=2")
     assert refused.code == 1
     assert refused.err.endswith("part=2 of=2: the parts of 2 are 0 to 1\n")
-    last = command("shards", *words, "part=0", "of=2")
+    last = command("data", *words, "part=0", "of=2")
     assert "Still missing" not in last.out
     assert "leakage: 0 photos are" in last.out
     assert {"part", "of", "device"}.isdisjoint(Manifest.load(tmp_path / "folder").config)
@@ -272,7 +272,7 @@ def test_torchrun_splits_the_work(tmp_path: Path, command: Any) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "THREESHNET_CONF": str(CONF), "OMP_NUM_THREADS": "1"}
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "threeshnet.cli.shards"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "threeshnet", "data"]
     ended = subprocess.run(
         [sys.executable, *launch, *words],
         cwd=tmp_path / "two",
@@ -287,7 +287,7 @@ def test_torchrun_splits_the_work(tmp_path: Path, command: Any) -> None:
     here = Path.cwd()
     os.chdir(tmp_path / "one")
     try:
-        alone = command("shards", *words)
+        alone = command("data", *words)
     finally:
         os.chdir(here)
     assert alone.code == 0, alone.err

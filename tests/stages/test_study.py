@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from threeshnet.cli.shards_folder import shards_folder
-from threeshnet.cli.sweep import compose_training
+from threeshnet.cli.door import compose_training
 from threeshnet.errors import ConfigError
 from threeshnet.runs.find import finished_runs
 from threeshnet.studies.overrides import divided, listed, text
@@ -35,7 +34,7 @@ AWAY: dict[str, Any] = {"factor": "activation", "of": ["sigmoid"], "protocol": "
 
 
 def prepare(planned: list[Planned], study: Study, out: Path = Path("runs")) -> list[PreparedJob]:
-    return Preparer(study, out, compose=compose_training, shards_of=shards_folder).prepare(planned)
+    return Preparer(study, out, compose=compose_training).prepare(planned)
 
 
 def names(content: dict[str, Any], *given: str) -> list[str]:
@@ -279,8 +278,8 @@ def test_the_sweep_for_wandbs_agents_gives_overrides_that_exist(root: Path) -> N
     composed = [compose_training([f"{key}={each[0]}" for key, each in values.items()])[0]]
     composed += [compose_training([f"{key}={value}"])[0] for key, each in values.items() for value in each[1:]]
     assert len({str(cfg.activation) for cfg in composed}) == 2
-    assert content["command"][2:] == ["-m", "${program}", "${args_no_hyphens}"]
-    assert content["program"] == "threeshnet.cli.train"
+    assert content["command"][2:] == ["-m", "${program}", "train", "${args_no_hyphens}"]
+    assert content["program"] == "threeshnet"
 
 
 # ---- words

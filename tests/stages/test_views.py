@@ -312,14 +312,14 @@ def test_commands_make_views_and_train_with_them(tmp_path: Path, command: Any, m
     words = ["data=folder", "extractor=tiny", f"raw={raw}", "workers=0", "accelerator=cpu", "progress=false"]
     words += ["data.reader.dev_percent=30", "data.reader.test_percent=30"]
     for more in ([], ["view=random_crop", "views=[1,3]"]):
-        ended = command("shards", *words, f"out={tmp_path / 'shards'}", *more)
+        ended = command("data", *words, f"out={tmp_path / 'shards'}", *more)
         assert ended.code == 0, ended.err
     made = sorted(folder.name for folder in (tmp_path / "shards").iterdir())
     assert made == ["folder", "folder_view1", "folder_view3"]
     assert [Manifest.load(tmp_path / "shards" / name).dataset for name in made] == made
     wrong = dict.fromkeys(("[1,1]", "[-1]", "[one]"), "expected different numbers from 0") | {"[]": "name the views"}
     for views, said in wrong.items():
-        ended = command("shards", *words, f"out={tmp_path / 'shards'}", "view=random_crop", f"views={views}")
+        ended = command("data", *words, f"out={tmp_path / 'shards'}", "view=random_crop", f"views={views}")
         assert (ended.code, said in ended.err) == (1, True), ended.err
     small = ["features=grid", "data=folder", "text=tiny", "dim=8", "trainer.max_steps=2", "batches.batch_size=4"]
     small += ["batches.workers=0", "trainer.accelerator=cpu", "highlights=0", f"shards={tmp_path / 'shards'}"]

@@ -379,7 +379,7 @@ def test_floors_and_zero_shot_rows_leave_each_other_alone(scripts: dict[str, Mod
 def shards(raw: Path, tmp_path_factory: pytest.TempPathFactory, command: Callable[..., Any]) -> Path:
     out = tmp_path_factory.mktemp("shards")
     where = [f"raw={raw}", f"out={out}", "progress=false", "workers=0"]
-    assert command("shards", "data=folder", "extractor=tiny", *where).code == 0
+    assert command("data", "data=folder", "extractor=tiny", *where).code == 0
     return out / "folder"
 
 

@@ -95,7 +95,7 @@ def turn(folder: Path, source: Path) -> tuple[float, float]:
 def imported(raw: Path, out: Path, more: list[str]) -> float:
     """Seconds of one import, start-up included."""
     os.sync()
-    command = [sys.executable, "-m", "threeshnet.cli.imports", f"raw={raw}", f"out={out}", "progress=false", *more]
+    command = [sys.executable, "-m", "threeshnet", "import", f"raw={raw}", f"out={out}", "progress=false", *more]
     started = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     for file in out.rglob("*.h5"):

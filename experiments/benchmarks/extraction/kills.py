@@ -3,7 +3,7 @@
     python experiments/benchmarks/extraction/kills.py --kills 20 --csv experiments/benchmarks/extraction/kills.csv
     python experiments/benchmarks/extraction/kills.py --raw <photos and captions.txt> --limit 300 extractor=lite0
 
-Each start runs `threeshnet.cli.shards` in a process of its own with all that it starts; SIGKILL leaves it no
+Each start runs `threeshnet data` in a process of its own with all that it starts; SIGKILL leaves it no
 moment to put anything in order. The processes are forks of this one, which has imported the libraries and computed
 nothing. Three of four kills come when files are being written, the others at any moment. Without --raw, photos are
 rendered. Exit code 1 when a file differs.
@@ -30,9 +30,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-import threeshnet.cli.making  # noqa: F401  (once, before the forks: a command loads it when there is work)
-from threeshnet.cli import run
-from threeshnet.cli.shards import main as make_data
+import threeshnet.cli.data  # noqa: F401  (once, before the forks: a command loads it when there is work)
+from threeshnet.cli import main as threeshnet_main
 from threeshnet.shards.manifest import MANIFEST
 
 COLUMNS = ("start", "since", "killed_after_s", "whole_shards", "unfinished_files", "manifest")
@@ -70,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", help="of threeshnet.cli.shards; extractor=tiny when none is given")
+    parser.add_argument("overrides", nargs="*", help="of `threeshnet data`; extractor=tiny when none is given")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--raw", help="folder of photos and captions")
     parser.add_argument("--photos", type=int, default=160, help="so many are rendered where --raw is not given")
@@ -111,8 +110,7 @@ def start(folder: Path, settings: Sequence[str]) -> int:
         log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        sys.argv = ["threeshnet.cli.shards", *settings, "out=out"]
-        run(make_data)
+        threeshnet_main(["data", *settings, "out=out"])
         code = 0
     except SystemExit as ended:
         code = int(ended.code or 0)

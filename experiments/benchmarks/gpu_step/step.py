@@ -126,13 +126,13 @@ def made(options: argparse.Namespace) -> Path:
     folder = options.shards / f"{options.images}x{options.width}"
     if not (folder / "synthetic" / "manifest.json").is_file():
         sizes = [f"images={options.images}", f"data.extractor.region_width={options.width}", "fields=[region,seg]"]
-        command("shards", "data=synthetic", *sizes, f"out={folder}", "progress=false")
+        command("data", "data=synthetic", *sizes, f"out={folder}", "progress=false")
     return folder / "synthetic"
 
 
 def command(name: str, *overrides: str) -> None:
     environment = os.environ | {"THREESHNET_CONF": str(CONF)}
-    subprocess.run([sys.executable, "-m", f"threeshnet.cli.{name}", *overrides], check=True, env=environment)
+    subprocess.run([sys.executable, "-m", "threeshnet", name, *overrides], check=True, env=environment)
 
 
 def flops_of_pair(shards: Path, overrides: Sequence[str], pairs: int = 8) -> float:

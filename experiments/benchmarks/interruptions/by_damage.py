@@ -21,8 +21,7 @@ from by_signals import signalled
 from runs import finish, start, wait_for_save
 from scene import NotPermitted, Scene, fault
 
-from threeshnet.cli.train import main as train
-from threeshnet.cli.verify import main as verify
+from threeshnet.cli import main
 from threeshnet.runs.run import Run
 
 MOUNT_SIZE = "60m"  # room for last, previous, best and what is written beside them, 13 MB each
@@ -105,7 +104,7 @@ def flipped_shard(scene: Scene) -> int:
     kept = scene.folder / "kept.h5"
     shutil.copy(scene.shard, kept)
     flip(scene.shard, scene.shard.stat().st_size // 2)
-    code = finish(scene.begin_other(verify, "verify", f"shards={scene.folder / 'synthetic'}"))
+    code = finish(scene.begin_other(main, "verify", f"shards={scene.folder / 'synthetic'}"))
     kept.replace(scene.shard)
     return code
 
@@ -143,7 +142,7 @@ def loss_is_no_number(scene: Scene) -> int:
             return {"loss": numbers["loss"] * float("nan")} if next(count) == 10 else numbers
 
         TripletLoss.forward = broken  # pyright: ignore[reportAttributeAccessIssue]
-        train()
+        main()
 
     return finish(scene.begin(command=command))
 
@@ -182,7 +181,7 @@ def second_run(scene: Scene) -> int:
     wait_for_save(scene.folder, first)
     other = Scene(scene.folder / "other", scene.words)
     words = [*scene.settings, f"out={scene.out}", "resume=true"]
-    code = finish(start(other.folder, train, "train", words))
+    code = finish(start(other.folder, main, "train", words))
     finish(first)
     shutil.copy(other.folder / "log.txt", scene.folder / "log.txt")
     return code
@@ -195,7 +194,7 @@ def without_locks(scene: Scene) -> int:
 
     def command() -> None:
         fcntl.flock = refusing
-        train()
+        main()
 
     process = scene.begin(command=command)
     wait_for_save(scene.folder, process)
@@ -209,6 +208,6 @@ def clock(scene: Scene) -> int:
     def command() -> None:
         true = time.time
         time.time = lambda: true() + random.Random(os.urandom(8)).uniform(-1e6, 1e6)
-        train()
+        main()
 
     return finish(scene.begin(command=command))

@@ -10,7 +10,7 @@ from typing import Any
 from runs import finish, wait_for_save
 from scene import Scene, fault
 
-from threeshnet.cli.train import main as train
+from threeshnet.cli import main
 
 
 def signalled(scene: Scene, number: signal.Signals, *, everywhere: bool = False) -> int:
@@ -62,7 +62,7 @@ def in_the_scoring(scene: Scene) -> int:
 
     def command() -> None:
         EncodingModule.test_step = terminating
-        train()
+        main()
 
     return finish(scene.begin(command=command))
 
@@ -81,7 +81,7 @@ def at_call(owner: Any, name: str, call: int, act: Callable[[], None]) -> None:
         return ours(*arguments, **named)
 
     setattr(owner, name, acting)
-    train()
+    main()
 
 
 @fault("SIGKILL while a checkpoint is written")

@@ -26,7 +26,7 @@ import by_signals  # noqa: F401
 from runs import SHARDS, digest, finish, start, step_of
 from scene import FAULTS, Fault, NotPermitted, Scene
 
-from threeshnet.cli.shards import main as make_data
+from threeshnet.cli import main as threeshnet
 from threeshnet.reports.markdown import fill
 
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         length = [f"trainer.max_epochs={options.epochs}"]
         plain = Scene(Path(scratch) / "undisturbed", length)
-        if finish(start(plain.folder, make_data, "shards", [*SHARDS, "out=."])) or finish(plain.begin()):
+        if finish(start(plain.folder, threeshnet, "data", [*SHARDS, "out=."])) or finish(plain.begin()):
             raise SystemExit(plain.printed())
         expected = digest(plain.out)
         for number, name in enumerate(options.only or [name for name in FAULTS if name not in rows]):
@@ -75,7 +75,7 @@ def happened(cause: Fault, scene: Scene, expected: str) -> dict[str, Any]:
 
 def short(text: str) -> str:
     """Without the long command line that is printed for going on."""
-    return re.sub(r"(To go on: python -m threeshnet.cli.train) .*(out=)", r"\1 … \2", text.strip())
+    return re.sub(r"(To go on: threeshnet train) .*(out=)", r"\1 … \2", text.strip())
 
 
 def write_table(rows: dict[str, dict[str, Any]], file: Path) -> None:

@@ -3,7 +3,7 @@
     make kills                                  # 100 kills; goes on where it was cut, from the rows of the CSV file
     python experiments/benchmarks/interruptions/kills.py --kills 4 --chain 2 --csv <file>
 
-Each start runs `threeshnet.cli.train … resume=true` in a process of its own with all that it starts; SIGKILL
+Each start runs `threeshnet train … resume=true` in a process of its own with all that it starts; SIGKILL
 leaves it no moment to put anything in order. The processes are forks of this one, which has imported the libraries and
 computed nothing. Half of the kills come while a checkpoint is being written, which is seen by the file beside it; the
 others some moments after one, or on the way to the first step. Chains take turns with 0 and 2 loader workers, and all
@@ -29,8 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from runs import RUN, SHARDS, digest, finish, partial_of, start, step_of, wait_for_save
 
-from threeshnet.cli.shards import main as make_data
-from threeshnet.cli.train import main as train
+from threeshnet.cli import main as threeshnet
 from threeshnet.files import PARTIAL
 from threeshnet.reports.markdown import fill
 
@@ -56,11 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = read(options.csv, options.chain)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        if finish(start(folder / "shards", make_data, "shards", [*SHARDS, "out=shards"])):
+        if finish(start(folder / "shards", threeshnet, "data", [*SHARDS, "out=shards"])):
             raise SystemExit((folder / "shards" / "log.txt").read_text())
         where = [f"shards={folder / 'shards' / 'shards' / 'synthetic'}", f"trainer.max_epochs={options.epochs}"]
         begun = time.perf_counter()
-        undisturbed = start(folder / "undisturbed", train, "train", [*RUN, *where, "batches.workers=0", "out=run"])
+        undisturbed = start(folder / "undisturbed", threeshnet, "train", [*RUN, *where, "batches.workers=0", "out=run"])
         wait_for_save(folder / "undisturbed", undisturbed)
         to_first = time.perf_counter() - begun
         if finish(undisturbed):
@@ -96,7 +95,7 @@ def killed(
     while len(rows) < options.chain:
         kind = KINDS[len(rows) % len(KINDS)]
         before, begun = step_of(folder), time.perf_counter()
-        process = start(folder, train, "train", words)
+        process = start(folder, threeshnet, "train", words)
         if kind == "after the start":
             time.sleep(float(generator.uniform(0, 1.5 * seconds[0])))
         else:
@@ -112,7 +111,7 @@ def killed(
         after = f"{time.perf_counter() - begun:.2f}"
         rows.append(Kill(chain, workers, len(rows) + 1, kind, after, before, step_of(folder), unfinished, ""))
     before = step_of(folder)
-    if finish(start(folder, train, "train", words)):
+    if finish(start(folder, threeshnet, "train", words)):
         raise SystemExit((folder / "log.txt").read_text())
     equal = digest(folder / "run") == expected
     metrics = json.loads((folder / "run" / "metrics.json").read_text())

@@ -15,10 +15,9 @@ from typing import Any
 import torch
 
 # Once, before the forks: commands load what they work with when there is work.
-import threeshnet.cli.making
-import threeshnet.cli.training
-import threeshnet.cli.verifying  # noqa: F401
-from threeshnet.cli import run
+import threeshnet.cli.data
+import threeshnet.cli.train
+import threeshnet.cli.verify  # noqa: F401
 from threeshnet.files import PARTIAL
 from threeshnet.runs.checkpoint_files import newest_whole
 from threeshnet.runs.run import Run
@@ -46,8 +45,8 @@ def start(folder: Path, command: Any, name: str, words: Sequence[str]) -> int:
         log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        sys.argv = [f"threeshnet.cli.{name}", *words]
-        run(command)
+        sys.argv = ["threeshnet", name, *words]
+        command()
         code = 0
     except SystemExit as ended:
         code = int(ended.code or 0)

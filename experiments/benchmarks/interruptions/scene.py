@@ -9,7 +9,7 @@ from typing import Any
 
 from runs import RUN, start
 
-from threeshnet.cli.train import main as train
+from threeshnet.cli import main
 
 TABLE = " │┃┌└├┏┡"  # what its lines begin with
 
@@ -34,7 +34,7 @@ class Scene:
     def settings(self) -> list[str]:
         return [*RUN, f"shards={self.folder / 'synthetic'}", "batches.workers=0", *self.words]
 
-    def begin(self, *more: str, command: Callable[[], Any] = train) -> int:
+    def begin(self, *more: str, command: Callable[[], Any] = main) -> int:
         return self.begin_other(command, "train", *self.settings, "out=run", *more)
 
     def begin_other(self, command: Callable[[], Any], name: str, *words: str) -> int:

@@ -47,7 +47,7 @@ def run(given: argparse.Namespace, order: str, workers: int) -> tuple[str, str]:
         settings = [f"experiment={given.experiment}", f"shards={given.shards}", f"out={out}/run", "highlights=0"]
         settings += [f"batches.order={order}", f"batches.workers={workers}", "data.dev_split=null", "selection=last"]
         settings += ["trainer.max_epochs=1", f"+trainer.limit_train_batches={given.steps}"]
-        command = [sys.executable, "-m", "threeshnet.cli.train", *settings, *given.overrides]
+        command = [sys.executable, "-m", "threeshnet", "train", *settings, *given.overrides]
         ended = subprocess.run(command, check=False, capture_output=True, text=True)
         if ended.returncode:
             raise SystemExit(ended.stderr)

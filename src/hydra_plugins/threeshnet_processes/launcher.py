@@ -33,7 +33,7 @@ class ProcessLauncher(Launcher):
         plain: list[Any] = [OmegaConf.to_container(config, resolve=False) for config in loaded]
         folders = [Path(str(c.out or Path(c.hydra.sweep.dir) / str(c.hydra.sweep.subdir))).absolute() for c in loaded]
         results = run_multirun(
-            module=f"threeshnet.cli.{self.config.hydra.job.name}",
+            program=("threeshnet", str(self.config.hydra.job.config_name)),
             overrides=[each["hydra"]["overrides"]["task"] for each in plain],
             folders=folders,
             devices=[config.trainer.devices for config in loaded],

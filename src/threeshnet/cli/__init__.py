@@ -1,7 +1,53 @@
-"""Thin mains: the only readers of the configuration."""
+"""The command line: `threeshnet <verb> [key=value …]`, which is `python -m threeshnet <verb> [key=value …]`.
+
+A verb is a file `conf/<verb>.yaml`: its first line is its help, its `_target_` the function that does the work.
+"""
 
 from __future__ import annotations
 
-from threeshnet.cli.errors import kept, run
+import difflib
+import sys
+from collections.abc import Sequence
 
-__all__ = ["kept", "run"]
+from threeshnet.installation import CONF
+
+# As the work goes, from photos to pages; verbs that are not named here follow.
+ORDER = ("data", "import", "verify", "train", "evaluate", "compare", "sweep", "collect", "report", "dashboard")
+HELP = ("-h", "--help", "help")
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the verb that `words` begin with, the words of this process's command line unless given."""
+    words = list(sys.argv[1:] if words is None else words)
+    known = verbs()
+    if not words or words[0] in HELP:
+        sys.stdout.write(help_text(known))
+        return
+    verb, *words = words
+    if verb not in known:
+        near = difflib.get_close_matches(verb, known, 3, 0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)}"
+        sys.exit(f"threeshnet has no verb {verb!a}; {hint}  (threeshnet --help)")
+    from threeshnet.cli.door import run  # Hydra takes half a second
+
+    run(verb, words)
+
+
+def verbs() -> dict[str, str]:
+    """Every verb with what it does, from the first lines of `conf/*.yaml`."""
+    found = {file.stem: _first_line(file.read_text(encoding="utf-8")) for file in CONF.glob("*.yaml")}
+    rest = sorted(set(found) - set(ORDER))
+    return {verb: found[verb] for verb in (*ORDER, *rest) if verb in found}
+
+
+def _first_line(text: str) -> str:
+    """`What it does.` of `# threeshnet <verb>: what it does.`"""
+    says = text.partition("\n")[0].partition(": ")[2]
+    return says[:1].upper() + says[1:]
+
+
+def help_text(known: dict[str, str]) -> str:
+    """What `threeshnet --help` says."""
+    lines = (f"  {verb:<{max(map(len, known))}}  {says}\n" for verb, says in known.items())
+    usage = "usage: threeshnet <verb> [key=value …]\n\nImage-sentence retrieval with 3SHNet.\n\n"
+    return f"{usage}{''.join(lines)}\nthreeshnet <verb> --help lists the keys of a verb.\n"

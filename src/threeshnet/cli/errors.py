@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import inspect
 import logging
 import os
 import re
@@ -12,8 +11,7 @@ import select
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -25,8 +23,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from threeshnet.cli.settings import check_settings
 from threeshnet.errors import DataError, Interrupted, Problems, ThreeSHNetError, one_of
+from threeshnet.installation import CONF
 from threeshnet.runs.lock import SHARED_OUT
 from threeshnet.settings import Invocation
 from threeshnet.training.signals import worker_death
@@ -56,13 +54,12 @@ NOT_ABOUT_THE_WORK = (
 )
 
 
-def run(main: Callable[[], Any]) -> None:
-    """Run a command's Hydra main; errors made for people end it with their message and exit code 1.
+def report_errors(main: Callable[[], Any], verb: str = "train", words: Sequence[str] = ()) -> None:
+    """Call the main function of a verb; errors made for people end it with their message and exit code 1.
 
     A misspelt override is answered with the names that come near it; a part that cannot be built, a file that the
     system refuses and memory that is not there are named. Other exceptions keep their traceback.
     """
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra else prints its own shortened traceback
     quiet()
     FAILED.clear()
     try:
@@ -76,7 +73,7 @@ def run(main: Callable[[], Any]) -> None:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             sys.exit(1)
-        message = _for_people(error, Path(inspect.unwrap(main).__code__.co_filename).stem)
+        message = _for_people(error, verb, words)
         if message is None or os.environ.get(SHOW_TRACEBACK):
             raise
         _end(message)
@@ -101,15 +98,15 @@ def _nobody_reads() -> bool:
     return gone
 
 
-def _for_people(error: Exception, config_name: str) -> str | None:
+def _for_people(error: Exception, verb: str, words: Sequence[str]) -> str | None:
     """What a person can act on in an error; None for one that is a fault of this suite."""
     if isinstance(error, RuntimeError) and LOST_PEER in str(error):
         return "another process of this run has ended; what it said stands above"
     if isinstance(error, InstantiationException):
         return _not_built(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return explained(error, config_name)
-    if _among_choices(error) and (message := _no_names()):
+        return explained(error, verb, words)
+    if _among_choices(error) and (message := _no_names(words)):
         return message
     if isinstance(error, OSError) and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
@@ -132,12 +129,10 @@ def _among_choices(error: Exception) -> bool:
     return bool(frames) and frames[-1].filename.replace(os.sep, "/").endswith(HYDRAS_CHOICES)
 
 
-def _no_names() -> str | None:
+def _no_names(words: Sequence[str]) -> str | None:
     """Groups that were given something else than names, None without one; Hydra says neither which nor what."""
-    from threeshnet.installation import CONF
-
     problems = Problems("choices")
-    for word in (word for word in sys.argv[1:] if "=" in word and not word.startswith("-")):
+    for word in (word for word in words if "=" in word and not word.startswith("-")):
         given = OverridesParser.create().parse_override(word)
         group, value = given.key_or_group.partition("@")[0], given.value()
         known = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
@@ -160,8 +155,7 @@ def _out_of_memory(error: Exception) -> str | None:
 
 
 def kept(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """Looks at the settings first, and keeps an error made for people from Hydra, which would print the job's whole
-    command line before it.
+    """Keeps an error made for people from Hydra, which would print the job's whole command line before it.
 
     So a multirun goes on with its next job and ends with the first error, while an interruption ends it at once.
     """
@@ -169,7 +163,6 @@ def kept(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     @functools.wraps(task)
     def quietly(cfg: DictConfig) -> Any:
         try:
-            check_settings(cfg)
             return task(cfg)
         except Interrupted as interrupted:
             raise _Left(interrupted) from interrupted
@@ -234,60 +227,54 @@ def _end(message: str, code: int = 1) -> None:
     sys.exit(code)
 
 
-def explained(error: Exception, config_name: str) -> str:
-    """What is wrong with a command line, and the names that come near the wrong one."""
+def explained(error: Exception, verb: str, words: Sequence[str]) -> str:
+    """What is wrong with the words after a verb, and the names that come near the wrong one."""
     message = str(error)
     if isinstance(error, MissingMandatoryValue):
-        return _missing(str(error.full_key), config_name)
+        return _missing(str(error.full_key), verb, words)
     if choice := NO_SUCH_CHOICE.search(message):
         return _no_such_choice(*choice.groups())
     wrong = NO_SUCH_KEY.search(message)
     if wrong is None:
         return message
     key = wrong.group(1)
-    keys = sorted(set(_known_keys(config_name, {key})))
+    keys = sorted(set(_known_keys(verb, words, {key})))
     near = difflib.get_close_matches(key, keys, 5, 0.6)
     near = near or [name for name in keys if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
     top = ", ".join(name for name in keys if "." not in name)
     hint = f"did you mean {' or '.join(near[:5])}?" if near else f"there are: {top}"
-    return f"{key!r} is not a setting of {config_name}; {hint}  (python -m threeshnet.cli.{config_name} --help)"
+    return f"{key!r} is not a setting of {verb}; {hint}  (threeshnet {verb} --help)"
 
 
-def _missing(key: str, config_name: str) -> str:
+def _missing(key: str, verb: str, words: Sequence[str]) -> str:
     """Which settings have to be given and were not, each with what the command's file says of it."""
-    from threeshnet.installation import CONF
-
-    given = {word.partition("=")[0].lstrip("+") for word in sys.argv[1:]}
-    needed = dict(NEEDED.findall((CONF / f"{config_name}.yaml").read_text(encoding="utf-8")))
+    given = {word.partition("=")[0].lstrip("+") for word in words}
+    needed = dict(NEEDED.findall((CONF / f"{verb}.yaml").read_text(encoding="utf-8")))
     lines = [f"{name}= is missing: {says}" for name, says in needed.items() if name not in given]
-    more = f"(python -m threeshnet.cli.{config_name} --help; what make calls it: make)"
+    more = f"(threeshnet {verb} --help; what make calls it: make)"
     return "\n".join([*(lines or [f"{key}= is missing"]), more])
 
 
 def _no_such_choice(group: str, option: str) -> str:
-    from threeshnet.installation import CONF
-
     return one_of(group, option, sorted(file.stem for file in (CONF / group).glob("*.yaml")))
 
 
-def _known_keys(config_name: str, wrong: set[str]) -> Iterator[str]:
-    """Settings with the same command line but for the wrong ones."""
-    from threeshnet.installation import CONF
-
+def _known_keys(verb: str, words: Sequence[str], wrong: set[str]) -> Iterator[str]:
+    """Settings with the same words but for the wrong ones."""
     GlobalHydra.instance().clear()
-    given = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
+    given = [word for word in words if "=" in word and not word.startswith("-")]
     overrides = [word for word in given if word.split("=", 1)[0].lstrip("+~") not in wrong]
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            yield from _flat(compose(config_name, overrides), "")
+            yield from _flat(compose(verb, overrides), "")
     except (HydraException, OmegaConfBaseException) as error:
         another = NO_SUCH_KEY.search(str(error))
         if another and another.group(1) not in wrong:
-            yield from _known_keys(config_name, wrong | {another.group(1)})
+            yield from _known_keys(verb, words, wrong | {another.group(1)})
 
 
 def _flat(node: DictConfig, prefix: str) -> Iterator[str]:
-    for key in node:
+    for key in (key for key in node if key != "_target_"):
         name = f"{prefix}{key}"
         yield name
         value = node._get_node(key)

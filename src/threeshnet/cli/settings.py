@@ -57,7 +57,7 @@ def check_settings(cfg: DictConfig) -> None:
     problems = Problems("settings")
     for key in dict.fromkeys(key for key in given if key not in hydra.runtime.choices):
         problems.extend(defaults.faults(cfg, key))
-    problems.raise_as(ConfigError, f"python -m threeshnet.cli.{hydra.job.config_name} --help shows the defaults.")
+    problems.raise_as(ConfigError, f"threeshnet {hydra.job.config_name} --help shows the defaults.")
 
 
 class Defaults:

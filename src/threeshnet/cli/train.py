@@ -1,22 +1,82 @@
-"""Train, select, score once: make train EXP=<kind>_<data> [SHARDS=…] [OUT=…] [RESUME=1] [ARGS=…]."""
+"""How a model is trained, selected and scored."""
 
 from __future__ import annotations
 
-import hydra
+import logging
+import time
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from threeshnet.cli import kept, run
-from threeshnet.cli.errors import invocation
-from threeshnet.installation import CONF
+from threeshnet.evaluation.finish import finish, show
+from threeshnet.evaluation.scores import facts_of_run, scores_of
+from threeshnet.nn.collectives import leave_together
+from threeshnet.runs.facts import job_facts, machine, training_facts
+from threeshnet.runs.resume import checkpoint_to_resume, finished_metrics, interruptible, run_of
+from threeshnet.runs.tracking import Tracker, training_name
+from threeshnet.settings import Invocation, plain
+from threeshnet.shards.manifest import Manifest
+from threeshnet.shards.provide import provide_shards
+from threeshnet.training import building
+from threeshnet.training.checkpoint import check_resumable, checkpoint_hash, read_checkpoint
+from threeshnet.training.csv_log import carry_on
+from threeshnet.training.progress_writer import seconds_of
+from threeshnet.training.signals import Signals
+
+log = logging.getLogger(__name__)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
-@kept
-def main(cfg: DictConfig) -> None:
-    from threeshnet.cli.training import train  # takes seconds, and --help takes none
+def train(cfg: DictConfig, invocation: Invocation) -> None:
+    """Train, select, score once."""
+    started = time.perf_counter()
+    shards = provide_shards(cfg.shards, cfg.data)
+    run = run_of(cfg, invocation)
+    tracker = Tracker(cfg, run, invocation, name=training_name(cfg))
+    with run.lock(), interruptible(run, invocation), Signals() as signals, tracker:
+        resumed = checkpoint_to_resume(run, resume=cfg.resume)
+        begun = read_checkpoint(resumed) if resumed else None
+        if metrics := finished_metrics(run, cfg, begun):
+            show(metrics, run, 60 * metrics["minutes"], "finished already: ")
+            return
+        pl.seed_everything(cfg.seed, verbose=False)
+        manifest = Manifest.load(shards)
+        building.fill_sizes(cfg, manifest)
+        model = instantiate(cfg.model)
+        if resumed and begun:
+            check_resumable(resumed, begun, model)
+        datamodule = building.build_datamodule(cfg, shards, model)
+        facts = training_facts(cfg, invocation.choices, shards, manifest)
+        module = building.build_module(cfg, model, manifest, facts)
+        trainer = building.build_trainer(cfg, run, signals, tracker.start(manifest))
+        run.write_settings(plain(cfg))
+        run.write_job(job_facts(cfg, facts))
+        step = carry_on(trainer.loggers, begun)
+        trainer.fit(module, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
 
-    train(cfg, invocation())
-
-
-if __name__ == "__main__":
-    run(main)
+        selection, checkpoint = run.selected(cfg.selection)
+        if selection != cfg.selection:
+            log.warning("no epoch was finished, so no checkpoint was compared on dev: scoring the last weights")
+        module.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+        trainer.test(module, datamodule=datamodule, verbose=False)
+        split = datamodule.split(str(datamodule.test_split))
+        seconds = seconds_of(begun) + time.perf_counter() - started
+        scores = scores_of("full", [module.embeddings], split)  # pyright: ignore[reportArgumentType]
+        metrics = scores.metrics | {
+            **facts_of_run(facts | {"selection": selection}, trainer),
+            "selection": selection,
+            "checkpoint": checkpoint_hash(checkpoint),
+            "machine": machine(),
+            "resumed_at_step": step,
+            "minutes": round(seconds / 60, 2),
+        }
+        finish(
+            run,
+            module,
+            scores._replace(metrics=metrics),
+            fields=building.fields_read(cfg),
+            pictures=cfg.highlights,
+            seconds=seconds,
+        )
+        tracker.finish(metrics, split, checkpoint)
+        leave_together()

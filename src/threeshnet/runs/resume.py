@@ -84,5 +84,5 @@ def interruptible(run: Run, invocation: Invocation) -> Iterator[None]:
         words = [word for word in invocation.overrides if word.split("=")[0] not in ("out", "resume")]
         quote = "'" if "=" in str(run.folder) or " " in str(run.folder) else ""
         words += [f"out={quote}{run.folder}{quote}", "resume=true"]
-        command = shlex.join(["python", "-m", "threeshnet.cli.train", *words])
+        command = shlex.join(["threeshnet", "train", *words])
         raise Interrupted(f"{interrupted}. To go on: {command}") from interrupted

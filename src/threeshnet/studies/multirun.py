@@ -16,7 +16,7 @@ from threeshnet.studies.scheduler import Scheduler, Status, end
 
 def run_multirun(
     *,
-    module: str,
+    program: Sequence[str],
     overrides: Sequence[Sequence[str]],
     folders: Sequence[Path],
     devices: Sequence[Any],
@@ -30,7 +30,7 @@ def run_multirun(
     names = [" ".join(word for word in words if not all(word in each for each in overrides)) for words in overrides]
     gpus = [visible_gpus(accelerator) for accelerator in accelerators]
     jobs = [
-        Job(name or str(folder.name), folder, (module, *words, text("out", folder)), processes(number), bool(seen))
+        Job(name or str(folder.name), folder, (*program, *words, text("out", folder)), processes(number), bool(seen))
         for name, words, folder, number, seen in zip(names, overrides, folders, devices, gpus, strict=True)
     ]
     statuses = [Status(job) for job in jobs]

@@ -17,12 +17,13 @@ from threeshnet.runs.facts import machine
 from threeshnet.runs.identity import data_fingerprint, identity, views_read
 from threeshnet.runs.run import Run
 from threeshnet.shards.manifest import Manifest, view_name
+from threeshnet.shards.provide import provide_shards
 from threeshnet.studies.launch import Job, processes, visible_gpus
 from threeshnet.studies.overrides import listed, quoted, text
 from threeshnet.studies.plan import Planned
 from threeshnet.studies.study import Derived, Study
 
-TRAIN, EVALUATE = "threeshnet.cli.train", "threeshnet.cli.evaluate"
+TRAIN, EVALUATE = ("threeshnet", "train"), ("threeshnet", "evaluate")
 QUIET = "trainer.enable_progress_bar=false"  # bars fill a log
 # Overrides of `train` to its settings and to the choice of every group.
 Compose = Callable[[Sequence[str]], tuple[Any, Mapping[str, Any]]]
@@ -46,8 +47,8 @@ class PreparedJob:
 class Preparer:
     """Prepares the jobs of a study below the folder `out`; opens each data set once, before several jobs do."""
 
-    def __init__(self, study: Study, out: Path, *, compose: Compose, shards_of: Callable[[Any], Path]) -> None:
-        self.study, self.out, self.compose, self.shards_of = study, out, compose, shards_of
+    def __init__(self, study: Study, out: Path, *, compose: Compose) -> None:
+        self.study, self.out, self.compose = study, out, compose
         self.opened: dict[tuple[str, str], tuple[Path, Manifest]] = {}
 
     def prepare(self, planned: Sequence[Planned]) -> list[PreparedJob]:
@@ -75,7 +76,7 @@ class Preparer:
         gpus = tuple(visible_gpus(str(settings.trainer.accelerator)))
         factors = ",".join(f"{factor}:{quoted(level)}" for factor, level in planned.factors.items())
         own = (text("study", self.study.name), text("job_name", planned.name), f"factors={{{factors}}}")
-        words = (TRAIN, QUIET, *planned.overrides, *own, text("out", folder), "resume=true")
+        words = (*TRAIN, QUIET, *planned.overrides, *own, text("out", folder), "resume=true")
         record = {"study": self.study.name, "job_name": planned.name, "factors": dict(planned.factors)}
         record |= {name: choices[name] for name in ("experiment", "setting", "recipe")}
         record |= {"seed": planned.seed, "data": manifest.dataset, "fingerprint": fingerprint}
@@ -115,7 +116,7 @@ class Preparer:
         words = (*scoring, files, f"protocol={rule.protocol}", text("out", folder), f"seed={planned.seed}")
         name = hashlib.sha256(json.dumps([rule.protocol, sorted(marks)]).encode()).hexdigest()
         facts |= {"job_name": planned.name, "factors": dict(planned.factors), "identity": name}
-        job = Job(planned.name, folder, (EVALUATE, *words), on_gpu=bool(first.gpus), after=planned.of)
+        job = Job(planned.name, folder, (*EVALUATE, *words), on_gpu=bool(first.gpus), after=planned.of)
         return PreparedJob(planned, job, name, facts | {"derived_from": list(planned.of)}, gpus=first.gpus)
 
     def _elsewhere(self, name: str, rule: Derived, first: PreparedJob) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -140,7 +141,7 @@ class Preparer:
     def _shards(self, settings: Any) -> tuple[Path, Manifest]:
         key = str(settings.shards), str(settings.data.name)
         if key not in self.opened:
-            folder = self.shards_of(settings).absolute()
+            folder = provide_shards(settings.shards, settings.data).absolute()
             self.opened[key] = folder, Manifest.load(folder)
         return self.opened[key]
 

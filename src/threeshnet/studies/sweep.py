@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,12 @@ from threeshnet.studies.scheduler import Scheduler, State, Status, end
 from threeshnet.studies.study import load_study
 
 
-def sweep(settings: Any, *, compose: Compose, shards_of: Callable[[Any], Path]) -> None:
+def sweep(settings: Any, *, compose: Compose) -> None:
     """Runs a study and ends as its jobs did.
 
-    `compose` makes settings of overrides, `shards_of` opens the shards they name, and makes those that need no photos.
-    Raises JobsFailed when jobs failed, SystemExit(75) when interrupted.
+    `compose` makes settings of overrides.  Raises JobsFailed when jobs failed, SystemExit(75) when interrupted.
     """
-    runner = Sweep(settings, compose=compose, shards_of=shards_of)
+    runner = Sweep(settings, compose=compose)
     with Run(runner.out).lock():
         statuses = runner.run_all() if runner.study.search is None else runner.search(runner.study.search)
     end(statuses)
@@ -36,10 +35,10 @@ def sweep(settings: Any, *, compose: Compose, shards_of: Callable[[Any], Path]) 
 class Sweep:
     """A study with the folder of its runs."""
 
-    def __init__(self, settings: Any, *, compose: Compose, shards_of: Callable[[Any], Path]) -> None:
+    def __init__(self, settings: Any, *, compose: Compose) -> None:
         self.settings, self.study = settings, load_study(settings.study)
         self.out = Path(settings.out or f"runs/{self.study.name}").absolute()
-        self.preparer = Preparer(self.study, self.out, compose=compose, shards_of=shards_of)
+        self.preparer = Preparer(self.study, self.out, compose=compose)
         self.roots = [*map(Path, settings.reuse), self.out]
         self.title = f"{self.study.name}: {self.study.title}"
 

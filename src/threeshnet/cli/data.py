@@ -9,7 +9,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 
-from threeshnet.cli.errors import quiet
 from threeshnet.cli.made_shards import show, show_leakage, show_share
 from threeshnet.errors import ConfigError, Problems, no_numbers
 from threeshnet.features.extractor import Extractor
@@ -24,7 +23,6 @@ OF_THE_PROCESS = ("part", "of", "device")  # which of several processes this is:
 
 def make_data(cfg: DictConfig) -> None:
     """Photos and captions to shards, or with `view` to the shards of other views of them: a set for each of `views`."""
-    quiet()
     wanted = [None] if cfg.get("view") is None else numbers(cfg.views)
     annotated = instantiate(cfg.data.reader).read(Path(cfg.raw))
     extractor = instantiate(cfg.data.get("extractor") or cfg.extractor)

@@ -1,0 +1,29 @@
+"""Shards of a data set: those that lie in a folder, or new ones where they need no raw data."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from threeshnet.errors import DataError
+from threeshnet.shards.manifest import open_shards
+
+
+def provide_shards(folder: str | Path, data: Mapping[str, Any]) -> Path:
+    """The folder of a data set's shards below `folder`.  Raises DataError when there are none.
+
+    data: an entry of conf/data. Data sets marked `made_here` need no raw data, so their shards are made now.
+    """
+    name = data["name"]
+    try:
+        return open_shards(folder, name)
+    except DataError as missing:
+        if not data.get("made_here"):
+            raise DataError(f"{missing}\n{data['how_to_get']}") from missing
+    command = ["-m", "threeshnet", "data", f"data={name}", f"out='{folder}'"]
+    if subprocess.run([sys.executable, *command], check=False).returncode:
+        raise DataError(f"the shards of {name} could not be made; see above")
+    return open_shards(folder, name)
