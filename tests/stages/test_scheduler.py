@@ -268,7 +268,7 @@ def test_jobs_per_gpu_reaches_a_sweep_and_a_multirun(tmp_path: Path, monkeypatch
     monkeypatch.setattr(multirun, "Local", lambda **given: calls.append(given) or Local())
     monkeypatch.setattr(multirun, "visible_gpus", lambda _: ["0"])
     monkeypatch.setattr(multirun.Scheduler, "run", lambda *_: None)
-    given: Any = {"program": ["m"], "overrides": [["a"]], "folders": [tmp_path], "devices": [1]}
+    given: Any = {
         "program": ["m"],
         "overrides": [["a"]],
         "folders": [tmp_path],
