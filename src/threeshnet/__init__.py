@@ -9,11 +9,13 @@ if TYPE_CHECKING:
     from threeshnet import errors, metrics
     from threeshnet.encoders.official import load_official_checkpoint
     from threeshnet.records import Batch, ImageBatch, TokenSet
+    from threeshnet.retriever import Retriever
     from threeshnet.training.checkpoint import load_model
 
 __all__ = [
     "Batch",
     "ImageBatch",
+    "Retriever",
     "TokenSet",
     "errors",
     "load_model",
@@ -26,6 +28,7 @@ __all__ = [
 PLACES = {
     "Batch": "records",
     "ImageBatch": "records",
+    "Retriever": "retriever",
     "TokenSet": "records",
     "load_model": "training.checkpoint",
     "load_official_checkpoint": "encoders.official",

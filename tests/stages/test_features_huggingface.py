@@ -27,7 +27,8 @@ from threeshnet.features.huggingface import as_cells, in_equal_sizes, located, w
 from threeshnet.features.photos import PhotoBatches
 from threeshnet.files import sha256
 from threeshnet.records import ImageArrays, Photo
-from threeshnet.shards.schema import faults, layout_of_arrays
+from threeshnet.shards.array_checks import faults
+from threeshnet.shards.schema import layout_of_arrays
 
 from .tiny_models import CLASSES, DETECTORS, DETR_LAYERS, GRIDS, detr, swin
 

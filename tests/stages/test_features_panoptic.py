@@ -38,8 +38,9 @@ from threeshnet.features.panoptic_merge import (
 from threeshnet.features.photos import PhotoBatches
 from threeshnet.features.segmentation import WORK_SIDE
 from threeshnet.records import VOID, ImageArrays, Photo
+from threeshnet.shards.array_checks import faults
 from threeshnet.shards.manifest import class_table_hash
-from threeshnet.shards.schema import faults, layout_of_arrays
+from threeshnet.shards.schema import layout_of_arrays
 
 from .tiny_segmenters import FAMILIES
 

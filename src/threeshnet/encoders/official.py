@@ -24,6 +24,7 @@ from threeshnet.fusion.spatial import SpatialFusion
 from threeshnet.pooling.generalized import GeneralizedPooling
 
 log = logging.getLogger(__name__)
+OFFICIAL_FIELDS = ("region", "seg")  # what the authors' region model reads of a shard
 ACTIVATIONS: dict[str, type[nn.Module]] = {"sigmoid": Sigmoid, "softmax": Softmax}
 
 # The authors' module -> ours. Longest prefix first where one contains another.

@@ -7,6 +7,7 @@ one that only segments) with its `_target_`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -38,6 +39,13 @@ class Extractor(nn.Module):
     version = 1
     able: tuple[str, ...] = FIELDS
     needs_pixels = True
+    recipe: Mapping[str, Any]  # `_target_` and arguments; empty where an argument is no plain value
+
+    def __new__(cls, *_: Any, **options: Any) -> Self:
+        """Keep the recipe, which goes into manifests and checkpoints."""
+        made = super().__new__(cls)
+        object.__setattr__(made, "recipe", recipe_of(cls, options))
+        return made
 
     def __init__(self, *, fields: Sequence[str] | None = None) -> None:
         super().__init__()
@@ -79,6 +87,29 @@ class Extractor(nn.Module):
     def forward(self, inputs: Mapping[str, Any]) -> ImageArrays:
         """Arrays of a batch, from what `collate` made (uint8 pixels [B, H, W, 3] for most)."""
         raise NotImplementedError
+
+
+def recipe_of(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A class and its arguments as plain values; nothing where an argument is of another kind."""
+    try:
+        return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **plain(options)}
+    except TypeError:
+        return {}
+
+
+def plain(value: Any) -> Any:
+    """A value as texts, numbers, lists and dictionaries; TypeError where that loses something."""
+    if isinstance(value, Extractor):
+        return dict(value.recipe)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, int | float | str | bool | None):
+        return value
+    if isinstance(value, Sequence):
+        return [plain(item) for item in value]
+    raise TypeError(f"{type(value).__name__} is no plain value")
 
 
 def checked_fields(fields: Sequence[str], able: Sequence[str], name: str) -> tuple[str, ...]:

@@ -62,16 +62,32 @@ def open_photo(file: Path) -> Image.Image:
             warnings.simplefilter("ignore")  # of odd files; whether a photo is too large is decided here
             with Image.open(file) as image:
                 refuse(image)
-                frame = frame_of(image)
-                image.load()
-                rgb = to_rgb(image)
-                return rgb if image.format == "TIFF" else frame.upright(rgb)  # Pillow turns a TIFF by itself
+                return upright(image)
     except MemoryError:  # says something about the machine at this moment, nothing about the photo
         raise
     except UnidentifiedImageError as error:
         raise DataError(f"{file}: {_what_else(file)}") from error
     except Exception as error:  # a damaged file raises anything, from struct.error to TypeError, in Pillow's decoders
         raise DataError(f"{file}: {_text(error)}") from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An opened picture as upright RGB."""
+    frame = frame_of(image)
+    image.load()
+    rgb = to_rgb(image)
+    return rgb if image.format == "TIFF" else frame.upright(rgb)  # Pillow turns a TIFF by itself
+
+
+def picture(image: Image.Image) -> Image.Image:
+    """A picture that the caller has opened, as upright RGB; it stays as it is. DataError when it cannot be read."""
+    try:
+        refuse(image)
+        return upright(image)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise DataError(_text(error)) from error
 
 
 def refuse_no_file(file: Path) -> None:

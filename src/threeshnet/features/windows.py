@@ -45,7 +45,7 @@ class WindowProposals(nn.Module):
         rows = [numbers[numbers >= 0] for numbers in kept]
         features = [half(self.pooling[row] @ image) for row, image in zip(rows, cells, strict=True)]
         boxes = [self.boxes[row].cpu().numpy() for row in rows]
-        return features, boxes, [score[row].cpu().numpy() for score, row in zip(scores, rows, strict=True)]
+        return features, boxes, [score[row].float().cpu().numpy() for score, row in zip(scores, rows, strict=True)]
 
 
 def windows(side: int) -> list[tuple[int, int, int, int]]:

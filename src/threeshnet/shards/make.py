@@ -118,7 +118,10 @@ def make_shards(
     missing = unfinished(folder, planned)
     finished = None
     if not missing:
-        finished = finish(annotated, folder, planned, raw, makers, tables, config or {}, commit)
+        recipes = {field: dict(source.recipe) for source in sources for field in source.fields}
+        facts = {"extractors": makers, "recipes": recipes, "precision": str(precision)}
+        facts |= {"config": config or {}, "commit": commit}
+        finished = finish(annotated, folder, planned, raw, tables, facts)
     speed = {split: count / filler.seconds[split] for split, count in filler.done.items()}
     return MadeShards(folder, len(pending), len(share) - len(pending), len(missing), speed, finished)
 
@@ -209,14 +212,13 @@ def finish(
     folder: Path,
     planned: Sequence[PlannedShard],
     raw: Path,
-    makers: Mapping[str, Mapping[str, str]],
     tables: Mapping[str, tuple[str, ...]],
-    config: Mapping[str, Any],
-    commit: str,
+    facts: Mapping[str, Any],
 ) -> Manifest:
     """The manifest of a whole set: loaded when it is there, else written, and the list of what was left out before it.
 
-    Several parts may do so at once: each writes the same in a folder of its own and renames it.
+    `facts` are entries of the manifest as they are. Several parts may write at once: each
+    writes the same in a folder of its own and renames it.
     """
     if (folder / MANIFEST).is_file():
         return Manifest.load(folder)
@@ -238,13 +240,11 @@ def finish(
         },
         class_names=tables.get("seg", ()),
         label_names=tables.get("region", ()),
-        extractors=makers,
         raw=str(raw),
         left_out=tuple(left_out),
-        config=config,
-        commit=commit,
         fingerprint=folder_fingerprint(planned),
         masks=masks_digest(planned),
+        **facts,
     )
     with TemporaryDirectory(dir=folder, prefix=ASIDE) as aside:
         write_left_out(folder, manifest.left_out, aside=Path(aside))

@@ -7,14 +7,16 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from threeshnet.errors import DataError, shortened
 from threeshnet.files import write_json
-from threeshnet.shards.manifest_form import manifest_faults
+from threeshnet.forms import faults_of
 from threeshnet.shards.remote import address_of, is_remote, mirror
-from threeshnet.shards.schema import FORMAT, Layout
+from threeshnet.shards.schema import BEYOND, FORMAT, Layout
 
 log = logging.getLogger(__name__)
 
@@ -24,22 +26,57 @@ STAND_IN = "synthetic"  # data set of random arrays in COCO's layout, for smoke 
 MAKE_DATA = "make it with: make data DATA=<name> [RAW=<folder>] [OUT=<shards>]"
 
 
+LONGEST_NAME = 200  # of a data set, a split or a shard, which are parts of file names
+SHOWN_FAULTS = 5
+
+
+def checked_name(name: str) -> str:
+    """A name that stays in the folder that it is looked for in; ValueError for others.
+
+    >>> checked_name("train-00000.h5")
+    'train-00000.h5'
+    >>> checked_name("../x.h5")
+    Traceback (most recent call last):
+    ValueError: '../x.h5' is not a plain name
+    """
+    short = 0 < len(name) <= LONGEST_NAME and name.isprintable()
+    if short and PurePath(name).name == name and "\\" not in name and name not in (".", ".."):
+        return name
+    raise ValueError(f"{name[:LONGEST_NAME]!r} is not a plain name")
+
+
+def checked_text(text: str) -> str:
+    """A text that file systems take; ValueError for one with a zero byte."""
+    if "\0" in text:
+        raise ValueError(f"{text[:100]!r}: a text with a zero byte in it")
+    return text
+
+
+Text = Annotated[str, AfterValidator(checked_text)]
+Name = Annotated[str, AfterValidator(checked_name)]
+Count = Annotated[int, Field(ge=0, lt=BEYOND)]
+
+
 @dataclass(frozen=True)
 class ShardEntry:
     """One shard file of a split."""
 
-    file: str
-    images: int
-    captions: int
-    sha256: str
+    __pydantic_config__: ClassVar = ConfigDict(strict=True, extra="forbid")
+
+    file: Name
+    images: Count
+    captions: Count
+    sha256: Text
 
 
 @dataclass(frozen=True)
 class SplitEntry:
     """One split: its counts and its shards in order."""
 
-    images: int
-    captions: int
+    __pydantic_config__: ClassVar = ConfigDict(strict=True)
+
+    images: Count
+    captions: Count
     shards: tuple[ShardEntry, ...]
 
     def wrong_totals(self) -> Iterator[str]:
@@ -52,21 +89,28 @@ class SplitEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` says. Widths are read as `manifest.region_width`, `grid_width`, `grid_size`, `classes`."""
+    """What `manifest.json` says. Sizes are read as `manifest.region_width`, `grid_width`, `grid_size`, `classes`.
 
-    dataset: str
+    A file is validated against these types, and unknown keys are ignored.
+    """
+
+    __pydantic_config__: ClassVar = ConfigDict(strict=True, extra="ignore")
+
+    dataset: Name
     layout: Layout
-    splits: Mapping[str, SplitEntry]
+    splits: Mapping[Name, SplitEntry]
     class_names: tuple[str, ...] = ()  # empty for published arrays without a table
     label_names: tuple[str, ...] = ()  # of the regions' labels, where a detector gave them
-    extractors: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # field -> name, weights (sha256), …
-    raw: str = ""  # folder of the photos that `image/file` is relative to, as it was given
+    extractors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # field -> name, weights (sha256), …
+    raw: Text = ""  # folder of the photos that `image/file` is relative to, as it was given
     left_out: tuple[str, ...] = ()  # photos and entries without a row, each with its reason
     config: Mapping[str, Any] = field(default_factory=dict)
-    commit: str = "unknown"
-    fingerprint: str = ""  # of the photos, captions and extractors; equal means the same shards
-    masks: str = ""  # hash over the content of the photos' masks; empty without masks
-    format: int = FORMAT
+    commit: Text = "unknown"
+    fingerprint: Text = ""  # of the photos, captions and extractors; equal means the same shards
+    masks: Text = ""  # hash over the content of the photos' masks; empty without masks
+    format: Literal[1] = FORMAT
+    recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # field -> `_target_` and arguments
+    precision: Text = ""  # of the extractors, as Lightning names it; empty where nobody said it
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -116,36 +160,24 @@ class Manifest:
         if not file.is_file():
             raise DataError(f"{file}: no manifest, so {folder} holds no finished shards; {MAKE_DATA}")
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            return cls._parse(content)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            reason = shortened(f"{type(error).__name__}: {error}", 300)  # not repr: it holds all that cannot be decoded
+            return _parsed(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            reason = shortened(f"{type(error).__name__}: {error}", 500)  # not repr: it holds all that cannot be decoded
             raise DataError(f"{file}: not a manifest of format {FORMAT} ({reason}); {MAKE_DATA}") from error
 
-    @classmethod
-    def _parse(cls, content: dict[str, Any]) -> Manifest:
-        if not isinstance(content, dict) or content.get("format") is True or content.get("format") != FORMAT:
-            found = content.get("format") if isinstance(content, dict) else type(content).__name__
-            raise ValueError(f"format {found}")
-        if faults := list(manifest_faults(content)):
-            raise ValueError("; ".join(faults[:5]))
-        layout = content["layout"]
-        size = layout["grid_size"]
-        splits = {
-            name: SplitEntry(split["images"], split["captions"], tuple(ShardEntry(**item) for item in split["shards"]))
-            for name, split in content["splits"].items()
-        }
-        derived = {
-            "layout": Layout(**layout | {"grid_size": None if size is None else (size[0], size[1])}),
-            "splits": splits,
-            "class_names": tuple(content["class_names"]),
-            "label_names": tuple(content.get("label_names", ())),
-            "left_out": tuple(content["left_out"]),
-        }
-        manifest = cls(**{key: value for key, value in content.items() if key in cls.__dataclass_fields__} | derived)
-        if content["class_table"] != manifest.class_table:
-            raise ValueError("its class_table is not the hash of its class_names")
-        return manifest
+
+def _parsed(text: str) -> Manifest:
+    """The manifest in a JSON text; ValueError for what it should not say."""
+    content = json.loads(text)
+    if not isinstance(content, dict) or content.get("format") is True or content.get("format") != FORMAT:
+        raise ValueError(f"format {content.get('format') if isinstance(content, dict) else type(content).__name__}")
+    try:
+        manifest = TypeAdapter(Manifest).validate_json(text)
+    except ValidationError as error:
+        raise ValueError("; ".join(faults_of(error)[:SHOWN_FAULTS])) from error
+    if content.get("class_table") != manifest.class_table:
+        raise ValueError("its class_table is not the hash of its class_names")
+    return manifest
 
 
 def class_table_hash(names: Sequence[str], classes: int | None) -> str | None:

@@ -17,13 +17,19 @@ from threeshnet.records import ImageArrays
 from threeshnet.shards.direct import announce
 from threeshnet.shards.files import OPEN_FILES, ShardFiles
 from threeshnet.shards.manifest import MAKE_DATA, MANIFEST, Manifest, ShardEntry, SplitEntry, open_shards
-from threeshnet.shards.schema import FIELDS, REQUIRED, layout_of_file, row_types
+from threeshnet.shards.schema import (
+    ARRAYS,
+    FIELDS,
+    READ_BY_MODELS,
+    expected_shapes,
+    layout_of_file,
+    needed_keys,
+    row_types,
+)
 from threeshnet.shards.store import LocalStore, store_of
 from threeshnet.shards.structure import (
-    NEEDED,
     UNREADABLE,
     count_faults,
-    expected_shapes,
     misshapen_datasets,
     place_faults,
     rows_of,
@@ -32,10 +38,6 @@ from threeshnet.shards.structure import (
 from threeshnet.shards.texts import ShardTexts
 
 __all__ = ["ShardedSplit", "open_shards"]
-
-
-FEATURES = {"region": ["region/features"], "grid": ["grid/features"]}
-FEATURES["seg"] = ["seg/semantic", "seg/map", "seg/categories"]
 
 FEW_OPEN_FILES = 4
 
@@ -173,11 +175,11 @@ class ShardedSplit:
             yield f"{shard.file}: cannot be read ({error})"
 
     def _mismatches(self, opened: h5py.File, shard: ShardEntry) -> list[str]:
-        faults = strange_datasets(opened, expected_shapes(self.manifest, shard, 0))
+        faults = strange_datasets(opened, ARRAYS)
         if not faults:
-            shapes = expected_shapes(self.manifest, shard, rows_of(opened, "region/features"))
-            needed = (*NEEDED, *(key for name in self.manifest.fields for key in REQUIRED[name]))
-            faults = [f"no {key}" for key in needed if key not in opened]
+            counts = {"images": shard.images, "captions": shard.captions, "regions": rows_of(opened, "region/features")}
+            shapes = expected_shapes(self.manifest.layout, **counts)
+            faults = [f"no {key}" for key in needed_keys(self.manifest.layout) if key not in opened]
             faults += [f"{line}, as the manifest says" for line in count_faults(opened, shapes)]
             different = self.manifest.layout.differences(layout_of_file(opened))
             faults += [f"{line}, as the manifest says" for line in different]
@@ -252,7 +254,7 @@ class ShardedSplit:
     def _keys(self, fields: Collection[str]) -> list[str]:
         """The data sets that a model reads of these fields."""
         boxes = ["region/boxes"] if self.manifest.layout.boxes and "region" in fields else []
-        return boxes + [key for field in fields for key in FEATURES[field]]
+        return boxes + [key for field in fields for key in READ_BY_MODELS[field]]
 
     def _region_rows(self, shard: int, first: int, end: int) -> tuple[int, int]:
         """Rows of the regions of images `first` to `end`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from threeshnet.records import VOID
+from threeshnet.shards.schema import TABLE
 
 CHUNK_BYTES = 1 << 24  # looked at together, to bound memory
 LONGEST_CAPTION = 2000  # characters; BERT reads 512 wordpieces, and the longest caption of COCO has 250 characters
@@ -60,40 +61,33 @@ class RowNames:
 
 
 class RowCheck(NamedTuple):
-    """One thing that may be wrong with a row of a dataset."""
+    """One thing that may be wrong with a row of an array."""
 
-    key: str
     fails: Callable[[np.ndarray], np.ndarray]  # rows to [rows] bool
-    says: str  # of the dataset when some rows fail; {found} is the number that `example` takes from the first of them
+    says: str  # when some rows fail; {found} is the number that `example` takes from the first of them
     is_fault: bool = True
     example: Callable[[np.ndarray], int] = lambda _: 0
 
 
-def value_checks(classes: int | None) -> list[RowCheck]:
-    """What the numbers of each dataset are looked through for; `classes` is C."""
+def value_checks(classes: int | None) -> Mapping[str, RowCheck]:
+    """The checks that the table of arrays names; `classes` is C."""
     known = classes or 0
 
     def no_class(cells: np.ndarray) -> np.ndarray:
         return (cells >= known) & (cells != VOID)
 
-    not_number, zeros = "has numbers that are not finite", "has rows of nothing but zeros"
-    no_box = "has boxes that are not x1 <= x2, y1 <= y2 in [0, 1] of the photo"
     strange = f"has class {{found}}; there are 0 to {known - 1}, and {VOID} for void"
-    return [
-        RowCheck("image/size", lambda rows: _any(rows < 0), "has sizes below 0"),
-        RowCheck("region/features", not_finite, not_number),
-        RowCheck("region/features", _all_zero, zeros, is_fault=False),
-        RowCheck("region/boxes", _no_box, no_box),
-        RowCheck("region/scores", not_finite, not_number),
-        RowCheck("region/labels", lambda rows: rows < 0, "has labels below 0"),
-        RowCheck("grid/features", not_finite, not_number),
-        RowCheck("grid/features", _all_zero, zeros, is_fault=False),
-        RowCheck("seg/semantic", not_finite, not_number),
+    return {
+        "size": RowCheck(lambda rows: _any(rows < 0), "has sizes below 0"),
+        "finite": RowCheck(not_finite, "has numbers that are not finite"),
+        "not zero": RowCheck(_all_zero, "has rows of nothing but zeros", is_fault=False),
+        "box": RowCheck(_no_box, "has boxes that are not x1 <= x2, y1 <= y2 in [0, 1] of the photo"),
+        "label": RowCheck(lambda rows: rows < 0, "has labels below 0"),
         # Published arrays need not be probabilities, and models take them as they are.
-        RowCheck("seg/semantic", _no_probability, "has numbers outside of [0, 1]", is_fault=False),
-        RowCheck("seg/map", lambda rows: _any(no_class(rows)), strange, example=lambda row: row[no_class(row)].max()),
-        RowCheck("seg/categories", lambda rows: _any(rows > 1), "has numbers other than 0 and 1"),
-    ]
+        "probability": RowCheck(_no_probability, "has numbers outside of [0, 1]", is_fault=False),
+        "class": RowCheck(lambda rows: _any(no_class(rows)), strange, example=lambda row: row[no_class(row)].max()),
+        "flag": RowCheck(lambda rows: _any(rows > 1), "has numbers other than 0 and 1"),
+    }
 
 
 def look_at_values(
@@ -105,15 +99,16 @@ def look_at_values(
     skipped: Collection[str] = (),
 ) -> None:
     """Read every number of an open shard once, but for datasets `skipped`, and note the rows that fail a check."""
-    checks = value_checks(classes)
-    for key in dict.fromkeys(check.key for check in checks):
-        if key not in shard or key in skipped:
+    known = value_checks(classes)
+    for array in TABLE:
+        key, checks = array.key, [known[name] for name in array.checks]
+        if not checks or key not in shard or key in skipped:
             continue
         failed: dict[RowCheck, list[np.ndarray]] = {}
         said: dict[RowCheck, str] = {}
         try:
             for start, part in chunks(shard[key], advance):
-                for check in (check for check in checks if check.key == key):
+                for check in checks:
                     rows = np.flatnonzero(check.fails(part))
                     if len(rows):
                         failed.setdefault(check, []).append(rows + start)

@@ -1,52 +1,165 @@
-"""What a shard holds: names, shapes and types of its HDF5 fields, and what makes arrays fit to be written.
-
-`image/{id,file,size,sha256,perceptual_hash}`, `caption/{text,owner,tag}`,
-`region/{features,offsets,boxes,scores,labels}`, `grid/features`, `seg/{semantic,map,categories}`. All arrays of a
-folder share one `Layout`.
-"""
+"""What a shard holds: one table of its arrays, which drives the writer, the reader, `verify` and the documentation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import h5py
 import numpy as np
+from pydantic import ConfigDict, Field, model_validator
 
-from threeshnet.errors import Problems
 from threeshnet.records import MAP_SIDE, SCENE_SIDE, VOID, ImageArrays
 
 FORMAT = 1
 FIELDS = ("region", "grid", "seg")
 MAX_REGIONS = 36
+BEYOND = 2**31  # rows are counted in int32
 FEATURE_TYPES = ("float16", "float32")
-IMAGE_KEYS = ("image/id", "image/file", "image/size")
-FINGERPRINT_KEYS = ("image/sha256", "image/perceptual_hash")  # [n, 32] u8, [n] u64: where photos were decoded
-CAPTION_KEYS = ("caption/text", "caption/owner", "caption/tag")
-REQUIRED = {
-    "region": ("region/features", "region/offsets"),
+TEXT, FEATURES = "UTF-8", " or ".join(FEATURE_TYPES)
+IMAGES, CAPTIONS, REGIONS, OFFSETS = "n", "m", "r", "n+1"  # rows of an array: images, captions, regions, and one more
+
+
+class StoredArray(NamedTuple):
+    """One array of a shard."""
+
+    key: str  # its name in the HDF5 file
+    rows: str
+    row: tuple[str | int, ...]  # shape of a row; letters stand for sizes of the layout
+    dtype: str  # TEXT, FEATURES or the name of a NumPy type
+    meaning: str
+    needed: bool = True  # in every shard, or in every shard that has its field
+    chunk: int = 0  # rows of a chunk of large arrays, which compression applies to; 0: as many as fill 64 KiB
+    checks: tuple[str, ...] = ()  # what `verify` checks in each row, by the names in `row_checks`
+
+    @property
+    def group(self) -> str:
+        """`image`, `caption`, or the field that it belongs to."""
+        return self.key.partition("/")[0]
+
+
+TABLE = (
+    StoredArray("image/id", IMAGES, (), TEXT, "stable id of the photo, unique in the folder"),
+    StoredArray("image/file", IMAGES, (), TEXT, "its file, relative to `raw` of the manifest"),
+    StoredArray(
+        "image/size",
+        IMAGES,
+        (2,),
+        "int32",
+        "width and height in pixels, 0 where unknown",
+        needed=False,
+        checks=("size",),
+    ),
+    StoredArray("image/sha256", IMAGES, (32,), "uint8", "sha256 of the file", needed=False),
+    StoredArray("image/perceptual_hash", IMAGES, (), "uint64", "hash of the decoded photo", needed=False),
+    StoredArray("caption/text", CAPTIONS, (), TEXT, "the sentence"),
+    StoredArray("caption/owner", CAPTIONS, (), "int32", "row of its image in this shard"),
+    StoredArray("caption/tag", CAPTIONS, (), TEXT, "kind of the sentence, or empty", needed=False),
+    StoredArray(
+        "region/features",
+        REGIONS,
+        ("Dr",),
+        FEATURES,
+        f"regions of all images one after the other, 1 to {MAX_REGIONS} an image",
+        chunk=36,  # about one image, so that a random read touches one or two chunks
+        checks=("finite", "not zero"),
+    ),
+    StoredArray("region/offsets", OFFSETS, (), "int64", "row of each image's first region, then the number of regions"),
+    StoredArray(
+        "region/boxes",
+        REGIONS,
+        (4,),
+        "float32",
+        "x1, y1, x2, y2 in [0, 1] of the photo; not in published arrays without boxes",
+        needed=False,
+        checks=("box",),
+    ),
+    StoredArray(
+        "region/scores", REGIONS, (), "float32", "confidence of the detector", needed=False, checks=("finite",)
+    ),
+    StoredArray(
+        "region/labels",
+        REGIONS,
+        (),
+        "int16",
+        "class in the detector's table (`label_names`)",
+        needed=False,
+        checks=("label",),
+    ),
+    StoredArray(
+        "grid/features",
+        IMAGES,
+        ("H*W", "Dg"),
+        FEATURES,
+        "cells row by row; attributes H and W",
+        chunk=1,
+        checks=("finite", "not zero"),
+    ),
+    StoredArray(
+        "seg/semantic",
+        IMAGES,
+        ("C", SCENE_SIDE, SCENE_SIDE),
+        FEATURES,
+        "probability of each class, pooled over areas",
+        chunk=1,
+        checks=("finite", "probability"),
+    ),
+    StoredArray(
+        "seg/map",
+        IMAGES,
+        (MAP_SIDE, MAP_SIDE),
+        "uint8",
+        f"class of each cell, {VOID} is void",
+        chunk=1,
+        checks=("class",),
+    ),
+    StoredArray("seg/categories", IMAGES, ("C",), "uint8", "1 for each class that occurs", checks=("flag",)),
+)
+ARRAYS = {array.key: array for array in TABLE}
+FINGERPRINT_KEYS = ("image/sha256", "image/perceptual_hash")  # of photos that were decoded
+READ_BY_MODELS = {
+    "region": ("region/features",),
     "grid": ("grid/features",),
     "seg": ("seg/semantic", "seg/map", "seg/categories"),
 }
+Size = Annotated[int, Field(ge=1, lt=BEYOND)]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Widths and types that all shards of a folder share; None for what they do not have."""
+    """Sizes and types that all shards of a folder share; None for what they do not have."""
 
-    region_width: int | None = None  # Dr
-    grid_width: int | None = None  # Dg
-    grid_size: tuple[int, int] | None = None  # H, W
-    classes: int | None = None  # C
+    __pydantic_config__: ClassVar = ConfigDict(strict=True, extra="forbid")
+
+    region_width: Size | None = None  # Dr
+    grid_width: Size | None = None  # Dg
+    grid_size: tuple[Size, Size] | None = None  # H, W
+    classes: Annotated[int, Field(ge=1, le=VOID)] | None = None  # C
     boxes: bool = False  # whether regions have boxes and scores
     labels: bool = False  # whether regions have the class that their detector saw
-    dtypes: dict[str, str] = field(default_factory=dict)  # float16 or float32 of each field there is
+    dtypes: dict[Literal["region", "grid", "seg"], Literal["float16", "float32"]] = field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _sizes_of_its_fields(self) -> Self:
+        """For a layout that is read from a file."""
+        sizes = {"region_width": "region", "grid_width": "grid", "grid_size": "grid", "classes": "seg"}
+        for key, name in sizes.items():
+            if (name in self.dtypes) != (getattr(self, key) is not None):
+                raise ValueError(f"{key}={getattr(self, key)} with the fields {', '.join(self.dtypes) or 'none'}")
+        return self
 
     @property
     def fields(self) -> tuple[str, ...]:
         """Those of region, grid, seg that there are."""
         return tuple(name for name in FIELDS if name in self.dtypes)
+
+    def row_shape(self, array: StoredArray) -> tuple[int, ...]:
+        """Shape of a row of an array; 0 for sizes that there are not."""
+        cells = math.prod(self.grid_size) if self.grid_size else 0
+        sizes = {"Dr": self.region_width, "Dg": self.grid_width, "H*W": cells, "C": self.classes}
+        return tuple(size if isinstance(size, int) else sizes[size] or 0 for size in array.row)
 
     def differences(self, other: Layout) -> list[str]:
         """A line for each entry in which `other` is not like this one."""
@@ -54,9 +167,41 @@ class Layout:
         return [f"{name}: {there} where {here} was expected" for name, here, there in pairs if here != there]
 
 
+def row_types(layout: Layout) -> Mapping[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and type of a row of each array of numbers that shards of this layout may have."""
+    stored: dict[Any, Any] = layout.dtypes
+    there = [array for array in TABLE if array.dtype != TEXT and array.group in ("image", "caption", *stored)]
+    return {
+        array.key: (layout.row_shape(array), np.dtype(stored[array.group] if array.dtype == FEATURES else array.dtype))
+        for array in there
+    }
+
+
+def needed_keys(layout: Layout) -> list[str]:
+    """The arrays that every shard of this layout has."""
+    return [array.key for array in TABLE if array.needed and array.group in ("image", "caption", *layout.dtypes)]
+
+
+def expected_shapes(layout: Layout, *, images: int, captions: int, regions: int) -> Mapping[str, tuple[int, ...]]:
+    """The shape of every array that a shard may have, whatever its fields."""
+    rows = {IMAGES: images, CAPTIONS: captions, REGIONS: regions, OFFSETS: images + 1}
+    return {array.key: (rows[array.rows], *layout.row_shape(array)) for array in TABLE}
+
+
+def documentation() -> str:
+    """The table of arrays in Markdown, for the reference."""
+    lines = ["| Array | Shape | Type | Meaning |", "|---|---|---|---|"]
+    for array in TABLE:
+        shape = ", ".join(map(str, (array.rows, *array.row)))
+        name = f"`{array.key}`" if array.needed else f"`{array.key}` (optional)"
+        lines.append(f"| {name} | ({shape}) | {array.dtype} | {array.meaning} |")
+    legend = "n images, m captions, r regions, H x W cells of the grid, C classes, Dr and Dg widths of the features."
+    return "\n".join([*lines, "", legend, ""])
+
+
 def layout_of_arrays(arrays: ImageArrays, grid_size: tuple[int, int] | None) -> Layout:
-    """The layout that a first batch of arrays founds; `grid_size` is H, W of its grid."""
-    dtypes = {}
+    """The layout that a first batch of arrays sets; `grid_size` is H, W of its grid."""
+    dtypes: Any = {}
     if arrays.regions:
         dtypes["region"] = str(arrays.regions[0].dtype)
     if arrays.grid is not None:
@@ -76,16 +221,17 @@ def layout_of_arrays(arrays: ImageArrays, grid_size: tuple[int, int] | None) -> 
 
 def layout_of_file(shard: h5py.File) -> Layout:
     """The layout of an open shard; None for what is not as it should be."""
-    dtypes, known = {}, {}
+    dtypes: Any = {}
+    sizes: dict[str, Any] = {}
     if (regions := _dataset(shard, "region/features")) is not None:
-        dtypes["region"], known["region_width"] = str(regions.dtype), _length(regions, 1)
+        dtypes["region"], sizes["region_width"] = str(regions.dtype), _length(regions, 1)
     if (grid := _dataset(shard, "grid/features")) is not None:
-        dtypes["grid"], known["grid_width"] = str(grid.dtype), _length(grid, 2)
+        dtypes["grid"], sizes["grid_width"] = str(grid.dtype), _length(grid, 2)
         sides = [grid.attrs.get(side) for side in "HW"]
-        known["grid_size"] = tuple(map(int, sides)) if all(isinstance(side, np.integer) for side in sides) else None
+        sizes["grid_size"] = tuple(map(int, sides)) if all(isinstance(side, np.integer) for side in sides) else None
     if (semantic := _dataset(shard, "seg/semantic")) is not None:
-        dtypes["seg"], known["classes"] = str(semantic.dtype), _length(semantic, 1)
-    return Layout(boxes="region/boxes" in shard, labels="region/labels" in shard, dtypes=dtypes, **known)
+        dtypes["seg"], sizes["classes"] = str(semantic.dtype), _length(semantic, 1)
+    return Layout(boxes="region/boxes" in shard, labels="region/labels" in shard, dtypes=dtypes, **sizes)
 
 
 def _length(dataset: Any, axis: int) -> int | None:
@@ -94,111 +240,3 @@ def _length(dataset: Any, axis: int) -> int | None:
 
 def _dataset(shard: h5py.File, key: str) -> Any:
     return shard.get(key)
-
-
-def row_types(layout: Layout) -> Mapping[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and type of a row of each data set of numbers that shards of this layout have."""
-    width, depth, classes = layout.region_width or 0, layout.grid_width or 0, layout.classes or 0
-    height, columns = layout.grid_size or (0, 0)
-    stored = {name: np.dtype(dtype) for name, dtype in layout.dtypes.items()}
-    found: dict[str, tuple[tuple[int, ...], np.dtype]] = {"image/size": ((2,), np.dtype(np.int32))}
-    if "region" in stored:
-        found["region/features"] = (width,), stored["region"]
-        found["region/boxes"], found["region/scores"] = ((4,), np.dtype(np.float32)), ((), np.dtype(np.float32))
-        found["region/labels"] = (), np.dtype(np.int16)
-    if "grid" in stored:
-        found["grid/features"] = (height * columns, depth), stored["grid"]
-    if "seg" in stored:
-        found["seg/semantic"] = (classes, SCENE_SIDE, SCENE_SIDE), stored["seg"]
-        found["seg/map"] = (MAP_SIDE, MAP_SIDE), np.dtype(np.uint8)
-        found["seg/categories"] = (classes,), np.dtype(np.uint8)
-    return found
-
-
-def faults(arrays: ImageArrays, layout: Layout, names: list[str]) -> Problems:
-    """What keeps the arrays of these images (`names` are their ids) from being written under this layout."""
-    problems = Problems("arrays that do not fit the shard")
-    found = layout_of_arrays(arrays, layout.grid_size)
-    problems.extend(layout.differences(found))
-    problems.extend(
-        f"{name} of type {dtype}; expected {' or '.join(FEATURE_TYPES)}"
-        for name, dtype in found.dtypes.items()
-        if dtype not in FEATURE_TYPES
-    )
-    if not problems:
-        problems.extend(_count_faults(arrays, len(names)))
-    if not problems:
-        problems.extend(_region_faults(arrays, layout, names))
-        problems.extend(_grid_faults(arrays, layout))
-        problems.extend(_segmentation_faults(arrays, layout, names))
-    return problems
-
-
-def _count_faults(arrays: ImageArrays, images: int) -> Iterator[str]:
-    for name, value in arrays._asdict().items():
-        if value is not None and len(value) != images:
-            yield f"{name}: {len(value)} entries for {images} images"
-    together = {"boxes": arrays.boxes, "scores": arrays.scores}
-    if (arrays.boxes is None) != (arrays.scores is None):
-        yield f"boxes and scores come together: only one of {', '.join(together)} is given"
-    segmentation = (arrays.seg_semantic, arrays.seg_map, arrays.seg_categories)
-    if any(part is None for part in segmentation) and any(part is not None for part in segmentation):
-        yield "seg_semantic, seg_map and seg_categories come together: one of them is missing"
-
-
-def _region_faults(arrays: ImageArrays, layout: Layout, names: list[str]) -> Iterator[str]:
-    for row, regions in enumerate(arrays.regions or ()):
-        count = len(regions)
-        if not 1 <= count <= MAX_REGIONS:
-            yield f"image {names[row]!r}: {count} regions; an image needs 1 to {MAX_REGIONS}"
-        elif regions.shape != (count, layout.region_width) or str(regions.dtype) != layout.dtypes["region"]:
-            yield (
-                f"image {names[row]!r}: regions of shape {regions.shape}, {regions.dtype}; "
-                f"expected ({count}, {layout.region_width}), {layout.dtypes['region']}"
-            )
-        elif not np.isfinite(regions).all():
-            yield f"image {names[row]!r}: region features that are not finite (float16 ends at 65504)"
-        elif arrays.boxes is not None and arrays.scores is not None:
-            yield from _box_faults(arrays.boxes[row], arrays.scores[row], count, names[row])
-        if arrays.labels is not None and arrays.labels[row].shape != (count,):
-            yield f"image {names[row]!r}: labels {arrays.labels[row].shape} for {count} regions"
-
-
-def _box_faults(boxes: np.ndarray, scores: np.ndarray, count: int, name: str) -> Iterator[str]:
-    if boxes.shape != (count, 4) or scores.shape != (count,):
-        yield f"image {name!r}: boxes {boxes.shape} and scores {scores.shape} for {count} regions"
-    elif (boxes < 0).any() or (boxes > 1).any() or (boxes[:, :2] > boxes[:, 2:]).any():
-        yield f"image {name!r}: boxes must be x1, y1, x2, y2 in [0, 1] of the photo with x1 <= x2 and y1 <= y2"
-
-
-def _grid_faults(arrays: ImageArrays, layout: Layout) -> Iterator[str]:
-    if arrays.grid is None or layout.grid_size is None:
-        return
-    height, width = layout.grid_size
-    if arrays.grid.shape[1] != height * width:
-        yield f"grid of {arrays.grid.shape[1]} cells; H={height} and W={width} make {height * width}"
-    if not np.isfinite(arrays.grid).all():
-        yield "grid features that are not finite (float16 ends at 65504)"
-
-
-def _segmentation_faults(arrays: ImageArrays, layout: Layout, names: list[str]) -> Iterator[str]:
-    if arrays.seg_semantic is None or arrays.seg_map is None or arrays.seg_categories is None:
-        return
-    images, classes = len(names), layout.classes or 0
-    if classes > VOID:
-        yield f"{classes} classes; the map counts them in 8 bits and keeps {VOID} for void, so {VOID} is the most"
-    shapes = {
-        "seg_semantic": (arrays.seg_semantic.shape, (images, classes, SCENE_SIDE, SCENE_SIDE)),
-        "seg_map": (arrays.seg_map.shape, (images, MAP_SIDE, MAP_SIDE)),
-        "seg_categories": (arrays.seg_categories.shape, (images, classes)),
-    }
-    wrong = [f"{name}: {found}; expected {want}" for name, (found, want) in shapes.items() if found != want]
-    yield from wrong
-    if wrong:
-        return
-    outside = (arrays.seg_map >= classes) & (arrays.seg_map != VOID)
-    for row in np.flatnonzero(outside.any(axis=(1, 2))):
-        number = int(arrays.seg_map[row][outside[row]][0])
-        yield f"image {names[row]!r}: class {number} in seg/map; there are 0 to {classes - 1}, and {VOID} for void"
-    if not np.isfinite(arrays.seg_semantic).all():
-        yield "seg_semantic has numbers that are not finite"

@@ -15,12 +15,10 @@ from threeshnet.files import sha256
 from threeshnet.shards.guarded import CrashError, guarded
 from threeshnet.shards.manifest import Manifest, ShardEntry
 from threeshnet.shards.row_checks import Advance, Notes, RowNames, chunks, look_at_texts, look_at_values, text_of
-from threeshnet.shards.schema import MAX_REGIONS, REQUIRED, layout_of_file
+from threeshnet.shards.schema import ARRAYS, MAX_REGIONS, expected_shapes, layout_of_file, needed_keys
 from threeshnet.shards.structure import (
-    NEEDED,
     UNREADABLE,
     count_faults,
-    expected_shapes,
     misshapen_datasets,
     rows_of,
     strange_datasets,
@@ -73,13 +71,13 @@ def look_inside(file: Path, manifest: Manifest, shard: ShardEntry, advance: Adva
 
 def _look(opened: h5py.File, manifest: Manifest, shard: ShardEntry, look: ShardLook, advance: Advance) -> None:
     notes = look.notes
-    if strange := strange_datasets(opened, expected_shapes(manifest, shard, 0)):
+    if strange := strange_datasets(opened, ARRAYS):
         notes.faults += strange
         return
-    shapes = expected_shapes(manifest, shard, rows_of(opened, "region/features"))
+    counts = {"images": shard.images, "captions": shard.captions, "regions": rows_of(opened, "region/features")}
+    shapes = expected_shapes(manifest.layout, **counts)
     notes.remarks += [f"{key} is not part of a shard; it is never read" for key in _strangers(opened, shapes)]
-    needed = (*NEEDED, *(key for name in manifest.fields for key in REQUIRED[name]))
-    missing = [key for key in needed if key not in opened]
+    missing = [key for key in needed_keys(manifest.layout) if key not in opened]
     if missing:
         notes.faults.append(f"no {', '.join(missing)}")
     else:

@@ -8,16 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 import h5py
 import numpy as np
 
-from threeshnet.records import MAP_SIDE, SCENE_SIDE
-from threeshnet.shards.manifest import Manifest, ShardEntry
-
-NEEDED = ("image/id", "image/file", "caption/text", "caption/owner")  # of every shard, whatever its fields
-KINDS = {  # NumPy's letters of the types that a dataset may have
-    **dict.fromkeys(("image/id", "image/file", "caption/text", "caption/tag"), "O"),
-    **dict.fromkeys(("image/size", "caption/owner", "region/offsets", "region/labels"), "i"),
-    **dict.fromkeys(("image/sha256", "image/perceptual_hash", "seg/map", "seg/categories"), "u"),
-    **dict.fromkeys(("region/features", "region/boxes", "region/scores", "grid/features", "seg/semantic"), "f"),
-}
+from threeshnet.shards.schema import ARRAYS, FEATURES, TEXT
 
 # What h5py raises on damaged files.
 UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError)
@@ -51,6 +42,11 @@ def strange_datasets(opened: h5py.File, keys: Collection[str]) -> list[str]:
     return faults
 
 
+def kind_of(dtype: str) -> str:
+    """NumPy's letter for a type of the table."""
+    return {TEXT: "O", FEATURES: "f"}.get(dtype) or np.dtype(dtype).kind
+
+
 def is_own(opened: h5py.File, key: str) -> bool:
     """Whether a name is no link to elsewhere; names that are not there are none."""
     group, _, name = key.rpartition("/")
@@ -67,32 +63,6 @@ def _is_stored(dataset: h5py.Dataset) -> bool:
 def _bytes(dataset: h5py.Dataset) -> int:
     """Of the whole; h5py's own count overflows."""
     return math.prod(dataset.shape) * dataset.dtype.itemsize
-
-
-def expected_shapes(manifest: Manifest, shard: ShardEntry, regions: int) -> Mapping[str, tuple[int, ...]]:
-    """The shape of every dataset that a shard may have; `regions` is the number of regions in it."""
-    layout, images, captions = manifest.layout, shard.images, shard.captions
-    height, width = layout.grid_size or (0, 0)
-    classes = layout.classes or 0
-    return {
-        "image/id": (images,),
-        "image/file": (images,),
-        "image/size": (images, 2),
-        "image/sha256": (images, 32),
-        "image/perceptual_hash": (images,),
-        "caption/text": (captions,),
-        "caption/owner": (captions,),
-        "caption/tag": (captions,),
-        "region/features": (regions, layout.region_width or 0),
-        "region/offsets": (images + 1,),
-        "region/boxes": (regions, 4),
-        "region/scores": (regions,),
-        "region/labels": (regions,),
-        "grid/features": (images, height * width, layout.grid_width or 0),
-        "seg/semantic": (images, classes, SCENE_SIDE, SCENE_SIDE),
-        "seg/map": (images, MAP_SIDE, MAP_SIDE),
-        "seg/categories": (images, classes),
-    }
 
 
 def rows_of(opened: h5py.File, key: str) -> int:
@@ -119,7 +89,7 @@ def misshapen_datasets(opened: h5py.File, shapes: Mapping[str, tuple[int, ...]])
         found, kind = opened[key].shape[1:], opened[key].dtype.kind  # pyright: ignore
         if found != expected[1:]:
             yield key, f"{key} has rows of shape {found}; expected {expected[1:]}"
-        elif kind not in KINDS[key] or (kind == "O" and h5py.check_string_dtype(opened[key].dtype) is None):  # pyright: ignore
+        elif kind != kind_of(ARRAYS[key].dtype) or (kind == "O" and h5py.check_string_dtype(opened[key].dtype) is None):  # pyright: ignore
             yield key, f"{key} is of type {opened[key].dtype}, which cannot be"  # pyright: ignore
 
 

@@ -18,12 +18,12 @@ import numpy as np
 from threeshnet.errors import DataError
 from threeshnet.features.fingerprints import Fingerprints
 from threeshnet.records import ImageArrays, Photo
+from threeshnet.shards.array_checks import faults
 from threeshnet.shards.claim import claim
 from threeshnet.shards.compression import filter_options
-from threeshnet.shards.schema import FINGERPRINT_KEYS, FORMAT, Layout, faults, layout_of_arrays
+from threeshnet.shards.schema import ARRAYS, FEATURES, FINGERPRINT_KEYS, FORMAT, TEXT, Layout, layout_of_arrays
 
-TEXT = h5py.string_dtype("utf-8")
-REGION_CHUNK_ROWS = 36  # about one image, so that a random read touches one or two chunks
+STRINGS = h5py.string_dtype("utf-8")
 SMALL_CHUNK_BYTES = 1 << 16
 LEFT_OUT = "left_out"
 FINGERPRINT = "fingerprint"
@@ -81,9 +81,9 @@ class ShardWriter:
             self._extend(key, values)
         self._append_regions(arrays)
         grid_attributes = dict(zip("HW", self.grid_size or (), strict=False))
-        self._extend("grid/features", arrays.grid, 1, grid_attributes)
-        self._extend("seg/semantic", arrays.seg_semantic, 1)
-        self._extend("seg/map", arrays.seg_map, 1)
+        self._extend("grid/features", arrays.grid, grid_attributes)
+        self._extend("seg/semantic", arrays.seg_semantic)
+        self._extend("seg/map", arrays.seg_map)
         self._extend("seg/categories", arrays.seg_categories)
         self.images += len(photos)
 
@@ -94,9 +94,9 @@ class ShardWriter:
         owners = [self.images + row for row, photo in enumerate(photos) for _ in photo.captions]
         self._extend("image/id", _texts(photo.id for photo in photos))
         self._extend("image/file", _texts(self._relative(photo.file) for photo in photos))
-        self._extend("image/size", np.array(sizes, np.int32).reshape(-1, 2))
+        self._extend("image/size", np.array(sizes).reshape(-1, 2))
         self._extend("caption/text", _texts(text for photo in photos for text in photo.captions))
-        self._extend("caption/owner", np.array(owners, np.int32))
+        self._extend("caption/owner", np.array(owners))
         tags = [tag for photo in photos for tag in (photo.tags or [""] * len(photo.captions))]
         self._extend("caption/tag", _texts(tags))
         self.captions += len(owners)
@@ -106,31 +106,32 @@ class ShardWriter:
             return
         ends = self.regions + np.cumsum([len(regions) for regions in arrays.regions], dtype=np.int64)
         self._extend("region/offsets", ends if self.images else np.concatenate([[0], ends]))
-        self._extend("region/features", np.concatenate(arrays.regions), REGION_CHUNK_ROWS)
+        self._extend("region/features", np.concatenate(arrays.regions))
         if arrays.boxes is not None and arrays.scores is not None:
-            self._extend("region/boxes", np.concatenate(arrays.boxes).astype(np.float32))
-            self._extend("region/scores", np.concatenate(arrays.scores).astype(np.float32))
+            self._extend("region/boxes", np.concatenate(arrays.boxes))
+            self._extend("region/scores", np.concatenate(arrays.scores))
         if arrays.labels is not None:
-            self._extend("region/labels", np.concatenate(arrays.labels).astype(np.int16))
+            self._extend("region/labels", np.concatenate(arrays.labels))
         self.regions = int(ends[-1])
 
-    def _extend(
-        self, key: str, values: np.ndarray | None, chunk: int = 0, attributes: Mapping[str, Any] | None = None
-    ) -> None:
+    def _extend(self, key: str, values: np.ndarray | None, attributes: Mapping[str, Any] | None = None) -> None:
+        """Append rows to an array of the table, which is created with its first rows."""
         if values is None:
             return
-        text = values.dtype == object
+        array = ARRAYS[key]
+        text = array.dtype == TEXT
+        values = values if text or array.dtype == FEATURES else values.astype(array.dtype, copy=False)
         if key not in self._file:
             row_bytes = 16 if text else values.dtype.itemsize * int(np.prod(values.shape[1:]))
-            rows = chunk or max(1, SMALL_CHUNK_BYTES // row_bytes)
+            rows = array.chunk or max(1, SMALL_CHUNK_BYTES // row_bytes)
             self._file.create_dataset(
                 key,
                 shape=(0, *values.shape[1:]),
                 maxshape=(None, *values.shape[1:]),
                 chunks=(rows, *values.shape[1:]),
-                dtype=TEXT if text else values.dtype,
+                dtype=STRINGS if text else values.dtype,
                 track_times=False,
-                **(self.filters if chunk else {}),  # the large ones; the rest is not worth it
+                **(self.filters if array.chunk else {}),  # the large ones; the rest is not worth it
             ).attrs.update(attributes or {})
         dataset: Any = self._file[key]
         start = len(dataset)
@@ -146,7 +147,7 @@ class ShardWriter:
         self._file.attrs["images"], self._file.attrs["captions"] = self.images, self.captions
         if self.left_out:
             # A dataset, not an attribute: attributes end at 64 kB.
-            self._file.create_dataset(LEFT_OUT, data=json.dumps(self.left_out, ensure_ascii=False), dtype=TEXT)
+            self._file.create_dataset(LEFT_OUT, data=json.dumps(self.left_out, ensure_ascii=False), dtype=STRINGS)
         self._file.close()
         self.partial.replace(self.path)
         self._claim.close()

@@ -22,7 +22,7 @@ from threeshnet.runs.run import Run
 from threeshnet.shards.manifest import Manifest
 from threeshnet.training.best import BestModelCheckpoint
 from threeshnet.training.callbacks import RandomStates, StepClock
-from threeshnet.training.checkpoint import model_card
+from threeshnet.training.checkpoint import maker_facts, model_card
 from threeshnet.training.collapse import CollapseWatch
 from threeshnet.training.keeping import LastCheckpoint
 from threeshnet.training.module import RetrievalModule
@@ -100,7 +100,7 @@ def build_module(
     """`about` is what the run says of itself (`about_run`): its checkpoints say it too."""
     recipe: Any = OmegaConf.to_container(cfg.model, resolve=True)
     facts = {"fields": fields_read(cfg), "class_table": manifest.class_table, "data": manifest.dataset}
-    facts |= {"experiment": cfg.experiment_name, "run": about}
+    facts |= maker_facts(manifest, fields_read(cfg)) | {"experiment": cfg.experiment_name, "run": about}
     return RetrievalModule(
         model=model,
         objective=instantiate(cfg.objective),

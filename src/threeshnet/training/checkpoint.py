@@ -2,38 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import NoneType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from hydra.utils import get_object
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.encoders.official import unreadable, weight_fault
 from threeshnet.encoders.removed import without_removed
 from threeshnet.errors import CheckpointError, Problems
 from threeshnet.files import sha256
-from threeshnet.forms import Forms, form_faults
-from threeshnet.shards.schema import FIELDS
+from threeshnet.forms import faults_of
+from threeshnet.shards.manifest import Manifest
 
 CARD_FORMAT = 1
 # What a checkpoint may name: classes and functions of these packages, and nothing that they import.
 BUILDERS = tuple(f"threeshnet.{package}." for package in ("batches", "fusion", "pooling", "encoders", "nn"))
 AUTHORS_WAY = "an authors' checkpoint is read with load_official_checkpoint: `make evaluate` with TEXT=<its BERT>"
 HYDRAS_OWN = ("_target_", "_convert_", "_recursive_")  # keys of a recipe that are no arguments
-# What Lightning needs to go on with a run.
-OF_A_RUN = {"pytorch-lightning_version": str, "epoch": int, "global_step": int, "loops": dict, "callbacks": dict}
-OF_A_RUN |= {"optimizer_states": list, "lr_schedulers": list}
-# What a training says of itself.
-OF_A_CARD: Forms = {
-    **dict.fromkeys(("experiment", "setting", "recipe", "text", "objective"), (str, NoneType)),
-    **dict.fromkeys(("data", "fingerprint", "features", "selection", "precision", "commit"), str),
-    **dict.fromkeys(("train_images", "seed", "batch_size", "epochs"), (int, NoneType)),
-    **dict.fromkeys(("train_splits", "views", "guidance", "parts"), list),
-}
+CHANGED = "Was it changed after `make train` had written it?"
 MODEL_PREFIX = "model."  # of the model's weights in a Lightning checkpoint
+
+
+class Form(BaseModel):
+    """What is read from a checkpoint: types as they are written, and further keys for later versions."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class FieldMaker(Form):
+    """What made a field of the shards that a model was trained on."""
+
+    name: str = ""
+    version: str = ""
+    weights: str = ""  # sha256, or how they were drawn
+    options: str = ""
+    recipe: dict[str, Any] = {}  # empty where nothing can be built: published arrays
+    precision: str = ""  # of the network, as Lightning names it
+    dtype: str = ""  # in the shards
+
+
+class TrainingFacts(Form):
+    """What a training run says about itself."""
+
+    experiment: str | None = None
+    setting: str | None = None
+    recipe: str | None = None
+    text: str | None = None
+    objective: str | None = None
+    data: str = ""
+    fingerprint: str = ""
+    features: str = ""
+    selection: str = ""
+    precision: str = ""
+    commit: str = ""
+    train_images: int | None = None
+    seed: int | None = None
+    batch_size: int | None = None
+    epochs: int | None = None
+    train_splits: list[Any] = []
+    views: list[Any] = []
+    guidance: list[Any] = []
+    parts: list[Any] = []
+
+
+class Card(Form):
+    """What a checkpoint says about its model."""
+
+    format: Literal[1]
+    model: dict[str, Any]  # the resolved recipe, with architecture and vocabulary in place of names
+    fields: list[Literal["region", "grid", "seg"]]
+    data: str = ""
+    experiment: str | None = None
+    class_table: str | None = None  # hash of the class names
+    class_names: list[str] = []
+    extractors: dict[Literal["region", "grid", "seg"], FieldMaker] = {}  # empty in files of earlier versions
+    run: TrainingFacts = TrainingFacts()
+
+
+class Content(Form):
+    """A checkpoint of this suite."""
+
+    threeshnet: Card
+    state_dict: dict[str, Any]
+
+
+class RunState(Form):
+    """What Lightning needs to go on with a run."""
+
+    lightning: str = Field(alias="pytorch-lightning_version")
+    epoch: int
+    global_step: int
+    loops: dict[Any, Any]
+    callbacks: dict[Any, Any]
+    optimizer_states: list[Any]
+    lr_schedulers: list[Any]
 
 
 def model_card(recipe: Mapping[str, Any], model: RetrievalModel, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,6 +119,21 @@ def model_card(recipe: Mapping[str, Any], model: RetrievalModel, facts: Mapping[
         "lowercase": model.tokenizer.lowercase,
     }
     return {"format": CARD_FORMAT, "model": _plain(built), **facts}
+
+
+def maker_facts(manifest: Manifest, fields: Sequence[str]) -> dict[str, Any]:
+    """What made the fields that a model reads, for its card: it lets a `Retriever` encode photos."""
+    dtypes: Mapping[str, str] = dict(manifest.layout.dtypes)
+    makers = {
+        field: {
+            **manifest.extractors.get(field, {}),
+            "recipe": dict(manifest.recipes.get(field, {})),
+            "precision": manifest.precision,
+            "dtype": dtypes.get(field, ""),
+        }
+        for field in fields
+    }
+    return {"extractors": _plain(makers), "class_names": list(manifest.class_names) if "seg" in fields else []}
 
 
 def load_model(path: str | Path) -> RetrievalModel:
@@ -89,8 +170,8 @@ def model_weights(content: Mapping[str, Any]) -> dict[str, Any]:
 def check_resumable(path: str | Path, content: Mapping[str, Any], model: RetrievalModel) -> None:
     """Raises CheckpointError, with all that is wrong, for one that a run with this model cannot go on from."""
     problems = Problems(f"{path}: a run cannot go on from it")
-    problems.extend(form_faults(dict(content), OF_A_RUN))
-    problems.raise_as(CheckpointError, "Was it changed after `make train` had written it?")
+    problems.extend(form_faults(RunState, content))
+    problems.raise_as(CheckpointError, CHANGED)
     began = "A run goes on with the settings that it began with; for others give another OUT (out=<folder>)."
     _check_weights(path, model, model_weights(content), began)
 
@@ -123,29 +204,18 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict) or "threeshnet" not in content:
         raise CheckpointError(f"{file} was not written by `make train` ({AUTHORS_WAY})")
     problems = Problems(f"{file} is not a checkpoint of this version")
-    problems.extend(content_faults(content))
-    problems.raise_as(CheckpointError, "Was it changed after `make train` had written it?")
+    problems.extend(form_faults(Content, content))
+    problems.raise_as(CheckpointError, CHANGED)
     return content
 
 
-def content_faults(content: Mapping[str, Any]) -> list[str]:
+def form_faults(form: type[Form], content: Mapping[str, Any]) -> list[str]:
     """What in a checkpoint is of another form than what we write."""
-    faults = list(form_faults(content, {"threeshnet": dict, "state_dict": dict}))
-    if faults:
-        return faults
-    card = content["threeshnet"]
-    needed = {"format": int, "model": dict, "fields": list}
-    optional = {"data": str, "experiment": str, "class_table": (str, NoneType), "run": dict}
-    faults += [f"threeshnet: {fault}" for fault in form_faults(card, needed, optional)]
-    if not faults and card["format"] != CARD_FORMAT:
-        faults.append(f"threeshnet: format {card['format']}, and this version reads {CARD_FORMAT}")
-    if not faults and not set(map(str, card["fields"])) <= set(FIELDS):
-        faults.append(f"threeshnet: fields={card['fields']}; there are: {', '.join(FIELDS)}")
-    if not faults:
-        faults += [f"threeshnet: run: {fault}" for fault in form_faults(card.get("run", {}), {}, OF_A_CARD)]
-    if not all(isinstance(key, str) for key in content["state_dict"]):
-        faults.append("state_dict: names that are no texts")
-    return faults
+    try:
+        form.model_validate(content)
+    except ValidationError as error:
+        return faults_of(error)
+    return []
 
 
 def checkpoint_hash(path: str | Path) -> str:

@@ -1,0 +1,289 @@
+"""A checkpoint that encodes photos and sentences."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import snapshot_download
+from lightning_fabric.utilities.apply_func import move_data_to_device
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from threeshnet.batches.collate import collate_images
+from threeshnet.encoders.model import RetrievalModel
+from threeshnet.encoders.official import OFFICIAL_FIELDS, is_official_checkpoint, load_official_checkpoint
+from threeshnet.errors import CheckpointError, ConfigError, DataError, Problems
+from threeshnet.features.extractor import Extractor, merged
+from threeshnet.features.photos import LoadedBatch, LoadedPhoto, collated, open_photo, picture
+from threeshnet.features.segmentation import AnnotatedSegmentation
+from threeshnet.features.sources import Given, Maker, chosen
+from threeshnet.records import ImageArrays, ImageBatch, Photo
+from threeshnet.shards.manifest import class_table_hash
+from threeshnet.shards.reader import cell_boxes
+from threeshnet.training.checkpoint import load_model, read_checkpoint
+
+BATCH = 16  # photos a step, as in `make data`
+LONG = 512  # photos or sentences from which a progress bar is shown
+TEXTS_TOGETHER = 4096
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+PLAIN_PRECISION = ("", "32", "32-true")
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+PREFERRED = ("best.ckpt", "last.ckpt")
+NOTHING_GIVEN = Given()
+CHECKPOINTS = ("*.ckpt", "*.pth", "*.pth.tar")
+
+
+class Retriever:
+    """A model with the extractors that it was trained on: photos and sentences to embeddings of one space.
+
+    `model` is the RetrievalModel, `card` what its checkpoint says about it.
+    """
+
+    def __init__(
+        self, model: RetrievalModel, card: Mapping[str, Any], *, name: str = "the model", given: Given = NOTHING_GIVEN
+    ) -> None:
+        """`given` extractors take the place of those that the card names."""
+        self.model, self.card, self.name, self.given = model, dict(card), name, given
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        extractor: Any = None,
+        grid: Any = None,
+        segmentation: Any = None,
+        text_config: str | Path | None = None,
+        activation: str = "sigmoid",
+        device: str | torch.device | None = None,
+    ) -> Retriever:
+        """The retriever of a run directory, a checkpoint, a folder with one, or a name on the Hugging Face hub.
+
+        `extractor`, `grid` and `segmentation` are needed where the checkpoint does not name its extractors: names in
+        conf/extractor and conf/segmentation, mappings with a `_target_`, or `Extractor`s. An authors' checkpoint also
+        needs `text_config`, the folder of its BERT. `device` is a GPU where there is one. Raises CheckpointError.
+        """
+        file = checkpoint_file(source)
+        given = Given(extractor=extractor, grid=grid, segmentation=segmentation)
+        if file.suffix != ".ckpt" and is_official_checkpoint(file):
+            if text_config is None:
+                raise CheckpointError(f"{file} is an authors' checkpoint: give its BERT, text_config=<folder>")
+            model = load_official_checkpoint(file, text_config, activation)
+            card: dict[str, Any] = {"fields": list(OFFICIAL_FIELDS), "class_table": None}
+        else:
+            model, card = load_model(file), read_checkpoint(file)["threeshnet"]
+        on = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(model.to(on), card, name=str(file), given=given)
+
+    def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256, progress: bool | None = None) -> Tensor:
+        """Embeddings [B, D] of sentences, unit length, float32, on the CPU, in the order given."""
+        if isinstance(texts, str) or not len(texts):
+            raise ValueError("encode_texts takes a list with one sentence or more")
+        with _bar(len(texts), "sentence", progress) as bar:
+            parts = []
+            for start in range(0, len(texts), TEXTS_TOGETHER):
+                part = list(texts[start : start + TEXTS_TOGETHER])
+                parts.append(self.model.encode_texts(part, batch_size).cpu())
+                bar.update(len(part))
+        return torch.cat(parts)
+
+    def encode_photos(
+        self,
+        photos: Sequence[str | Path | Image.Image],
+        *,
+        masks: Sequence[str | Path] | None = None,
+        batch_size: int = BATCH,
+        workers: int = 0,
+        progress: bool | None = None,
+    ) -> Tensor:
+        """Embeddings [B, D] of photos, unit length, float32, on the CPU, in the order given.
+
+        Photos are files or PIL images. They go through the extractors of the training shards, in the same steps as in
+        `make data` and evaluation. `masks` are 8-bit PNGs of class numbers, for a model that was trained with annotated
+        segmentation. `workers` are processes that decode. Raises DataError with every photo that cannot be read, and
+        CheckpointError where an extractor is missing or is not the one of the training.
+        """
+        batches = self.image_batches(photos, masks=masks, batch_size=batch_size, workers=workers, progress=progress)
+        return torch.cat([self._encode(batch) for batch in batches])
+
+    def similarity(self, images: Tensor, texts: Tensor) -> Tensor:
+        """Cosine similarity [B, C] of embeddings of images [B, D] and texts [C, D]."""
+        return images.float() @ texts.to(images.device).float().T
+
+    def image_batches(
+        self,
+        photos: Sequence[str | Path | Image.Image],
+        *,
+        masks: Sequence[str | Path] | None = None,
+        batch_size: int = BATCH,
+        workers: int = 0,
+        progress: bool | None = None,
+    ) -> Iterator[ImageBatch]:
+        """What the model reads of photos, as it would come from their shard."""
+        if isinstance(photos, str | Path | Image.Image) or not len(photos):
+            raise ValueError("encode_photos takes a list with one photo or more")
+        if masks is not None and len(masks) != len(photos):
+            raise ValueError(f"{len(masks)} masks for {len(photos)} photos")
+        makers, device = self.makers, self.model.device
+        if masks is None and any(isinstance(maker.source, AnnotatedSegmentation) for maker in makers):
+            raise CheckpointError(
+                f"{self.name}: the model was trained with annotated segmentation; give masks=[…], an 8-bit PNG of "
+                "class numbers for each photo"
+            )
+        for maker in makers:
+            maker.source.to(device)
+        inputs = PhotoInputs(photos, masks, [maker.source for maker in makers], batch_size)
+        unreadable = Problems("photos")
+        with _bar(len(photos), "photo", progress) as bar:
+            for loaded in DataLoader(inputs, batch_size=None, num_workers=workers, collate_fn=_as_it_is):  # pyright: ignore
+                unreadable.extend(reason for _, reason in loaded.damaged)
+                bar.update(len(loaded.numbers) + len(loaded.damaged))
+                if not unreadable:  # else the others are only read, to name all that cannot be
+                    yield collate_images(arrays_of(makers, loaded, device), as_stored=True)
+        unreadable.raise_as(DataError, "Leave these out, or replace them.")
+
+    def _encode(self, batch: ImageBatch) -> Tensor:
+        try:
+            return self.model.encode_images(batch).cpu()
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, AttributeError) as error:  # other widths, or a field that the extractor did not give
+            made = ", ".join(maker.source.name for maker in self.makers)
+            raise CheckpointError(f"{self.name}: its model cannot read what {made} made: {error}") from error
+
+    @cached_property
+    def makers(self) -> list[Maker]:
+        """The extractors of the fields that the model reads, built when the first photo comes."""
+        fields, table = self.card["fields"], self.card.get("class_table")
+        try:
+            makers = chosen(fields, self.card.get("extractors", {}), self.given, self.card.get("class_names", ()))
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.name}: {error}") from error
+        for maker in makers:
+            if "seg" in maker.source.fields and not same_classes(table, maker.source.class_names):
+                raise CheckpointError(
+                    f"{self.name}: the model was trained with the class table {table[:12]}, and the segmentation of "
+                    f"{maker.source.name} has other classes; give the one of the training: segmentation=<name>"
+                )
+        return makers
+
+
+class PhotoInputs(Dataset[LoadedBatch]):
+    """Decodes photos and runs each source's `load` on them, a batch an item."""
+
+    def __init__(
+        self, photos: Sequence[Any], masks: Sequence[Any] | None, sources: Sequence[Extractor], batch_size: int
+    ) -> None:
+        self.photos, self.masks, self.sources, self.batch_size = photos, masks, sources, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.photos) // self.batch_size)
+
+    def __getitem__(self, item: int) -> LoadedBatch:
+        if item >= len(self):
+            raise IndexError(item)
+        first = item * self.batch_size
+        numbers = range(first, min(first + self.batch_size, len(self.photos)))
+        return collated([self._loaded(number) for number in numbers], self.sources)
+
+    def _loaded(self, number: int) -> LoadedPhoto:
+        given, mask = self.photos[number], self.masks[number] if self.masks else None
+        name = f"photo {number}" if isinstance(given, Image.Image) else str(given)
+        photo = Photo(name, Path(name), "", (), segmentation=Path(mask) if mask else None)
+        try:
+            image = picture(given) if isinstance(given, Image.Image) else open_photo(photo.file)
+            inputs = [source.load(photo, image) for source in self.sources]
+        except (DataError, OSError) as error:
+            return LoadedPhoto(number, (0, 0), [], f"{name}: {str(error).removeprefix(f'{name}: ')}")
+        return LoadedPhoto(number, image.size, inputs)
+
+
+def arrays_of(makers: Sequence[Maker], loaded: LoadedBatch, device: torch.device) -> ImageArrays:
+    """What the shards would hold of loaded photos, as far as models read it."""
+    made = []
+    with torch.no_grad():
+        for maker, inputs in zip(makers, loaded.inputs, strict=True):
+            with _precision(maker.precision, device):
+                made.append((maker.source, maker.source(move_data_to_device(inputs, device))))
+    arrays = merged(made)._replace(scores=None, labels=None)
+    if {dtype for maker in makers for dtype in maker.dtypes} == {"float16"}:
+        half: Any = lambda values: None if values is None else values.astype(np.float16, copy=False)  # noqa: E731
+        regions = None if arrays.regions is None else [half(values) for values in arrays.regions]
+        arrays = arrays._replace(regions=regions, grid=half(arrays.grid), seg_semantic=half(arrays.seg_semantic))
+    size = next((maker.source.grid_size for maker in makers if "grid" in maker.source.fields), None)
+    if arrays.grid is None or size is None:
+        return arrays
+    cells = cell_boxes(*size)
+    return arrays._replace(grid_boxes=np.broadcast_to(cells, (len(loaded.numbers), *cells.shape)))
+
+
+def same_classes(table: str | None, names: Sequence[str]) -> bool:
+    """Whether a model's class table, as its card has it, is the one of these names, as far as that is known."""
+    unknown = f"unknown-{len(names)}"
+    return table is None or table in (unknown, class_table_hash(names, len(names)))
+
+
+def checkpoint_file(source: str | Path) -> Path:
+    """The checkpoint that a run directory, a folder, a file or a name on the hub means.
+
+    Raises CheckpointError, naming what was found, when there is none or no single one.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        return _in_folder(path)
+    if not path.suffix.startswith((".ckpt", ".pth", ".tar")) and HUB_NAME.fullmatch(str(source)):
+        return _in_folder(_from_hub(str(source)))
+    raise CheckpointError(f"{source}: no such file or folder, and no name on the Hugging Face hub")
+
+
+def _from_hub(name: str) -> Path:
+    try:
+        return Path(snapshot_download(name, allow_patterns=[*CHECKPOINTS, "*.json"]))
+    except Exception as reason:  # the hub has a dozen kinds of errors, and the way out is the same
+        raise CheckpointError(
+            f"{name}: no such folder, and not to be had from the Hugging Face hub ({type(reason).__name__}); give a "
+            "run directory, a checkpoint, or the name of a model on the hub"
+        ) from reason
+
+
+def _in_folder(folder: Path) -> Path:
+    for place in (folder / "checkpoints", folder):
+        preferred = [place / name for name in PREFERRED if (place / name).is_file()]
+        there = preferred or sorted(file for pattern in CHECKPOINTS for file in place.glob(pattern))
+        if preferred or len(there) == 1:
+            return there[0]
+        if there:
+            raise CheckpointError(f"{place} holds several checkpoints, name one: {', '.join(map(str, there))}")
+    raise CheckpointError(f"{folder}: no checkpoint in it ({', '.join(CHECKPOINTS)}), nor in {folder / 'checkpoints'}")
+
+
+def _precision(name: str, device: torch.device) -> Any:
+    """What Lightning runs an extractor in under its name for a precision."""
+    if name in AUTOCAST:
+        return torch.autocast(device.type, dtype=AUTOCAST[name])
+    if name in PLAIN_PRECISION:
+        return nullcontext()
+    raise ConfigError(
+        f"precision={name!r} of the extractor: photos are encoded in {', '.join(PLAIN_PRECISION[2:])}, "
+        f"{', '.join(AUTOCAST)}; make the shards in one of these"
+    )
+
+
+def _bar(total: int, unit: str, progress: bool | None) -> Any:
+    shown = total >= LONG if progress is None else progress
+    return tqdm(total=total, unit=unit, desc="Encoding", disable=not shown, dynamic_ncols=True)
+
+
+def _as_it_is(batch: LoadedBatch) -> LoadedBatch:
+    return batch
