@@ -10,7 +10,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 PlainText = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # no zero bytes: a name goes to the operating system
 KINDS = {"string": "a text", "int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list"}
 KINDS |= {"dict": "an object", "none": "null"}
-UNION_STEPS = ("int", "float", "str", "bool", "list", "dict", "none", "constrained-str")  # of pydantic's paths
+UNION_STEPS = ("int", "float", "str", "bool", "list", "dict", "none", "constrained-str", "")  # of pydantic's paths
 
 
 def json_faults(form: TypeAdapter[Any], content: Any) -> list[str]:

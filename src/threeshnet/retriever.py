@@ -27,6 +27,7 @@ from threeshnet.features.photos import LoadedBatch, LoadedPhoto, collated, open_
 from threeshnet.features.segmentation import AnnotatedSegmentation
 from threeshnet.features.sources import Given, Maker, chosen
 from threeshnet.records import ImageArrays, ImageBatch, Photo
+from threeshnet.runs.run import Run
 from threeshnet.shards.manifest import class_table_hash
 from threeshnet.shards.reader import cell_boxes
 from threeshnet.training.checkpoint import load_model, read_checkpoint
@@ -37,9 +38,8 @@ TEXTS_TOGETHER = 4096
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 PLAIN_PRECISION = ("", "32", "32-true")
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-PREFERRED = ("best.ckpt", "last.ckpt")
 NOTHING_GIVEN = Given()
-CHECKPOINTS = ("*.ckpt", "*.pth", "*.pth.tar")
+CHECKPOINTS = ("*.ckpt", "*.pth", "*.tar")
 
 
 class Retriever:
@@ -258,14 +258,16 @@ def _from_hub(name: str) -> Path:
 
 
 def _in_folder(folder: Path) -> Path:
-    for place in (folder / "checkpoints", folder):
-        preferred = [place / name for name in PREFERRED if (place / name).is_file()]
-        there = preferred or sorted(file for pattern in CHECKPOINTS for file in place.glob(pattern))
-        if preferred or len(there) == 1:
-            return there[0]
-        if there:
-            raise CheckpointError(f"{place} holds several checkpoints, name one: {', '.join(map(str, there))}")
-    raise CheckpointError(f"{folder}: no checkpoint in it ({', '.join(CHECKPOINTS)}), nor in {folder / 'checkpoints'}")
+    run = Run(folder)
+    if run.is_training:
+        file = run.selected((run.settings or {}).get("selection", "best"))[1]
+        if file.is_file():
+            return file
+    there = sorted(file for pattern in CHECKPOINTS for file in folder.glob(pattern))
+    if len(there) == 1:
+        return there[0]
+    what = f"{len(there)} checkpoints in it, name one: {', '.join(map(str, there))}" if there else "no checkpoint in it"
+    raise CheckpointError(f"{folder}: {what} ({', '.join(CHECKPOINTS)})")
 
 
 def _precision(name: str, device: torch.device) -> Any:

@@ -22,7 +22,15 @@ ORDER = (
     ("fusion", "pooling"),
     ("encoders",),
     ("objectives", "metrics"),
-    ("training", "runs", "evaluation", "reports", "studies", "cli"),  # TEMPORARY, while the house is rebuilt
+    (
+        "training",
+        "runs",
+        "evaluation",
+        "retriever",
+        "reports",
+        "studies",
+        "cli",
+    ),  # TEMPORARY, while the house is rebuilt
     ("index",),
     ("app",),
 )

@@ -345,13 +345,13 @@ def content(command, synthetic_shards: Path, small: list[str], tmp_path_factory:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda card, _: card.update(format=99), "format 99, and this version reads 1"),
+        (lambda card, _: card.update(format=99), "format=99 does not exist; there are: 1"),
         (lambda card, _: card.update(fields="region"), "fields='region': expected a list"),
         (lambda card, _: card.update(fields=["depth"]), "there are: region, grid, seg"),
         (lambda card, _: card.update(model=5), "model=5: expected an object"),
         (lambda card, _: card.update(model=card["model"]["image_encoder"]), "not a model of images and texts"),
         (lambda card, _: card["model"]["image_encoder"]["project"].update(dim=10**8), "size mismatch"),
-        (lambda _, state: state.update({5: torch.zeros(1)}), "names that are no texts"),
+        (lambda _, state: state.update({5: torch.zeros(1)}), "state_dict[5]=5: expected a text"),
         (lambda _, state: state.update({first(state): "text"}), "is no tensor but str"),
         (lambda _, state: state.update({first(state): state[first(state)] * torch.nan}), "not finite"),
         (lambda _, state: state.update({first(state): torch.zeros(1).expand(2**45)}), "size mismatch"),

@@ -104,7 +104,7 @@ def test_a_picture_of_the_caller_stays_as_it_is(retriever: Retriever) -> None:
     assert turned.size == (20, 10)
 
 
-@pytest.mark.parametrize("suffix", ["", "checkpoints", "checkpoints/last.ckpt"])
+@pytest.mark.parametrize("suffix", ["", "checkpoints/last.ckpt"])
 def test_what_a_retriever_is_loaded_from(run: Path, retriever: Retriever, suffix: str) -> None:
     texts = ["a dog", "a red bus"]
     assert torch.equal(Retriever.load(run / suffix).encode_texts(texts), retriever.encode_texts(texts))
@@ -125,6 +125,9 @@ def test_a_name_on_the_hub(run: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         Retriever.load("someone/model")
     with pytest.raises(CheckpointError, match=r"empty: no checkpoint in it \(\*\.ckpt"):
         Retriever.load(tmp_path / "empty")
+    shutil.copy(run / "checkpoints" / "last.ckpt", tmp_path)
+    with pytest.raises(CheckpointError, match=r"2 checkpoints in it, name one: .*last\.ckpt, .*model\.ckpt"):
+        Retriever.load(tmp_path)
     with pytest.raises(CheckpointError, match=r"gone\.ckpt: no such file or folder"):
         Retriever.load("gone.ckpt")
 
