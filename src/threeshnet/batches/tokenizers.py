@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from threeshnet.errors import DataError, Problems
 from threeshnet.records import TokenSet
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+USUAL = {"strip_accents": None, "split_chinese": True, "specials": list(SPECIALS)}
+NORMALIZER = {"lowercase": "lowercase", "strip_accents": "strip_accents", "handle_chinese_chars": "split_chinese"}
+CONFIG = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "split_chinese"}
 CLS_AND_SEP = 2  # wordpieces that every sentence has beside its own
 
 
@@ -36,36 +40,61 @@ class Wordpieces:
     [WordpieceIds(ids=[2, 5, 6, 7, 3], words=[None, 0, 1, 1, None])]
     """
 
-    def __init__(self, vocabulary: Sequence[str], *, max_wordpieces: int = 128, lowercase: bool = True) -> None:
-        """Raises DataError for a vocabulary that lacks a special wordpiece, names one twice or holds a line end."""
+    def __init__(
+        self,
+        vocabulary: Sequence[str],
+        *,
+        max_wordpieces: int = 128,
+        lowercase: bool = True,
+        strip_accents: bool | None = None,
+        split_chinese: bool = True,
+        specials: Sequence[str] = SPECIALS,
+    ) -> None:
+        """`strip_accents`: None does as `lowercase`. `specials`: the names of [PAD], [UNK], [CLS], [SEP] and [MASK].
+
+        Raises DataError for a vocabulary that lacks a special wordpiece, names one twice or holds a line end.
+        """
         self.vocabulary = list(vocabulary)
         self.max_wordpieces = max_wordpieces
         self.lowercase = lowercase
+        chosen = {"strip_accents": strip_accents, "split_chinese": split_chinese, "specials": list(specials)}
+        self.options = {"max_wordpieces": max_wordpieces, "lowercase": lowercase}  # all that differ from the usual BERT
+        self.options |= {name: value for name, value in chosen.items() if value != USUAL[name]}
         numbers = {piece: number for number, piece in enumerate(self.vocabulary)}
-        _check(self.vocabulary, numbers, max_wordpieces)
-        self.pad_id, self.unknown_id, self.cls_id, self.sep_id, self.mask_id = (numbers[name] for name in SPECIALS)
-        self.special_ids = frozenset(numbers[name] for name in SPECIALS)
-        self._tokenizer = _bert_tokenizer(numbers, max_wordpieces, lowercase)
+        _check(self.vocabulary, numbers, max_wordpieces, specials)
+        self.pad_id, self.unknown_id, self.cls_id, self.sep_id, self.mask_id = (numbers[name] for name in specials)
+        self.special_ids = frozenset(numbers[name] for name in specials)
+        self._tokenizer = _bert_tokenizer(numbers, max_wordpieces, specials)
+        self._tokenizer.normalizer = BertNormalizer(
+            lowercase=lowercase, strip_accents=strip_accents, handle_chinese_chars=split_chinese
+        )
 
     @classmethod
-    def from_file(cls, path: Path | str, *, max_wordpieces: int = 128, lowercase: bool = True) -> Wordpieces:
-        """From a `vocab.txt` (one wordpiece a line), or from the folder that holds it."""
+    def from_file(cls, path: Path | str, *, max_wordpieces: int = 128, **options: Any) -> Wordpieces:
+        """From a `vocab.txt` (one wordpiece a line), or from the folder that holds it, by the settings of that folder.
+
+        `options` come before the folder's. Without settings a vocabulary with capital letters keeps the case.
+        """
         file = Path(path)
         file = file / "vocab.txt" if file.is_dir() else file
         if not file.is_file():
             way_out = "give a BERT `vocab.txt` (one wordpiece a line) or the folder that holds it"
             raise DataError(f"{file}: no such vocabulary; {way_out}")
-        lines = file.read_text(encoding="utf-8").removesuffix("\n")
+        lines = file.read_text(encoding="utf-8-sig").removesuffix("\n")
+        found = folder_options(file.parent) | options
+        if "lowercase" not in found:
+            specials = found.get("specials", SPECIALS)
+            found["lowercase"] = all(piece == piece.lower() or piece in specials for piece in lines.split("\n"))
         try:
-            return cls.from_lines(lines, max_wordpieces=max_wordpieces, lowercase=lowercase)
+            return cls.from_lines(lines, max_wordpieces=max_wordpieces, **found)
         except DataError as error:
             raise DataError(f"{file}: {error}") from error
 
     @classmethod
-    def from_lines(cls, lines: str, *, max_wordpieces: int = 128, lowercase: bool = True) -> Wordpieces:
-        """From one text, a wordpiece a line: what `lines` gives."""
+    def from_lines(cls, lines: str, **options: Any) -> Wordpieces:
+        """From one text, a wordpiece a line: what `lines` gives; `options` are those of the class."""
         # Not splitlines(): BERT's vocabulary holds characters that Python takes for line ends.
-        return cls(lines.split("\n"), max_wordpieces=max_wordpieces, lowercase=lowercase)
+        return cls(lines.split("\n"), **options)
 
     @property
     def lines(self) -> str:
@@ -96,9 +125,33 @@ class Wordpieces:
         return self.pad([sentence.ids for sentence in self.encode(captions)])
 
 
-def _check(vocabulary: list[str], numbers: dict[str, int], max_wordpieces: int) -> None:
+def folder_options(folder: Path) -> dict[str, Any]:
+    """The options in a tokenizer's folder: `tokenizer_config.json`, and `tokenizer.json` where that is silent."""
+    settings = _settings(folder / "tokenizer.json").get("normalizer") or {}
+    found: dict[str, Any] = {ours: settings.get(name) for name, ours in NORMALIZER.items()}
+    config = _settings(folder / "tokenizer_config.json")
+    found |= {ours: config[name] for name, ours in CONFIG.items() if name in config}
+    found = {name: value for name, value in found.items() if isinstance(value, bool)}
+    named = [config.get(f"{kind}_token") for kind in ("pad", "unk", "cls", "sep", "mask")]
+    words = [name.get("content") if isinstance(name, dict) else name for name in named]
+    if any(words):
+        found["specials"] = [word or usual for word, usual in zip(words, SPECIALS, strict=True)]
+    return found
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: not readable JSON ({error}); copy or download it again") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _check(vocabulary: list[str], numbers: dict[str, int], max_wordpieces: int, specials: Sequence[str]) -> None:
     problems = Problems(f"vocabulary of {len(vocabulary)} wordpieces")
-    problems.extend(f"{name} is missing" for name in SPECIALS if name not in numbers)
+    problems.extend(f"{name} is missing" for name in specials if name not in numbers)
     twice = [piece for number, piece in enumerate(vocabulary) if numbers[piece] != number]
     problems.extend(f"{piece!r} stands there more than once" for piece in twice)
     problems.extend(f"{piece!r} is more than a line" for piece in vocabulary if "\n" in piece)
@@ -107,12 +160,12 @@ def _check(vocabulary: list[str], numbers: dict[str, int], max_wordpieces: int) 
     problems.raise_as(DataError, "A BERT `vocab.txt` holds one wordpiece a line, each once.")
 
 
-def _bert_tokenizer(numbers: dict[str, int], max_wordpieces: int, lowercase: bool) -> Tokenizer:
-    tokenizer = Tokenizer(WordPiece(numbers, unk_token="[UNK]", max_input_chars_per_word=100))  # 100: BERT's own
-    tokenizer.normalizer = BertNormalizer(lowercase=lowercase)
+def _bert_tokenizer(numbers: dict[str, int], max_wordpieces: int, specials: Sequence[str]) -> Tokenizer:
+    _, unknown, begin, end, _ = specials
+    tokenizer = Tokenizer(WordPiece(numbers, unk_token=unknown, max_input_chars_per_word=100))  # 100: BERT's own
     tokenizer.pre_tokenizer = BertPreTokenizer()
     tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[(name, numbers[name]) for name in ("[CLS]", "[SEP]")]
+        single=f"{begin} $A {end}", special_tokens=[(name, numbers[name]) for name in (begin, end)]
     )
     tokenizer.enable_truncation(max_wordpieces)
     return tokenizer

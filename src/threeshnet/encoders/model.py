@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -25,16 +25,19 @@ class RetrievalModel(nn.Module):
         with self._gradient_in_training():
             return self.image_encoder(images.to(self.device)).float()
 
-    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+    def encode_texts(self, texts: Iterable[str], batch_size: int = 256) -> Tensor:
         """Embeddings [B, D] of sentences, unit length, float32, on the model's device, in the order given.
 
         Sentences are encoded shortest first, `batch_size` at a time. Raises ValueError without a sentence.
         """
         if isinstance(texts, str):
             raise TypeError("encode_texts takes a list of sentences, not one string")
-        if not texts:
+        sentences = list(texts)  # a list, tuple, array, column of a table, …
+        if not sentences:
             raise ValueError("encode_texts got no sentence")
-        pieces = [encoded.ids for encoded in self.tokenizer.encode(list(texts))]
+        if strangers := [text for text in sentences if not isinstance(text, str)]:
+            raise TypeError(f"encode_texts takes sentences, not {type(strangers[0]).__name__} ({strangers[0]!r})")
+        pieces = [encoded.ids for encoded in self.tokenizer.encode(sentences)]
         order = torch.tensor([len(ids) for ids in pieces]).argsort(stable=True)
         with self._gradient_in_training():
             encoded = [

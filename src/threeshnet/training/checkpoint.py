@@ -115,8 +115,7 @@ def model_card(recipe: Mapping[str, Any], model: RetrievalModel, facts: Mapping[
         # One text: weights-only loading looks at every string by itself, and BERT has 30,522.
         "_target_": "threeshnet.batches.tokenizers.Wordpieces.from_lines",
         "lines": model.tokenizer.lines,
-        "max_wordpieces": model.tokenizer.max_wordpieces,
-        "lowercase": model.tokenizer.lowercase,
+        **model.tokenizer.options,
     }
     return {"format": CARD_FORMAT, "model": _plain(built), **facts}
 

