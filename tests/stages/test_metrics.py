@@ -18,12 +18,10 @@ from torch import Tensor
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.evaluation.table import results_table
 from threeshnet.metrics import recall
-from threeshnet.metrics.ensemble import MeanSimilarity
-from threeshnet.metrics.folds import fold_mean
 from threeshnet.metrics.protocols import Scored, describe, score
 from threeshnet.metrics.ranks import rank_embeddings, rank_similarity
-from threeshnet.metrics.recalls import recall_by_tag
-from threeshnet.metrics.similarity import EmbeddingSimilarity, MatrixSimilarity
+from threeshnet.metrics.recalls import fold_mean
+from threeshnet.metrics.similarity import EmbeddingSimilarity, MatrixSimilarity, MeanSimilarity
 
 PRECOMP = Path(__file__).parents[1] / "golden" / "precomp"
 
@@ -249,16 +247,6 @@ def test_protocols_check_the_number_of_models() -> None:
         score("ensemble", [matrix], case)
     with pytest.raises(ConfigError, match="there are: full, five_fold_1k, transfer, ensemble"):
         score("ful", [matrix], case)
-
-
-def test_recall_by_tag() -> None:
-    found = recall_by_tag(torch.tensor([1, 4, 11, 2]), ["what", "where", "where", ""])
-    assert set(found) == {"what", "where"}
-    assert found["where"]["queries"] == 2
-    assert (found["where"]["R@5"], found["where"]["mean_rank"]) == (50.0, 7.5)
-    assert recall_by_tag(torch.tensor([1]), [""]) == {}
-    with pytest.raises(DataError, match="1 tags for 2"):
-        recall_by_tag(torch.tensor([1, 2]), ["what"])
 
 
 # --- the table

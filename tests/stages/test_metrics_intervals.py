@@ -11,10 +11,9 @@ from scipy import stats
 
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.metrics.comparisons import compare, difference, over_seeds
-from threeshnet.metrics.folds import consecutive_folds, mean_of_folds
 from threeshnet.metrics.intervals import bootstrap_recalls, drawn_recalls
 from threeshnet.metrics.ranks import Ranks
-from threeshnet.metrics.recalls import recall_of_ranks
+from threeshnet.metrics.recalls import consecutive_folds, mean_of_folds, recall_of_ranks
 
 DRAWS = 60
 

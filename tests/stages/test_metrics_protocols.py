@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from threeshnet.errors import ConfigError, DataError
-from threeshnet.metrics.folds import fold_ranks
 from threeshnet.metrics.protocols import PROTOCOLS, Scored, check_protocol, describe, rank, score
 from threeshnet.metrics.ranks import rank_similarity
+from threeshnet.metrics.recalls import fold_ranks
 from threeshnet.metrics.similarity import EmbeddingSimilarity, tiles
 
 from ..scripts import loaded

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.metrics.coco_judgements import judged, load_judgements
-from threeshnet.metrics.ensemble import MeanSimilarity
 from threeshnet.metrics.extended import Bank, beyond_recall
 from threeshnet.metrics.groups import Groups, by_class, by_label, by_length, by_size, of_captions, typical_size
 from threeshnet.metrics.intervals import bootstrap_recalls
 from threeshnet.metrics.protocols import Scored, folds_of, is_coco_5k
 from threeshnet.metrics.ranks import Ranks, rank_similarity
-from threeshnet.metrics.similarity import EmbeddingSimilarity
+from threeshnet.metrics.similarity import EmbeddingSimilarity, MeanSimilarity
 from threeshnet.shards.reader import ShardedSplit
 
 IMAGES_AT_ONCE = 500

@@ -9,8 +9,8 @@ import numpy as np
 
 from threeshnet.batches.datamodule import held_out
 from threeshnet.errors import ConfigError, Problems, no_numbers, one_of
-from threeshnet.metrics.constants import constants
 from threeshnet.metrics.corrections import CORRECTIONS, CSLS_NEAREST
+from threeshnet.metrics.extended import constants
 from threeshnet.metrics.perturbations import (
     CAPTION_PERTURBATIONS,
     IMAGE_PERTURBATIONS,

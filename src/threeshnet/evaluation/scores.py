@@ -13,10 +13,10 @@ from threeshnet.errors import ConfigError
 from threeshnet.evaluation.extended import extended_metrics
 from threeshnet.metrics.corrections import corrected
 from threeshnet.metrics.extended import Bank
+from threeshnet.metrics.groups import by_label, recall_by_group
 from threeshnet.metrics.protocols import Scored, describe, folds_of, rank, recall_by, warning
 from threeshnet.metrics.rank_files import RankedItems
 from threeshnet.metrics.ranks import Ranks, rank_similarity
-from threeshnet.metrics.recalls import recall_by_tag
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.metrics.twins import pair_accuracy, told_apart, twins
 from threeshnet.shards.reader import ShardedSplit
@@ -86,7 +86,7 @@ def scores_of(
         facts["warning"] = warned
     if any(split.caption_tags) and len(similarities) == 1 and not correction:
         whole = ranks if folds_of(protocol) == 1 else rank_similarity(similarities[0], split.owners)
-        facts["by_tag"] = recall_by_tag(whole.t2i, split.caption_tags)
+        facts["by_tag"] = recall_by_group(whole.t2i, by_label(split.caption_tags))
         answers = told_apart(similarities[0], split.owners, twins(split.image_ids))
         for tag, percent in pair_accuracy(answers, split.caption_tags).items():
             facts["by_tag"][tag]["pair_accuracy"] = percent

@@ -1,8 +1,9 @@
-"""Everything beyond recall that one model's similarities say of a split, as it stands in metrics.json."""
+"""The metrics beyond recall of one model on a split, in the form of metrics.json."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from inspect import Parameter, signature
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,20 +11,19 @@ from torch import Tensor
 
 from threeshnet.errors import DataError
 from threeshnet.metrics.corrections import CORRECTIONS, corrected
+from threeshnet.metrics.geometry import modality_gap, spread
 from threeshnet.metrics.groups import Groups, recall_by_group
 from threeshnet.metrics.hubness import hubness
-from threeshnet.metrics.modality_gap import modality_gap
 from threeshnet.metrics.precision import percent_of, positions_of_owners
 from threeshnet.metrics.ranks import Ranks, rank_similarity
 from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.metrics.similarity import EmbeddingSimilarity, Similarity
-from threeshnet.metrics.spread import spread
 
 PRECISIONS = ("map_at_r", "r_precision")
 
 
 class Bank(NamedTuple):
-    """Embeddings that are known before testing: those of training images and captions."""
+    """Embeddings of training images and captions: the reference of the hub corrections."""
 
     images: Tensor  # [n, D]
     captions: Tensor  # [m, D]
@@ -38,10 +38,10 @@ def beyond_recall(
     caption_groups: Mapping[str, Groups] | None = None,
     bank: Bank | None = None,
 ) -> dict[str, Any]:
-    """mAP@R and R-Precision in percent, hubness, groups, and of embeddings the modality gap, spread and corrections.
+    """mAP@R and R-Precision in percent, hubness, recalls by group; for embeddings also modality gap and spread.
 
-    `ranks` are those of the whole split. Images are asked by `image_groups` (i2t), captions by `caption_groups` (t2i):
-    kind -> groups. `bank` gives the corrections of hubs their queries; without it there are none.
+    `ranks` are those of the whole split. `image_groups` divide the image queries (i2t) and `caption_groups` the caption
+    queries (t2i): kind -> groups. With a `bank`, embeddings are also scored under each hub correction.
     """
     sides = zip(("i2t", "t2i"), positions_of_owners(similarity, owner), strict=True)
     found: dict[str, Any] = {}
@@ -53,7 +53,7 @@ def beyond_recall(
         images, captions = similarity.image_embeddings, similarity.caption_embeddings
         try:
             found["modality_gap"] = modality_gap(images, captions)
-        except DataError as undefined:  # of embeddings that cancel or are zero: the other numbers hold
+        except DataError as undefined:  # embeddings that cancel or are zero; the other numbers hold
             found["modality_gap"] = {"not_run": str(undefined)}
         found["spread"] = {"images": spread(images), "captions": spread(captions)}
         if bank is not None:
@@ -66,8 +66,19 @@ def beyond_recall(
     return found
 
 
+def constants(function: Callable[..., Any]) -> dict[str, Any]:
+    """The defaults of a function's keyword-only arguments, which its result depends on.
+
+    >>> def nearest(rows, *, k=10): ...
+    >>> constants(nearest)
+    {'k': 10}
+    """
+    parameters = signature(function).parameters.values()
+    return {each.name: each.default for each in parameters if each.kind is Parameter.KEYWORD_ONLY}
+
+
 def _corrections(similarity: EmbeddingSimilarity, owner: Tensor | np.ndarray, bank: Bank) -> dict[str, Any]:
-    """Recalls under each correction, and what hubs are left: images by training captions, captions by images."""
+    """Recalls and hubness under each correction: images by the bank's captions, captions by its images."""
     found: dict[str, Any] = {}
     for name in CORRECTIONS:
         by_images, by_captions = corrected(name, similarity, *bank)

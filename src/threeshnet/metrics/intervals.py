@@ -14,9 +14,8 @@ import numpy as np
 from torch import Tensor
 
 from threeshnet.errors import ConfigError
-from threeshnet.metrics.folds import consecutive_folds
 from threeshnet.metrics.ranks import Ranks, check_owner
-from threeshnet.metrics.recalls import CUTOFFS
+from threeshnet.metrics.recalls import CUTOFFS, consecutive_folds
 
 LEVEL = 0.95
 DRAWS = 2_000

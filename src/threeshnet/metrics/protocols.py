@@ -11,11 +11,9 @@ from torch import Tensor
 
 from threeshnet.errors import ConfigError, one_of
 from threeshnet.metrics.coco_order import FIRST, image_order
-from threeshnet.metrics.ensemble import MeanSimilarity
-from threeshnet.metrics.folds import fold_ranks, mean_of_folds
 from threeshnet.metrics.ranks import Ranks, rank_similarity
-from threeshnet.metrics.recalls import Recall, recall_of_ranks
-from threeshnet.metrics.similarity import SimilarityLike
+from threeshnet.metrics.recalls import Recall, fold_ranks, mean_of_folds, recall_of_ranks
+from threeshnet.metrics.similarity import MeanSimilarity, SimilarityLike
 
 COCO_TESTALL_IMAGES = 5_000
 COCO_TESTALL_CAPTIONS = 25_000, 25_010  # five an image, and all of them

@@ -1,16 +1,16 @@
-"""Recall at 1, 5 and 10 and the ranks behind it, as plain numbers."""
+"""Recall at 1, 5 and 10, median and mean rank, of a whole split or as the mean over folds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from threeshnet.errors import DataError
-from threeshnet.metrics.ranks import Ranks, rank_similarity
-from threeshnet.metrics.similarity import SimilarityLike
+from threeshnet.metrics.ranks import Ranks, check_owner, rank_similarity
+from threeshnet.metrics.similarity import SimilarityLike, as_similarity
 
 CUTOFFS = (1, 5, 10)
 DirectionRecall = dict[str, float]  # R@1, R@5, R@10 in percent, median_rank, mean_rank
@@ -25,9 +25,10 @@ class Recall(TypedDict):
 
 
 def recall(similarity: SimilarityLike, owner: Tensor | np.ndarray) -> Recall:
-    """Recalls of a [images, captions] matrix; `owner` [captions] is the image of each.
+    """Recalls of an [images, captions] matrix or another source; `owner` [captions] is the image of each caption.
 
-    >>> import torch
+    Raises DataError for owners that do not fit, images without a caption and similarities that are not numbers.
+
     >>> found = recall(torch.tensor([[0.9, 0.1, 0.3], [0.2, 0.1, 0.8]]), torch.tensor([0, 0, 1]))
     >>> found["i2t"]["R@1"], round(found["t2i"]["R@1"], 1), found["t2i"]["median_rank"]
     (100.0, 66.7, 1.0)
@@ -36,7 +37,7 @@ def recall(similarity: SimilarityLike, owner: Tensor | np.ndarray) -> Recall:
 
 
 def recall_of_ranks(ranks: Ranks) -> Recall:
-    """Recalls of ranks that are known already."""
+    """Recalls from ranks."""
     return with_sum(summarise(ranks.i2t), summarise(ranks.t2i))
 
 
@@ -47,29 +48,73 @@ def with_sum(i2t: DirectionRecall, t2i: DirectionRecall) -> Recall:
 
 
 def summarise(ranks: Tensor) -> DirectionRecall:
-    """Percent of queries [Q] whose rank (from 1) is within each cutoff, and the middle and mean rank.
+    """Percent of queries whose rank [Q] (from 1) is within each cutoff, and the median and mean rank.
 
-    The middle of an even number of ranks is rounded down, as in the published evaluations.
+    The median of an even number of ranks is rounded down, as in the published evaluations. Raises DataError without
+    ranks.
     """
-    places = ranks.cpu().numpy() - 1
-    if not len(places):
+    above = ranks.cpu().numpy() - 1  # items ranked above the right one
+    if not len(above):
         raise DataError("no query has a rank: nothing to summarise")
-    found = {f"R@{cutoff}": 100.0 * int((places < cutoff).sum()) / len(places) for cutoff in CUTOFFS}
-    return found | {"median_rank": float(np.floor(np.median(places)) + 1), "mean_rank": float(places.mean() + 1)}
+    found = {f"R@{cutoff}": 100.0 * int((above < cutoff).sum()) / len(above) for cutoff in CUTOFFS}
+    return found | {"median_rank": float(np.floor(np.median(above)) + 1), "mean_rank": float(above.mean() + 1)}
 
 
-def recall_by_tag(ranks: Tensor, tags: Sequence[str]) -> dict[str, DirectionRecall]:
-    """The same for the queries of each tag, with their count as `queries`; queries without a tag are left out.
+class Fold(NamedTuple):
+    """Consecutive images of a split, and all their captions."""
 
-    >>> import torch
-    >>> recall_by_tag(torch.tensor([1, 9, 2]), ["what", "where", "what"])["what"]["R@1"]
-    50.0
+    images: Tensor  # [g] int64, numbers in the split
+    captions: Tensor  # [q] int64, numbers in the split
+    owner: Tensor  # [q] int64, index of each caption's image in `images`
+
+
+def consecutive_folds(images: int, owner: Tensor | np.ndarray, folds: int) -> list[Fold]:
+    """Folds of equally many images in their order.  Raises DataError when the images do not divide."""
+    owners = torch.as_tensor(owner).long()
+    if folds < 1 or images % folds:
+        raise DataError(f"{images} images do not make {folds} equal folds")
+    size = images // folds
+    found = []
+    for start in range(0, images, size):
+        captions = torch.nonzero((owners >= start) & (owners < start + size)).flatten()
+        found.append(Fold(torch.arange(start, start + size), captions, owners[captions] - start))
+    return found
+
+
+def fold_ranks(similarity: SimilarityLike, owner: Tensor | np.ndarray, *, folds: int = 5) -> Ranks:
+    """Ranks of every image and caption within its own fold, in the order of the split.
+
+    >>> fold_ranks(torch.tensor([[0.1, 0.9], [0.9, 0.1]]), torch.arange(2), folds=2)
+    Ranks(i2t=tensor([1, 1]), t2i=tensor([1, 1]))
     """
-    if len(tags) != len(ranks):
-        raise DataError(f"{len(tags)} tags for {len(ranks)} queries; each query has one tag (or an empty one)")
-    labels = np.array(tags, dtype=object)
-    return {
-        tag: {"queries": float((labels == tag).sum())} | summarise(ranks[labels == tag])
-        for tag in sorted(set(tags))
-        if tag
-    }
+    source = as_similarity(similarity)
+    owners = check_owner(owner, source.images, source.captions)
+    found = Ranks(torch.zeros(source.images).long(), torch.zeros(source.captions).long())
+    for fold in consecutive_folds(source.images, owners, folds):
+        part = rank_similarity(source.part(fold.images, fold.captions), fold.owner)
+        found.i2t[fold.images], found.t2i[fold.captions] = part.i2t, part.t2i
+    return found
+
+
+def mean_of_folds(ranks: Ranks, owner: Tensor | np.ndarray, *, folds: int = 5) -> Recall:
+    """Mean of the recalls of consecutive folds, from the ranks within each."""
+    parts = consecutive_folds(len(ranks.i2t), owner, folds)
+    return mean_recall([recall_of_ranks(Ranks(ranks.i2t[fold.images], ranks.t2i[fold.captions])) for fold in parts])
+
+
+def fold_mean(similarity: SimilarityLike, owner: Tensor | np.ndarray, *, folds: int = 5) -> Recall:
+    """Mean of the recalls (and of the median and mean ranks) of consecutive folds, each ranked by itself.
+
+    >>> fold_mean(torch.eye(4), torch.arange(4), folds=2)["rsum"]
+    600.0
+    """
+    return mean_of_folds(fold_ranks(similarity, owner, folds=folds), owner, folds=folds)
+
+
+def mean_recall(recalls: list[Recall]) -> Recall:
+    """Mean of each number; `rsum` is the sum of the means."""
+    return with_sum(_mean([one["i2t"] for one in recalls]), _mean([one["t2i"] for one in recalls]))
+
+
+def _mean(sides: list[DirectionRecall]) -> DirectionRecall:
+    return {name: float(np.mean([side[name] for side in sides])) for name in sides[0]}

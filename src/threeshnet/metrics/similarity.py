@@ -1,6 +1,6 @@
-"""Where similarities come from: a matrix, embeddings, or (in `ensemble`) the mean of several of either.
+"""Sources of similarities: a matrix, embeddings, or the mean of several models.
 
-All of them give blocks on request, so that G x Q numbers need not be held at once.
+A source computes blocks on request, so that G x Q numbers are never held at once.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ class Similarity(Protocol):
     captions: int
 
     def block(self, images: slice, captions: slice) -> Tensor:
-        """Those of some images with some captions, [images, captions]; not to be written to: it may be the matrix."""
+        """Similarities [images, captions] of a block; read-only, because it may be a view of the matrix."""
         ...
 
     def pairs(self, owner: Tensor) -> Tensor:
-        """That of each caption with its image, [Q]."""
+        """Similarity of each caption with its own image, [Q]; `owner` [Q] is the image of each caption."""
         ...
 
     def part(self, images: Tensor, captions: Tensor) -> Similarity:
-        """Only these images and captions, by number."""
+        """The source of these images and captions alone, given by number."""
         ...
 
 
 class MatrixSimilarity:
-    """A [G, Q] matrix that is there already."""
+    """Similarities in a [G, Q] matrix.  Raises DataError for another number of dimensions."""
 
     def __init__(self, matrix: Tensor | np.ndarray) -> None:
         self.matrix = torch.as_tensor(matrix).detach()
@@ -60,8 +60,9 @@ class MatrixSimilarity:
 class EmbeddingSimilarity:
     """Inner products of image embeddings [G, D] and caption embeddings [Q, D].
 
-    Summed in float64 and rounded to float32 once: a float32 product rounds by the place in the block and the kernel, so
-    that equal embeddings would not be exact ties and ranks would depend on the machine.
+    They are summed in float64 and rounded to float32 once. The rounding of a float32 product depends on the block and
+    the kernel: equal embeddings would not be exact ties, and ranks would depend on the machine. Raises DataError unless
+    both have two dimensions and the same width.
     """
 
     def __init__(self, images: Tensor | np.ndarray, captions: Tensor | np.ndarray) -> None:
@@ -87,13 +88,40 @@ class EmbeddingSimilarity:
         return EmbeddingSimilarity(self.image_embeddings[images], self.caption_embeddings[captions])
 
 
+class MeanSimilarity:
+    """Mean of the similarities of separately trained models, block by block: the paper's late ensemble.
+
+    Raises DataError unless all parts have the same numbers of images and captions.
+
+    >>> one, other = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 1.0]])
+    >>> MeanSimilarity([one, other]).block(slice(1), slice(2))
+    tensor([[0.5000, 1.0000]])
+    """
+
+    def __init__(self, parts: Sequence[SimilarityLike]) -> None:
+        self.parts: list[Similarity] = [as_similarity(part) for part in parts]
+        sizes = {(part.images, part.captions) for part in self.parts}
+        if len(sizes) != 1:
+            raise DataError(f"an ensemble needs models scored on the same data; (images, captions) are {sorted(sizes)}")
+        self.images, self.captions = sizes.pop()
+
+    def block(self, images: slice, captions: slice) -> Tensor:
+        return _mean([part.block(images, captions) for part in self.parts])
+
+    def pairs(self, owner: Tensor) -> Tensor:
+        return _mean([part.pairs(owner) for part in self.parts])
+
+    def part(self, images: Tensor, captions: Tensor) -> MeanSimilarity:
+        return MeanSimilarity([part.part(images, captions) for part in self.parts])
+
+
 SimilarityLike = Similarity | Tensor | np.ndarray
 
 
 def tiles(images: int, captions: int, cells: int) -> Iterator[tuple[slice, slice]]:
-    """Parts of a [images, captions] matrix of about `cells` each, as square as they can be; images outside.
+    """Tiles of an [images, captions] matrix of about `cells` cells each, images in the outer loop.
 
-    Square, because a product of [g, D] and [q, D] reads (g + q) D numbers for g q results.
+    Tiles are square where possible: a product of [g, D] and [q, D] reads (g + q) D numbers for g q results.
 
     >>> [(rows.stop, columns.stop) for rows, columns in tiles(3, 5, 6)]
     [(2, 3), (2, 5), (3, 3), (3, 5)]
@@ -106,7 +134,7 @@ def tiles(images: int, captions: int, cells: int) -> Iterator[tuple[slice, slice
 
 
 def as_similarity(similarity: SimilarityLike | Sequence[Sequence[float]]) -> Similarity:
-    """A matrix as a source of blocks; a source as it is."""
+    """A matrix as a source of similarities; a source unchanged."""
     if isinstance(similarity, Tensor | np.ndarray | Sequence):
         return MatrixSimilarity(torch.as_tensor(similarity))
     return similarity
@@ -114,3 +142,10 @@ def as_similarity(similarity: SimilarityLike | Sequence[Sequence[float]]) -> Sim
 
 def _double(embeddings: Tensor | np.ndarray) -> Tensor:
     return torch.as_tensor(embeddings).detach().double()
+
+
+def _mean(blocks: Sequence[Tensor]) -> Tensor:
+    total = blocks[0]
+    for block in blocks[1:]:
+        total = total + block
+    return total / len(blocks)
