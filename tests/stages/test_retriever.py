@@ -31,7 +31,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory, command) -> Path:
     out = tmp_path_factory.mktemp("shards")
     photos = [f"data.reader.{split}" for split in ("train=24", "dev=8", "test=20")]
     where = [f"raw={out / 'raw'}", f"out={out}", "progress=false", "workers=0", "batch_size=16"]
-    ended = command("shards", "data=demo", "extractor=tiny", "segmentation=own", *photos, *where)
+    ended = command("data", "data=demo", "extractor=tiny", "segmentation=own", *photos, *where)
     assert ended.code == 0, ended.err
     return out / "demo"
 
