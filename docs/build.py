@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 
 from omegaconf import OmegaConf
 
+from threeshnet.cli import help_text, verbs
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "AGENTS.md", "docs/**/*.md", "experiments/**/README.md")
 LINK = re.compile(r"\]\(([^()\s#]+)[^()\s]*\)")
@@ -58,8 +60,7 @@ def write(file: Path, text: str) -> None:
 
 def settings() -> str:
     """Each verb's settings file with its comments, then each group with its choices."""
-    files = sorted((ROOT / "conf").glob("*.yaml"))
-    parts = [f"## {file.stem}\n\n```yaml\n{own_keys(file)}\n```" for file in files]
+    parts = [f"## {verb}\n\n```yaml\n{own_keys(ROOT / 'conf' / f'{verb}.yaml')}\n```" for verb in verbs()]
     groups = sorted({file.parent for file in (ROOT / "conf").glob("*/*.yaml")})
     rows = [row for group in groups if group.name != "hydra" for row in choices(group)]
     return "\n\n".join([*parts, "## Groups\n\n| choice | what it is |\n|---|---|\n" + "\n".join(rows)])
@@ -88,16 +89,16 @@ def choices(group: Path) -> list[str]:
     return rows
 
 
-def verbs() -> str:
-    """The help of each verb, without the list of groups, which is on the page of settings."""
-    parts = []
-    for file in sorted((ROOT / "conf" / "hydra" / "help").glob("*.yaml")):
-        text = OmegaConf.load(file)
-        parts.append(f"## threeshnet {file.stem}\n\n```text\n{text.header}\n{text.footer}```")
+def command_line() -> str:
+    """What `--help` says: of the program, then of each verb without the list of groups, which is on another page."""
+    parts = [f"```text\n{help_text(verbs())}```"]
+    for verb in verbs():
+        text = OmegaConf.load(ROOT / "conf" / "hydra" / "help" / f"{verb}.yaml")
+        parts.append(f"## threeshnet {verb}\n\n```text\n{text.header}\n{text.footer}```")
     return "\n\n".join(parts)
 
 
-GENERATED = {"settings": settings, "verbs": verbs}
+GENERATED = {"settings": settings, "verbs": command_line}
 
 if __name__ == "__main__":
     sys.exit(main(*map(Path, sys.argv[1:])))
