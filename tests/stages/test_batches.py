@@ -105,11 +105,6 @@ def test_a_vocabulary_is_one_text(tokenizer: Wordpieces) -> None:
     assert Wordpieces.from_lines(longer.lines).vocabulary == longer.vocabulary
 
 
-def test_tokenizer_crosses_to_another_process(tokenizer: Wordpieces) -> None:
-    there = pickle.loads(pickle.dumps(tokenizer))
-    assert there.encode(["a red bikes"]) == tokenizer.encode(["a red bikes"])
-
-
 # --- augmentation
 
 

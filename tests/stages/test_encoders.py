@@ -139,12 +139,6 @@ def test_fused_tokens_are_the_mlp_of_the_sum() -> None:
     torch.testing.assert_close(part(local, projected, images).values, part.mlp(total), **EXACT)
 
 
-def test_the_grid_is_guided_alike() -> None:
-    encoder, images = image_encoder("grid"), image_batch([3, 2])
-    assert encoder(images._replace(regions=None)).shape == (2, DIM)
-    assert set(encoder.highlights(images)) == {"semantic", "spatial"}
-
-
 def test_hybrid_is_the_unit_sum_of_its_branches() -> None:
     images = image_batch([2, 5, 1])
     region, grid = image_encoder("regions"), image_encoder("grid")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from threeshnet.fusion.activations import Sigmoid, Softmax
 from threeshnet.fusion.place_attention import attend_places
 from threeshnet.fusion.semantic import SemanticFusion
-from threeshnet.fusion.spatial import PlaceEncoder, SpatialFusion, batch_statistics
+from threeshnet.fusion.spatial import SpatialFusion
 from threeshnet.nn.positions import sinusoidal
 from threeshnet.records import ImageBatch, TokenSet
 
@@ -141,25 +141,6 @@ def test_vspm_is_the_plain_form_in_evaluation(count: int) -> None:
     torch.testing.assert_close(fast.attention(tokens, images), plain.attend(tokens, images)[1], **EXACT)
 
 
-def test_places_are_the_plain_convolution() -> None:
-    encoder = PlaceEncoder(classes=CLASSES).eval()
-    _, images = a_batch(2)
-    assert images.seg_map is not None
-    numbers = torch.where(images.seg_map == 255, CLASSES, images.seg_map).float().unsqueeze(1)
-    channels = torch.cat([numbers, encoder.positions.expand(2, -1, -1, -1)], dim=1)
-    expected = encoder.norm(encoder.conv(channels)).relu().flatten(2).transpose(1, 2)
-    torch.testing.assert_close(encoder(images.seg_map), expected)
-
-
-def test_moments_give_the_statistics_of_every_place() -> None:
-    torch.manual_seed(0)
-    near, slope, shift = torch.rand(3, 11, 9) * 133, torch.randn(9, 6) / 10, torch.randn(11, 6)
-    mean, variance = batch_statistics(near, slope, shift)
-    places = (near.double() @ slope.double() + shift.double()).flatten(0, 1)
-    torch.testing.assert_close(mean, places.mean(dim=0).float())
-    torch.testing.assert_close(variance, places.var(dim=0, unbiased=False).float())
-
-
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7])
 def test_attention_over_places_has_the_right_gradient(chunk: int) -> None:
     torch.manual_seed(0)
@@ -219,13 +200,3 @@ def test_fusions_treat_tokens_alike(order: list[int]) -> None:
     shuffled = TokenSet(tokens.values[:, order], tokens.mask[:, order])
     for fusion in (semantic("sigmoid").eval(), semantic("softmax").eval(), spatial().eval()):
         torch.testing.assert_close(fusion(shuffled, images), fusion(tokens, images)[:, order], **EXACT)
-
-
-def test_pictures_show_the_weights_that_are_used() -> None:
-    fast, (tokens, images) = semantic("softmax").eval(), a_batch(3)
-    weights = fast.weights(tokens, images)
-    torch.testing.assert_close(weights.sum(dim=1), torch.ones(3, dtype=torch.float64))
-    assert not weights[~tokens.mask].any()
-    attention = spatial().eval().attention(tokens, images)
-    assert attention.shape == (3, TOKENS, 4096)
-    torch.testing.assert_close(attention.sum(dim=-1), torch.ones(3, TOKENS, dtype=torch.float64))

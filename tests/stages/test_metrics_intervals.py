@@ -13,7 +13,7 @@ from threeshnet.errors import ConfigError, DataError
 from threeshnet.metrics.comparisons import compare, difference, over_seeds
 from threeshnet.metrics.intervals import bootstrap_recalls, drawn_recalls
 from threeshnet.metrics.ranks import Ranks
-from threeshnet.metrics.recalls import consecutive_folds, mean_of_folds, recall_of_ranks
+from threeshnet.metrics.recalls import consecutive_folds, recall_of_ranks
 
 DRAWS = 60
 
@@ -57,27 +57,6 @@ def test_the_number_of_draws_at_once_changes_nothing(monkeypatch: pytest.MonkeyP
     assert not np.array_equal(drawn_recalls(ranks, owner, draws=DRAWS, seed=1), whole)
 
 
-def test_the_interval_is_as_wide_as_theory_says() -> None:
-    """Of one caption an image, hits are independent: the standard error of a share is known."""
-    generator = np.random.default_rng(0)
-    hits = torch.from_numpy(np.where(generator.random(1_000) < 0.3, 1, 99))
-    found = bootstrap_recalls(Ranks(hits, hits), torch.arange(1_000))
-    low, high = found["t2i"]["R@1"]
-    share = float((hits == 1).double().mean())
-    error = 100 * np.sqrt(share * (1 - share) / 1_000)
-    assert (high - low) / (2 * 1.96) == pytest.approx(error, rel=0.08)
-    assert low < 100 * share < high
-
-
-def test_captions_go_with_their_image() -> None:
-    """Five captions that agree say as much as one: the interval must not shrink as if there were five times as many."""
-    generator = np.random.default_rng(0)
-    hits = torch.from_numpy(np.where(generator.random(400) < 0.5, 1, 99))
-    alone = bootstrap_recalls(Ranks(hits, hits), torch.arange(400))["t2i"]["R@1"]
-    five = bootstrap_recalls(Ranks(hits, hits.repeat_interleave(5)), torch.arange(400).repeat_interleave(5))
-    assert five["t2i"]["R@1"] == pytest.approx(alone)
-
-
 def test_intervals_are_plain_and_hold_the_recall() -> None:
     ranks, owner = ranks_of(60, seed=1)
     found = json.loads(json.dumps(bootstrap_recalls(ranks, owner, level=0.9, draws=200, seed=3)))
@@ -87,12 +66,6 @@ def test_intervals_are_plain_and_hold_the_recall() -> None:
             assert low <= point[side][name] <= high
     assert found["rsum"][0] < point["rsum"] < found["rsum"][1]
     assert (found["level"], found["draws"], found["seed"], found["unit"]) == (0.9, 200, 3, "image")
-
-
-def test_folded_draws_are_about_the_folded_recall() -> None:
-    ranks, owner = ranks_of(60, seed=1)
-    mean = mean_of_folds(ranks, owner, folds=5)["rsum"]
-    assert drawn_recalls(ranks, owner, folds=5, draws=2_000)[:, 6].mean() == pytest.approx(mean, abs=1.5)
 
 
 def test_settings_that_give_no_interval_are_refused() -> None:

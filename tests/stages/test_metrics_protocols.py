@@ -101,6 +101,8 @@ def test_ranks_are_within_their_fold() -> None:
         inside = np.flatnonzero((owner.numpy() >= start) & (owner.numpy() < start + 4))
         slow = slow_ranks(matrix[start : start + 4][:, inside], owner.numpy()[inside] - start)
         assert (found.i2t[start : start + 4].tolist(), found.t2i[inside].tolist()) == slow
+    with pytest.raises(DataError, match="12 images do not make 5 equal folds"):
+        fold_ranks(source, owner)
 
 
 def test_every_protocol_has_a_twin_here() -> None:

@@ -1,8 +1,9 @@
-"""Losses against loops over queries and negatives."""
+"""Losses against loops over queries and negatives, and losses in blocks against the whole."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
+from threeshnet.errors import ConfigError
 from threeshnet.objectives.collapse import loss_over_collapsed
 from threeshnet.objectives.infonce import InfoNCELoss
 from threeshnet.objectives.triplet import TripletLoss, triplet_hinge
@@ -61,6 +63,7 @@ def check(found: Tensor, expected: Tensor, images: Tensor, captions: Tensor) -> 
         torch.testing.assert_close(mine, torch.zeros_like(mine) if other is None else other, atol=1e-6, rtol=1e-6)
 
 
+LOSSES = st.sampled_from([TripletLoss, InfoNCELoss])
 owner_lists = st.lists(st.integers(0, 3), min_size=1, max_size=7)
 
 
@@ -89,26 +92,6 @@ def test_all_negatives_count_while_warming_up(warm_up: int) -> None:
     for epoch in range(5):
         expected = triplet_hinge(similarity, match, margin=0.2, hardest=epoch >= warm_up)
         assert torch.equal(loss(images, captions, owners, epoch)["loss"], expected)
-
-
-def test_captions_of_one_image_are_negatives_unless_masked() -> None:
-    images, captions = pairs(3)
-    images, captions = images[[0, 0, 1]], captions[[0, 2, 1]]
-    for make in (TripletLoss, InfoNCELoss):
-        owners = torch.tensor([0, 0, 1])
-        plain, masked = (make(mask_same_image=mask)(images, captions, owners, 0)["loss"] for mask in (False, True))
-        assert masked < plain
-        distinct = make(mask_same_image=True)(images, captions, torch.arange(3), 0)["loss"]
-        torch.testing.assert_close(distinct, plain)
-
-
-def test_the_triplet_sum_grows_with_the_batch() -> None:
-    """Summed, not averaged: twice the same pairs apart from each other are twice the loss of the hardest."""
-    similarity = torch.tensor([[0.5, 0.6], [0.4, 0.5]])
-    one = triplet_hinge(similarity, torch.eye(2).bool(), margin=0.2, hardest=True)
-    two = torch.full((4, 4), -1.0)
-    two[:2, :2] = two[2:, 2:] = similarity
-    torch.testing.assert_close(triplet_hinge(two, torch.eye(4).bool(), margin=0.2, hardest=True), 2 * one)
 
 
 def test_the_temperature_is_learned_and_bounded() -> None:
@@ -170,3 +153,80 @@ def test_every_objective_has_finite_gradients_in_hard_corners(file: Path, masked
             assert right.grad is not None
             assert left.grad.isfinite().all()
             assert right.grad.isfinite().all()
+
+
+# ---- losses in blocks
+
+
+def tied_pairs(owners: list[int], seed: int, *, twins: bool) -> tuple[Tensor, Tensor]:
+    """Unit embeddings; as `twins`, those of one owner are equal, so that negatives tie."""
+    sides = torch.stack([side.detach() for side in pairs(len(owners), seed)])
+    images, captions = sides[:, [owners.index(owner) for owner in owners]] if twins else sides
+    return images.requires_grad_(), captions.requires_grad_()
+
+
+@given(
+    make=LOSSES,
+    owners=st.lists(st.integers(0, 4), min_size=1, max_size=9),
+    rows=st.integers(1, 10),
+    masked=st.booleans(),
+    twins=st.booleans(),
+    epoch=st.sampled_from([ALL_NEGATIVES, HARDEST]),
+    seed=st.integers(0, 5),
+)
+def test_in_blocks_is_at_once(
+    make: Callable[..., nn.Module], owners: list[int], rows: int, masked: bool, twins: bool, epoch: int, seed: int
+) -> None:
+    found: list[Any] = []
+    for options in ({}, {"rows": rows}):
+        loss = make(mask_same_image=masked, **options).double()
+        sides = tied_pairs(owners, seed, twins=twins)
+        numbers = loss(*sides, torch.tensor(owners), epoch)
+        numbers["loss"].backward()
+        found.append([numbers["loss"].detach(), *(side.grad for side in sides), *(p.grad for p in loss.parameters())])
+    for at_once, in_blocks in zip(*found, strict=True):
+        torch.testing.assert_close(in_blocks, at_once, atol=1e-9, rtol=1e-9)
+
+
+def test_equal_hardest_negatives_in_other_blocks_share_the_gradient() -> None:
+    """One image three times: alone in a block it would take all of a caption's gradient."""
+    images = nn.functional.normalize(torch.tensor([[1.0, 0.2], [0.9, 0.6], [0.9, 0.6], [0.9, 0.6]]).double(), dim=1)
+    grads = []
+    for rows in (None, 1):
+        left = images.clone().requires_grad_()
+        TripletLoss(rows=rows)(left, images, torch.arange(4), HARDEST)["loss"].backward()
+        grads.append(left.grad)
+    torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("make", [TripletLoss, InfoNCELoss])
+@pytest.mark.parametrize("epoch", [ALL_NEGATIVES, HARDEST])
+def test_no_matrix_of_all_pairs_is_kept_or_made(make: Callable[..., nn.Module], epoch: int) -> None:
+    count, rows = 96, 16
+    images, captions = torch.randn(2, count, 4).requires_grad_()
+    largest = LargestTensor()
+    with largest:
+        make(rows=rows)(images, captions, torch.arange(count), epoch)["loss"].backward()
+    assert largest.numbers <= rows * count
+    with largest:
+        make()(images, captions, torch.arange(count), epoch)["loss"].backward()
+    assert largest.numbers == count * count
+
+
+class LargestTensor(torch.utils._python_dispatch.TorchDispatchMode):
+    """How many numbers the largest result of any operation has."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for each in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(each, Tensor):
+                self.numbers = max(self.numbers, each.numel())
+        return result
+
+
+@pytest.mark.parametrize("make", [TripletLoss, InfoNCELoss])
+def test_a_block_of_nothing_is_refused(make: Callable[..., nn.Module]) -> None:
+    with pytest.raises(ConfigError, match=r"objective.rows=0 must be at least 1; null compares all pairs at once"):
+        make(rows=0)
