@@ -23,7 +23,6 @@ from threeshnet.files import write_rows
 from threeshnet.installation import current_commit
 from threeshnet.metrics.protocols import Scored, rank, recall_by
 from threeshnet.metrics.similarity import EmbeddingSimilarity
-from threeshnet.reports.markdown import fill, table
 from threeshnet.runs.facts import machine
 from threeshnet.runs.identity import data_fingerprint
 from threeshnet.shards.reader import ShardedSplit
@@ -32,7 +31,6 @@ HERE = Path(__file__).parent
 RECALLS = [f"{side}_{name}" for side in ("i2t", "t2i") for name in ("R@1", "R@5", "R@10")]
 COLUMNS = ["data", "split", "images", "captions", "protocol", "baseline", "seed", *RECALLS, "rsum", "commit"]
 COLUMNS += ["machine", "fingerprint", "selection", "reason"]  # blank where it is not known, or there is none
-SHOWN = ["data", "split", "baseline", "seed", *RECALLS, "rsum"]
 ZERO_SHOT = "zero-shot "  # what the name of such a baseline starts with
 CHOSEN = "rsum on dev"  # how the penalty of the bag of words is selected
 PENALTIES = tuple(10.0**power for power in range(6))  # of the ridge, chosen on the dev split
@@ -187,29 +185,14 @@ def write(rows: list[dict[str, object]], file: Path) -> list[dict[str, str]]:
     return everything
 
 
-def rebuild(rows: list[dict[str, str]], readme: Path) -> None:
-    """Rewrites what stands between the markers."""
-    head = [name.replace("_", " ") for name in SHOWN]
-    fill(readme, {"floors": table(head, [cells(row) for row in rows])})
-
-
-def cells(row: dict[str, str]) -> list[str]:
-    """A row as the table shows it."""
-    shown = row if row["rsum"] else row | {RECALLS[0]: f"not run: {row['reason'] or 'nobody said why'}"}
-    return [shown[name] for name in SHOWN]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=Path, required=True, help="folder of a data set's shards, with a grid")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder of results.csv and README.md")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of results.csv")
     for name, default in (("train", "train"), ("dev", "dev"), ("split", "test")):
         parser.add_argument(f"--{name}", default=default)
     asked = parser.parse_args()
-    rebuild(
-        write(measure(asked.shards, asked.train, asked.dev, asked.split), asked.out / "results.csv"),
-        asked.out / "README.md",
-    )
+    write(measure(asked.shards, asked.train, asked.dev, asked.split), asked.out / "results.csv")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python experiments/baselines/zero_shot.py --data flickr8k --raw <folder> --model openai/clip-vit-base-patch32
 
 Photos, captions and split come from the data set's own reader, set up as `make data` does (settings of its own, such
-as limit=100, go behind the options). The row goes to results.csv, and the table in README.md is rebuilt. Where the
+as limit=100, go behind the options). The row goes to results.csv; `make report` makes the table. Where the
 weights are not to be had, the row has no recalls and says so in the table; it replaces no measured one.
 """
 
@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from run import HERE, ZERO_SHOT, as_text, facts_of, rebuild, scores, write
+from run import HERE, ZERO_SHOT, as_text, facts_of, scores, write
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -61,7 +61,6 @@ def main(words: Sequence[str] | None = None) -> None:
     row = measured(annotated, folder, asked) if folder else facts_of(scored_by(annotated)) | NO_WEIGHTS
     row |= {"baseline": ZERO_SHOT + asked.name, "seed": ""}
     rows = write([row], asked.out / "results.csv")
-    rebuild(rows, asked.out / "README.md")
     if folder is None:
         written = {key: str(value) for key, value in row.items()} in rows
         print(NOT_AT_HAND.format(asked.name) + ("" if written else " The row that was measured stays."))
@@ -77,7 +76,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", default="test")
     parser.add_argument("--shards", type=Path, help="folder of the data set's shards: score the photos that are in it")
     parser.add_argument("--batch", type=int, default=32, help="photos, or captions, at once")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder of results.csv and README.md")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of results.csv")
     parser.add_argument(
         "overrides", nargs="*", help="settings as `make data ARGS=…` takes them: data.reader.…, limit=…"
     )

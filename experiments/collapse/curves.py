@@ -3,7 +3,8 @@
     python experiments/collapse/curves.py --collect runs/activation/activation=sigmoid,* runs/transfer/*home*
 
 With --collect every finished run in or below those folders becomes rows of curves.csv, an epoch each (a run that has
-rows gets new ones). Without it nothing but curves.csv is read. Table and figure are rebuilt from it either way.
+rows gets new ones). Without it nothing but curves.csv is read. The figure is drawn either
+way; `make report` makes the page.
 """
 
 from __future__ import annotations
@@ -24,13 +25,12 @@ from omegaconf import OmegaConf
 
 from threeshnet.files import write_rows
 from threeshnet.objectives.collapse import loss_over_collapsed
-from threeshnet.reports.markdown import fill, table
 from threeshnet.runs.find import evaluations
 from threeshnet.runs.run import Run
 from threeshnet.training.csv_log import rows_of as logged_rows
 
 HERE = Path(__file__).resolve().parent
-CURVES, FIGURE, PART = "curves.csv", "figure.png", "collapse"
+CURVES, FIGURE = "curves.csv", "figure.png"
 COLUMNS = ["experiment", "setting", "guidance", "objective", "seed", "epoch", "share", "dev_rsum", "rsum", "checkpoint"]
 COLUMNS += ["commit"]
 RUN = COLUMNS[:5]  # what tells a run from the others
@@ -51,10 +51,6 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
         kept = runs(rows) | {tuple(found[0][name] for name in RUN): found for found in new}
         rows = sorted((row for found in kept.values() for row in found), key=order)
         write_rows(folder / CURVES, COLUMNS, rows)
-    fill(
-        folder / "README.md",
-        {PART: f"{table_of(rows)}\n\n![Loss of each epoch over that of equal embeddings]({FIGURE})"},
-    )
     draw(rows, folder / FIGURE)
 
 
@@ -105,21 +101,6 @@ def runs(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
     for row in rows:
         found.setdefault(tuple(row[name] for name in RUN), []).append(row)
     return found
-
-
-def table_of(rows: Sequence[Row]) -> str:
-    """A line for each kind of run: the last epoch's share of each seed, and rsum over seeds."""
-    kinds: dict[tuple[str, ...], list[Row]] = {}
-    for key, epochs in runs(rows).items():
-        kinds.setdefault(key[:-1], []).append(epochs[-1])
-    lines = []
-    for key, ends in kinds.items():
-        scores = [float(row["rsum"]) for row in ends]
-        spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
-        shares = ", ".join(f"{float(row['share']):.3f}" for row in ends)
-        lines.append([*key, " ".join(row["seed"] for row in ends), shares, f"{statistics.fmean(scores):.1f}{spread}"])
-    head = ["experiment", "setting", "guidance", "objective", "seeds", "share in the last epoch, by seed", "rsum"]
-    return table(head, lines)
 
 
 def draw(rows: Sequence[Row], file: Path) -> None:

@@ -8,7 +8,7 @@ captions, and not of others. Rows of by_heart.csv, one a run and split.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from threeshnet.files import write_rows
 from threeshnet.metrics.ranks import rank_similarity
 from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.metrics.similarity import EmbeddingSimilarity
-from threeshnet.reports.markdown import fill, table
 from threeshnet.runs.facts import machine
 from threeshnet.runs.find import trainings
 from threeshnet.runs.run import Run
@@ -30,7 +29,7 @@ from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training.checkpoint import checkpoint_hash, read_checkpoint
 
 HERE = Path(__file__).resolve().parent
-FILE, PART, BATCH = "by_heart.csv", "by_heart", 100
+FILE, BATCH = "by_heart.csv", 100
 COLUMNS = ("setting", "objective", "job", "seed", "split", "photos", "captions", "i2t_r1", "t2i_r1", "rsum")
 COLUMNS += ("machine", "checkpoint", "commit")
 
@@ -60,28 +59,16 @@ def rows_of(run: Run, shards: Path, splits: list[str]) -> Iterator[dict[str, Any
         yield known | {"split": split.name} | scores(model, split, card["fields"], photos)
 
 
-def table_of(rows: Iterable[Mapping[str, Any]]) -> str:
-    """A line a run, with its rsum on each of the splits."""
-    runs: dict[tuple[str, ...], dict[str, str]] = {}
-    for row in rows:
-        which = tuple(str(row[name]) for name in ("setting", "objective", "job", "photos"))
-        runs.setdefault(which, {})[row["split"]] = row["rsum"]
-    splits = list(next(iter(runs.values())))
-    head = ["setting", "objective", "job", "photos", *(f"rsum on {split}" for split in splits)]
-    return table(head, [[*which, *found.values()] for which, found in runs.items()])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="of run directories")
     parser.add_argument("--shards", required=True, type=Path, help="that the runs were trained on")
     parser.add_argument("--splits", nargs="+", default=["train", "dev"])
-    parser.add_argument("--out", type=Path, default=HERE, help="folder of by_heart.csv and README.md")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of by_heart.csv")
     asked = parser.parse_args()
     rows = [row for run in trainings(asked.folders) for row in rows_of(run, asked.shards, asked.splits)]
     write_rows(asked.out / FILE, COLUMNS, rows)
-    fill(asked.out / "README.md", {PART: table_of(rows)})
-    print(table_of(rows))
+    print(f"{len(rows)} rows in {asked.out / FILE}; now: make report STUDY=options")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ views_scored.csv, one a run, way and inverse temperature.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from threeshnet.metrics.ranks import rank_similarity
 from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.nn.masking import unit
-from threeshnet.reports.markdown import fill, table
 from threeshnet.runs.facts import machine
 from threeshnet.runs.find import trainings
 from threeshnet.runs.run import Run
@@ -34,7 +33,7 @@ from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training.checkpoint import checkpoint_hash, read_checkpoint
 
 HERE = Path(__file__).resolve().parent
-FILE, PART, BATCH, VIEWS, SCORED, BANK = "views_scored.csv", "views_scored", 100, (1, 2, 3), "dev", "train"
+FILE, BATCH, VIEWS, SCORED, BANK = "views_scored.csv", 100, (1, 2, 3), "dev", "train"
 WAYS: dict[str, tuple[int, ...]] = {  # how often the photo counts, and each of its views
     "photo": (1, 0, 0, 0),
     "a view": (0, 1, 0, 0),
@@ -88,27 +87,15 @@ def rows_of(run: Run, shards: Path) -> Iterator[dict[str, Any]]:
             yield known | {"way": way, "beta": "" if beta is None else f"{beta:g}"} | score
 
 
-def table_of(rows: Iterable[Mapping[str, Any]]) -> str:
-    """A line a run and way, with its rsum at each inverse temperature."""
-    lines: dict[tuple[str, ...], dict[str, str]] = {}
-    for row in rows:
-        which = tuple(str(row[name]) for name in ("setting", "objective", "job", "way"))
-        lines.setdefault(which, {})[row["beta"]] = row["rsum"]
-    betas: Sequence[str] = list(next(iter(lines.values())))
-    head = ["setting", "objective", "job", "images", *(f"beta {beta}" if beta else "rsum" for beta in betas)]
-    return table(head, [[*which, *found.values()] for which, found in lines.items()])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="of run directories")
     parser.add_argument("--shards", required=True, type=Path, help="that the runs were trained on")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder of views_scored.csv and README.md")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of views_scored.csv")
     asked = parser.parse_args()
     rows = [row for run in trainings(asked.folders) for row in rows_of(run, asked.shards)]
     write_rows(asked.out / FILE, COLUMNS, rows)
-    fill(asked.out / "README.md", {PART: table_of(rows)})
-    print(table_of(rows))
+    print(f"{len(rows)} rows in {asked.out / FILE}; now: make report STUDY=options")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import pytest
 
 from threeshnet.errors import DataError
-from threeshnet.reports.markdown import filled
 from threeshnet.runs.run import Run
 
 from ..scripts import loaded
@@ -33,14 +31,6 @@ def test_scores_are_those_of_the_run(by_heart: Any, whole: Path, synthetic_shard
     assert (train["split"], train["seed"], train["objective"]) == ("train", 0, "triplet")
     assert train["rsum"] != held_out["rsum"]
     assert set(by_heart.COLUMNS) == train.keys()
-
-
-def test_the_committed_table_is_that_of_the_committed_rows(by_heart: Any) -> None:
-    with (SCRIPT.parent / "by_heart.csv").open(encoding="utf-8", newline="") as opened:
-        rows = list(csv.DictReader(opened))
-    text = (SCRIPT.parent / "README.md").read_text(encoding="utf-8")
-    assert filled(text, {"by_heart": by_heart.table_of(rows)}, SCRIPT) == text
-    assert by_heart.table_of(rows).count("\n") == 1 + len(rows) / 2  # a line a run, which has two rows
 
 
 def test_a_folder_without_runs_is_named(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 
 from threeshnet.errors import DataError
-from threeshnet.reports.markdown import filled
 from threeshnet.runs.run import Run
 
 from ..scripts import loaded
@@ -57,14 +55,6 @@ def test_scores_are_those_of_the_evaluation(
             scored[way] = f"{json.loads((out / 'metrics.json').read_text())['rsum']:.1f}"
         assert {way: found[way, beta]["rsum"] for way in scored} == scored
         assert len(set(scored.values())) > 1
-
-
-def test_the_committed_table_is_that_of_the_committed_rows(views_scored: Any) -> None:
-    with (SCRIPT.parent / "views_scored.csv").open(encoding="utf-8", newline="") as opened:
-        rows = list(csv.DictReader(opened))
-    text = (SCRIPT.parent / "README.md").read_text(encoding="utf-8")
-    assert filled(text, {"views_scored": views_scored.table_of(rows)}, SCRIPT) == text
-    assert len(rows) % (len(views_scored.WAYS) * len(views_scored.BETAS)) == 0
 
 
 def test_a_folder_without_runs_is_named(

@@ -145,7 +145,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     """A folder with the table as it is committed, and its rows."""
-    for name in ("README.md", "results.csv"):
+    for name in ("results.csv",):
         shutil.copy(BASELINES / name, tmp_path)
     return tmp_path
 
@@ -244,7 +244,6 @@ def test_a_row_is_what_plain_loops_find(
     expected = {key: f"{value:.2f}" for key, value in recalls_by_loops(cosines, owners).items()}
     assert {key: row[key] for key in expected} == expected
     assert 0 < float(row["rsum"]) < 600
-    assert f"| zero-shot {kind} |  | {row['i2t_R@1']} |" in (out / "README.md").read_text()
     assert rows_of(out, "demo") == before  # the floors of other data stay
 
 
@@ -304,8 +303,6 @@ def test_without_weights_there_is_a_row_that_says_so(
     assert {row[name] for name in (*scripts["run"].RECALLS, "rsum", "machine", "fingerprint")} == {""}
     assert row["reason"] == "weights were not at hand"
     assert (row["images"], row["captions"]) == (str(PHOTOS + 1), str(sum(1 + n % 3 for n in (*range(13), 14))))
-    line = "| folder | test | zero-shot someone/no-such-clip |  | not run: weights were not at hand |"
-    assert line in (out / "README.md").read_text()
     said = capsys.readouterr().out
     assert "someone/no-such-clip was not run" in said
     assert "stays" not in said

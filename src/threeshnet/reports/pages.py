@@ -133,7 +133,7 @@ class Page:
 
     @property
     def vocabulary(self) -> dict[str, Any]:
-        names = ("rows", "table", "effects", "csv", "json", "spread", "paired", "claims", "published", "markdown_table")
+        names = ("rows", "table", "effects", "csv", "json", "group", "spread", "ends", "paired", "claims", "published")
         return {name: getattr(self, name) for name in names}
 
     def rows(self, experiment: str, setting: str | None = None, study: str | None = None, **levels: str) -> Level:
@@ -164,6 +164,20 @@ class Page:
         return json.loads((self.folder / file).read_text(encoding="utf-8"))
 
     @staticmethod
+    def group(rows: Iterable[dict[str, str]], *names: str) -> list[tuple[tuple[str, ...], list[dict[str, str]]]]:
+        """Rows of a CSV file by their cells in these columns, in the order of the first of each."""
+        found: dict[tuple[str, ...], list[dict[str, str]]] = {}
+        for row in rows:
+            found.setdefault(tuple(row[name] for name in names), []).append(row)
+        return list(found.items())
+
+    @staticmethod
+    def ends(values: Iterable[str | float], digits: int = 1) -> str:
+        """`least to greatest`."""
+        numbers = [float(value) for value in values]
+        return f"{min(numbers):.{digits}f} to {max(numbers):.{digits}f}"
+
+    @staticmethod
     def spread(values: Iterable[str | float], digits: int = 1) -> str:
         """Mean ± sample standard deviation; the mean alone of one value."""
         found = over_seeds([float(value) for value in values])
@@ -185,8 +199,6 @@ class Page:
     def published(self) -> str:
         """What others report, from published_results.csv."""
         return published_table(self.csv("published_results.csv"))
-
-    markdown_table = staticmethod(table)
 
     def _study(self) -> Study:
         return load_study(self._name())
