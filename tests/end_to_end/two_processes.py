@@ -24,6 +24,7 @@ from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.pooling.mean import MeanPooling
 from threeshnet.records import ImageBatch, TokenSet
 from threeshnet.training.module import RetrievalModule
+from threeshnet.training.schedules import Optimization
 
 WORDS = ("a", "the", "man", "dog", "cat", "red", "blue", "on", "in", "street", "snow")
 
@@ -75,10 +76,9 @@ def main(shards: Path, processes: int, out: Path) -> None:
     module = RetrievalModule(
         model=model,
         objective=TripletLoss(mask_same_image=True),
-        optimizer=partial(torch.optim.SGD, momentum=0.9),
-        schedule=partial(torch.optim.lr_scheduler.StepLR, step_size=1),
-        learning_rate=0.01,
-        pretrained_factor=0.1,
+        optimization=Optimization(
+            partial(torch.optim.SGD, momentum=0.9), partial(torch.optim.lr_scheduler.StepLR, step_size=1), 0.01, 0.1
+        ),
     )
     sizes = {"batch_size": 16, "evaluation_batch_size": 4}
     data = RetrievalDataModule(

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from threeshnet.runs.run import Run
-from threeshnet.training.collapse import CollapseWatch
 from threeshnet.training.module import RetrievalModule
+from threeshnet.training.monitoring import CollapseWatch
 
 from ..scripts import loaded
 
@@ -56,9 +56,9 @@ def test_the_first_epoch_that_told_nothing_apart_is_named(
     quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     steps: dict[str, Any] = {"max_epochs": len(shares), "accelerator": "cpu", "default_root_dir": tmp_path}
     trainer = pl.Trainer(callbacks=[CollapseWatch()], enable_checkpointing=False, **steps, **quiet)
-    with caplog.at_level(logging.WARNING, logger="threeshnet.training.collapse"):
+    with caplog.at_level(logging.WARNING, logger="threeshnet.training.monitoring"):
         trainer.fit(Given(shares), DataLoader([0, 1]))
-    told = [record.getMessage() for record in caplog.records if record.name == "threeshnet.training.collapse"]
+    told = [record.getMessage() for record in caplog.records if record.name == "threeshnet.training.monitoring"]
     assert [int(line.split(":")[0].removeprefix("epoch ")) for line in told] == epochs
     assert all("warm_up_epochs" in line for line in told)
 

@@ -26,8 +26,8 @@ from threeshnet.batches.order import CaptionBatches
 from threeshnet.errors import STOPPING, CheckpointError, ConfigError, Interrupted
 from threeshnet.runs import lock
 from threeshnet.runs.lock import locked
-from threeshnet.training.callbacks import RandomStates, random_states, set_random_states
 from threeshnet.training.csv_log import RunLog, carry_on, rows_of
+from threeshnet.training.random_states import RandomStates, random_states, set_random_states
 from threeshnet.training.signals import Signals
 
 # ---- signals

@@ -17,8 +17,9 @@ from threeshnet.errors import ConfigError
 from threeshnet.nn.mlp import MLP
 from threeshnet.nn.synchronized_batchnorm import SharedStatistics
 from threeshnet.records import ImageBatch, TokenSet
-from threeshnet.training.chunks import ChunkedEncoder
+from threeshnet.training.large_batch import ChunkedEncoder
 from threeshnet.training.module import RetrievalModule
+from threeshnet.training.schedules import Optimization
 from threeshnet.training.synchronize import synchronize
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -200,9 +201,6 @@ def test_a_chunk_of_nothing_is_refused() -> None:
         RetrievalModule(
             model=nn.Module(),  # pyright: ignore[reportArgumentType]
             objective=nn.Module(),
-            optimizer=torch.optim.SGD,
-            schedule=torch.optim.lr_scheduler.StepLR,
-            learning_rate=1.0,
-            pretrained_factor=1.0,
+            optimization=Optimization(torch.optim.SGD, torch.optim.lr_scheduler.StepLR, 1.0, 1.0),
             chunk=0,
         )

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from threeshnet.runs.identity import differing, flat, identity
 from threeshnet.runs.records import FAILED, FINISHED, Progress
 from threeshnet.runs.run import Run
-from threeshnet.training import progress_writer
+from threeshnet.training import monitoring
 
 QUIET: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -57,7 +57,7 @@ class Seen(pl.Callback):
 
 def fit(folder: Path, *, seconds: float = 0.0, stop: BaseException | None = None, epochs: int = 3) -> list[Progress]:
     seen = Seen(folder)
-    callbacks: list[pl.Callback] = [progress_writer.Progress(run=Run(folder), seconds=seconds), seen]
+    callbacks: list[pl.Callback] = [monitoring.ProgressWriter(run=Run(folder), seconds=seconds), seen]
     steps: dict[str, Any] = {"max_epochs": epochs, "num_sanity_val_steps": 0, "accelerator": "cpu"}
     trainer = pl.Trainer(callbacks=callbacks, default_root_dir=folder, **steps, **QUIET)
     data = DataLoader(torch.zeros(2, 1))
@@ -95,19 +95,19 @@ def test_a_run_that_ends_early_says_how(tmp_path: Path, stop: BaseException, sta
 def test_a_run_that_goes_on_counts_the_time_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process works for 100 s, the next one 20 s more; what lies between them is no work."""
     now = [1000.0]
-    monkeypatch.setattr(progress_writer.time, "time", lambda: now[0])
+    monkeypatch.setattr(monitoring.time, "time", lambda: now[0])
     checkpoint: dict[str, Any] = {"callbacks": {}}
     for start, seconds, before in ((1000.0, 100.0, 0.0), (5000.0, 20.0, 100.0)):
-        assert progress_writer.seconds_of(checkpoint) == before
+        assert monitoring.seconds_of(checkpoint) == before
         now[0] = start
-        run = progress_writer.Progress(run=Run(tmp_path))
+        run = monitoring.ProgressWriter(run=Run(tmp_path))
         if checkpoint["callbacks"]:
             run.load_state_dict(checkpoint["callbacks"][run.state_key])
         now[0] += seconds
         checkpoint["callbacks"] = {run.state_key: run.state_dict()}
-    assert progress_writer.seconds_of(checkpoint) == 120
+    assert monitoring.seconds_of(checkpoint) == 120
     older = {"callbacks": {"Progress": {"dev_rsum": None, "best_dev_rsum": None}}}
-    assert progress_writer.seconds_of(older) == progress_writer.seconds_of(None) == 0
+    assert monitoring.seconds_of(older) == monitoring.seconds_of(None) == 0
 
 
 def test_nothing_there_is_nothing_read(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from threeshnet.nn.mlp import MLP
 from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.records import Batch, ImageBatch, TokenSet
 from threeshnet.training.module import RetrievalModule
+from threeshnet.training.schedules import Optimization
 from threeshnet.training.trainer_options import OURS, of_lightning, of_module
 
 from ..forks import Forks
@@ -127,10 +128,7 @@ def module(objective: nn.Module, **options: Any) -> RetrievalModule:
     made = RetrievalModule(
         model=Sides(),  # pyright: ignore[reportArgumentType]
         objective=objective,
-        optimizer=torch.optim.SGD,
-        schedule=torch.optim.lr_scheduler.StepLR,
-        learning_rate=0.1,
-        pretrained_factor=1.0,
+        optimization=Optimization(torch.optim.SGD, torch.optim.lr_scheduler.StepLR, 0.1, 1.0),
         **options,
     )
     made.prepare()

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from threeshnet.errors import DataError
-from threeshnet.training.collect import Collector, in_order
-from threeshnet.training.parameter_groups import parameter_groups
+from threeshnet.training.encoding import Collector, in_order
+from threeshnet.training.schedules import parameter_groups
 
 STEPS = 7  # batches of 16 in the 120 captions of `synthetic_shards`
 VALIDATION = "validation"

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from threeshnet.installation import CONF, current_commit
 from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.records import Batch, ImageBatch, TokenSet
-from threeshnet.training.parameter_groups import parameter_groups
+from threeshnet.training.schedules import parameter_groups
 
 CELLS, WIDTH, CLASSES = 49, 1280, 133  # of the yardstick's features
 DROPPED = 0.2  # share of the cells that augmentation drops

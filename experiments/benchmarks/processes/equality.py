@@ -46,7 +46,7 @@ from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.objectives.infonce import InfoNCELoss
 from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.reports.markdown import fill
-from threeshnet.training.collect import Collector
+from threeshnet.training.encoding import Collector
 from threeshnet.training.module import RetrievalModule
 
 CHUNK = 3  # pairs encoded at a time

@@ -37,6 +37,7 @@ from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.records import Batch, ImageBatch, TokenSet
 from threeshnet.reports.markdown import fill, table
 from threeshnet.training.module import RetrievalModule
+from threeshnet.training.schedules import Optimization
 from threeshnet.training.synchronize import synchronize
 
 REGIONS, WIDTH, CLASSES, WORDS = 36, 2048, 133, (8, 20)
@@ -59,10 +60,12 @@ def build(dim: int, text: str, *, sync: bool = True) -> RetrievalModule:
     return RetrievalModule(
         model=instantiate(cfg.model).train(),
         objective=TripletLoss(warm_up_epochs=0),
-        optimizer=partial(torch.optim.AdamW, weight_decay=1e-4),
-        schedule=instantiate(cfg.schedule),
-        learning_rate=cfg.optimization.learning_rate,
-        pretrained_factor=cfg.optimization.pretrained_factor,
+        optimization=Optimization(
+            partial(torch.optim.AdamW, weight_decay=1e-4),
+            instantiate(cfg.schedule),
+            cfg.optimization.learning_rate,
+            cfg.optimization.pretrained_factor,
+        ),
         sync_batchnorm=sync,
     )
 

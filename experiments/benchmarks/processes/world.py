@@ -30,6 +30,7 @@ from threeshnet.installation import CONF
 from threeshnet.pooling.generalized import GeneralizedPooling
 from threeshnet.records import ImageArrays
 from threeshnet.training.module import RetrievalModule
+from threeshnet.training.schedules import Optimization
 
 WORDS = ("a", "man", "dog", "cat", "red", "blue", "on", "in", "street", "snow")
 CLASSES, REGION, GRID, CELLS, MOST_REGIONS = 5, 6, 7, 9, 8
@@ -112,10 +113,12 @@ def module_of(model: RetrievalModel, objective: nn.Module, **options: Any) -> Re
     return RetrievalModule(
         model=copy.deepcopy(model),
         objective=copy.deepcopy(objective),
-        optimizer=partial(torch.optim.AdamW, weight_decay=1e-4),
-        schedule=partial(torch.optim.lr_scheduler.MultiStepLR, milestones=[2]),
-        learning_rate=5e-3,
-        pretrained_factor=0.1,
+        optimization=Optimization(
+            partial(torch.optim.AdamW, weight_decay=1e-4),
+            partial(torch.optim.lr_scheduler.MultiStepLR, milestones=[2]),
+            5e-3,
+            0.1,
+        ),
         **options,
     )
 

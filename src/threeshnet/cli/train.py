@@ -21,7 +21,7 @@ from threeshnet.shards.provide import provide_shards
 from threeshnet.training import building
 from threeshnet.training.checkpoint import check_resumable, checkpoint_hash, read_checkpoint
 from threeshnet.training.csv_log import carry_on
-from threeshnet.training.progress_writer import seconds_of
+from threeshnet.training.monitoring import seconds_of
 from threeshnet.training.signals import Signals
 
 log = logging.getLogger(__name__)

@@ -27,8 +27,7 @@ from threeshnet.settings import Invocation
 from threeshnet.shards.manifest import Manifest, open_shards
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training.checkpoint import checkpoint_hash, load_model, read_checkpoint
-from threeshnet.training.collect import Embeddings
-from threeshnet.training.encoding import EncodingModule
+from threeshnet.training.encoding import Embeddings, EncodingModule
 
 OFFICIAL_FIELDS = ["region", "seg"]
 

@@ -20,7 +20,7 @@ from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.pooling.generalized import GeneralizedPooling
 from threeshnet.records import TokenSet
 from threeshnet.shards.reader import ShardedSplit
-from threeshnet.training.collect import Embeddings
+from threeshnet.training.encoding import Embeddings
 
 TOP_CAPTIONS = 5
 CONFUSIONS = 20  # of each direction

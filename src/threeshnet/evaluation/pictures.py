@@ -26,7 +26,7 @@ from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.records import ImageArrays
 from threeshnet.runs.run import Run
 from threeshnet.shards.reader import ShardedSplit
-from threeshnet.training.collect import Embeddings
+from threeshnet.training.encoding import Embeddings
 
 PHOTO_SIDE = 480  # pixels; photos are drawn smaller than this
 BLANK = 224  # side of the grey stand-in for a missing photo

@@ -20,7 +20,7 @@ from threeshnet.metrics.ranks import Ranks, rank_similarity
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.metrics.twins import pair_accuracy, told_apart, twins
 from threeshnet.shards.reader import ShardedSplit
-from threeshnet.training.collect import Embeddings
+from threeshnet.training.encoding import Embeddings
 
 KIB_PER_GIB = 2**20  # Linux counts the peak in KiB
 BYTES_PER_GIB = 2**30

@@ -20,14 +20,14 @@ from threeshnet.errors import ConfigError, Problems
 from threeshnet.runs.checkpoint_files import WholeFiles
 from threeshnet.runs.run import Run
 from threeshnet.shards.manifest import Manifest
-from threeshnet.training.best import BestModelCheckpoint
-from threeshnet.training.callbacks import RandomStates, StepClock
+from threeshnet.training.agreement import Agreement
+from threeshnet.training.best_checkpoint import BestModelCheckpoint
 from threeshnet.training.checkpoint import maker_facts, model_card
-from threeshnet.training.collapse import CollapseWatch
-from threeshnet.training.keeping import LastCheckpoint
+from threeshnet.training.last_checkpoint import LastCheckpoint
 from threeshnet.training.module import RetrievalModule
-from threeshnet.training.processes import Agreement
-from threeshnet.training.progress_writer import Progress
+from threeshnet.training.monitoring import CollapseWatch, ProgressWriter, StepClock
+from threeshnet.training.random_states import RandomStates
+from threeshnet.training.schedules import Optimization
 from threeshnet.training.signals import Signals
 from threeshnet.training.trainer_options import of_lightning, of_module
 
@@ -104,11 +104,15 @@ def build_module(
     return RetrievalModule(
         model=model,
         objective=instantiate(cfg.objective),
-        optimizer=instantiate(cfg.optimizer),
-        schedule=instantiate(cfg.schedule),
+        optimization=Optimization(
+            instantiate(cfg.optimizer),
+            instantiate(cfg.schedule),
+            cfg.optimization.learning_rate,
+            cfg.optimization.pretrained_factor,
+        ),
+        chunk=cfg.optimization.chunk,
         card=model_card(recipe, model, facts),
         **of_module(cfg),
-        **cfg.optimization,
     )
 
 
@@ -121,7 +125,7 @@ def build_trainer(cfg: DictConfig, run: Run, signals: Signals, more_loggers: Ite
 
 def callbacks(cfg: DictConfig, run: Run) -> list[pl.Callback]:
     """The mean of the weights where it is asked for, the step clock, the watch, progress.json and a progress bar."""
-    found: list[pl.Callback] = [*averaging(cfg), StepClock(), CollapseWatch(), Progress(run=run)]
+    found: list[pl.Callback] = [*averaging(cfg), StepClock(), CollapseWatch(), ProgressWriter(run=run)]
     if cfg.trainer.get("enable_progress_bar", True):
         found.append(RichProgressBar() if sys.stderr.isatty() else TQDMProgressBar(refresh_rate=50))
     return found

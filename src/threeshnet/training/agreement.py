@@ -1,4 +1,4 @@
-"""What the processes of a run decide together."""
+"""Decisions that all processes of a run take alike."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from threeshnet.nn.collectives import process_count
 
 
 class Agreement:
-    """Decisions that all processes must take alike, taken in main memory, whatever the gradients travel by.
+    """Decides in main memory over gloo: over NCCL a decision would have to wait for the GPU.
 
-    Over NCCL a decision would have to wait for the GPU. Every process asks at the same places in the same order.
+    Every process must call it at the same points in the same order.
     """
 
     def __init__(self) -> None:

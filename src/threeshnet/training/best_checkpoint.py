@@ -1,4 +1,4 @@
-"""The checkpoint of the epoch whose dev split was scored best."""
+"""The checkpoint of the epoch with the best dev score."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from threeshnet.errors import CheckpointError
 from threeshnet.runs.checkpoint_files import WholeFiles
 from threeshnet.runs.run import Run
-from threeshnet.training.processes import Agreement
+from threeshnet.training.agreement import Agreement
 
 
 class BestModelCheckpoint(ModelCheckpoint):
-    """The best by dev rsum. Its score outlives a resume in a run directory that was moved, and a full disk is an error.
+    """The best by dev rsum. Its score survives a resume in a moved run directory, and a full disk is an error.
 
-    A run that went on without its best weights would end with a checkpoint and a score that do not belong together.
+    A run without its best weights would end with a checkpoint and a score that do not belong together.
     """
 
     def __init__(self, *, run: Run, files: WholeFiles, agreement: Agreement) -> None:

@@ -1,29 +1,35 @@
-"""A large batch a chunk at a time, with the exact gradient.
+"""Encode a large batch in chunks, with the exact gradient.
 
-Only embeddings are kept: a chunk of the batch is encoded without its activations being stored, and encoded again when
-the gradient of its embeddings is there (cached gradients: Gao et al., RepL4NLP 2021).
+Activations are not stored: each chunk is encoded again when the gradient of its embeddings is known (cached gradients:
+Gao et al., RepL4NLP 2021).
 
-BatchNorm looks at the whole batch, which no chunk sees. Its layers are taken in levels, those of a level looking only
-through layers of earlier ones: a pass over the chunks adds up what the layers of a level see, with gradient and without
-storing activations, and the next level is computed with that. So the step is that of the whole batch, with one pass
-more for each level (three in 3SHNet's image side, none in its text side), forwards and backwards.
+BatchNorm needs statistics of the whole batch, which no chunk has. Its layers are sorted into levels: the inputs of a
+level depend on BatchNorm layers of earlier levels alone. One pass over the chunks adds up the summaries of a level,
+with gradient and without storing activations; then the next level can be computed. The step equals that of the whole
+batch. It costs one more pass for each level, forwards and backwards: three in 3SHNet's image side, none in its text
+side.
+
+`torch.utils.checkpoint` drops activations too, but in the mode that DDP needs (not reentrant) it keeps the graph: a GRU
+over 73 tokens is two thousand nodes of 2 kB, more than the embeddings of the chunk. `recomputed` leaves one node. For
+DDP, gradient scaling and clipping it is an ordinary backward pass: autograd adds up the gradients of all nodes first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from threeshnet.nn.collectives import process_count
 from threeshnet.nn.synchronized_batchnorm import Exchange, SharedStatistics
-from threeshnet.training.recompute import recomputed
 
-Known = Mapping[SharedStatistics, Tensor]  # summaries of the whole batch
+Summaries = Mapping[SharedStatistics, Tensor]  # of the whole batch
+Function = Callable[..., tuple[Tensor, ...]]
 
 
 class ChunkedEncoder:
@@ -53,23 +59,23 @@ class ChunkedEncoder:
             layer.absorb()
         return torch.cat(embeddings)
 
-    def _encode(self, part: Any, seed: int, known: Known) -> Tensor:
+    def _encode(self, part: Any, seed: int, known: Summaries) -> Tensor:
         """The chunk's embeddings, by the statistics of the whole batch."""
 
         def encode(*summaries: Tensor) -> tuple[Tensor]:
             whole = dict(zip(known, summaries, strict=True))
-            with self._asking(lambda layer, summary: whole.get(layer, summary)), _seeded(seed, part):
+            with self._exchanging(lambda layer, summary: whole.get(layer, summary)), _seeded(seed, part):
                 return (self.encoder(part),)
 
         return recomputed(encode, list(known.values()), self.encoder.parameters())[0]
 
-    def _see(self, part: Any, seed: int, level: Sequence[SharedStatistics], known: Known) -> tuple[Tensor, ...]:
-        """Summaries of what the layers of a level see of a chunk; the chunk is left when all have seen it."""
-        before = dict(known)  # the levels behind are not known yet when it is called again, either
+    def _see(self, part: Any, seed: int, level: Sequence[SharedStatistics], known: Summaries) -> tuple[Tensor, ...]:
+        """Summaries of a chunk by the layers of a level; encoding stops when all of them have one."""
+        before = dict(known)  # the same when it is called again
 
         def see(*summaries: Tensor) -> tuple[Tensor, ...]:
             look, seen = _look(dict(zip(before, summaries, strict=True)), level)
-            with self._asking(look), _seeded(seed, part):
+            with self._exchanging(look), _seeded(seed, part):
                 try:
                     self.encoder(part)
                 except _SeenAll:
@@ -82,25 +88,25 @@ class ChunkedEncoder:
 
     @torch.no_grad()
     def _find_levels(self, part: Any, seed: int) -> list[list[SharedStatistics]]:
-        """Which layers look through which: NaN instead of a layer's statistics reaches every layer behind it."""
+        """The levels of the layers: NaN in place of a layer's statistics reaches every layer that depends on it."""
         names = {layer: name for name, layer in self.layers.items()}
         levels: list[list[str]] = []
         known: dict[SharedStatistics, Tensor] = {}
         while len(known) < len(self.layers):
             level: dict[SharedStatistics, Tensor] = {}
-            with self._asking(_probe(known, level)), _seeded(seed, part):
+            with self._exchanging(_probe(known, level)), _seeded(seed, part):
                 self.encoder(part)
-            if not level:  # the rest is not used by the encoder, or the features hold NaN, which the loss will tell
+            if not level:  # the encoder does not use the others, or features hold NaN, which the loss will show
                 break
             levels.append([names[layer] for layer in level])
             known |= level
         agreed = [levels]
-        if process_count() > 1:  # one opinion, or processes would wait for different layers
+        if process_count() > 1:  # all agree, or processes would wait for different layers
             dist.broadcast_object_list(agreed)
         return [[self.layers[name] for name in level] for level in agreed[0]]
 
     @contextmanager
-    def _asking(self, exchange: Exchange) -> Iterator[None]:
+    def _exchanging(self, exchange: Exchange) -> Iterator[None]:
         for layer in self.layers.values():
             layer.exchange = exchange
         try:
@@ -111,11 +117,11 @@ class ChunkedEncoder:
 
 
 class _SeenAll(Exception):
-    """Raised to leave an encoder of which nothing more is needed."""
+    """Stops an encoder when nothing more is needed."""
 
 
-def _look(known: Known, level: Sequence[SharedStatistics]) -> tuple[Exchange, dict[SharedStatistics, Tensor]]:
-    """An exchange that answers from `known`, and what it was asked by the layers of `level`."""
+def _look(known: Summaries, level: Sequence[SharedStatistics]) -> tuple[Exchange, dict[SharedStatistics, Tensor]]:
+    """An exchange that answers from `known`, and the summaries that it receives from the layers of `level`."""
     seen: dict[SharedStatistics, Tensor] = {}
 
     def look(layer: SharedStatistics, summary: Tensor) -> Tensor:
@@ -129,7 +135,7 @@ def _look(known: Known, level: Sequence[SharedStatistics]) -> tuple[Exchange, di
     return look, seen
 
 
-def _probe(known: Known, level: dict[SharedStatistics, Tensor]) -> Exchange:
+def _probe(known: Summaries, level: dict[SharedStatistics, Tensor]) -> Exchange:
     def look(layer: SharedStatistics, summary: Tensor) -> Tensor:
         if layer in known:
             return known[layer]
@@ -161,3 +167,47 @@ def _first(items: Any) -> Tensor:
 
 def _count(items: Any) -> int:
     return len(_first(items))
+
+
+# ---- results without the graph that made them
+
+
+def recomputed(function: Function, inputs: Sequence[Tensor], weights: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """function(*inputs), without its graph: the function is called again for the gradient of `inputs` and `weights`.
+
+    Both calls must give the same. Without gradient (`torch.no_grad`) it is called once.
+    """
+    return _Recomputed.apply(function, len(inputs), *inputs, *weights)  # pyright: ignore[reportReturnType]
+
+
+class _Recomputed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, function: Function, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        kind = tensors[0].device.type
+        ctx.function, ctx.count = function, count
+        # Precision is chosen around the forward pass alone.
+        ctx.precision = {
+            "device_type": kind,
+            "enabled": torch.is_autocast_enabled(kind),
+            "dtype": torch.get_autocast_dtype(kind),
+        }
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        return function(*tensors[:count])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors
+        inputs = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors[: ctx.count]]
+        sources = [*inputs, *tensors[ctx.count :]]
+        with torch.enable_grad(), torch.autocast(**ctx.precision):
+            results = ctx.function(*inputs)
+        used = [pair for pair in zip(results, grads, strict=True) if pair[0].requires_grad and pair[1] is not None]
+        wanted = [source for source in sources if source.requires_grad]
+        found: list[Tensor | None] = [None] * len(wanted)
+        if used and wanted:
+            ends, slopes = zip(*used, strict=True)
+            found = list(torch.autograd.grad(ends, wanted, slopes, allow_unused=True))
+        given = iter(found)
+        return (None, None, *(next(given) if source.requires_grad else None for source in sources))

@@ -1,9 +1,8 @@
-"""What happens around the steps: random states in checkpoints, and the facts of a run."""
+"""Random states in checkpoints."""
 
 from __future__ import annotations
 
 import random
-import time
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,8 @@ from threeshnet.nn.collectives import gather_objects
 class RandomStates(Callback):
     """Keeps Python's, NumPy's and torch's random states in checkpoints, so that a resumed run draws the same numbers.
 
-    A checkpoint holds those of every process; one that it does not know, because there are more now, keeps its own
-    seed. Loader workers have none worth keeping: what they draw is a function of (seed, epoch, caption).
+    A checkpoint holds those of every process. When a run goes on with more processes, the additional ones keep their own
+    seed. Loader workers need none: what they draw is a function of (seed, epoch, caption).
     """
 
     def __init__(self) -> None:
@@ -35,14 +34,14 @@ class RandomStates(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Raises CheckpointError for a checkpoint of an earlier version."""
-        known = checkpoint.get("random_states")  # by rank
-        if not isinstance(known, list):
+        states = checkpoint.get("random_states")  # by rank
+        if not isinstance(states, list):
             raise CheckpointError(
                 "this checkpoint is of an earlier version, which kept the random states of the first process alone and "
                 "its best score under another name, so the run cannot go on as if nothing had happened: begin anew in "
                 "another OUT (out=<folder>); its weights can be scored by `make evaluate CKPT=<file>`"
             )
-        self.pending = known[trainer.global_rank] if trainer.global_rank < len(known) else None
+        self.pending = states[trainer.global_rank] if trainer.global_rank < len(states) else None
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -54,7 +53,7 @@ class RandomStates(Callback):
         self.before_step = states or random_states()
 
     def undo_step(self) -> None:
-        """Puts the states back that were there before the step that has begun."""
+        """Restore the states from before the step that has begun."""
         if self.before_step is not None:
             set_random_states(self.before_step)
 
@@ -80,42 +79,3 @@ def set_random_states(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if states["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
-
-
-class StepClock(Callback):
-    """Seconds a training step takes, and how much of them it waits for data; logged every epoch."""
-
-    def __init__(self) -> None:
-        self.waited = self.worked = 0.0
-        self.steps = 0
-        self.mark = 0.0
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.mark = time.perf_counter()  # a run resumed in mid-epoch starts no epoch first
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.waited = self.worked = 0.0
-        self.steps, self.mark = 0, time.perf_counter()
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        now = time.perf_counter()
-        self.waited, self.mark = self.waited + now - self.mark, now
-
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        now = time.perf_counter()
-        self.worked, self.mark, self.steps = self.worked + now - self.mark, now, self.steps + 1
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.steps:
-            whole = self.worked + self.waited
-            pl_module.log("time/step_seconds", whole / self.steps)
-            pl_module.log("time/share_waiting_for_data", self.waited / whole)

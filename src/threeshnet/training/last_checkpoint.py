@@ -18,9 +18,9 @@ from threeshnet.nn.collectives import process_count
 from threeshnet.runs.checkpoint_files import WholeFiles
 from threeshnet.runs.resume import EPOCHS
 from threeshnet.runs.run import Run
-from threeshnet.training.callbacks import RandomStates
+from threeshnet.training.agreement import Agreement
 from threeshnet.training.csv_log import EVALUATION_PENDING, ROW
-from threeshnet.training.processes import Agreement
+from threeshnet.training.random_states import RandomStates
 from threeshnet.training.signals import Signals
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Which rows of which shards a loss that is no number came from."""
+"""The rows of shards behind a loss that is not finite."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from threeshnet.records import Batch, TokenSet
 SHOWN = 8  # of each list
 
 
-class LossIsNoNumber(DataError):
-    """Raised in all processes at the same step, as all of them compute the same loss."""
+class NonFiniteLoss(DataError):
+    """Raised in all processes at the same step, since all of them compute the same loss."""
 
     everywhere = True
 
 
-def loss_is_no_number(loss: float, where: str, batch: Batch, dataset: Any) -> LossIsNoNumber:
-    """The error that names the captions of the batch and the images in it whose features are no numbers.
+def nonfinite_loss(loss: float, where: str, batch: Batch, dataset: Any) -> NonFiniteLoss:
+    """The error that names the captions of the batch and the images in it whose features are not finite.
 
     `batch` is this process's share; the text is of all shares, and the same in all processes.
     """
     rows, damaged = _of_all(batch.rows.tolist()), _of_all(_damaged(batch, dataset))
     text = f"the loss is {loss} at {where}; captions of the batch: {_some(rows)}. "
     if damaged:
-        return LossIsNoNumber(
+        return NonFiniteLoss(
             f"{text}Features that are no finite numbers: {_some(damaged)}. `make verify` finds every such row; make "
             "those shards again and go on with RESUME=1"
         )
-    return LossIsNoNumber(
+    return NonFiniteLoss(
         f"{text}Their features are finite numbers, so the weights ran away: go on with RESUME=1 and a smaller "
         "optimization.learning_rate or trainer.gradient_clip_val, or another trainer.precision"
     )
@@ -43,12 +43,12 @@ def _damaged(batch: Batch, dataset: Any) -> list[str]:
     """`field of image id, row of its shard` of every image with a feature that is not finite."""
     if not isinstance(dataset, CaptionDataset):
         return []
-    found = []
+    damaged = []
     for field, values in _features(batch).items():
         whole = values.reshape(len(values), -1).isfinite().all(dim=1)
         owners = batch.owners[~whole.to(batch.owners.device)]
-        found += [f"{field} of {dataset.image(owner)}" for owner in torch.unique(owners).tolist()]
-    return found
+        damaged += [f"{field} of {dataset.image(owner)}" for owner in torch.unique(owners).tolist()]
+    return damaged
 
 
 def _features(batch: Batch) -> dict[str, Tensor]:
