@@ -17,8 +17,8 @@ from threeshnet.nn.collectives import gather_objects
 class RandomStates(Callback):
     """Keeps Python's, NumPy's and torch's random states in checkpoints, so that a resumed run draws the same numbers.
 
-    A checkpoint holds those of every process. When a run goes on with more processes, the additional ones keep their own
-    seed. Loader workers need none: what they draw is a function of (seed, epoch, caption).
+    A checkpoint holds those of every process. When a run goes on with more processes, the new ones keep their own seed.
+    Loader workers need none: what they draw is a function of (seed, epoch, caption).
     """
 
     def __init__(self) -> None:
