@@ -1,4 +1,4 @@
-"""The mean of the weights over the last steps, which is what is validated, saved and scored."""
+"""Exponential moving average (EMA) of the weights, which is validated, saved and scored."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from threeshnet.errors import ConfigError
 
 
 class AveragedWeights(WeightAveraging):
-    """An exponential moving average of weights and BatchNorm buffers, with a memory of about 1 / (1 - `decay`) steps.
+    """An EMA of weights and BatchNorm buffers, with a memory of about 1 / (1 - `decay`) steps.
 
-    After n steps the decay is min(`decay`, (n + 1) / (n + 10)), so that a short run is not held back by its random
-    start. Lightning's callback swaps the average in for validation and writes it to `state_dict` of checkpoints, with
-    the weights that go on learning beside it; a resumed run goes on with both.
+    After n steps the decay is min(`decay`, (n + 1) / (n + 10)), so the random start fades soon in short runs.
+    Lightning's callback swaps the average in for validation and writes it to `state_dict` of checkpoints, beside the
+    learning weights; a resumed run goes on with both.
     """
 
     def __init__(self, *, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
             raise ConfigError(f"averaging.decay={decay} is not a share from 0 to below 1")
-        super().__init__(multi_avg_fn=lambda average, latest, steps: move(average, latest, min(decay, _young(steps))))
-        self.swapped = False  # whether the module holds the mean, and the mean's place the weights that learn
+        super().__init__(multi_avg_fn=lambda average, latest, steps: move(average, latest, min(decay, _early(steps))))
+        self.swapped = False  # whether the module holds the average, and the callback the learning weights
 
     def _swap_models(self, pl_module: pl.LightningModule) -> None:
         super()._swap_models(pl_module)
@@ -34,12 +34,12 @@ class AveragedWeights(WeightAveraging):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
-        if self.swapped:  # an evaluation is interrupted
+        if self.swapped:  # within an evaluation
             mean, learning = checkpoint["current_model_state"], checkpoint["state_dict"]
             checkpoint["state_dict"], checkpoint["current_model_state"] = mean, learning
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Nothing: a checkpoint of the last step must hold the weights that learn too, and it is what is scored."""
+        """Do nothing: the checkpoint of the last step, which may be scored, must hold the learning weights too."""
 
 
 @torch.no_grad()
@@ -52,5 +52,5 @@ def move(average: list[Tensor], latest: list[Tensor], decay: float) -> None:
             kept.copy_(new)
 
 
-def _young(steps: Tensor | int) -> float:
+def _early(steps: Tensor | int) -> float:
     return (int(steps) + 1) / (int(steps) + 10)

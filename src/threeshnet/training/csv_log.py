@@ -1,4 +1,4 @@
-"""metrics.csv of a run that is interrupted and goes on."""
+"""metrics.csv of a run, also when it is interrupted and goes on."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from threeshnet.files import replacing
 
 log = logging.getLogger(__name__)
 EVALUATION_PENDING = "evaluation_pending"  # key of a checkpoint: the dev split was not scored after its last step
-ROW = "row"  # key of a checkpoint: the row of its last step, where that was not logged yet
-EVALUATED = "dev/"  # what the names of the dev split's numbers begin with
+ROW = "row"  # key of a checkpoint: the row of its last step, if it was not logged yet
+EVALUATED = "dev/"  # prefix of the dev split's numbers
 
 
 class RunLog(CSVLogger):
-    """Lightning's CSV logger with a file that is whole at every moment.
+    """Lightning's CSV logger with a file that is complete at every moment.
 
-    Lightning appends, and writes all anew in place when there is a new column: a process killed there leaves half a
-    line, or nothing.
+    Lightning appends rows, and rewrites the file in place for a new column: a process killed there leaves half a line,
+    or nothing.
     """
 
     @property
     @rank_zero_experiment
-    def experiment(self) -> RowsAside:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The writer of the file, made when first asked for."""
+    def experiment(self) -> RowWriter:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The writer of the file, made at its first use."""
         if self._experiment is None:
-            self._experiment = RowsAside(log_dir=self.log_dir)
+            self._experiment = RowWriter(log_dir=self.log_dir)
         return self._experiment  # pyright: ignore[reportReturnType]
 
 
-class RowsAside(ExperimentWriter):
-    """Keeps the rows (some thousand a run) and writes the file aside whenever Lightning flushes."""
+class RowWriter(ExperimentWriter):
+    """Keeps the rows in memory (some thousands a run) and replaces the file whenever Lightning flushes."""
 
     def __init__(self, log_dir: str) -> None:
         super().__init__(log_dir)
@@ -46,9 +46,9 @@ class RowsAside(ExperimentWriter):
         self._failing = False
 
     def save(self) -> None:
-        """The whole file, written aside and renamed; nothing where no row is new.
+        """Replace the file, if there are new rows.
 
-        A log that cannot be written is no reason to end a run: the rows stay here until it can, which is said once.
+        An error of writing does not end the run: it is logged once, and the rows are written when that is possible.
         """
         if len(self.metrics) == self._saved:
             return
@@ -69,14 +69,14 @@ class RowsAside(ExperimentWriter):
             os.fsync(stream.fileno())
 
     def _check_log_dir_exists(self) -> None:
-        """An earlier file stays until the first row of this run is written: `carry_on` reads it."""
+        """Keep an earlier file until the first row is written, since `carry_on` reads it."""
 
 
 def carry_on(loggers: Iterable[Any], checkpoint: Mapping[str, Any] | None) -> int:
-    """Takes over the rows of the steps that a checkpoint holds, and returns their number; 0 for a run that begins.
+    """Keep the rows of the steps in a checkpoint; returns the number of steps, 0 for a new run.
 
-    Rows after them are of steps that the run did not keep and takes once more; so are the numbers of the dev split
-    that belong to the last of the steps, when the checkpoint was written before they were known.
+    Later rows are dropped, since the run repeats their steps. So are the dev split's numbers of the last step, if the
+    checkpoint was written before that evaluation.
     """
     began: Mapping[str, Any] = checkpoint or {}
     step, again, late = began.get("global_step", 0), began.get(EVALUATION_PENDING, False), began.get(ROW)
@@ -98,7 +98,7 @@ def _is_missing(row: Mapping[str, Any], rows: Iterable[Mapping[str, str]]) -> bo
 
 
 def rows_of(file: Path) -> list[dict[str, str]]:
-    """The rows of a log, without empty cells; a line that was cut is left out."""
+    """The rows of a log without empty cells; a cut line is left out."""
     if not file.is_file():
         return []
     with file.open(newline="", encoding="utf-8") as opened:

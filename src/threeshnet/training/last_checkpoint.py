@@ -1,4 +1,4 @@
-"""When checkpoints are written, and how a run is left so that it can go on as if nothing had happened."""
+"""When the last checkpoint is written, so that an interrupted run goes on exactly as an undisturbed one."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ from threeshnet.training.random_states import RandomStates
 from threeshnet.training.signals import Signals
 
 log = logging.getLogger(__name__)
-OF_AN_EVALUATION = "epoch_loop.val_loop."
+EVALUATION_LOOP = "epoch_loop.val_loop."
 NO_LIMIT = -1  # of steps, in Lightning
 
 
 class LastCheckpoint(Checkpoint):
-    """`last.ckpt`: at intervals, after each evaluation, at the end, when a signal comes and when something fails.
+    """Writes the last checkpoint at intervals, after each evaluation, at the end, on a signal and on an error.
 
-    Between steps a checkpoint is the state after the last one. Within an evaluation it is that too, with a mark that
-    the evaluation is to be begun again; and when a step fails before it changed a weight, what it did change (running
-    statistics, random states, the count of batches) is put back first.
+    Lightning's ModelCheckpoint cannot replace it, since a run must go on bit for bit. A checkpoint within an evaluation
+    holds the state before it, with a mark that the evaluation starts again. When a step fails before it changed a
+    weight, its other changes (running statistics, random states, the count of batches) are undone first. All processes
+    decide together whether to save and to stop, and all learn of a failed write.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class LastCheckpoint(Checkpoint):
         minutes: float | None = 5,
         steps: int | None = None,
     ) -> None:
-        """`minutes` and `steps` between checkpoints within an epoch, null for none.  Raises ConfigError for less."""
+        """`minutes` and `steps` between checkpoints within an epoch, None for none.  Raises ConfigError for less."""
         problems = Problems("checkpoints")
         if steps is not None and steps < 1:
             problems.add(f"checkpoints.steps={steps} must be at least 1")
@@ -57,11 +58,11 @@ class LastCheckpoint(Checkpoint):
         self.file, self.files, self.agreement = run.last, files, agreement
         self.signals, self.random_states = signals, random_states
         self.minutes, self.steps = minutes, steps
-        self.written = 0.0  # when, by a clock that does not jump
-        self.saved: tuple[int, bool] | None = None  # step and whether an evaluation is pending, of the file
+        self.written = 0.0  # time of the last write, by a monotonic clock
+        self.saved: tuple[int, bool] | None = None  # step of the file, and whether its evaluation is pending
         self.phase = "outside"  # | between | in a step | changing weights | evaluating
         self.buffers: tuple[list[Tensor], list[Tensor]] = ([], [])
-        self.shared: list[int] = []  # evaluation batches that every process has, of each loader
+        self.shared: list[int] = []  # evaluation batches that every process has, by loader
         self.max_steps = NO_LIMIT
 
     # ---- steps
@@ -119,7 +120,7 @@ class LastCheckpoint(Checkpoint):
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if self._asked(batch_idx, dataloader_idx):
+        if self._stops_at(batch_idx, dataloader_idx):
             self._save(trainer, pending=True)
             raise self._interrupted(trainer)
 
@@ -138,13 +139,13 @@ class LastCheckpoint(Checkpoint):
     def on_test_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if self._asked(batch_idx, dataloader_idx):
+        if self._stops_at(batch_idx, dataloader_idx):
             raise self._interrupted(trainer)
 
     # ---- what goes wrong
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Saves the state after the last whole step. Of several processes one may have failed alone: then it cannot."""
+        """Save the state after the last whole step, unless one of several processes may have failed alone."""
         batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
         whole = self.phase in ("between", "in a step", "evaluating") and trainer.global_step > 0
         everywhere = process_count() == 1 or getattr(exception, "everywhere", False)
@@ -173,7 +174,7 @@ class LastCheckpoint(Checkpoint):
                 state["batches"] = batches.processed
             counted = trainer.global_step - int(self.pending)  # Lightning counts a step after the evaluation behind it
             loops["epoch_loop.state_dict"]["_batches_that_stepped"] = counted
-            for progress in _counters(loops, but=OF_AN_EVALUATION):
+            for progress in _counters(loops, but=EVALUATION_LOOP):
                 progress.update(dict.fromkeys(progress, progress.get("processed", progress["completed"])))
         if self.pending:
             _before_evaluation(loops)
@@ -183,17 +184,17 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         pending = checkpoint.get(EVALUATION_PENDING, False)
         self.saved = checkpoint["global_step"], pending
-        if pending:  # Lightning leaves a run at its last step before it evaluates
+        if pending:  # Lightning ends a run at its last step, before it evaluates
             loop = trainer.fit_loop.epoch_loop
             self.max_steps, loop.max_steps = loop.max_steps, NO_LIMIT
 
-    row: dict[str, float] | None = None  # of the step that ends: Lightning logs it when its callbacks are done
-    pending = undo = False  # how the checkpoint that is being written differs from what Lightning makes of the moment
+    row: dict[str, float] | None = None  # of the step that ends; Lightning logs it after its callbacks
+    pending = undo = False  # what to change in the checkpoint that Lightning collects
 
     def _save(self, trainer: pl.Trainer, *, pending: bool = False, undo: bool = False, must: bool = False) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, CSVLogger):
-                logger.save()  # first, so that no step that is kept lacks its row
+                logger.save()  # first, so that no saved step lacks its row
         self.pending, self.undo = pending, undo
         try:
             trainer.save_checkpoint(self.file)
@@ -216,16 +217,16 @@ class LastCheckpoint(Checkpoint):
         by_steps = self.steps is not None and trainer.global_step % self.steps == 0
         return by_steps or (self.minutes is not None and time.monotonic() - self.written >= 60 * self.minutes)
 
-    def _asked(self, batch: int, loader: int) -> bool:
-        """Whether to leave an evaluation; asked only at batches that all processes have."""
+    def _stops_at(self, batch: int, loader: int) -> bool:
+        """Whether to leave an evaluation, decided at batches that all processes have."""
         return batch < self.shared[loader] and self.agreement.any(self.signals.received is not None)[0]
 
     def _interrupted(self, trainer: pl.Trainer) -> Interrupted:
-        step, asked = trainer.global_step, self.signals.received or "another process"
+        step, source = trainer.global_step, self.signals.received or "another process"
         if self.saved is None:
-            return Interrupted(f"{asked}: left at step {step}, and nothing could be saved")
-        kept = "all saved" if self.saved[0] == step else f"saved up to step {self.saved[0]}"
-        return Interrupted(f"{asked}: left after step {step}, {kept}")
+            return Interrupted(f"{source}: left at step {step}, and nothing could be saved")
+        saved = "all saved" if self.saved[0] == step else f"saved up to step {self.saved[0]}"
+        return Interrupted(f"{source}: left after step {step}, {saved}")
 
 
 def evaluates(trainer: pl.Trainer) -> bool:
@@ -234,7 +235,7 @@ def evaluates(trainer: pl.Trainer) -> bool:
 
 
 def row_of_step(trainer: pl.Trainer) -> dict[str, float] | None:
-    """What Lightning is about to log of a step; None where it will log nothing."""
+    """The row that Lightning is about to log for a step; None where it will log nothing."""
     connector = trainer._logger_connector
     if not connector.should_update_logs:
         return None
@@ -265,9 +266,9 @@ def _trackers(state: Any) -> Iterator[dict[str, int]]:
 
 
 def _before_evaluation(loops: dict[str, Any]) -> None:
-    """Lets Lightning take an evaluation for begun, so that it begins it again, and the step before it for finished."""
-    for progress in _counters(loops, but=OF_AN_EVALUATION):
+    """Mark the evaluation as begun, so that Lightning starts it again, and the step before it as finished."""
+    for progress in _counters(loops, but=EVALUATION_LOOP):
         progress.update(dict.fromkeys(progress, progress["ready"]))
-    evaluation = loops[OF_AN_EVALUATION + "batch_progress"]
+    evaluation = loops[EVALUATION_LOOP + "batch_progress"]
     evaluation["total"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
     evaluation["current"] = dict.fromkeys(evaluation["current"], 0)

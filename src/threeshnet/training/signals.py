@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: they are remembered, and answered where the run can be left."""
+"""Signals that ask a run to stop. They are stored and handled where the run can stop."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from threeshnet.errors import STOPPING, Interrupted
 
 
 class Signals:
-    """Within it, SIGTERM, SIGINT and SIGUSR1 set `received` and nothing more; a second SIGINT ends the process.
+    """Within its context, SIGTERM, SIGINT and SIGUSR1 only set `received`; a second SIGINT ends the process.
 
-    Lightning has handlers of its own (for SIGTERM one that talks to the other processes from within the handler, under
-    SLURM one that saves and requeues for SIGUSR1): `take_over` comes after it has set them.
+    Lightning sets handlers of its own: for SIGTERM one that communicates with other processes, under SLURM one that
+    saves and requeues for SIGUSR1. `take_over` must be called after that.
     """
 
     def __init__(self) -> None:
@@ -32,11 +32,11 @@ class Signals:
         for each, handler in self._before.items():
             signal.signal(each, handler)
         self._before = {}
-        if self.received and worker_death(error):  # the signal went to the workers too
+        if self.received and worker_death(error):  # the signal reached the workers too
             raise Interrupted(f"{self.received}: left, as a loader worker was") from error
 
     def take_over(self) -> None:
-        """Sets our handlers in place of others."""
+        """Set our handlers again."""
         for each in self._before:
             signal.signal(each, self._remember)
 
@@ -56,5 +56,5 @@ class Signals:
 
 
 def worker_death(error: BaseException | None) -> bool:
-    """Whether torch says that a process which reads batches has ended."""
+    """Whether the error is torch's message about a dead loader worker."""
     return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)

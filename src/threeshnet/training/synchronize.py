@@ -1,7 +1,7 @@
-"""Statistics of the whole batch, wherever its rows are: what replaces BatchNorm, and what keeps padding equal.
+"""Synchronized BatchNorm: statistics of the batch of all processes, padding included.
 
-BatchNorm counts padding (design, section 4). A process pads its share to the longest set of the share, one process with
-the whole batch to the longest of all: so shares are widened to the longest set of all processes first.
+BatchNorm counts padding, as the authors' does. A single process pads to the longest set of the batch, several
+processes to the longest set of each share. So shares are widened to the longest set of all processes first.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _of_moments(place_mean: Tensor, square: Tensor, slope: Tensor, shift: Tensor
 
 
 def synchronize(model: Module) -> Module:
-    """`model` with every BatchNorm sharing its statistics; in place, with the same weights and names of weights."""
+    """Replace every BatchNorm in `model` by one with shared statistics; weights and their names stay."""
     for name, child in model.named_children():
         if isinstance(child, SharedStatistics):
             continue
@@ -89,12 +89,12 @@ def synchronize(model: Module) -> Module:
 
 
 def widths(batch: Batch) -> list[int]:
-    """Tokens that the regions, the grid and the captions of a batch are padded to; 0 for what it does not have."""
+    """Padded lengths of the regions, the grid and the captions of a batch; 0 for a missing set."""
     return [0 if tokens is None else tokens.mask.shape[1] for tokens in _sets(batch)]
 
 
 def widen(batch: Batch, widths: Sequence[int]) -> Batch:
-    """`batch` with its sets padded to `widths`, in the order of the function of that name."""
+    """`batch` with its sets padded to `widths`, in the order of `widths()`."""
     regions, grid, captions = map(_padded, _sets(batch), widths)
     assert captions is not None
     images = batch.images._replace(
@@ -118,5 +118,5 @@ def _padded(tokens: TokenSet | None, width: int) -> TokenSet | None:
     missing = 0 if tokens is None else width - tokens.mask.shape[1]
     if tokens is None or not missing:
         return tokens
-    features = (0, 0) * (tokens.values.dim() - 2)  # wordpiece ids have none; what stands under the mask is not read
+    features = (0, 0) * (tokens.values.dim() - 2)  # wordpiece ids have none; masked values are not read
     return TokenSet(F.pad(tokens.values, (*features, 0, missing)), F.pad(tokens.mask, (0, missing)))
