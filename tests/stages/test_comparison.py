@@ -99,15 +99,11 @@ def test_other_items_are_refused_with_every_reason(tmp_path: Path) -> None:
         assert part in str(refused.value)
 
 
-def test_other_counts_are_refused(tmp_path: Path) -> None:
-    one = read_evaluation(left(tmp_path / "one", GOOD))
-    fewer = Ranks(GOOD.i2t[:-1], GOOD.t2i[:-1])
-    other = read_evaluation(left(tmp_path / "other", fewer, OWNER[:-1]))
+def test_counts_missing_files_and_foreign_ranks_are_refused(tmp_path: Path) -> None:
+    early, folder = left(tmp_path / "early", GOOD), left(tmp_path / "one", GOOD)
+    one = read_evaluation(folder)
+    other = read_evaluation(left(tmp_path / "other", Ranks(GOOD.i2t[:-1], GOOD.t2i[:-1]), OWNER[:-1]))
     assert list(differences(one, other)) == ["image ids: 10 and 9 of them", "images of the captions: 13 and 12 of them"]
-
-
-def test_both_folders_are_looked_at_before_anything_is_said(tmp_path: Path) -> None:
-    early = left(tmp_path / "early", GOOD)
     (early / RANKS).unlink()
     with pytest.raises(DataError) as refused:
         read_pair(early, tmp_path / "nowhere")
@@ -115,10 +111,6 @@ def test_both_folders_are_looked_at_before_anything_is_said(tmp_path: Path) -> N
     assert f"{early} has no ranks.npz" in said
     assert "make evaluate CKPT=<file> SHARDS=<folder> SPLIT=test PROTOCOL=full OUT=<new folder>" in said
     assert f"{tmp_path / 'nowhere'} has no metrics.json" in said
-
-
-def test_ranks_of_another_evaluation_are_refused(tmp_path: Path) -> None:
-    folder = left(tmp_path / "one", GOOD)
     write_ranks(folder / RANKS, RankedItems(BAD, OWNER, [f"photo-{row}" for row in range(10)]))
     with pytest.raises(DataError, match=r"i2t R@1 is 90\.0000 there and 10\.0000 by the ranks"):
         read_evaluation(folder)
@@ -172,13 +164,10 @@ def test_a_training_run_and_its_evaluation_leave_the_same_ranks(trained: Path, e
     assert (trained / RANKS).read_bytes() == (evaluated("again") / RANKS).read_bytes()
 
 
-def test_ranks_are_those_of_the_correction(evaluated) -> None:
+def test_ranks_are_those_of_the_correction_and_of_the_folds(evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 photos stand for COCO's 5,000: five folds of eight, where no rank can be more than eight."""
     plain, corrected = check_ranks(evaluated("plain")), check_ranks(evaluated("csls", "correction=csls", "bank=train"))
     assert not torch.equal(plain.ranks.t2i, corrected.ranks.t2i)
-
-
-def test_ranks_are_those_within_the_fold(evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
-    """40 photos stand for COCO's 5,000: five folds of eight, where no rank can be more than eight."""
     monkeypatch.setattr("threeshnet.metrics.protocols.why_not_coco_5k", lambda _: [])
     items = check_ranks(evaluated("folds", "split=train", "protocol=five_fold_1k"))
     assert len(items.image_ids) == 40
@@ -201,14 +190,13 @@ def test_the_command_compares(command, trained: Path, evaluated, tmp_path: Path)
     assert content["recalls"]["i2t R@1"]["verdict"] in ("difference", "no difference shown")
 
 
-def test_the_table_fits_a_narrow_terminal(command, trained: Path) -> None:
+def test_the_command_fits_a_narrow_terminal_and_refuses_with_the_way_out(
+    command, trained: Path, evaluated, tmp_path: Path
+) -> None:
     ended = command("compare", f"one={trained}", f"other={trained}")
     assert ended.code == 0, ended.err
     (rsum,) = [line for line in ended.out.splitlines() if line.split()[:1] == ["rsum"]]
     assert rsum.split()[3:] == ["+0.0", "+0.0", "to", "+0.0", "1.0000", "no", "difference", "shown"]
-
-
-def test_the_command_refuses_with_the_way_out(command, trained: Path, evaluated, tmp_path: Path) -> None:
     ended = command("compare", f"one={trained}", f"other={evaluated('dev', 'split=dev')}", f"out={tmp_path / 'x'}")
     assert (ended.code, ended.out) == (1, "")
     assert "split: test and dev" in ended.err

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 import threeshnet
 from threeshnet.errors import ConfigError
 from threeshnet.training.averaging import AveragedWeights
-from threeshnet.training.module import RetrievalModule
 from threeshnet.training.schedules import cosine, scheduled, steps_of_run
+
+from .compared_runs import Killed, assert_equal, checkpoint
 
 STEPS = 3  # an epoch of the captions of 10 images of `synthetic_shards` in batches of 16
 
@@ -93,10 +94,6 @@ def test_the_steps_of_a_run_are_those_that_are_taken(
 # ---- whole runs
 
 
-class Killed(Exception):
-    """What stands for a process that is gone."""
-
-
 OPTIONS = ["averaging=ema", "schedule=cosine", "objective=infonce", "warm_up_epochs=0.5"]
 QUICK = ["fusion=[]", "parts=[local]", "batches.limit_train_images=10"]
 
@@ -113,24 +110,6 @@ def train(command, synthetic_shards: Path, small: list[str]):
     return call
 
 
-def content(out: Path, name: str = "last") -> dict[str, Any]:
-    return torch.load(out / "checkpoints" / f"{name}.ckpt", weights_only=True)
-
-
-def check_same(one: Any, other: Any) -> None:
-    if isinstance(one, Tensor):
-        assert torch.equal(one, other)
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key, value in one.items():
-            check_same(value, other[key])
-    elif isinstance(one, list):
-        for left, right in zip(one, other, strict=True):
-            check_same(left, right)
-    else:
-        assert one == other
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("undisturbed") / "run"
@@ -141,28 +120,21 @@ KEPT = ("state_dict", "current_model_state", "averaging_state", "optimizer_state
 
 @pytest.mark.parametrize(("where", "step"), [("training", STEPS + 1), ("validation", STEPS)])
 def test_a_run_with_these_options_is_resumed_exactly(
-    train, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, step: int
+    train, killed, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, step: int
 ) -> None:
     """Stopped where the rate, the share and the mean are on their way, and where the mean is in the weights' place."""
     if not undisturbed.exists():
         train(undisturbed)
-    original = getattr(RetrievalModule, f"{where}_step")
-
-    def dying(self: RetrievalModule, *arguments: Any) -> Any:
-        if self.trainer.global_step == step:
-            raise Killed
-        return original(self, *arguments)
-
     out = tmp_path / "run"
-    with monkeypatch.context() as patched:
-        patched.setattr(RetrievalModule, f"{where}_step", dying)
-        with pytest.raises(Killed):
-            train(out)
+    killed(step, where)
+    with pytest.raises(Killed):
+        train(out)
+    monkeypatch.undo()
     assert train(out, "resume=true")["resumed_at_step"] == step
     for name in ("best", "last"):
-        one, other = content(undisturbed, name), content(out, name)
+        one, other = checkpoint(undisturbed, name), checkpoint(out, name)
         for key in KEPT:
-            check_same(one[key], other[key])
+            assert_equal(one[key], other[key], f"{name}: {key}")
 
 
 def test_what_is_saved_and_scored_is_the_mean_of_every_step(
@@ -183,7 +155,7 @@ def test_what_is_saved_and_scored_is_the_mean_of_every_step(
         decay = min(0.5, (step + 1) / (step + 10))
         for name, value in weights.items():
             mean[name] = decay * mean[name] + (1 - decay) * value if value.is_floating_point() else value
-    saved = content(tmp_path / "run", "best")["state_dict"]
+    saved = checkpoint(tmp_path / "run", "best")["state_dict"]
     assert len(after) == STEPS
     assert saved.keys() == mean.keys()
     assert any("running_var" in name for name in saved)

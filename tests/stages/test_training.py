@@ -1,4 +1,4 @@
-"""Training: groups, gathering, and runs that stop and go on as if nothing had been."""
+"""Parameter groups, and embeddings of a split gathered from all processes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,6 @@ from torch import nn
 from threeshnet.errors import DataError
 from threeshnet.training.encoding import Collector, in_order
 from threeshnet.training.schedules import parameter_groups
-
-STEPS = 7  # batches of 16 in the 120 captions of `synthetic_shards`
-VALIDATION = "validation"
-
 
 # ---- parameter groups
 
@@ -43,13 +39,10 @@ def test_the_pretrained_part_learns_slowly() -> None:
     assert len(new["params"]) + len(old["params"]) == len(list(both.parameters()))
 
 
-def test_without_a_pretrained_part_there_is_one_group() -> None:
+def test_one_group_without_a_pretrained_part_and_nothing_frozen_in_it() -> None:
     both = nn.ModuleDict({"image": nn.Linear(2, 2), "text": Text(pretrained=False)})
     (group,) = parameter_groups(both, learning_rate=1e-3, pretrained_factor=0.1)
     assert len(group["params"]) == len(list(both.parameters()))
-
-
-def test_what_is_frozen_is_in_no_group() -> None:
     text = Text(pretrained=True)
     text.bert.requires_grad_(False)
     text.linear.bias.requires_grad_(False)
