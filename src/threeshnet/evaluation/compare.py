@@ -59,7 +59,7 @@ class Comparable(Metrics):
 
 
 class Evaluation(NamedTuple):
-    """What an evaluation left."""
+    """The files of an evaluation."""
 
     folder: Path
     metrics: Mapping[str, Any]
@@ -67,18 +67,18 @@ class Evaluation(NamedTuple):
 
 
 def read_pair(one: Path, other: Path) -> tuple[Evaluation, Evaluation]:
-    """Both evaluations.  Raises DataError with all that is missing, or that makes them other than of the same items."""
+    """Both evaluations.  Raises DataError with everything that is missing or that makes them incomparable."""
     problems = Problems(f"comparing {one} with {other}")
-    found = []
+    evaluations = []
     for folder in (one, other):
         try:
-            found.append(read_evaluation(folder))
+            evaluations.append(read_evaluation(folder))
         except DataError as error:
             problems.add(str(error))
-    if len(found) == 2:
-        problems.extend(differences(*found))
+    if len(evaluations) == 2:
+        problems.extend(differences(*evaluations))
     problems.raise_as(DataError, WAY_OUT)
-    return found[0], found[1]
+    return evaluations[0], evaluations[1]
 
 
 def read_evaluation(folder: Path) -> Evaluation:
@@ -99,7 +99,7 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 
 def command(metrics: Mapping[str, Any]) -> str:
-    """The command that evaluates so, as far as the metrics say it."""
+    """The command that makes such an evaluation, as far as the metrics name it."""
     return AGAIN.format(metrics.get("split", "<split>"), metrics.get("protocol", "<protocol>"))
 
 
@@ -113,18 +113,18 @@ def value_of(recalls: Mapping[str, Any], name: str) -> float:
 
 
 def other_recalls(metrics: Mapping[str, Any], items: RankedItems) -> str:
-    """A recall in metrics.json that the ranks do not give; empty where all agree."""
+    """A recall in metrics.json that differs from that of the ranks; empty where all agree."""
     scored = Scored(metrics["data"], metrics["split"], len(items.ranks.i2t), items.owner)
-    found = recall_by(metrics["protocol"], items.ranks, scored)
+    recalls = recall_by(metrics["protocol"], items.ranks, scored)
     for name in (*NAMES, "rsum"):
-        written, given = value_of(metrics, name), value_of(found, name)
+        written, given = value_of(metrics, name), value_of(recalls, name)
         if abs(written - given) > ROUNDING:
             return f"{name} is {written:.4f} there and {given:.4f} by the ranks"
     return ""
 
 
 def differences(one: Evaluation, other: Evaluation) -> Iterator[str]:
-    """What makes two evaluations other than of the same items, or scored in another way."""
+    """The reasons why two evaluations cannot be compared: other items, or another protocol."""
     for name in SAME:
         if one.metrics[name] != other.metrics[name]:
             first, second = (shortened(str(side.metrics[name]), 200) for side in (one, other))
@@ -136,7 +136,7 @@ def differences(one: Evaluation, other: Evaluation) -> Iterator[str]:
 
 
 def first_apart(one: Sequence[Any], other: Sequence[Any]) -> str:
-    """Where two lists that differ do so first.
+    """The first difference of two lists.
 
     >>> first_apart(["a", "b"], ["a", "c"]), first_apart([0], [0, 1])
     ("number 1 is 'b' and 'c'", '1 and 2 of them')
@@ -159,9 +159,9 @@ class Row(NamedTuple):
 def rows_of(one: Evaluation, other: Evaluation) -> list[Row]:
     """The six recalls and rsum of two evaluations of the same items."""
     folds = folds_of(one.metrics["protocol"])
-    found = compare(one.items.ranks, other.items.ranks, one.items.owner, folds=folds)
+    compared = compare(one.items.ranks, other.items.ranks, one.items.owner, folds=folds)
     return [
-        Row(name, value_of(one.metrics, name), value_of(other.metrics, name), apart) for name, apart in found.items()
+        Row(name, value_of(one.metrics, name), value_of(other.metrics, name), apart) for name, apart in compared.items()
     ]
 
 
@@ -171,8 +171,8 @@ def content_of(one: Evaluation, other: Evaluation, rows: Sequence[Row]) -> dict[
         **{name: one.metrics[name] for name in SAME},
         "images": len(one.items.ranks.i2t),
         "captions": len(one.items.ranks.t2i),
-        "one": _about(one),
-        "other": _about(other),
+        "one": _facts(one),
+        "other": _facts(other),
         "recalls": {
             row.name: {
                 "one": row.one,
@@ -192,7 +192,7 @@ def content_of(one: Evaluation, other: Evaluation, rows: Sequence[Row]) -> dict[
 
 
 def table_of(one: Evaluation, other: Evaluation, rows: Sequence[Row]) -> Table:
-    """A row a recall; above them the data and the two models, below them what the interval does not say."""
+    """One row for each recall, with the data and the two models above and a remark on the intervals below."""
     facts = one.metrics
     counts = f"{len(one.items.ranks.i2t):,} images, {len(one.items.ranks.t2i):,} captions"
     title = f"{facts['data']} · split {facts['split']} · protocol {facts['protocol']}\n{counts}"
@@ -212,7 +212,7 @@ def table_of(one: Evaluation, other: Evaluation, rows: Sequence[Row]) -> Table:
 
 
 def label(evaluation: Evaluation) -> str:
-    """The folder of an evaluation, and what it did that another need not do."""
+    """The folder of an evaluation, with its seed, views, correction and perturbation."""
     metrics = evaluation.metrics
     parts = [str(evaluation.folder)]
     if metrics.get("seed") is not None:
@@ -226,6 +226,6 @@ def label(evaluation: Evaluation) -> str:
     return shortened(", ".join(parts), 300)
 
 
-def _about(evaluation: Evaluation) -> dict[str, Any]:
-    found = {name: evaluation.metrics[name] for name in MAY_DIFFER if evaluation.metrics.get(name) is not None}
-    return {"folder": str(evaluation.folder), **found}
+def _facts(evaluation: Evaluation) -> dict[str, Any]:
+    facts = {name: evaluation.metrics[name] for name in MAY_DIFFER if evaluation.metrics.get(name) is not None}
+    return {"folder": str(evaluation.folder), **facts}

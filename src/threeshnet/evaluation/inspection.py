@@ -1,4 +1,4 @@
-"""What a trained model does with a held-out split, as plain numbers: the pages and W&B's tables are made from it."""
+"""What a trained model does with a held-out split, as plain numbers for the dashboard and W&B's tables."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def inspection(
 def retrievals(
     split: ShardedSplit, similarity: EmbeddingSimilarity, pictures: Mapping[int, str]
 ) -> list[dict[str, Any]]:
-    """For each of some images: its rank, its own captions with theirs, and the captions that stand first for it."""
+    """For some images: the rank, the own captions with their ranks, and the captions ranked first."""
     ranks = rank_similarity(similarity, split.owners)
     nearest = nearest_captions(similarity, list(pictures), count=TOP_CAPTIONS)
-    found = []
+    rows = []
     for (number, picture), top in zip(pictures.items(), nearest, strict=True):
         own = np.flatnonzero(split.owners == number).tolist()
-        found.append(
+        rows.append(
             {
                 "image": split.image_ids[number],
                 "number": number,
@@ -77,25 +77,25 @@ def retrievals(
                 ],
             }
         )
-    return found
+    return rows
 
 
 def confusions(split: ShardedSplit, similarity: EmbeddingSimilarity) -> dict[str, list[dict[str, Any]]]:
-    """The hardest of both directions by id and sentence; `wrong_caption` of t2i is the wrong image's first."""
+    """The hardest confusions of both directions; `wrong_caption` of t2i is the first caption of the wrong image."""
     first = {int(owner): row for row, owner in reversed(list(enumerate(split.owners)))}
 
-    def named(found: Confusion, direction: str) -> dict[str, Any]:
-        caption = found.wrong if direction == "i2t" else first[found.wrong]
+    def named(confusion: Confusion, direction: str) -> dict[str, Any]:
+        caption = confusion.wrong if direction == "i2t" else first[confusion.wrong]
         return {
-            "image": split.image_ids[found.image],
-            "caption": split.caption_texts[found.caption],
+            "image": split.image_ids[confusion.image],
+            "caption": split.caption_texts[confusion.caption],
             "wrong_image": split.image_ids[int(split.owners[caption])],
             "wrong_caption": split.caption_texts[caption],
-            "gap": round(found.gap, 4),
+            "gap": round(confusion.gap, 4),
         }
 
     hardest = hardest_confusions(similarity, split.owners, count=CONFUSIONS)
-    return {direction: [named(one, direction) for one in found] for direction, found in hardest.items()}
+    return {direction: [named(confusion, direction) for confusion in rows] for direction, rows in hardest.items()}
 
 
 @torch.inference_mode()
@@ -112,8 +112,8 @@ def weights(model: RetrievalModel, split: ShardedSplit, fields: Sequence[str]) -
     pooling = {name: _by_size(module, seen[name]) for name, module in _poolings(model) if seen[name]}
     semantic = {}
     for branch in (module for module in model.modules() if isinstance(module, ImageEncoder)):
-        if (found := branch.highlights(images).get("semantic")) is not None:
-            semantic[branch.source] = _histogram(found[branch.features(images).mask])
+        if (attention := branch.highlights(images).get("semantic")) is not None:
+            semantic[branch.source] = _histogram(attention[branch.features(images).mask])
     return {"pooling": pooling, "semantic": semantic}
 
 
@@ -123,7 +123,7 @@ def _poolings(model: RetrievalModel) -> list[tuple[str, GeneralizedPooling]]:
 
 @contextmanager
 def _set_sizes(model: RetrievalModel) -> Iterator[dict[str, list[int]]]:
-    """Notes how many tokens the sets have that each pooling gets."""
+    """Collects the sizes of the sets that each pooling gets."""
     seen: dict[str, list[int]] = {name: [] for name, _ in _poolings(model)}
 
     def note(name: str, _: Any, given: tuple[TokenSet]) -> None:
@@ -140,8 +140,8 @@ def _set_sizes(model: RetrievalModel) -> Iterator[dict[str, list[int]]]:
 def _by_size(pooling: GeneralizedPooling, sizes: Sequence[int]) -> dict[str, list[float]]:
     chosen = sorted({int(np.quantile(sizes, share, method="nearest")) for share in (0.0, 0.5, 1.0)} - {0})
     lengths = torch.tensor(chosen, device=pooling.score.weight.device)
-    found = pooling.weights(lengths, max(chosen)).float().cpu()
-    pairs = zip(chosen, found.tolist(), strict=True)
+    weights = pooling.weights(lengths, max(chosen)).float().cpu()
+    pairs = zip(chosen, weights.tolist(), strict=True)
     return {str(size): [round(value, 5) for value in row[:size]] for size, row in pairs}
 
 

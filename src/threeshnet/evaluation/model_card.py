@@ -1,4 +1,4 @@
-"""What an evaluation leaves for others: a model card for people, and the row of a table, both from metrics.json."""
+"""The model card and the CSV row of an evaluation, both from metrics.json."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from threeshnet.errors import shortened
 
 RECALLS = tuple((side, cutoff) for side in ("i2t", "t2i") for cutoff in (1, 5, 10))
 UNKNOWN = "not known"
-# Of each model, as its checkpoint says it; an authors' checkpoint says nothing.
+# Facts of each model's training; the authors' checkpoints have none.
 OF_TRAINING = ("experiment", "data", "train_splits", "train_images", "views", "features", "guidance", "parts", "text")
 OF_TRAINING += ("objective", "recipe", "setting", "seed", "selection", "batch_size", "epochs", "precision")
 OF_TRAINING += ("fingerprint", "commit")
 OF_SCORING = ("data", "split", "images", "captions", "protocol", "fingerprint", "commit", "machine")
-# Where something was changed or corrected for, or must be known beside the numbers.
+# Perturbation, views, correction and warnings, where there are any.
 OF_SCORING += ("perturb", "perturb_seed", "perturb_batch_size", "scored_views", "correction", "bank", "warning")
 IN_A_ROW = ("experiment", "features", "guidance", "recipe", "setting", "seed", "selection", "batch_size", "epochs")
 HEADING = "| direction | R@1 | R@5 | R@10 | median rank | mean rank |\n| --- | ---: | ---: | ---: | ---: | ---: |"
@@ -28,7 +28,7 @@ LIMITS = """\
 
 
 def model_card(metrics: Mapping[str, Any]) -> str:
-    """The card of what was scored. `metrics` is metrics.json with `trained`, a list of what each checkpoint says."""
+    """The card of an evaluation. `metrics` is metrics.json with `trained`, the facts of each checkpoint's training."""
     models = metrics.get("trained") or [{}]
     names = ", ".join(dict.fromkeys(_said(model, "experiment") for model in models))
     parts = [f"# Model card: {names}", "## Scores", _scores(metrics)]
@@ -41,7 +41,7 @@ def model_card(metrics: Mapping[str, Any]) -> str:
 
 
 def result_row(metrics: Mapping[str, Any]) -> str:
-    """The same as a CSV file of one row: what was scored, the recalls, and what the models say of themselves."""
+    """A CSV file of one row: what was scored, the recalls, and facts of the models' training."""
     models = metrics.get("trained") or [{}]
     row = {name: _text(metrics.get(name)) for name in OF_SCORING if name in metrics}
     row |= {f"{side}_r{cutoff}": f"{metrics[side][f'R@{cutoff}']:.6g}" for side, cutoff in RECALLS}
@@ -59,17 +59,17 @@ def result_row(metrics: Mapping[str, Any]) -> str:
 def _scores(metrics: Mapping[str, Any]) -> str:
     lines = [HEADING]
     for side in ("i2t", "t2i"):
-        found = metrics[side]
-        recalls = [f"{found[f'R@{cutoff}']:.1f}" for cutoff in (1, 5, 10)]
-        ranks = [f"{found[name]:.1f}" for name in ("median_rank", "mean_rank")]
+        scores = metrics[side]
+        recalls = [f"{scores[f'R@{cutoff}']:.1f}" for cutoff in (1, 5, 10)]
+        ranks = [f"{scores[name]:.1f}" for name in ("median_rank", "mean_rank")]
         lines.append(f"| {side} | {' | '.join([*recalls, *ranks])} |")
     facts = [("rsum", f"{metrics['rsum']:.1f}"), *((name, _said(metrics, name)) for name in OF_SCORING)]
     return "\n".join(lines) + "\n\n" + _table([(name, value) for name, value in facts if value != UNKNOWN])
 
 
 def _checkpoint(metrics: Mapping[str, Any], number: int) -> str:
-    found = metrics.get("checkpoint")
-    return _text(found[number] if isinstance(found, list) else found)
+    checkpoint = metrics.get("checkpoint")
+    return _text(checkpoint[number] if isinstance(checkpoint, list) else checkpoint)
 
 
 def _table(rows: list[tuple[str, str]]) -> str:

@@ -1,4 +1,4 @@
-"""Checkpoints as files: written aside, flushed, renamed; the one before is kept, and a torn one is recognised."""
+"""Checkpoint files: complete or absent, with the previous one kept, and damage detected."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 
 class WholeFiles(TorchCheckpointIO):
-    """How Lightning writes checkpoints here.
+    """Writes checkpoints for Lightning.
 
-    What goes wrong is kept in `failure` instead of being raised: one process writes and the others wait for it, so all
-    of them have to hear of it first.
+    An error is stored in `failure` and not raised: one process writes while the others wait, so all of them must learn
+    of it first.
     """
 
     def __init__(self) -> None:
@@ -42,10 +42,10 @@ class WholeFiles(TorchCheckpointIO):
 
 
 def write_checkpoint(content: Mapping[str, Any], file: Path) -> None:
-    """Puts `file` in its place whole, or leaves everything as it was.  Raises OSError, also for a full disk.
+    """Write a checkpoint completely, or leave everything as it was.  Raises OSError, also for a full disk.
 
-    What is on the disk under a checkpoint's name survives a loss of power: the file is flushed before it is renamed,
-    and the folder after. The last checkpoint but one keeps the name PREVIOUS.
+    The file survives a loss of power: it is flushed before it is renamed, and the folder after. The last checkpoint
+    but one is kept as PREVIOUS.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + PARTIAL)
@@ -64,10 +64,10 @@ def write_checkpoint(content: Mapping[str, Any], file: Path) -> None:
 
 
 def fault_of(file: Path) -> str | None:
-    """What is wrong with the bytes of a checkpoint; None when they are those that were written.
+    """What is wrong with the bytes of a checkpoint; None for an intact file.
 
-    A checkpoint is a zip archive: its directory stands at the end, so that a file that was cut has none, and each of
-    its records has a checksum, which torch writes and does not look at.
+    A checkpoint is a zip archive with its directory at the end, which a cut file lacks. Each record has a checksum,
+    which torch writes and does not check.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -106,7 +106,7 @@ def size_of(content: Any) -> int:
 
 
 def explained(error: OSError, file: Path, needed: int) -> str:
-    """What went wrong in writing `file`, of about `needed` bytes, and the way out."""
+    """Why `file`, of about `needed` bytes, could not be written, and the way out."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         free = shutil.disk_usage(file.parent).free
         of = f"it needs {in_units(needed)}, {in_units(free)} are free"
@@ -117,7 +117,7 @@ def explained(error: OSError, file: Path, needed: int) -> str:
 
 
 def in_units(count: int) -> str:
-    """Bytes for people.
+    """A number of bytes in MB or GB.
 
     >>> in_units(3_200_000), in_units(1_900_000_000)
     ('3.2 MB', '1.90 GB')
@@ -126,7 +126,7 @@ def in_units(count: int) -> str:
 
 
 def _save(content: Mapping[str, Any], stream: Any) -> None:
-    """torch.save, with the reason of a failed write in place of what torch's archive says of it."""
+    """torch.save that raises the OSError behind a failed write, in place of the archive's RuntimeError."""
     try:
         torch.save(content, stream)
     except RuntimeError as error:
@@ -139,12 +139,12 @@ def _save(content: Mapping[str, Any], stream: Any) -> None:
 
 
 def _keep(file: Path, under: Path) -> None:
-    """`file` under another name too, so that there is a whole one at every moment."""
+    """Link `file` under another name too, so that a complete one exists at every moment."""
     link = under.with_name(under.name + PARTIAL)
     link.unlink(missing_ok=True)
     try:
         link.hardlink_to(file)
-    except OSError:  # a file system without links: for a moment there is only the one before
+    except OSError:  # no links: for a moment there is only the previous one
         file.replace(under)
         return
     link.replace(under)

@@ -134,8 +134,8 @@ class Run:
 
     def find_metrics(self) -> dict[str, Any]:
         """The scores; empty where there are none, or where they are damaged."""
-        found = find_record(self.metrics_file, Metrics)
-        return found[1] if found else {}
+        record = find_record(self.metrics_file, Metrics)
+        return record[1] if record else {}
 
     @property
     def ranks(self) -> RankedItems:
@@ -178,8 +178,8 @@ class Run:
     @property
     def inspection(self) -> dict[str, Any]:
         """What the model does with the held-out split; empty where the file is missing or damaged."""
-        found = find_record(self.folder / "inspection.json", Inspection)
-        return found[1] if found else {}
+        record = find_record(self.folder / "inspection.json", Inspection)
+        return record[1] if record else {}
 
     def write_inspection(self, content: Mapping[str, Any]) -> None:
         self._write("inspection.json", content)
@@ -202,8 +202,8 @@ class Run:
     def wandb_id(self, *, project: str, resumed: bool) -> str:
         """The id of the W&B run: a new one, or the one written before when the run is resumed."""
         file = "wandb_run.json"
-        if resumed and (found := self._find(file, Record)):
-            return str(found.content()["id"])
+        if resumed and (record := self._find(file, Record)):
+            return str(record.content()["id"])
         number = secrets.token_hex(4)
         self._write(file, {"id": number, "project": project})
         return number
@@ -248,8 +248,8 @@ class Run:
     # ---- records
 
     def _find(self, name: str, kind: type[AnyRecord]) -> AnyRecord | None:
-        found = find_record(self.folder / name, kind)
-        return found[0] if found else None
+        record = find_record(self.folder / name, kind)
+        return record[0] if record else None
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         """A JSON file, by one process."""

@@ -17,18 +17,18 @@ PHOTO_SIDE = 480  # pixels
 
 def media(inspected: Mapping[str, Any], folder: Path, photo: Callable[[int], Path]) -> dict[str, Any]:
     """What to log of an inspection by key; `photo` leads from an image's number to its file, which may be missing."""
-    found: dict[str, Any] = {
+    logged: dict[str, Any] = {
         "held_out/retrievals": retrieval_table(inspected["retrievals"], folder, photo),
         "held_out/confusions": confusion_table(inspected["confusions"]),
     }
     if pictures := highlight_pictures(inspected["retrievals"], folder):
-        found["held_out/highlights"] = pictures
+        logged["held_out/highlights"] = pictures
     if inspected["pooling"]:
-        found["model/gpo_weights"] = pooling_table(inspected["pooling"])
+        logged["model/gpo_weights"] = pooling_table(inspected["pooling"])
     for source, histogram in inspected["semantic"].items():
         pair = np.asarray(histogram["counts"]), np.asarray(histogram["edges"])
-        found[f"model/vsem_weights_{source}"] = wandb.Histogram(np_histogram=pair)
-    return found
+        logged[f"model/vsem_weights_{source}"] = wandb.Histogram(np_histogram=pair)
+    return logged
 
 
 def highlight_pictures(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[wandb.Image]:
@@ -41,9 +41,9 @@ def retrieval_table(rows: Sequence[Mapping[str, Any]], folder: Path, photo: Call
     """One row an image: photo where it is there, highlight, rank, own captions with theirs, what stands first."""
     table = wandb.Table(["image", "photo", "highlight", "i2t rank", "own captions (t2i rank)", "top captions"])
     for row in rows:
-        own = "\n".join(f"{one['t2i_rank']}  {one['caption']}" for one in row["own"])
+        own = "\n".join(f"{caption['t2i_rank']}  {caption['caption']}" for caption in row["own"])
         mark = {True: "✓", False: "✗"}
-        top = "\n".join(f"{mark[one['right']]} {one['similarity']:.3f}  {one['caption']}" for one in row["top"])
+        top = "\n".join(f"{mark[each['right']]} {each['similarity']:.3f}  {each['caption']}" for each in row["top"])
         picture = folder / row["picture"]
         highlight = wandb.Image(str(picture)) if picture.is_file() else None
         table.add_data(row["image"], _photo(photo(row["number"])), highlight, row["i2t_rank"], own, top)
