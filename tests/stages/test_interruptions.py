@@ -130,17 +130,8 @@ def test_a_worker_that_dies_of_the_signal_is_an_interruption() -> None:
 # ---- one run in a folder
 
 
-def test_the_holder_of_a_folder_is_named(tmp_path: Path) -> None:
-    with locked(tmp_path):
-        holder = f"process {os.getpid()} on {socket.gethostname()} is working there"
-        with pytest.raises(ConfigError, match=holder), locked(tmp_path):
-            pass
-    with locked(tmp_path):
-        pass
-
-
 @pytest.mark.parametrize("locks", [True, False])
-def test_the_folder_of_a_dead_process_is_taken_over(
+def test_the_holder_of_a_folder_is_named_and_a_dead_one_is_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: bool
 ) -> None:
     def refusing(*_: Any) -> None:
@@ -154,7 +145,10 @@ def test_the_folder_of_a_dead_process_is_taken_over(
             os._exit(7)
 
     assert in_a_fork(die) == 7
-    with locked(tmp_path), pytest.raises(ConfigError, match="working there"), locked(tmp_path):
+    holder = f"process {os.getpid()} on {socket.gethostname()} is working there"
+    with locked(tmp_path), pytest.raises(ConfigError, match=holder), locked(tmp_path):
+        pass
+    with locked(tmp_path):
         pass
 
 
@@ -163,11 +157,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: p
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(lock, "_acquire", refusing)
-    with (
-        pytest.raises(ConfigError, match=r"cannot be written: Read-only file system; give another OUT"),
-        locked(tmp_path),
-    ):
-        pass
+    with pytest.raises(ConfigError, match="cannot be written: Read-only file system; give another OUT"):
+        locked(tmp_path).__enter__()
 
 
 # ---- random states
@@ -189,18 +180,21 @@ def test_random_states_come_back() -> None:
         set_random_states(before)
 
 
+def loaded(known: dict[str, Any], rank: int = 0) -> RandomStates:
+    callback = RandomStates()
+    callback.on_load_checkpoint(SimpleNamespace(global_rank=rank), None, known)  # pyright: ignore[reportArgumentType]
+    return callback
+
+
 def test_every_process_takes_its_own_states_and_a_new_one_keeps_its_seed() -> None:
     known: dict[str, Any] = {"random_states": ["of rank 0", "of rank 1"]}
-    for rank, expected in ((0, "of rank 0"), (1, "of rank 1"), (2, None)):
-        callback = RandomStates()
-        callback.on_load_checkpoint(SimpleNamespace(global_rank=rank), None, known)  # pyright: ignore[reportArgumentType]
-        assert callback.pending == expected
+    assert [loaded(known, rank).pending for rank in (0, 1, 2)] == ["of rank 0", "of rank 1", None]
 
 
 @pytest.mark.parametrize("known", [{}, {"random_states": {"torch": torch.get_rng_state()}}])
 def test_a_checkpoint_of_an_earlier_version_is_refused(known: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match=r"of an earlier version.* another OUT"):
-        RandomStates().on_load_checkpoint(SimpleNamespace(global_rank=0), None, known)  # pyright: ignore[reportArgumentType]
+        loaded(known)
 
 
 # ---- the order of the captions when the number of processes changes

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from threeshnet.errors import DataError
 from threeshnet.runs.identity import differing, flat, identity
 from threeshnet.runs.records import FAILED, FINISHED, Progress
 from threeshnet.runs.run import Run
@@ -110,10 +111,17 @@ def test_a_run_that_goes_on_counts_the_time_before(tmp_path: Path, monkeypatch: 
     assert monitoring.seconds_of(older) == monitoring.seconds_of(None) == 0
 
 
-def test_nothing_there_is_nothing_read(tmp_path: Path) -> None:
-    assert Run(tmp_path).progress == Progress()
-    Run(tmp_path).mark(FAILED)
-    assert list(tmp_path.iterdir()) == []
+def test_a_file_that_is_missing_or_malformed_is_nothing_read(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.mark(FAILED)
+    assert (run.progress, list(tmp_path.iterdir())) == (Progress(), [])
+    for text in ("{", "[]", '{"state": 5}', '{"epoch": 1e400}'):
+        (tmp_path / "progress.json").write_text(text)
+        assert run.progress == Progress()
+    (tmp_path / "metrics.json").write_text('{"rsum": true, "i2t": {"R@1": 1, "R@5": 2, "R@10": 3}}')
+    assert run.find_metrics() == {}
+    with pytest.raises(DataError, match=r"(?s)metrics\.json: 2 problems.*rsum='True'.*t2i: Field required"):
+        assert run.metrics
 
 
 # ---- which run
@@ -131,13 +139,10 @@ def test_names_folders_and_logging_do_not_count(settings: dict[str, Any], more: 
 
 
 @given(one=settings, other=settings)
-def test_other_settings_are_another_run(one: dict[str, Any], other: dict[str, Any]) -> None:
+def test_other_settings_and_other_data_are_another_run(one: dict[str, Any], other: dict[str, Any]) -> None:
     same = json.dumps(flat(one), sort_keys=True) == json.dumps(flat(other), sort_keys=True)
     assert (identity(one, "x") == identity(other, "x")) == same
-
-
-def test_other_data_are_another_run() -> None:
-    assert identity({"seed": 0}, "x") != identity({"seed": 0}, "y")
+    assert identity(one, "x") != identity(one, "y"), "other data"
 
 
 def test_a_run_directory_says_which_run_it_is(
