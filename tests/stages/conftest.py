@@ -75,3 +75,27 @@ def killed(at_step):
         raise Killed
 
     return lambda step, where="training": at_step(step, die, where)
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory: pytest.TempPathFactory, demo_shards: Path, command, small: list[str]) -> Path:
+    """An epoch of `region_demo`; made once, and read alone."""
+    out = tmp_path_factory.mktemp("demo") / "run"
+    settings = [*small, f"shards={demo_shards}", "trainer.max_epochs=1", "highlights=0", "seed=3", f"out={out}"]
+    ended = command("train", "experiment=region_demo", *settings)
+    assert ended.code == 0, ended.err
+    return out
+
+
+@pytest.fixture(scope="session")
+def evaluated(command, demo_run: Path, demo_shards: Path):
+    """Scores a checkpoint of `demo_run`."""
+
+    def call(out: Path, *overrides: str, checkpoint: str = "best") -> Path:
+        file = demo_run / "checkpoints" / f"{checkpoint}.ckpt"
+        where = [f"checkpoint={file}", f"shards={demo_shards}", f"out={out}", "workers=0", "accelerator=cpu"]
+        ended = command("evaluate", *where, *overrides)
+        assert ended.code == 0, ended.err
+        return out
+
+    return call

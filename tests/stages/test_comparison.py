@@ -127,27 +127,6 @@ def test_damaged_metrics_are_refused(tmp_path: Path, text: str) -> None:
 # --- the commands
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, demo_shards: Path, command, small: list[str]) -> Path:
-    out = tmp_path_factory.mktemp("compared") / "run"
-    settings = [*small, f"shards={demo_shards}", "trainer.max_epochs=1", "highlights=0", f"out={out}"]
-    ended = command("train", "experiment=region_demo", *settings)
-    assert ended.code == 0, ended.err
-    return out
-
-
-@pytest.fixture(scope="module")
-def evaluated(tmp_path_factory: pytest.TempPathFactory, demo_shards: Path, command, trained: Path):
-    def call(name: str, *overrides: str) -> Path:
-        out = tmp_path_factory.mktemp("evaluated") / name
-        where = [f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}", f"shards={demo_shards}", f"out={out}"]
-        ended = command("evaluate", *where, "workers=0", "accelerator=cpu", *overrides)
-        assert ended.code == 0, ended.err
-        return out
-
-    return call
-
-
 def check_ranks(folder: Path) -> RankedItems:
     """The recalls of the ranks are those that stand beside them, to the last digit."""
     metrics, items = json.loads((folder / "metrics.json").read_text()), read_ranks(folder / RANKS)
@@ -159,31 +138,37 @@ def check_ranks(folder: Path) -> RankedItems:
     return items
 
 
-def test_a_training_run_and_its_evaluation_leave_the_same_ranks(trained: Path, evaluated) -> None:
-    assert check_ranks(trained).image_ids == check_ranks(evaluated("again")).image_ids
-    assert (trained / RANKS).read_bytes() == (evaluated("again") / RANKS).read_bytes()
+def test_a_training_run_and_its_evaluation_leave_the_same_ranks(demo_run: Path, evaluated, tmp_path: Path) -> None:
+    again = evaluated(tmp_path / "again")
+    assert check_ranks(demo_run).image_ids == check_ranks(again).image_ids
+    assert (demo_run / RANKS).read_bytes() == (again / RANKS).read_bytes()
 
 
-def test_ranks_are_those_of_the_correction_and_of_the_folds(evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_are_those_of_the_correction_and_of_the_folds(
+    evaluated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """40 photos stand for COCO's 5,000: five folds of eight, where no rank can be more than eight."""
-    plain, corrected = check_ranks(evaluated("plain")), check_ranks(evaluated("csls", "correction=csls", "bank=train"))
+    plain, corrected = (
+        check_ranks(evaluated(tmp_path / "plain")),
+        check_ranks(evaluated(tmp_path / "csls", "correction=csls", "bank=train")),
+    )
     assert not torch.equal(plain.ranks.t2i, corrected.ranks.t2i)
     monkeypatch.setattr("threeshnet.metrics.protocols.why_not_coco_5k", lambda _: [])
-    items = check_ranks(evaluated("folds", "split=train", "protocol=five_fold_1k"))
+    items = check_ranks(evaluated(tmp_path / "folds", "split=train", "protocol=five_fold_1k"))
     assert len(items.image_ids) == 40
     assert 1 < items.ranks.t2i.max() <= 8
 
 
-def test_the_command_compares(command, trained: Path, evaluated, tmp_path: Path) -> None:
-    other = evaluated("shuffled", "perturb=shuffle_words")
-    ended = command("compare", f"one={trained}", f"other={other}", f"out={tmp_path}")
+def test_the_command_compares(command, demo_run: Path, evaluated, tmp_path: Path) -> None:
+    other = evaluated(tmp_path / "shuffled", "perturb=shuffle_words")
+    ended = command("compare", f"one={demo_run}", f"other={other}", f"out={tmp_path / 'out'}")
     assert ended.code == 0, ended.err
     said = " ".join(ended.out.split())
     for part in ("demo · split test · protocol full", "12 images, 60 captions", "rsum", "perturbed: shuffle_words"):
         assert part in said
-    assert REMARK.split()[-5:] == said[: said.index(" " + str(tmp_path))].split()[-5:]
-    content = json.loads((tmp_path / "comparison.json").read_text())
-    for name, side in (("one", trained), ("other", other)):
+    assert REMARK.split()[-5:] == said[: said.index(f" {tmp_path / 'out'}")].split()[-5:]
+    content = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    for name, side in (("one", demo_run), ("other", other)):
         metrics = json.loads((side / "metrics.json").read_text())
         assert content["recalls"]["rsum"][name] == metrics["rsum"]
         assert content[name]["checkpoint"] == metrics["checkpoint"]
@@ -191,13 +176,15 @@ def test_the_command_compares(command, trained: Path, evaluated, tmp_path: Path)
 
 
 def test_the_command_fits_a_narrow_terminal_and_refuses_with_the_way_out(
-    command, trained: Path, evaluated, tmp_path: Path
+    command, demo_run: Path, evaluated, tmp_path: Path
 ) -> None:
-    ended = command("compare", f"one={trained}", f"other={trained}")
+    ended = command("compare", f"one={demo_run}", f"other={demo_run}")
     assert ended.code == 0, ended.err
     (rsum,) = [line for line in ended.out.splitlines() if line.split()[:1] == ["rsum"]]
     assert rsum.split()[3:] == ["+0.0", "+0.0", "to", "+0.0", "1.0000", "no", "difference", "shown"]
-    ended = command("compare", f"one={trained}", f"other={evaluated('dev', 'split=dev')}", f"out={tmp_path / 'x'}")
+    ended = command(
+        "compare", f"one={demo_run}", f"other={evaluated(tmp_path / 'dev', 'split=dev')}", f"out={tmp_path / 'x'}"
+    )
     assert (ended.code, ended.out) == (1, "")
     assert "split: test and dev" in ended.err
     assert "Traceback" not in ended.err

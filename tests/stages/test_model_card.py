@@ -63,15 +63,8 @@ def test_what_a_stranger_says_stays_in_its_cell() -> None:
     assert all(len(line) < 3_000 for line in text.splitlines())
 
 
-def test_every_evaluation_leaves_both(command, demo_shards: Path, small: list[str], tmp_path: Path) -> None:
-    trained, scored = tmp_path / "run", tmp_path / "scored"
-    words = ["experiment=region_demo", f"shards={demo_shards}", "trainer.max_epochs=1", "highlights=0", "seed=3"]
-    ended = command("train", *words, *small, f"out={trained}")
-    assert ended.code == 0, ended.err
-    where = [f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}", f"shards={demo_shards}", f"out={scored}"]
-    ended = command("evaluate", *where, "workers=0", "accelerator=cpu")
-    assert ended.code == 0, ended.err
-    for out in (trained, scored):
+def test_every_evaluation_leaves_both(demo_run: Path, evaluated, tmp_path: Path) -> None:
+    for out in (demo_run, evaluated(tmp_path / "scored")):
         metrics = json.loads((out / "metrics.json").read_text())
         assert (metrics["seed"], metrics["trained"][0]["seed"], metrics["data"]) == (3, 3, "demo")
         assert (out / CARD).read_text() == model_card(metrics)
@@ -81,7 +74,5 @@ def test_every_evaluation_leaves_both(command, demo_shards: Path, small: list[st
         assert float(row["rsum"]) == pytest.approx(metrics["rsum"], rel=1e-5)
         assert row["selection"] == "best"
         assert "not known" not in (out / CARD).read_text()
-    where[0] = where[0].replace("best.ckpt", "last.ckpt")
-    ended = command("evaluate", *where, "workers=0", "accelerator=cpu")
-    assert ended.code == 0, ended.err
-    assert next(csv.DictReader((scored / ROW).open(newline="")))["selection"] == "last"
+    last = evaluated(tmp_path / "last", checkpoint="last")
+    assert next(csv.DictReader((last / ROW).open(newline="")))["selection"] == "last"
