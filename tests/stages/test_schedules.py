@@ -20,7 +20,7 @@ from threeshnet.errors import ConfigError
 from threeshnet.training.averaging import AveragedWeights
 from threeshnet.training.schedules import cosine, scheduled, steps_of_run
 
-from .compared_runs import Killed, assert_equal, checkpoint
+from .compared_runs import assert_equal, checkpoint
 
 STEPS = 3  # an epoch of the captions of 10 images of `synthetic_shards` in batches of 16
 
@@ -120,14 +120,18 @@ KEPT = ("state_dict", "current_model_state", "averaging_state", "optimizer_state
 
 @pytest.mark.parametrize(("where", "step"), [("training", STEPS + 1), ("validation", STEPS)])
 def test_a_run_with_these_options_is_resumed_exactly(
-    train, killed, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, step: int
+    train, at_step, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, step: int
 ) -> None:
     """Stopped where the rate, the share and the mean are on their way, and where the mean is in the weights' place."""
     if not undisturbed.exists():
         train(undisturbed)
+
+    def fail() -> None:
+        raise ArithmeticError
+
     out = tmp_path / "run"
-    killed(step, where)
-    with pytest.raises(Killed):
+    at_step(step, fail, where)
+    with pytest.raises(ArithmeticError):
         train(out)
     monkeypatch.undo()
     assert train(out, "resume=true")["resumed_at_step"] == step

@@ -32,8 +32,8 @@ def run_of(settings: Any, invocation: Invocation) -> Run:
     """
     if shared := os.environ.get(SHARED_OUT):
         return Run(shared)
-    if settings.out or invocation.output_dir:
-        return Run(Path(settings.out or invocation.output_dir).absolute())
+    if folder := settings.out or invocation.output_dir:
+        return Run(Path(folder).absolute())
     several = next((name for name in STARTED_BESIDE_OTHERS if int(os.environ.get(name) or 1) > 1), None)
     if several:
         raise ConfigError(f"{several}={os.environ[several]} processes need one folder: give it as out=<folder>")

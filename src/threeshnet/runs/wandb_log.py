@@ -26,9 +26,8 @@ def open_run(folder: Path, *, mode: str, **facts: Any) -> Any | None:
     """
     for attempt in dict.fromkeys((mode, "offline")):
         try:
-            run = wandb.init(
-                **facts, mode=attempt, dir=str(folder), resume="allow", reinit="create_new", settings=_settings()
-            )
+            facts |= {"mode": attempt, "dir": str(folder), "settings": _settings()}
+            run = wandb.init(**facts, resume="allow", reinit="create_new")
             _define_axes(run)
             return run
         except Exception as reason:  # of any kind: the training does not depend on it
