@@ -209,6 +209,15 @@ def test_sentences_are_short(page: Path) -> None:
     assert statistics.mean(lengths.values()) <= 18
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_lists_look_the_same_on_the_site(page: Path) -> None:
+    """Its Markdown wants an empty line before a list, and four spaces before what belongs to an item."""
+    text = page.read_text(encoding="utf-8")
+    assert not re.findall(r"^ {1,3}```.*$", text, flags=re.MULTILINE)
+    prose = FENCE.sub("", text)
+    assert not re.findall(r"^[^\s|>#-][^\n]*\n(?:[-*]|1\.) .*$", prose, flags=re.MULTILINE)
+
+
 def test_the_front_page_fits_and_has_its_numbers_from_the_rows() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 120
