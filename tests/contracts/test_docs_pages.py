@@ -28,6 +28,7 @@ from threeshnet.annotations.folder import CAPTION_FILES, FolderReader
 from threeshnet.annotations.semantic_masks import read_classes
 from threeshnet.records import ImageArrays, Photo, TokenSet
 from threeshnet.reports.pages import Rows, rendered
+from threeshnet.shards.schema import documentation
 from threeshnet.shards.writer import write_shard
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,6 +135,10 @@ def test_a_script_asks_for_as_many_tasks_as_the_run_has_devices(name: str) -> No
 
 
 # ---- numbers
+
+
+def test_the_table_of_arrays_is_the_one_that_shards_are_written_by() -> None:
+    assert documentation().rstrip() in (ROOT / "docs/reference/shard_format.md").read_text(encoding="utf-8")
 
 
 def test_the_table_of_sizes_follows_its_formula() -> None:
