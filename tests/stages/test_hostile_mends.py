@@ -18,9 +18,10 @@ from threeshnet.annotations.common import load_json, tidy
 from threeshnet.cli.errors import for_terminals
 from threeshnet.encoders.official import load_official_checkpoint
 from threeshnet.errors import CheckpointError, DataError, Problems, one_of
-from threeshnet.features.published.image_files import NpzLayout, grid_of
+from threeshnet.features.published.image_files import grid_of
 from threeshnet.features.published.layout import Request
 from threeshnet.features.published.npy import NpyRows
+from threeshnet.features.published.npz_files import NpzLayout
 from threeshnet.records import ImageArrays, Photo
 from threeshnet.reports.contact_sheet import draw_boxes
 from threeshnet.reports.dashboard import write_dashboard

@@ -92,7 +92,7 @@ def _separator(text: str, *, must: bool) -> str | None:
         if not any("\t" in cell or COUNTER.sub("", cell).endswith(tuple(PHOTO_SUFFIXES)) for cell in header):
             known[separator] = sum(any(key in header for key in keys) for keys in (FILE_KEYS, CAPTION_KEYS))
     best = max(known, key=lambda separator: known[separator], default=",")
-    return best if must or known.get(best) else None
+    return best if known.get(best) else "," if must else None
 
 
 def _rows(text: str, separator: str, problems: Problems) -> Iterator[Row]:
@@ -101,7 +101,7 @@ def _rows(text: str, separator: str, problems: Problems) -> Iterator[Row]:
     After a fault reading goes on with the next line, so that each faulty line is named.
     """
     lines = text.split("\n")
-    lines = [f"{line}\n" for line in lines[:-1]] + lines[-1:]
+    lines = [f"{line}\n" for line in lines[:-1]] + (lines[-1:] if lines[-1] else [])
     done = 0  # lines
     while done < len(lines) and len(problems.found) <= problems.shown:
         reader = csv.reader(islice(lines, done, None), delimiter=separator, skipinitialspace=True, strict=True)

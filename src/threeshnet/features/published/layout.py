@@ -5,7 +5,6 @@ To add one: a subclass of `PublishedLayout` in a file of its own and `conf/layou
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -14,7 +13,6 @@ import numpy as np
 
 from threeshnet.errors import DataError, Problems
 
-log = logging.getLogger(__name__)
 FLOATS = ("float16", "float32", "float64")
 FEW = 10  # a layout with a tenth of the files of another is no layout, but what lies beside it
 
@@ -118,7 +116,7 @@ class AnyLayout:
     def fitting(self, raw: Path) -> list[PublishedLayout]:
         """The layouts that `raw` has. DataError with what each of them missed when it has none."""
         missed = {name: layout.missed(raw) for name, layout in self.layouts.items()}
-        fitting = without_neighbours(raw, [layout for name, layout in self.layouts.items() if not missed[name]])
+        fitting = [layout for name, layout in self.layouts.items() if not missed[name]]
         if not fitting:
             problems = Problems(f"{raw} is of no layout that can be imported")
             problems.extend(f"{name} ({layout.holds}): {missed[name]}" for name, layout in self.layouts.items())
@@ -126,20 +124,18 @@ class AnyLayout:
         return fitting
 
 
-def without_neighbours(raw: Path, fitting: Sequence[PublishedLayout]) -> list[PublishedLayout]:
+def without_neighbours(raw: Path, fitting: Sequence[PublishedLayout], remarks: list[str]) -> list[PublishedLayout]:
     """The layouts without those of a few files that only lie beside the files of another, such as `sizes.npy`."""
     files = {layout.name: layout.image_files(raw) for layout in fitting}
     most = max(map(len, files.values()), default=0)
     of_sets = any(not files[layout.name] for layout in fitting if layout.name != "precomputed")
     kept = []
     for layout in fitting:
-        beside = [file for file in files[layout.name] if file.parent == raw]
-        alone = len(beside) == len(files[layout.name]) > 0
-        if alone and layout.name != "precomputed" and (of_sets or len(beside) * FEW < most):
-            names = some([file.name for file in beside])
-            log.warning(
-                "%s: not read: %s (as layout=%s); if they are arrays of images, name it", raw, names, layout.name
-            )
+        own = files[layout.name]
+        beside = bool(own) and all(file.parent == raw for file in own)
+        if beside and (of_sets or len(own) * FEW < most):
+            names = some([file.name for file in own])
+            remarks.append(f"{raw}: not read: {names}; if they hold images, say layout={layout.name}")
         else:
             kept.append(layout)
     return kept
@@ -155,8 +151,12 @@ def opened_sources(
         if not raw.exists():
             problems.add(f"raw={raw} does not exist")
             continue
-        for fitting in layout.fitting(raw) if isinstance(layout, AnyLayout) else [_checked(layout, raw)]:
-            sources.append(fitting.open(raw, request, problems))
+        remarks: list[str] = []
+        layouts = [_checked(layout, raw)] if isinstance(layout, PublishedLayout) else layout.fitting(raw)
+        for fitting in without_neighbours(raw, layouts, remarks):
+            source = fitting.open(raw, request, problems)
+            sources.append(source._replace(remarks=(*source.remarks, *remarks)))
+            remarks = []
     return sources, problems
 
 

@@ -1,0 +1,158 @@
+"""One `.npz` an image with its regions and boxes."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from threeshnet.annotations.photo_files import files_below
+from threeshnet.errors import DataError, Problems
+from threeshnet.features.published.layout import (
+    Entry,
+    PublishedLayout,
+    Request,
+    Source,
+    repeated,
+    some,
+)
+
+FEATURES = ("x", "features", "feat", "image_features")
+BOXES = ("bbox", "boxes", "bboxes")
+COUNTS = ("num_bbox", "num_boxes")
+SCORES = ("scores", "objects_conf", "conf")
+SIZE = ("image_w", "image_h")
+
+
+class NpzRows:
+    """Reads one image's `.npz`."""
+
+    def __init__(self, names: Mapping[str, str], turned: bool) -> None:
+        self.names, self.turned = dict(names), turned  # ours -> the file's; whether regions are columns
+
+    def read(self, key: Path) -> dict[str, np.ndarray]:
+        arrays = _loaded(key, list(self.names.values()))
+        read = {ours: arrays[theirs] for ours, theirs in self.names.items()}
+        if self.turned:
+            read["regions"] = np.ascontiguousarray(read["regions"].T)
+        if "count" in read:
+            count = _number(read.pop("count"), self.names["count"])
+            if count > len(read["regions"]):
+                raise DataError(f"{self.names['count']} is {count}, and there are {len(read['regions'])} regions")
+            read = {name: values[:count] for name, values in read.items()}
+        wrong = {name: len(values) for name, values in read.items() if len(values) != len(read["regions"])}
+        if wrong:
+            raise DataError(f"{len(read['regions'])} regions and {wrong}")
+        return read
+
+    def where(self, key: Path) -> str:
+        return key.name
+
+
+class NpzLayout(PublishedLayout):
+    """A folder of `<id>.npz`, as bottom-up-attention.pytorch and its relatives write them.
+
+    Older ones hold `x` as [Dr, regions] (OpenVQA reads it so): counts, boxes and scores tell. `info` is a pickle there
+    and is not opened.
+    """
+
+    name = "npz_files"
+    holds = f"<id>.npz with {' or '.join(FEATURES)}, and {' or '.join(BOXES)} where there are boxes"
+
+    def image_files(self, raw: Path) -> list[Path]:
+        return files_below(raw, (".npz",))
+
+    def missed(self, raw: Path) -> str:
+        files = self.image_files(raw)
+        if not files:
+            return "no .npz file"
+        try:
+            names = _members(files[0])
+        except DataError as error:
+            return str(error)
+        return "" if _known(names, FEATURES) else f"{files[0].name} holds {some(names, 9)}, none of {some(FEATURES, 9)}"
+
+    def open(self, raw: Path, request: Request, problems: Problems) -> Source:
+        files = self.image_files(raw)
+        problems.extend(f"{raw}: {name}.npz is there twice" for name in repeated([file.stem for file in files]))
+        held = _members(files[0])
+        kinds = {"regions": FEATURES, "boxes": BOXES, "count": COUNTS, "scores": SCORES}
+        names = {ours: theirs for ours, known in kinds.items() if (theirs := _known(held, known))}
+        first = _loaded(files[0], list(names.values()))
+        regions = first[names["regions"]]
+        facts = {len(first[names[name]]) for name in ("boxes", "scores") if name in names}
+        if "count" in names:
+            facts.add(_number(first[names["count"]], f"{files[0].name}: {names['count']}"))
+        turned = regions.ndim == 2 and bool(facts) and facts == {regions.shape[1]} != {len(regions)}
+        left_out: list[str] = []
+        entries = []
+        for file in files:
+            try:
+                size = _size(file) if all(name in held for name in SIZE) else None
+            except DataError as error:
+                (problems.add if request.on_error == "stop" else left_out.append)(f"{file}: {error}")
+            else:
+                entries.append(Entry(file.stem, file, file, size=size))
+        inside = "boxes" in names and first[names["boxes"]].size and float(first[names["boxes"]].max()) <= 1
+        remarks = [f"read from each .npz: {', '.join(names.values())}; not read: {some(_rest(held, names), 9)}"]
+        if turned:
+            remarks.append(f"{names['regions']} holds a region a column; it was turned")
+        return Source(
+            layout=self.name,
+            raw=raw,
+            entries=tuple(entries),
+            fields=("region",),
+            reader=NpzRows(names, bool(turned)),
+            files=tuple(files),
+            dtypes={"region": frozenset([str(regions.dtype)])},
+            boxes="none" if "boxes" not in names else "shares" if inside else "pixels",
+            scores="scores" in names,
+            remarks=tuple(remarks),
+            left_out=tuple(left_out),
+        )
+
+
+def _known(held: Sequence[str], known: Sequence[str]) -> str:
+    return next((name for name in known if name in held), "")
+
+
+def _rest(held: Sequence[str], names: Mapping[str, str]) -> list[str]:
+    return [name for name in held if name not in {*names.values(), *SIZE}] or ["nothing"]
+
+
+def _members(file: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{file.name}: not a whole .npz file ({error})") from error
+
+
+def _size(file: Path) -> tuple[int, int]:
+    """Width and height of the photo, as its file says."""
+    values = _loaded(file, SIZE)
+    return _number(values["image_w"], "image_w"), _number(values["image_h"], "image_h")
+
+
+def _number(values: np.ndarray, name: str) -> int:
+    """The one whole number that an array holds.  Raises DataError for another array."""
+    if values.size != 1 or not np.isfinite(values).all() or (number := int(values.reshape(-1)[0])) != values.item():
+        raise DataError(f"{name} holds {values.dtype} of shape {values.shape}; expected one whole number")
+    return number
+
+
+def _loaded(file: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The members by name; DataError when one is absent, torn, a pickle or no numbers."""
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            found = {name: archive[name] for name in names}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"cannot be read ({error})") from error
+    problems = Problems(file.name)
+    problems.extend(
+        f"{name} holds {a.dtype}; expected numbers" for name, a in found.items() if a.dtype.kind not in "fiub"
+    )
+    problems.raise_as(DataError)
+    return found
