@@ -6,11 +6,11 @@ import io
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from threeshnet.errors import ConfigError
@@ -204,11 +204,13 @@ def test_a_bank_that_is_too_small_for_csls_is_refused_before_anything_is_encoded
     monkeypatch.setattr(request, "CSLS_NEAREST", 10_000)
     keys = {"shards": str(demo_shards), "split": "test", "protocol": "full", "bank": "train", "out": "x"}
     for more in ({"extended": True}, {"correction": "csls"}):
-        cfg = OmegaConf.create({"perturb": None, "views": [], "correction": None, "extended": False} | keys | more)
+        settings = SimpleNamespace(
+            **{"perturb": None, "views": [], "correction": None, "extended": False} | keys | more
+        )
         with pytest.raises(ConfigError, match=r"bank='train' has .* images: csls takes the 10000 nearest of a bank"):
-            request.check_request(cfg, 1)
-    cfg.correction = "inverted_softmax"
-    request.check_request(cfg, 1)
+            request.check_request(settings, 1)
+    settings.correction = "inverted_softmax"
+    request.check_request(settings, 1)
 
 
 def test_the_table_has_room_for_intervals() -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from threeshnet.errors import DataError, Problems
+from threeshnet.forms import faults_of
 
 RUNNING, FINISHED, FAILED, INTERRUPTED = "running", "finished", "failed", "interrupted"
 Whole = Annotated[int, Field(gt=-(2**63), lt=2**63)]  # JSON has no limit
@@ -132,13 +133,3 @@ def find_record(file: Path, kind: type[AnyRecord]) -> tuple[AnyRecord, dict[str,
         return read_record(file, kind)
     except DataError:
         return None
-
-
-def faults_of(error: ValidationError) -> list[str]:
-    """Each fault as `key.path=value: what is wrong`."""
-    return [
-        f"{'.'.join(map(str, fault['loc'])) or 'content'}"
-        + ("" if fault["type"] == "missing" else f"={str(fault['input'])[:100]!r}")
-        + f": {fault['msg']}"
-        for fault in error.errors(include_url=False)
-    ]

@@ -16,6 +16,7 @@ from threeshnet.encoders.removed import without_removed
 from threeshnet.errors import CheckpointError, Problems
 from threeshnet.files import sha256
 from threeshnet.forms import faults_of
+from threeshnet.runs.run import Run
 from threeshnet.shards.manifest import Manifest
 
 CARD_FORMAT = 1
@@ -228,7 +229,7 @@ def checkpoint_hash(path: str | Path) -> str:
 def _there(path: str | Path) -> Path:
     file = Path(path)
     if not file.is_file():
-        where = [file / "checkpoints", file] if file.is_dir() else [file.parent]
+        where = [Run(file).checkpoints, file] if file.is_dir() else [file.parent]
         near = sorted(str(other) for folder in where for form in ("*.ckpt", "*.pth*") for other in folder.glob(form))
         what, place = ("is a folder", "in") if file.is_dir() else ("no such file", "beside")
         known = f"are: {', '.join(near)}" if near else f"is no .ckpt {place} it"
