@@ -90,13 +90,13 @@ def test_padding_masks_by_length_and_not_by_id(tokenizer: Wordpieces) -> None:
 
 
 def test_vocabulary_faults_are_named_together(tokenizer: Wordpieces, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"\[MASK\] is missing(.|\n)*'a' stands there more than once"):
+    with pytest.raises(DataError, match=r"\[MASK\] is missing(.|\n)*'a' occurs more than once"):
         Wordpieces([*SPECIALS[:-1], "a", "a"])
     with pytest.raises(DataError, match="no such vocabulary"):
         Wordpieces.from_file(tmp_path)
     (tmp_path / "vocab.txt").write_text("\n".join([*tokenizer.vocabulary, "\u2028"]) + "\n", encoding="utf-8")
     assert len(Wordpieces.from_file(tmp_path)) == len(tokenizer) + 1
-    with pytest.raises(DataError, match=r"'a\\nb' is more than a line"):
+    with pytest.raises(DataError, match=r"'a\\nb' contains a line end"):
         Wordpieces([*SPECIALS, "a\nb"])
 
 
@@ -274,13 +274,8 @@ def test_float16_on_the_way_gives_the_same_numbers(lengths: list[int], seed: int
         )
         for way in (False, True)
     ]
-    assert stored.regions is not None
-    assert stored.seg_semantic is not None
     assert stored.regions.values.dtype == stored.seg_semantic.dtype == torch.float16
     arrived = stored.to("cpu")
-    assert arrived.regions is not None
-    assert plain.regions is not None
-    assert arrived.seg_semantic is not None
     assert arrived.regions.values.dtype == arrived.seg_semantic.dtype == torch.float32
     assert torch.equal(arrived.regions.values, plain.regions.values)
     assert torch.equal(arrived.regions.mask, plain.regions.mask)
@@ -290,7 +285,6 @@ def test_float16_on_the_way_gives_the_same_numbers(lengths: list[int], seed: int
 def test_absent_fields_stay_absent() -> None:
     batch = collate_images(ImageArrays(seg_map=np.zeros((2, 64, 64), np.uint8)))
     assert batch.regions is batch.grid is batch.seg_semantic is batch.seg_categories is None
-    assert batch.seg_map is not None
     assert batch.seg_map.dtype == torch.uint8
 
 
@@ -305,8 +299,6 @@ def test_an_image_is_read_once_and_dropped_from_independently(tokenizer: Wordpie
     assert split.asked == [[1, 7]]
     assert batch.owners.tolist() == [7, 7, 1, 7]
     assert batch.rows.tolist() == [14, 15, 2, 14]
-    assert batch.images.regions is not None
-    assert batch.images.grid is not None
     lengths = batch.images.regions.lengths.tolist(), batch.images.grid.lengths.tolist()
     assert (lengths[0][0], lengths[1][0]) != (lengths[0][1], lengths[1][1])
     assert (lengths[0][0], lengths[1][0]) == (lengths[0][3], lengths[1][3])
@@ -320,8 +312,6 @@ def test_a_pair_is_the_same_in_any_company(tokenizer: Wordpieces) -> None:
     length = alone.captions.mask.sum()
     assert among.captions.lengths[1] == length
     assert torch.equal(among.captions.values[1, :length], alone.captions.values[0])
-    assert alone.images.regions is not None
-    assert among.images.regions is not None
     assert among.images.regions.lengths[1] == alone.images.regions.lengths[0]
     epochs = {tuple(dataset[(epoch, 9)].captions.values[0].tolist()) for epoch in range(12)}
     assert len(epochs) > 1
@@ -334,7 +324,6 @@ def test_splits_are_numbered_through(tokenizer: Wordpieces) -> None:
     batch = dataset.__getitems__([(0, 13), (0, 0), (0, 6)])
     assert (first.asked, second.asked) == ([[0]], [[0, 3]])
     assert batch.owners.tolist() == [6, 0, 3]
-    assert batch.images.grid is not None
     assert batch.images.grid.values[:, 0, 0].tolist() == [6, 0, 3]
     assert len(dataset_of([FakeSplit(3), FakeSplit(4)], tokenizer, limit_images=5)) == 10
 
@@ -343,7 +332,6 @@ def test_evaluation_data_sets_return_numbers(tokenizer: Wordpieces) -> None:
     split = FakeSplit(4)
     images, numbers = ImageDataset(split=split, fields=("region", "grid")).__getitems__([2, 0])
     assert numbers.tolist() == [2, 0]
-    assert images.regions is not None
     assert images.regions.values[:, 0, 0].tolist() == [2, 0]
     texts = TextDataset(split=split, tokenizer=tokenizer)
     captions, numbers = texts.__getitems__([1, 4])

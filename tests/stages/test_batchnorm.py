@@ -134,7 +134,6 @@ def test_a_batch_is_widened_with_padding_alone() -> None:
     assert widths(batch) == [3, 0, 2]
     wide = widen(batch, [5, 0, 2])
     assert widths(wide) == [5, 0, 2]
-    assert wide.images.regions is not None
     assert torch.equal(wide.images.regions.values[:, :3], values)
     assert wide.images.regions.values[:, 3:].abs().sum() == 0
     assert torch.equal(wide.images.regions.mask, torch.cat([mask, torch.zeros(2, 2, dtype=torch.bool)], dim=1))

@@ -64,7 +64,6 @@ def test_afterwards_boxes_tell_and_padding_does_not() -> None:
     for module in knowing.boxes.values():
         nn.init.normal_(module.code.leave.weight)
     batch = images()
-    assert batch.region_boxes is not None
     expected = knowing(batch)
     moved = batch.region_boxes.clone()
     moved[1, 1:] = 0.3  # under padding
@@ -114,8 +113,6 @@ def test_boxes_go_with_the_tokens_that_stay(seed: int) -> None:
 
 def check_together(batch: ImageBatch) -> None:
     for tokens, boxes in ((batch.regions, batch.region_boxes), (batch.grid, batch.grid_boxes)):
-        assert tokens is not None
-        assert boxes is not None
         assert boxes.shape == (*tokens.mask.shape, 4)
         assert torch.equal(boxes[..., 0], tokens.values[..., 0])
         assert not boxes[~tokens.mask].any()

@@ -50,7 +50,6 @@ class PlainSpatial(nn.Module):
         return self.attend(tokens, images)[0]
 
     def attend(self, tokens: TokenSet, images: ImageBatch) -> tuple[Tensor, Tensor]:
-        assert images.seg_map is not None
         numbers = images.seg_map.double()
         numbers[images.seg_map == 255] = self.places.classes
         codes = sinusoidal(4096, 8).T.reshape(1, 8, 64, 64).double()
@@ -70,7 +69,6 @@ class PlainSemantic(nn.Module):
         self.activation = activation
 
     def forward(self, tokens: TokenSet, images: ImageBatch) -> Tensor:
-        assert images.seg_semantic is not None
         embedded = self.parts.summary(images.seg_semantic.mean(dim=(2, 3)))
         query = self.parts.query(embedded) + embedded
         key = self.parts.key(tokens.values) + tokens.values

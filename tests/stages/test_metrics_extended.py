@@ -76,12 +76,12 @@ def test_precisions_equal_the_definition(case: tuple[Tensor, list[list[int]]]) -
     slow = [naive_precisions(row, set(items)) for row, items in zip(similarity.tolist(), right, strict=True)]
     torch.testing.assert_close(map_at_r(found), torch.tensor([one for one, _, _ in slow]).double())
     torch.testing.assert_close(r_precision(found), torch.tensor([one for _, one, _ in slow]).double())
-    assert found.places[:, 0].tolist() == [first for _, _, first in slow]
+    assert found.ranks[:, 0].tolist() == [first for _, _, first in slow]
 
 
 def test_minus_infinity_is_a_similarity_like_another() -> None:
     found = positions(torch.full((1, 4), -torch.inf), [[0, 1]])
-    assert found.places.tolist() == [[3, 4]]
+    assert found.ranks.tolist() == [[3, 4]]
 
 
 @pytest.mark.parametrize("right", [[[]], [[0, 0]], [[3]], [[-1]], []])

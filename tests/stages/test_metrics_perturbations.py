@@ -43,8 +43,6 @@ def batch(count: int = 7) -> ImageBatch:
 
 def copied(images: ImageBatch) -> ImageBatch:
     regions, grid = images.regions, images.grid
-    assert regions is not None
-    assert grid is not None
     return ImageBatch(
         TokenSet(regions.values.clone(), regions.mask.clone()),
         TokenSet(grid.values.clone(), grid.mask.clone()),
@@ -87,8 +85,6 @@ def test_dropped_regions_are_fewer_and_in_order(share: float) -> None:
     images = batch(40)
     found = drop_regions(images, generator(), share=share)
     for before, after in ((images.regions, found.regions), (images.grid, found.grid)):
-        assert before is not None
-        assert after is not None
         for image in range(40):
             real = [tuple(row) for row in before.values[image][before.mask[image]].tolist()]
             kept = [tuple(row) for row in after.values[image][after.mask[image]].tolist()]
@@ -123,10 +119,6 @@ def test_noise_changes_its_share() -> None:
     images = batch(20)
     found = noisy_segmentation(images, generator(), share=0.3)
     before, after, cells, was = images.seg_semantic, found.seg_semantic, found.seg_map, images.seg_map
-    assert before is not None
-    assert after is not None
-    assert cells is not None
-    assert was is not None
     torch.testing.assert_close(after.sum(dim=1), before.sum(dim=1))
     assert after.min() >= 0
     assert float((cells != was).float().mean()) == pytest.approx(0.3 * 10 / 11, abs=0.01)
@@ -134,8 +126,6 @@ def test_noise_changes_its_share() -> None:
     none = noisy_segmentation(images, generator(), share=0.0)
     assert all(one.equal(other) for one, other in zip(leaves(none), leaves(images), strict=True))
     changed = found.seg_categories
-    assert changed is not None
-    assert images.seg_categories is not None
     assert set(changed.unique().tolist()) == {0.0, 1.0}
     assert 0 < float((changed != images.seg_categories).float().mean()) < 0.3
 
@@ -143,8 +133,6 @@ def test_noise_changes_its_share() -> None:
 def test_a_shuffled_map_keeps_its_classes_and_no_place() -> None:
     images = batch()
     found = shuffle_map(images, generator())
-    assert found.seg_map is not None
-    assert images.seg_map is not None
     for one, other in zip(found.seg_map, images.seg_map, strict=True):
         assert one.flatten().sort().values.equal(other.flatten().sort().values)
         assert not one.equal(other)
@@ -153,10 +141,7 @@ def test_a_shuffled_map_keeps_its_classes_and_no_place() -> None:
 
 def test_a_blank_segmentation_says_nothing() -> None:
     found = blank_segmentation(batch(), generator())
-    assert found.seg_semantic is not None
     torch.testing.assert_close(found.seg_semantic, torch.full_like(found.seg_semantic, 1 / 11))
-    assert found.seg_map is not None
-    assert found.seg_categories is not None
     assert found.seg_map.unique().tolist() == [VOID]
     assert not found.seg_categories.any()
 
@@ -191,7 +176,6 @@ def test_names_are_checked() -> None:
 def test_an_encoder_behind_a_perturbation_sees_it() -> None:
     class Mean(nn.Module):
         def forward(self, images: ImageBatch) -> Tensor:
-            assert images.seg_map is not None
             return images.seg_map.float().mean(dim=(1, 2)).unsqueeze(1)
 
     images = batch()

@@ -1,7 +1,7 @@
-"""What training changes at random: tokens that go missing, words that are hidden, swapped or left out.
+"""Augmentation in training: tokens of photos are dropped; words are masked, replaced or removed.
 
-The generator is an argument, so that what happens to a caption is a function of (seed, epoch, caption) alone, however
-many workers and processes share the work.
+The generator is an argument: the augmentation of a caption is a function of (seed, epoch, caption) alone, for any
+number of workers and processes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class DropTokens:
         self.probability = probability
 
     def __call__(self, count: int, generator: np.random.Generator) -> np.ndarray:
-        """Numbers of the tokens to keep of `count`, ascending, [kept] int64.
+        """Numbers of the tokens to keep, ascending, [kept] int64, out of `count`.
 
         >>> DropTokens(probability=1.0)(1, np.random.default_rng(0))
         array([0])
@@ -34,10 +34,11 @@ class DropTokens:
 
 
 class AlterWords:
-    """Alters each word with `probability`; all its wordpieces share its fate.
+    """Alters each word, with all its wordpieces, with `probability`.
 
-    Of the altered words a share of `mask` becomes [MASK] (each wordpiece), a share of `random` becomes random
-    wordpieces (one for each), and the rest is removed: 50%, 10% and 40% in the paper's recipe. [CLS] and [SEP] stay.
+    A share `mask` of the altered words becomes [MASK] (each wordpiece), a share `random` becomes random wordpieces, and
+    the rest is removed: 50%, 10% and 40% in the paper's recipe. [CLS] and [SEP] stay. Raises ConfigError for impossible
+    shares.
     """
 
     def __init__(
@@ -45,9 +46,7 @@ class AlterWords:
     ) -> None:
         _check_probabilities("alter_words", probability=probability, mask=mask, random=random)
         if mask + random > 1:
-            raise ConfigError(
-                f"alter_words: mask={mask} and random={random} are shares of one whole: at most 1 together"
-            )
+            raise ConfigError(f"alter_words: the shares mask={mask} and random={random} must be at most 1 together")
         self.probability, self.mask, self.random = probability, mask, random
         self.mask_id = tokenizer.mask_id
         ordinary = np.ones(len(tokenizer), dtype=bool)
@@ -55,7 +54,7 @@ class AlterWords:
         self.ordinary_ids = np.flatnonzero(ordinary)
 
     def __call__(self, ids: Sequence[int], words: Sequence[int | None], generator: np.random.Generator) -> np.ndarray:
-        """`ids` of one sentence, altered; `words` says which word each belongs to, None for none."""
+        """Alters the `ids` of one sentence; `words` is the word number of each id, None for [CLS] and [SEP]."""
         altered = np.array(ids, dtype=np.int64)
         word_of = np.array([-1 if word is None else word for word in words], dtype=np.int64)
         count = int(word_of.max(initial=-1)) + 1

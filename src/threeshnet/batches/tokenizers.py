@@ -1,4 +1,4 @@
-"""Sentences to wordpiece ids, with BERT's rules and any BERT vocabulary."""
+"""BERT's wordpiece tokenizer, over any BERT vocabulary."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 USUAL = {"strip_accents": None, "split_chinese": True, "specials": list(SPECIALS)}
 NORMALIZER = {"lowercase": "lowercase", "strip_accents": "strip_accents", "handle_chinese_chars": "split_chinese"}
 CONFIG = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "split_chinese"}
-CLS_AND_SEP = 2  # wordpieces that every sentence has beside its own
+CLS_AND_SEP = 2  # wordpieces that every sentence has in addition
 
 
 class WordpieceIds(NamedTuple):
-    """One sentence; `words` says which word each wordpiece belongs to, None for [CLS] and [SEP]."""
+    """The ids of one sentence; `words` is the word number of each id, None for [CLS] and [SEP]."""
 
     ids: list[int]
     words: list[int | None]
@@ -78,7 +78,7 @@ class Wordpieces:
         file = Path(path)
         file = file / "vocab.txt" if file.is_dir() else file
         if not file.is_file():
-            way_out = "give a BERT `vocab.txt` (one wordpiece a line) or the folder that holds it"
+            way_out = "give a BERT `vocab.txt` (one wordpiece a line) or its folder"
             raise DataError(f"{file}: no such vocabulary; {way_out}")
         lines = file.read_text(encoding="utf-8-sig").removesuffix("\n")
         found = folder_options(file.parent) | options
@@ -93,7 +93,7 @@ class Wordpieces:
     @classmethod
     def from_lines(cls, lines: str, **options: Any) -> Wordpieces:
         """From one text, a wordpiece a line: what `lines` gives; `options` are those of the class."""
-        # Not splitlines(): BERT's vocabulary holds characters that Python takes for line ends.
+        # Not splitlines(): BERT's vocabulary contains characters that Python treats as line ends.
         return cls(lines.split("\n"), **options)
 
     @property
@@ -105,13 +105,13 @@ class Wordpieces:
         return len(self.vocabulary)
 
     def encode(self, captions: Sequence[str]) -> list[WordpieceIds]:
-        """Wordpieces of each sentence, [CLS] first and [SEP] last, cut to `max_wordpieces` in all."""
-        # One by one: encode_batch starts threads, which do not survive the fork of a data loader's workers.
+        """Wordpieces of each sentence, from [CLS] to [SEP], cut to `max_wordpieces` in total."""
+        # Not encode_batch: it starts threads, which do not survive the fork of a data loader's workers.
         encodings = [self._tokenizer.encode(caption) for caption in captions]
         return [WordpieceIds(encoding.ids, encoding.word_ids) for encoding in encodings]
 
     def pad(self, sentences: Sequence[Sequence[int] | np.ndarray]) -> TokenSet:
-        """Ids of B sentences as one [B, N] int64 set, N the longest of them."""
+        """Ids of B sentences as one [B, N] int64 set, with N the longest length."""
         longest = max((len(ids) for ids in sentences), default=0)
         values = np.full((len(sentences), longest), self.pad_id, dtype=np.int64)
         for row, ids in enumerate(sentences):  # in NumPy: an assignment in torch takes longer
@@ -153,11 +153,11 @@ def _check(vocabulary: list[str], numbers: dict[str, int], max_wordpieces: int, 
     problems = Problems(f"vocabulary of {len(vocabulary)} wordpieces")
     problems.extend(f"{name} is missing" for name in specials if name not in numbers)
     twice = [piece for number, piece in enumerate(vocabulary) if numbers[piece] != number]
-    problems.extend(f"{piece!r} stands there more than once" for piece in twice)
-    problems.extend(f"{piece!r} is more than a line" for piece in vocabulary if "\n" in piece)
+    problems.extend(f"{piece!r} occurs more than once" for piece in twice)
+    problems.extend(f"{piece!r} contains a line end" for piece in vocabulary if "\n" in piece)
     if max_wordpieces <= CLS_AND_SEP:
         problems.add(f"max_wordpieces={max_wordpieces} leaves no room for a word beside [CLS] and [SEP]")
-    problems.raise_as(DataError, "A BERT `vocab.txt` holds one wordpiece a line, each once.")
+    problems.raise_as(DataError, "A BERT `vocab.txt` has one wordpiece a line, each once.")
 
 
 def _bert_tokenizer(numbers: dict[str, int], max_wordpieces: int, specials: Sequence[str]) -> Tokenizer:

@@ -1,4 +1,4 @@
-"""Regions and grid cells together: two branches, one embedding."""
+"""The hybrid model: a region branch and a grid branch, and one embedding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from threeshnet.records import ImageBatch
 
 
 class HybridEncoder(nn.Module):
-    """unit(sum of the branches' unit embeddings), used alike in loss, evaluation and index."""
+    """The normalised sum of the branches' embeddings, in training and in evaluation alike."""
 
     def __init__(self, *, branches: Mapping[str, nn.Module]) -> None:
         super().__init__()

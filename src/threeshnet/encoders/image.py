@@ -1,4 +1,4 @@
-"""The image side of 3SHNet for one kind of token."""
+"""The image encoder of 3SHNet for one kind of token, regions or grid cells (arXiv 2404.17273, section 3)."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ class TokenProjection(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Projects the tokens of one source, adds the guided parts, and pools them all into one unit vector.
+    """Projects the tokens of one source, adds the guided parts, and pools all tokens into one unit vector.
 
-    `source` is the field of `ImageBatch` that is read, `project` makes local and projected tokens of it, and every
-    module of `parts` adds tokens to the pooled set. With local tokens alone this is VSE-infinity (Chen et al., CVPR
-    2021). Every module of `boxes` adds a code of each token's box; the paper has none.
+    `source` is the field of `ImageBatch` that is read. `project` computes local and projected tokens, and every module
+    of `parts` adds tokens to the pooled set. With local tokens alone this is VSE-infinity (Chen et al., CVPR 2021).
+    Every module of `boxes` adds a code of each token's box; the paper has none. Raises ConfigError for another `source` and
+    for no parts.
     """
 
     def __init__(
@@ -60,26 +61,26 @@ class ImageEncoder(nn.Module):
         self.boxes = nn.ModuleDict(dict(boxes or {}))
 
     def forward(self, images: ImageBatch) -> Tensor:
-        """Embeddings [B, D], unit length."""
+        """Embeddings [B, D] of unit length.  Raises DataError when the batch lacks the tokens or boxes."""
         local, projected = self.tokens(images)
         return unit(self.pooling(concatenate([part(local, projected, images) for part in self.parts.values()])))
 
     def tokens(self, images: ImageBatch) -> tuple[TokenSet, TokenSet]:
-        """Local and projected tokens, both [B, N, D], with what they know of their boxes."""
+        """Local and projected tokens, both [B, N, D], with their box codes."""
         local, projected = self.project(self.features(images))
         if not self.boxes:
             return local, projected
         boxes = images.region_boxes if self.source == "regions" else images.grid_boxes
         if boxes is None:
             raise DataError(
-                f"the model reads the boxes of its {self.source}, and the batch holds none; shards of published arrays "
-                "may lack them: set boxes=[], or make data with an extractor that gives them"
+                f"the model reads the boxes of its {self.source}, and the batch has none; shards of published arrays "
+                "may lack them: set boxes=[], or run make data with an extractor that gives boxes"
             )
         codes = torch.stack([module(boxes, local.mask, images) for module in self.boxes.values()]).sum(dim=0)
         return TokenSet(local.values + codes, local.mask), TokenSet(projected.values + codes, projected.mask)
 
     def features(self, images: ImageBatch) -> TokenSet:
-        """The tokens that are encoded.  Raises DataError when the batch lacks them."""
+        """The tokens of `source`.  Raises DataError when the batch lacks them."""
         features = getattr(images, self.source)
         if features is None:
             held = [name for name in SOURCES if getattr(images, name) is not None]
@@ -88,12 +89,12 @@ class ImageEncoder(nn.Module):
 
     @torch.no_grad()
     def highlights(self, images: ImageBatch) -> dict[str, Tensor]:
-        """What the guidance looks at: `semantic` [B, N] weights and `spatial` [B, N, 4096] attention, where present."""
+        """Weights of VSeM (`semantic`, [B, N]) and attention of VSpM (`spatial`, [B, N, 4096]), if present."""
         _, projected = self.tokens(images)
         fusions = getattr(self.parts["fused"], "fusions", {}) if "fused" in self.parts else {}
-        found = {}
+        attention = {}
         if "semantic" in fusions:
-            found["semantic"] = fusions["semantic"].weights(projected, images)
+            attention["semantic"] = fusions["semantic"].weights(projected, images)
         if "spatial" in fusions:
-            found["spatial"] = fusions["spatial"].attention(projected, images)
-        return found
+            attention["spatial"] = fusions["spatial"].attention(projected, images)
+        return attention

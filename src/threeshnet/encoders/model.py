@@ -1,4 +1,4 @@
-"""Both sides as one module, each usable alone."""
+"""The dual encoder: an image encoder and a text encoder, each usable alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from threeshnet.records import ImageBatch
 
 
 class RetrievalModel(nn.Module):
-    """A dual encoder: images and sentences into one space, without one looking at the other."""
+    """A dual encoder: images and sentences are encoded separately into one space."""
 
     def __init__(self, *, image_encoder: nn.Module, text_encoder: nn.Module, tokenizer: Wordpieces) -> None:
         super().__init__()
@@ -21,14 +21,15 @@ class RetrievalModel(nn.Module):
         self.tokenizer = tokenizer
 
     def encode_images(self, images: ImageBatch) -> Tensor:
-        """Embeddings [B, D], unit length, float32, on the model's device; with gradient in training mode only."""
+        """Embeddings [B, D] of unit length, float32, on the model's device; with gradient in training mode only."""
         with self._gradient_in_training():
             return self.image_encoder(images.to(self.device)).float()
 
     def encode_texts(self, texts: Iterable[str], batch_size: int = 256) -> Tensor:
-        """Embeddings [B, D] of sentences, unit length, float32, on the model's device, in the order given.
+        """Embeddings [B, D] of sentences, of unit length, float32, on the model's device, in the order given.
 
-        Sentences are encoded shortest first, `batch_size` at a time. Raises ValueError without a sentence.
+        Sentences are encoded shortest first, `batch_size` at a time. Raises ValueError for an empty list, and TypeError
+        for a single string.
         """
         if isinstance(texts, str):
             raise TypeError("encode_texts takes a list of sentences, not one string")
@@ -51,5 +52,5 @@ class RetrievalModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device

@@ -1,6 +1,6 @@
-"""The parts of the set that is pooled into an image embedding: local, fused, scene and category tokens (3SHNet, 3.4).
+"""Parts of the pooled set: local, fused, scene and category tokens (3SHNet, arXiv 2404.17273, section 3.4).
 
-A part gets the local tokens, the projected tokens and the images, and returns a set of D-wide tokens.
+A part takes local tokens and projected tokens, both [B, N, D], and the images. It returns a set [B, n, D].
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from threeshnet.records import ImageBatch, TokenSet
 
 
 class LocalTokens(nn.Module):
-    """The regions or cells themselves."""
+    """The region or grid tokens themselves, [B, N, D]."""
 
     def forward(self, local: TokenSet, projected: TokenSet, images: ImageBatch) -> TokenSet:
         return local
 
 
 class FusedTokens(nn.Module):
-    """MLP(sum of the fusions + local tokens). Without any fusion there is nothing to fuse, and the part is empty."""
+    """MLP(sum of the fusions + local tokens), [B, N, D]; without any fusion the part is empty, [B, 0, D]."""
 
     def __init__(self, *, fusions: Mapping[str, nn.Module], dim: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class FusedTokens(nn.Module):
 
 
 class SceneTokens(nn.Module):
-    """One token for each of the 7x7 cells of `seg/semantic`."""
+    """One token for each of the 7x7 cells of `seg/semantic`: [B, 49, D]."""
 
     def __init__(self, *, classes: int, dim: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class SceneTokens(nn.Module):
 
 
 class CategoryToken(nn.Module):
-    """One token for the classes that occur."""
+    """One token for the classes that occur in the photo: [B, 1, D]."""
 
     def __init__(self, *, classes: int, dim: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How VSeM turns a score of a token into its weight: the `activation` of the config."""
+"""The `activation` of VSeM: from the score of a token to its weight (3SHNet, arXiv 2404.17273, section 3.2)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from torch import Tensor, nn
 
 
 class Sigmoid(nn.Module):
-    """Every token for itself: scores [B, N] -> weights in (0, 1), padding included."""
+    """Scores [B, N] -> independent weights [B, N] in (0, 1), padding included."""
 
     def forward(self, scores: Tensor, mask: Tensor) -> Tensor:
         return scores.sigmoid()
 
 
 class Softmax(nn.Module):
-    """Tokens compete: scores [B, N] -> weights that sum to 1 over the real tokens.
+    """Scores [B, N] -> weights [B, N] that sum to 1 over the real tokens.
 
     `sharpness` multiplies the scores before the exponential (4 in the authors' implementation).
     """

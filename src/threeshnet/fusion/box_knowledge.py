@@ -17,7 +17,7 @@ GEOMETRY = 7  # x1, y1, x2, y2, width, height, area
 
 
 class StartingAtZero(nn.Module):
-    """Linear, ReLU, Linear: [..., width] -> [..., dim], the last of them 0 at first."""
+    """Linear, ReLU, Linear: [..., width] -> [..., dim]; the last layer is initialised with 0."""
 
     def __init__(self, *, width: int, dim: int) -> None:
         super().__init__()
@@ -31,14 +31,14 @@ class StartingAtZero(nn.Module):
 
 
 class BoxGeometry(nn.Module):
-    """Where a token lies: a code of its box."""
+    """A code of each token's box: coordinates, width, height and area."""
 
     def __init__(self, *, dim: int) -> None:
         super().__init__()
         self.code = StartingAtZero(width=GEOMETRY, dim=dim)
 
     def forward(self, boxes: Tensor, mask: Tensor, images: ImageBatch) -> Tensor:
-        """Boxes [B, N, 4] and which are real [B, N] -> codes [B, N, D]."""
+        """Boxes [B, N, 4] (x1, y1, x2, y2 in [0, 1]) and the mask of real tokens [B, N] -> codes [B, N, D]."""
         return zero_padding(self.code(geometry(boxes)), mask)
 
 

@@ -1,8 +1,8 @@
-"""Attention over places that are made when they are needed.
+"""Attention over place vectors that are computed when needed.
 
-Autograd would keep (or a checkpoint would attend over again) B x 4096 x 128 numbers. Only the attention itself is kept
-here, B x N x 4096, and places are remade for the gradient: a quarter of the memory traffic, and one matrix product for
-both terms of the gradient of the places.
+Autograd would keep B x 4096 x 128 numbers, and a checkpoint would compute the attention twice. Here only the attention
+B x N x 4096 is kept, and place vectors are recomputed for the gradient. That takes a quarter of the memory traffic, and
+one matrix product for both terms of the gradient of the place vectors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def attend_places(query: Tensor, neighbours: Tensor, slope: Tensor, shift: Tenso
 
     query [B, N, W] (scaled), neighbours [B, P, K] (data, without gradient), slope [K, W], shift [P, W] -> [B, N, W].
     """
-    with torch.autocast(query.device.type, enabled=False):  # it does not reach our backward: dtypes would not meet
+    with torch.autocast(query.device.type, enabled=False):  # autocast does not reach our backward: dtypes would differ
         result = _AttendPlaces.apply(query.to(shift.dtype), neighbours, slope, shift, chunk)
     assert isinstance(result, Tensor)
     return result

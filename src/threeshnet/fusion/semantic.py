@@ -1,4 +1,4 @@
-"""VSeM: what is in the photo decides which tokens to highlight (3SHNet, section 3.2)."""
+"""VSeM: the content of the photo decides which tokens are highlighted (3SHNet, arXiv 2404.17273, section 3.2)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from threeshnet.records import ImageBatch, TokenSet
 
 
 class SemanticFusion(nn.Module):
-    """Weights each token by its likeness to a summary of the segmentation.
+    """Weights each token by its similarity to a summary of the segmentation.
 
     The query is the mean class probability of the photo, embedded; the keys are the projected tokens. `activation` maps
     scores and mask, both [B, N], to weights [B, N].
@@ -37,13 +37,13 @@ class SemanticFusion(nn.Module):
         return self.out(zero_padding(gated, tokens.mask)).relu()
 
     def weights(self, tokens: TokenSet, images: ImageBatch) -> Tensor:
-        """The weight of every token, [B, N]; what is highlighted, for pictures."""
+        """The weight of every token, [B, N], for pictures."""
         return self._attend(tokens, images)[2]
 
     def _attend(self, tokens: TokenSet, images: ImageBatch) -> tuple[Tensor, Tensor, Tensor]:
         assert images.seg_semantic is not None, "VSeM needs seg/semantic"
-        # avg_pool2d, not mean(): it adds in the authors' order. The batch statistics of the query magnify the last bit
-        # a hundredfold, enough to swap near ties in GPO's sort and with them gradients (tests/golden, 3e-3 relative).
+        # avg_pool2d, not mean(): it sums in the authors' order. The batch statistics of the query magnify the last bit
+        # a hundredfold. That swaps near ties in GPO's sort, and their gradients (tests/golden, 3e-3 relative).
         summary = self.summary(F.avg_pool2d(images.seg_semantic, images.seg_semantic.shape[-2:]).flatten(1))
         query = self.query(summary) + summary  # [B, D]
         key = self.key(tokens.values) + tokens.values  # [B, N, D]

@@ -1,14 +1,14 @@
-"""VSpM: where things are decides which places a token looks at (3SHNet, section 3.3).
+"""VSpM: every token attends over the cells of the segmentation map (3SHNet, arXiv 2404.17273, section 3.3).
 
-The segmentation map becomes 4096 place vectors of 128 channels, and every token attends over them. Written plainly
-that is a 9-channel convolution and three tensors of B x 128 x 64 x 64 numbers for BatchNorm, ReLU and attention: 1.6 GB
-at B 256. Three facts make it small, and exact:
-- 8 of the 9 input channels are the same for every photo, so their share of the convolution is computed once a step;
-- the convolution is affine in the photo's 9 neighbour values, so the batch statistics of its 128 outputs follow from
-  the first and second moments of those 9 values, in float64, without any of the outputs being there;
-- after that a photo's places depend on no other photo, so `place_attention` makes them a few photos at a time, and
-  again for the gradient, instead of keeping them.
-`tests/stages/test_fusion.py` holds it against the plain form.
+The map becomes 4096 place vectors of 128 channels, one for each cell. The plain form is a 9-channel convolution and
+three tensors of B x 128 x 64 x 64 numbers for BatchNorm, ReLU and attention: 1.6 GB at B 256. Three facts save this
+memory without changing the result:
+- 8 of the 9 input channels are equal for all photos, so their part of the convolution is computed once a step.
+- The convolution is affine in the 9 neighbour values of a cell. So the batch statistics of its 128 outputs follow from
+  the first and second moments of those values, in float64.
+- After BatchNorm the place vectors of a photo depend on no other photo. So `place_attention` computes them a few photos
+  at a time, and again for the gradient, instead of keeping them.
+`tests/stages/test_fusion.py` compares it with the plain form.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from threeshnet.nn.mlp import MLP
 from threeshnet.nn.positions import sinusoidal
 from threeshnet.records import MAP_SIDE, VOID, ImageBatch, TokenSet
 
-PLACE_WIDTH = 128  # channels of a place; fixed in the authors' implementation, whatever D is
+PLACE_WIDTH = 128  # channels of a place vector; fixed in the authors' implementation, for every D
 POSITION_WIDTH = 8  # sinusoidal channels beside the class number
 CHUNK_ON_CPU, CHUNK_ELSEWHERE = 4, 64  # photos: 8 MB of places, and 134 MB
 SHARPNESS = 4.0  # multiplies the scaled scores before the softmax
 
 
 class PlaceEncoder(nn.Module):
-    """`seg/map` [B, 64, 64] -> places [B, 4096, 128]: Conv3x3 over (class number, 8 positions), BatchNorm, ReLU.
+    """`seg/map` [B, 64, 64] -> place vectors [B, 4096, 128]: Conv3x3 over class number and position, BatchNorm, ReLU.
 
     Positions count the cells from 0 to 4095, row by row, as in the paper.
     """
@@ -48,7 +48,7 @@ class PlaceEncoder(nn.Module):
         self.register_buffer("positions", codes, persistent=False)
 
     def neighbours(self, seg_map: Tensor) -> Tensor:
-        """The 3x3 neighbourhood of every cell as class numbers, [B, 4096, 9]; void enters as C, the border as 0."""
+        """Class numbers in the 3x3 neighbourhood of every cell, [B, 4096, 9]; void is C, and the border is 0."""
         numbers = seg_map.to(self.conv.weight.dtype)
         numbers = torch.where(numbers == VOID, float(self.classes), numbers)
         return F.unfold(numbers.unsqueeze(1), kernel_size=3, padding=1).transpose(1, 2).contiguous()
@@ -88,7 +88,7 @@ class PlaceEncoder(nn.Module):
 def batch_statistics(neighbours: Tensor, slope: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance [128] of neighbours [B, P, 9] @ slope [9, 128] + shift [P, 128], over B and P.
 
-    The moments of the neighbours are taken in their dtype, what follows in float64.
+    Moments of the neighbours are computed in their dtype, and the rest in float64.
     """
     place_mean = neighbours.mean(dim=0)  # [P, 9]
     centre = place_mean.mean(dim=0)
@@ -104,10 +104,10 @@ def batch_statistics(neighbours: Tensor, slope: Tensor, shift: Tensor) -> tuple[
 
 
 class SpatialFusion(nn.Module):
-    """Each token attends over the 4096 cells of the segmentation map, with places as keys and as values.
+    """Attention of each token over the 4096 cells of the segmentation map; place vectors are keys and values.
 
-    `images_per_chunk` photos are attended at a time, which changes speed and memory and not the result: None is few on
-    CPUs, to stay in the processor's cache, and many elsewhere, where every call costs.
+    `images_per_chunk` photos are processed at a time, which changes speed and memory but not the result. None is 4 on
+    CPUs, to stay in the cache, and 64 elsewhere, where every kernel call costs.
     """
 
     def __init__(self, *, classes: int, dim: int, images_per_chunk: int | None = None) -> None:
@@ -129,7 +129,7 @@ class SpatialFusion(nn.Module):
         return self.out(zero_padding(context, tokens.mask) + query)
 
     def attention(self, tokens: TokenSet, images: ImageBatch) -> Tensor:
-        """The attention of every token over the cells of the map, [B, N, 4096]; where it looks, for pictures."""
+        """The attention of every token over the cells of the map, [B, N, 4096], for pictures."""
         assert images.seg_map is not None, "VSpM needs seg/map"
         scores = self.query(tokens.values) @ self.places(images.seg_map).transpose(1, 2)
         return (self.scale * scores).softmax(dim=-1)

@@ -1,4 +1,4 @@
-"""Pure functions of similarities and owners."""
+"""Ranks, recalls, protocols and statistics: pure functions of similarities and owners."""
 
 from threeshnet.metrics.recalls import recall
 

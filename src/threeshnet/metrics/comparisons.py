@@ -1,12 +1,11 @@
-"""Is one model better than another? A difference is called one only when its interval excludes zero.
+"""Statistical comparison of two models: a difference is reported only when its interval excludes zero.
 
-Two questions, two kinds of chance: would other photos turn the difference round (paired bootstrap and permutation of
-two models on the same items), and would other seeds (t-intervals over seeds)? Both at once are asked of all seeds'
-answers to all photos (analysis of variance).
+There are two sources of chance. Photos: a paired bootstrap and a permutation test of two models on the same items.
+Seeds: t-intervals over seeds. Both together: an analysis of variance over all seeds and all photos.
 
-Where there is a permutation test it must agree. The percentile bootstrap is too sure of itself when few images decide:
-with four that are in favour of one model and none against, 98 of 100 draws hold at least one of them, and yet a coin
-for each image gives as clear a result one time in eight.
+A permutation test must agree where there is one, because the percentile bootstrap is too narrow when few images decide.
+If four images favour one model and none the other, 98% of the draws hold at least one of the four. Yet a coin toss for
+each image gives a result as clear with probability 1/8.
 """
 
 from __future__ import annotations
@@ -36,26 +35,26 @@ SIGN_CELLS = 1 << 24
 
 
 class Difference(NamedTuple):
-    """One minus the other, and how sure it is."""
+    """The first minus the second, with its confidence interval."""
 
     value: float
     interval: Interval
     level: float
-    p: float | None = None  # of the permutation test, two-sided, where there was one
+    p: float | None = None  # two-sided, of the permutation test if there was one
 
     @property
     def verdict(self) -> str:
-        """`difference` where the interval excludes zero and the test, if any, agrees, else `no difference shown`."""
+        """`difference` if the interval excludes zero and any test agrees; `no difference shown` otherwise."""
         agrees = self.p is None or self.p <= 1 - self.level
         return "difference" if agrees and self.interval.excludes(0.0) else "no difference shown"
 
 
 class Spread(NamedTuple):
-    """A number over seeds."""
+    """Mean and spread of a number over seeds."""
 
     mean: float
-    deviation: float | None  # of the sample (n - 1); None of one seed
-    interval: Interval | None  # of the mean, by Student's t; None of one seed
+    deviation: float | None  # of the sample (n - 1); None for one seed
+    interval: Interval | None  # of the mean, by Student's t; None for one seed
     seeds: int
 
     def __str__(self) -> str:
@@ -68,7 +67,7 @@ class Spread(NamedTuple):
 
 
 def over_seeds(values: Sequence[float], *, level: float = LEVEL) -> Spread:
-    """Mean, standard deviation of the sample and t-interval of the mean.
+    """Mean, sample standard deviation and t-interval of the mean.  Raises DataError without a finite number.
 
     >>> spread = over_seeds([1.0, 2.0, 3.0])
     >>> spread.mean, spread.deviation, [round(end, 2) for end in spread.interval]
@@ -85,10 +84,10 @@ def over_seeds(values: Sequence[float], *, level: float = LEVEL) -> Spread:
 def difference(
     one: Sequence[float], other: Sequence[float], *, paired: bool = False, level: float = LEVEL
 ) -> Difference:
-    """Of the means over seeds, one minus the other, with a t-interval.
+    """The difference of two means over seeds, with a t-interval.
 
-    Runs are independent (Welch: the spreads may differ) unless `paired`, where the n-th of both share what varies.
-    Raises DataError with fewer than two runs a side: nothing can be said of chance then.
+    Runs are independent (Welch's test: variances may differ) unless `paired`: then the n-th runs of both share a seed.
+    Raises DataError for fewer than two runs a side.
 
     >>> difference([9.0, 9.1, 9.2], [5.0, 5.2, 5.1]).verdict
     'difference'
@@ -115,12 +114,12 @@ def difference(
 
 
 def over_seeds_and_photos(apart: np.ndarray, *, level: float = LEVEL) -> Difference:
-    """The mean of [seeds, photos], with an interval that is meant for other seeds and other photos at once.
+    """The mean of differences [seeds, photos], with an interval for other seeds and other photos together.
 
-    Both are random and crossed, with one number a cell: the variance of the mean is (MS_seeds + MS_photos - MS_rest) /
-    cells, with Satterthwaite's degrees of freedom (1946); Clark (1973) and Judd, Westfall & Kenny (2012) say why one
-    of the two alone is too sure of itself. A part of the variance that comes out negative counts as none.
-    Raises DataError with fewer than two seeds or two photos.
+    Both factors are random and crossed, with one number a cell: the variance of the mean is (MS_seeds + MS_photos -
+    MS_rest) / cells, with Satterthwaite's degrees of freedom (1946). Clark (1973) and Judd, Westfall & Kenny (2012)
+    show why one factor alone gives too narrow intervals. A negative part of the variance counts as 0. Raises
+    DataError for fewer than two seeds or two photos.
 
     >>> apart = np.array([[1.0, 5.0, 3.0], [2.0, 6.0, 4.0]])
     >>> found = over_seeds_and_photos(apart)
@@ -165,10 +164,10 @@ def compare(
     level: float = LEVEL,
     seed: int = 0,
 ) -> dict[str, Difference]:
-    """Two models on the same images and captions: of each recall (`i2t R@1`, …) and `rsum`, one minus the other.
+    """Differences of two models on the same images and captions, for each recall (`i2t R@1`, …) and `rsum`.
 
-    The interval draws the same images for both; `p` is of a permutation test that exchanges the two models' answers
-    to an image and its captions at random.  Raises DataError when the ranks are of other items.
+    The interval draws the same images for both. `p` is of a permutation test, which exchanges the two models' answers
+    to an image and its captions at random. Raises DataError for ranks of other items.
     """
     if (len(one.i2t), len(one.t2i)) != (len(other.i2t), len(other.t2i)):
         sizes = [(len(ranks.i2t), len(ranks.t2i)) for ranks in (one, other)]
@@ -185,7 +184,7 @@ def compare(
 
 
 def _permutation(pairs: list[tuple[Hits, Hits]], values: np.ndarray, *, draws: int, seed: int) -> np.ndarray:
-    """Share of exchanges that give a difference as large, counting what was found as one of them, [7]."""
+    """p of each number, [7]: the share of exchanges with a difference as large, the observed one included."""
     generator = np.random.default_rng(seed)
     size = max(SIGN_CELLS // max(len(first.captions) for first, _ in pairs), 1)
     reached = np.zeros(len(values))
@@ -195,13 +194,13 @@ def _permutation(pairs: list[tuple[Hits, Hits]], values: np.ndarray, *, draws: i
             _shift(generator.choice([-1.0, 1.0], size=(count, len(first.captions))), first, second)
             for first, second in pairs
         ]
-        # Sums of the same numbers in another order differ in the last digits.
+        # 1e-9, because sums of the same numbers in another order differ in the last digits.
         reached += (np.abs(np.mean(parts, axis=0)) >= np.abs(values) - 1e-9).sum(axis=0)
     return (reached + 1) / (draws + 1)
 
 
 def _shift(signs: np.ndarray, first: Hits, second: Hits) -> np.ndarray:
-    """Differences of the recalls [draws, 7] when the models' answers are exchanged where a sign is -1."""
+    """Differences of the recalls [draws, 7] with the models' answers exchanged where a sign [draws, G] is -1."""
     found, half = signs @ (first.found - second.found), len(NAMES) // 2
     counts = np.array([len(first.captions)] * half + [first.captions.sum()] * half)
     return with_rsum(100.0 * found / counts)
@@ -209,7 +208,7 @@ def _shift(signs: np.ndarray, first: Hits, second: Hits) -> np.ndarray:
 
 def _t_interval(mean: float, error: float, freedom: float, level: float) -> Interval:
     if not 0 < level < 1:
-        raise ConfigError(f"level={level}: a share between 0 and 1, as 0.95")
+        raise ConfigError(f"level={level}: expected a share between 0 and 1, as 0.95")
     half = float(stats.t.ppf((1 + level) / 2, freedom)) * float(error)
     return Interval(mean - half, mean + half)
 

@@ -1,4 +1,4 @@
-"""Which wrong answers a model prefers most, and what stands first for an image."""
+"""The most confident wrong answers of a model, and the nearest captions of an image."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from threeshnet.metrics.similarity import SimilarityLike, as_similarity, tiles
 
 
 class Confusion(NamedTuple):
-    """A query, and the wrong answer that stands furthest above its right one."""
+    """A query, and the wrong item that is ranked furthest above its right item."""
 
-    image: int  # the right image of a caption, or the image that asked
-    caption: int  # the caption that asked, or the best own caption of the image that asked
-    wrong: int  # an image for a caption (t2i), a caption for an image (i2t)
-    gap: float  # how much more similar the wrong one is; 0 is a tie
+    image: int  # the query image (i2t), or the right image of the query caption (t2i)
+    caption: int  # the nearest own caption of the query image (i2t), or the query caption (t2i)
+    wrong: int  # the wrong caption (i2t) or image (t2i)
+    gap: float  # similarity of the wrong item minus that of the right one; 0 is a tie
 
 
 def hardest_confusions(
     similarity: SimilarityLike, owner: Tensor | np.ndarray, *, count: int, block_cells: int = BLOCK_CELLS
 ) -> dict[str, list[Confusion]]:
-    """The `count` queries of each direction whose best wrong answer is most above the right one, greatest gap first.
+    """The `count` wrongly answered queries of each direction with the largest gap, largest first.
 
-    Only queries that are answered wrongly; `owner` [Q] is the image of each caption. Raises DataError as
-    `rank_similarity` does.
+    `owner` [Q] is the image of each caption. Raises DataError as `rank_similarity` does.
 
     >>> hardest_confusions(torch.tensor([[0.9, 0.4], [0.2, 0.1]]), torch.tensor([0, 1]), count=1)["t2i"]
     [Confusion(image=1, caption=1, wrong=0, gap=0.3...)]
@@ -62,17 +61,17 @@ def nearest_captions(similarity: SimilarityLike, images: Sequence[int], *, count
     found = []
     for image in images:
         row = source.block(slice(image, image + 1), slice(0, source.captions))[0]
-        values, places = row.topk(min(count, source.captions))
-        found.append(list(zip(places.tolist(), values.tolist(), strict=True)))
+        values, captions = row.topk(min(count, source.captions))
+        found.append(list(zip(captions.tolist(), values.tolist(), strict=True)))
     return found
 
 
 def _keep_best(block: Tensor, dim: int, start: int, best: Tensor, at: Tensor) -> None:
-    """Takes the greatest of `block` along `dim` into `best` and its number into `at`, where it is greater."""
-    values, places = block.max(dim=dim)
-    greater = values > best
-    best[greater] = values[greater]
-    at[greater] = places[greater] + start
+    """Keeps the maximum of `block` along `dim` in `best`, and its number in `at`, where it is larger."""
+    values, numbers = block.max(dim=dim)
+    larger = values > best
+    best[larger] = values[larger]
+    at[larger] = numbers[larger] + start
 
 
 def _best_own(right: Tensor, owners: Tensor, images: int) -> tuple[Tensor, Tensor]:

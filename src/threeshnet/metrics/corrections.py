@@ -1,15 +1,15 @@
-"""Training-free corrections of hubs: what an item's nearness to a bank of other queries says against it.
+"""Training-free hub correction: items that are similar to many queries of a bank get lower similarities.
 
-The bank is an argument and holds queries that are known before testing: training captions where images are searched,
-training photos where captions are. With the test queries themselves a correction would see the other questions before
-it answers one; no published recall allows that.
+The bank holds queries known before testing: training captions when images are searched, training photos when captions
+are. A bank of test queries would let a correction see other questions before it answers one, which no published recall
+allows.
 
-Each correction takes a number from the similarity of every item, the greater the more of a hub it is to the bank:
+Each correction subtracts a bias from the similarity of every item, larger for larger hubs of the bank:
 - inverted softmax (Smith et al., ICLR 2017, equation 9): exp(beta s(q, x)) / sum over the bank of exp(beta s(b, x));
-  in logarithms s(q, x) minus log-sum-exp / beta. As a bank of training queries: Querybank Normalisation (QB-Norm,
-  Bogolin et al., CVPR 2022), whose dynamic form leaves queries alone whose nearest item is no bank query's nearest.
-- CSLS (Conneau et al., ICLR 2018, equation 3): 2 s(q, x) - r(q) - r(x), r(x) the mean similarity of x and the k nearest
-  of the bank; r(q) is the same for all items, so half of r(x) is taken here.
+  in logarithms s(q, x) minus log-sum-exp / beta. With a bank of training queries it is Querybank Normalisation
+  (QB-Norm, Bogolin et al., CVPR 2022). Its dynamic form corrects only queries whose nearest item is a hub of the bank.
+- CSLS (Conneau et al., ICLR 2018, equation 3): 2 s(q, x) - r(q) - r(x), with r(x) the mean similarity of x to its k
+  nearest of the bank. r(q) is the same for all items, so the bias is r(x) / 2.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ BLOCK_CELLS = 1 << 22
 
 
 class Hubs(NamedTuple):
-    """Items that are the nearest of some query of a bank.  Which they are depends on the other items of the gallery."""
+    """Items that are the nearest item of some query of a bank; they depend on the other items of the gallery."""
 
     items: Tensor  # [n, D]
     bank: Tensor  # [b, D]
 
     def among(self) -> Tensor:
-        """Which of the items are, [n] bool.
+        """Which of the items are hubs, [n] bool.
 
         >>> Hubs(torch.eye(2), torch.tensor([[0.9, 0.1]])).among()
         tensor([ True, False])
@@ -52,42 +52,44 @@ class Hubs(NamedTuple):
 
 
 class Correction(NamedTuple):
-    """What a bank says of the items."""
+    """A bias for each item, and the queries that it applies to."""
 
-    bias: Tensor  # [items] to be taken from the similarity of each item with any query
-    hubs: Hubs | None = None  # only queries whose nearest item is one of these are corrected; None: all
+    bias: Tensor  # [items], subtracted from the similarity of the item with any query
+    hubs: Hubs | None = None  # corrects only queries whose nearest item is one of these; None corrects all
 
     def part(self, chosen: Tensor) -> Correction:
-        """Of a gallery of these items alone: an item's bias is its own, who are hubs is asked again."""
+        """The correction of a gallery of these items alone: biases stay, and hubs are found again."""
         hubs = None if self.hubs is None else self.hubs._replace(items=self.hubs.items[chosen])
         return Correction(self.bias[chosen], hubs)
 
 
 def inverted_softmax(items: Tensor, bank: Tensor, *, beta: float = BETA) -> Correction:
-    """Of items [n, D] by a bank of queries [b, D].
+    """The correction of items [n, D] by a bank of queries [b, D].  Raises ConfigError for a `beta` of 0 or less.
 
     >>> inverted_softmax(torch.eye(2), torch.tensor([[1.0, 0.0]]), beta=1.0).bias
     tensor([1., 0.], dtype=torch.float64)
     """
     if not beta > 0:
-        raise ConfigError(f"beta={beta}: an inverse temperature, greater than 0")
+        raise ConfigError(f"beta={beta}: expected an inverse temperature greater than 0")
     parts = [torch.logsumexp(beta * block.double(), dim=1) / beta for block in _blocks(items, bank)]
     return Correction(torch.cat(parts))
 
 
 def dynamic_inverted_softmax(items: Tensor, bank: Tensor, *, beta: float = BETA) -> Correction:
-    """The inverted softmax for those queries only whose nearest item is the nearest of some query of the bank."""
+    """The inverted softmax for queries whose nearest item is a hub of the bank; others stay as they are."""
     return inverted_softmax(items, bank, beta=beta)._replace(hubs=Hubs(items, bank))
 
 
 def csls(items: Tensor, bank: Tensor, *, k: int = CSLS_NEAREST) -> Correction:
-    """Half the mean similarity of each item and its k nearest of the bank.
+    """The CSLS correction: half the mean similarity of each item to its k nearest queries of the bank.
+
+    Raises ConfigError for a `k` outside 1 to the size of the bank.
 
     >>> csls(torch.eye(2), torch.tensor([[1.0, 0.0], [0.5, 0.0]]), k=2).bias
     tensor([0.3750, 0.0000], dtype=torch.float64)
     """
     if not 1 <= k <= len(bank):
-        raise ConfigError(f"k={k}: a number of nearest among the {len(bank)} queries of the bank")
+        raise ConfigError(f"k={k}: expected 1 to {len(bank)}, the number of queries in the bank")
     parts = [block.topk(k, dim=1).values.double().mean(dim=1) / 2 for block in _blocks(items, bank)]
     return Correction(torch.cat(parts))
 
@@ -100,13 +102,16 @@ CORRECTIONS: dict[str, Callable[[Tensor, Tensor], Correction]] = {
 
 
 class Corrected:
-    """Similarities less what is known of the images (which changes t2i) or of the captions (which changes i2t).
+    """Similarities minus the correction of the images (for t2i) or of the captions (for i2t).
 
-    A source holds one of the two: a correction that is not for every query shifts the other direction's lists unevenly.
+    One source holds one correction: the dynamic form would shift the other direction's rankings unevenly.
     """
 
     def __init__(self, similarity: SimilarityLike, correction: Correction, *, items: str) -> None:
-        """`items`: images or captions, whichever the correction is of."""
+        """`items` says which the correction is for: images or captions.
+
+        Raises ConfigError for another name, and DataError for a correction of another number of items.
+        """
         self.source, self.correction, self.items = as_similarity(similarity), correction, items
         self.images, self.captions = self.source.images, self.source.captions
         if items not in ("images", "captions"):
@@ -135,9 +140,9 @@ class Corrected:
         chosen = images if self.items == "images" else captions
         return Corrected(self.source.part(images, captions), self.correction.part(chosen), items=self.items)
 
-    @cached_property  # of the whole gallery nobody asks it where folds are ranked
+    @cached_property  # when folds are ranked, the whole gallery never needs it
     def active(self) -> Tensor:
-        """1.0 for queries that are corrected, 0.0 for the others, [queries]."""
+        """1.0 for corrected queries, 0.0 for others, [queries]."""
         queries = self.captions if self.items == "images" else self.images
         if self.correction.hubs is None:
             return torch.ones(queries, dtype=torch.float64)
@@ -151,7 +156,7 @@ class Corrected:
 def both_sides(
     name: str, similarity: EmbeddingSimilarity, images: Tensor, captions: Tensor
 ) -> tuple[Correction, Correction]:
-    """What the bank's captions [m, D] say of the images, and its `images` [n, D] of the captions.
+    """Corrections of the images by the bank's `captions` [m, D], and of the captions by its `images` [n, D].
 
     Raises ConfigError for a correction that does not exist.
     """
@@ -164,13 +169,13 @@ def both_sides(
 def corrected(
     name: str, similarity: EmbeddingSimilarity, images: Tensor, captions: Tensor
 ) -> tuple[Corrected, Corrected]:
-    """Similarities for t2i, with the images corrected, and for i2t, with the captions; arguments of `both_sides`."""
+    """Similarities with corrected images (for t2i) and with corrected captions (for i2t); see `both_sides`."""
     of_images, of_captions = both_sides(name, similarity, images, captions)
     return Corrected(similarity, of_images, items="images"), Corrected(similarity, of_captions, items="captions")
 
 
 def _blocks(items: Tensor, bank: Tensor) -> Iterator[Tensor]:
-    """Similarities of some items with the whole bank.  Raises DataError for an empty bank."""
+    """Similarities [items, bank], some items at a time.  Raises DataError for an empty bank."""
     if not len(bank):
         raise DataError("the bank of a correction is empty; give the embeddings of training captions (or photos)")
     source = EmbeddingSimilarity(items, bank)

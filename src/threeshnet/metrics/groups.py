@@ -1,4 +1,4 @@
-"""Recalls of some of the queries: by caption length, class in the photo, size of the objects, tag."""
+"""Recalls by group of queries: caption length, class in the photo, object size, tag."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from threeshnet.errors import DataError, Problems
 from threeshnet.metrics.recalls import DirectionRecall, summarise
 from threeshnet.records import VOID
 
-LENGTHS = (8, 12, 16)  # words: first of the second, third and last group
+LENGTHS = (8, 12, 16)  # words: where the second, third and last group begin
 # COCO's limits of small and large objects, 32^2 and 96^2 pixels, as a share of its common photo of 640x480.
 SIZES = {"small": 32**2 / (640 * 480), "medium": 96**2 / (640 * 480), "large": 1.0}
-Groups = Mapping[str, Tensor]  # name -> [Q] bool, which queries belong to it; a query may belong to several
+Groups = Mapping[str, Tensor]  # name -> [Q] bool, the queries in it; a query may be in several groups
 
 
 def recall_by_group(ranks: Tensor, groups: Groups) -> dict[str, DirectionRecall]:
-    """Recalls of the queries [Q] of each group, with their count as `queries`; empty groups are left out.
+    """Recalls of each group of queries [Q], with its size as `queries`; empty groups are left out.
 
     Raises DataError for groups of another number of queries.
 
@@ -39,7 +39,7 @@ def recall_by_group(ranks: Tensor, groups: Groups) -> dict[str, DirectionRecall]
 
 
 def by_length(captions: Sequence[str], limits: Sequence[int] = LENGTHS) -> dict[str, Tensor]:
-    """Captions by their number of words.
+    """Groups of captions by number of words.
 
     >>> [name for name, chosen in by_length(["a dog", "a dog on a very long red couch"]).items() if chosen.any()]
     ['1-7 words', '8-11 words']
@@ -51,7 +51,7 @@ def by_length(captions: Sequence[str], limits: Sequence[int] = LENGTHS) -> dict[
 
 
 def by_label(labels: Sequence[str]) -> dict[str, Tensor]:
-    """Queries by their one label (the demo's what, where, both, plain); those with an empty one are in no group.
+    """Groups of queries by label (the demo's what, where, both, plain); an empty label is in no group.
 
     >>> by_label(["what", "", "what"])
     {'what': tensor([ True, False,  True])}
@@ -61,7 +61,9 @@ def by_label(labels: Sequence[str]) -> dict[str, Tensor]:
 
 
 def by_class(categories: Tensor | np.ndarray, names: Sequence[str], *, least: int = 1) -> dict[str, Tensor]:
-    """Images [G, C] multi-hot by the classes in them; classes in fewer than `least` images are left out.
+    """Groups of images by class, from multi-hot [G, C]; classes in fewer than `least` images are left out.
+
+    Raises DataError for another number of names.
 
     >>> by_class(torch.tensor([[1, 0], [1, 0]]), ["dog", "cat"])
     {'dog': tensor([True, True])}
@@ -73,7 +75,7 @@ def by_class(categories: Tensor | np.ndarray, names: Sequence[str], *, least: in
 
 
 def by_size(share: Tensor | np.ndarray, limits: Mapping[str, float] = SIZES) -> dict[str, Tensor]:
-    """Images by a share of the photo [G], each in the first group whose limit it does not exceed; NaN is in none.
+    """Groups of images by object size, a share of the photo [G]; NaN is in no group.
 
     >>> by_size(torch.tensor([0.001, 0.5]))["large"]
     tensor([False,  True])
@@ -87,7 +89,7 @@ def by_size(share: Tensor | np.ndarray, limits: Mapping[str, float] = SIZES) -> 
 
 
 def typical_size(seg_map: Tensor | np.ndarray) -> Tensor:
-    """Median share of the photo that a class of its map [G, H, W] covers, [G] float64; NaN where all is void.
+    """Median share of the photo that a class of its map [G, H, W] covers, [G] float64; NaN for a map of void.
 
     >>> typical_size(torch.tensor([[[3, 3], [3, 7]]]))  # 3/4 and 1/4; of an even number, the lower
     tensor([0.2500], dtype=torch.float64)
@@ -103,6 +105,6 @@ def typical_size(seg_map: Tensor | np.ndarray) -> Tensor:
 
 
 def of_captions(groups: Groups, owner: Tensor | np.ndarray) -> dict[str, Tensor]:
-    """Groups of images as groups of their captions."""
+    """Groups of images as groups of their captions; `owner` [captions] is the image of each caption."""
     owners = torch.as_tensor(owner).long()
     return {name: chosen[owners] for name, chosen in groups.items()}

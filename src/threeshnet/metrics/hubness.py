@@ -1,7 +1,7 @@
-"""Hubs: items that stand among the nearest of far too many queries, and items that never do.
+"""Hubness: some items are among the k nearest of far too many queries, and others of none.
 
-After Radovanovic, Nanopoulos and Ivanovic, "Hubs in Space", JMLR 11, 2010: N_k(x) counts in how many of the queries'
-lists of k nearest x stands, and the skewness of N_k says how uneven that is.
+The k-occurrence N_k(x) of an item is the number of queries that have x among their k nearest items. Hubness is the
+skewness of N_k (Radovanovic, Nanopoulos and Ivanovic, "Hubs in Space", JMLR 11, 2010).
 """
 
 from __future__ import annotations
@@ -21,27 +21,28 @@ ROUNDING = 1e-9  # relative: sums of shares such as 1/3 over a million queries a
 
 
 def k_occurrence(rows: Rows, queries: int, items: int, *, k: int = NEAREST) -> Tensor:
-    """In how many of the queries' k nearest each item stands, [items] float64; they sum to k times the queries.
+    """The k-occurrence of each item, [items] float64; it sums to k times the queries.
 
-    Items that tie with the k-th share the places that are left: the mean over all orders of the items.  By the order
-    they stand in, one of equal items would be a hub and the next never found.  Raises DataError for NaN.
+    Items that tie with the k-th share the remaining ranks equally, which is the mean over all orders of the items.
+    Otherwise the order of the gallery would make one of two equal items a hub. Raises ConfigError for a `k` outside 1
+    to `items`, and DataError for NaN.
 
     >>> k_occurrence(lambda start, stop: torch.tensor([[0.9, 0.1], [0.5, 0.5]])[start:stop], 2, 2, k=1).tolist()
     [1.5, 0.5]
     """
     if not 1 <= k <= items:
-        raise ConfigError(f"k={k}: a number of nearest items, 1 to {items}")
+        raise ConfigError(f"k={k}: expected a number of nearest items, 1 to {items}")
     size = max(BLOCK_CELLS // items, 1)
     counts = torch.zeros(items, dtype=torch.float64)
     for start in range(0, queries, size):
-        counts += _places(rows(start, min(start + size, queries)), k).sum(dim=0).cpu()
+        counts += _shares(rows(start, min(start + size, queries)), k).sum(dim=0).cpu()
     return counts
 
 
-def _places(block: Tensor, k: int) -> Tensor:
-    """How much of each item is among each query's k nearest: 1, 0, or a share, [queries, items] float64."""
+def _shares(block: Tensor, k: int) -> Tensor:
+    """Share of each item among each query's k nearest, [queries, items] float64: 1, 0, or less than 1 for ties."""
     nearest = block.topk(k, dim=1).values
-    if torch.isnan(nearest).any():  # NaN counts as the greatest
+    if torch.isnan(nearest).any():  # topk takes NaN for the largest
         raise DataError("similarities hold NaN: no item is the nearest; look for embeddings that are not finite")
     last = nearest[:, -1:]
     nearer, tied = (block > last).double(), (block == last).double()
@@ -50,7 +51,7 @@ def _places(block: Tensor, k: int) -> Tensor:
 
 
 def skewness(counts: Tensor | np.ndarray) -> float:
-    """Third central moment over the cube of the standard deviation; 0 where all are equal but for rounding.
+    """Third central moment over the cube of the standard deviation; 0 when all are equal up to rounding.
 
     >>> skewness(torch.tensor([0, 0, 0, 4])), skewness(torch.tensor([1, 1]))
     (1.1547..., 0.0)
@@ -62,7 +63,7 @@ def skewness(counts: Tensor | np.ndarray) -> float:
 
 
 def never_retrieved(counts: Tensor | np.ndarray) -> float:
-    """Percent of the items that stand in no query's list.
+    """Percent of the items that are among no query's k nearest.
 
     >>> never_retrieved(torch.tensor([0, 0, 3, 1]))
     50.0
@@ -73,9 +74,9 @@ def never_retrieved(counts: Tensor | np.ndarray) -> float:
 def hubness(
     similarity: SimilarityLike, *, k: int = NEAREST, sides: Sequence[str] = ("i2t", "t2i")
 ) -> dict[str, dict[str, float]]:
-    """Skewness of the k-occurrence and the percent never retrieved: captions under i2t, images under t2i.
+    """Skewness of the k-occurrence and percent never retrieved, of captions (i2t) and of images (t2i).
 
-    `k` is cut to the number of items, `largest` is the count of the greatest hub.
+    `k` is limited to the number of items; `largest` is the k-occurrence of the largest hub.
     """
     source = as_similarity(similarity)
     asked = {

@@ -1,8 +1,7 @@
-"""How sure a recall is: other photos of the same kind would have given another one.
+"""Confidence intervals of recalls: the percentile bootstrap over images (Efron and Tibshirani, 1993).
 
-The bootstrap (Efron and Tibshirani, 1993) draws images with replacement. An image's captions go with it: they are not
-independent of each other. Ranks are kept as they are, so the gallery is the same in every draw; what varies is which
-questions are asked.
+Each draw takes images with replacement, and the captions of an image go with it because they are not independent. Ranks
+are not computed again: the gallery is the same in every draw, and the queries vary.
 """
 
 from __future__ import annotations
@@ -20,25 +19,25 @@ from threeshnet.metrics.recalls import CUTOFFS, consecutive_folds
 LEVEL = 0.95
 DRAWS = 2_000
 CELLS = 1 << 24  # numbers drawn at once
-NAMES = tuple(f"{side} R@{cutoff}" for side in ("i2t", "t2i") for cutoff in CUTOFFS)  # columns; rsum comes after them
+NAMES = tuple(f"{side} R@{cutoff}" for side in ("i2t", "t2i") for cutoff in CUTOFFS)  # columns; rsum follows
 
 
 class Interval(NamedTuple):
-    """An interval of confidence."""
+    """A confidence interval."""
 
     low: float
     high: float
 
     def excludes(self, value: float) -> bool:
-        """Whether the value lies outside."""
+        """Whether `value` is outside."""
         return not self.low <= value <= self.high
 
 
 class Hits(NamedTuple):
-    """What each image brings to the recalls of its fold."""
+    """Hits of each image of a fold, from which its recalls are computed."""
 
-    found: np.ndarray  # [G, 6] float64: its own hits and those of its captions, at each cutoff
-    captions: np.ndarray  # [G] float64, how many captions it has
+    found: np.ndarray  # [G, 6] float64: hits of the image and of its captions, at each cutoff
+    captions: np.ndarray  # [G] float64, number of captions
 
 
 def bootstrap_recalls(
@@ -46,8 +45,8 @@ def bootstrap_recalls(
 ) -> dict[str, Any]:
     """Percentile intervals [low, high] in percent for i2t and t2i R@1, R@5, R@10 and for rsum, as plain lists.
 
-    With `folds` images are drawn within their fold and the recalls of the folds averaged, as the protocol does.
-    Raises ConfigError for a level outside (0, 1) or fewer than 2 draws.
+    With `folds`, images are drawn within their fold and recalls are averaged over folds. Raises ConfigError for a level
+    outside (0, 1) or fewer than 2 draws.
 
     >>> import torch
     >>> bootstrap_recalls(Ranks(torch.ones(3).long(), torch.ones(6).long()), torch.arange(6) % 3)["rsum"]
@@ -60,7 +59,7 @@ def bootstrap_recalls(
 def drawn_recalls(
     ranks: Ranks, owner: Tensor | np.ndarray, *, folds: int = 1, draws: int = DRAWS, seed: int = 0
 ) -> np.ndarray:
-    """Recalls of every draw, [draws, 7]: the columns NAMES and rsum. The same seed draws the same images."""
+    """Recalls of every draw, [draws, 7]: the columns NAMES and rsum. Equal seeds draw equal images."""
     if draws < 2:
         raise ConfigError(f"draws={draws}: at least 2, and some 1,000 for an interval")
     generator = np.random.default_rng(seed)
@@ -72,7 +71,7 @@ def drawn_recalls(
 
 
 def hits_by_fold(ranks: Ranks, owner: Tensor | np.ndarray, folds: int = 1) -> list[Hits]:
-    """What each image brings, fold by fold.  Raises DataError for ranks that do not belong to the owners."""
+    """Hits of each image, fold by fold.  Raises DataError for ranks that do not fit the owners."""
     images, captions = len(ranks.i2t), len(ranks.t2i)
     owners = check_owner(owner, images, captions)
     return [
@@ -82,16 +81,16 @@ def hits_by_fold(ranks: Ranks, owner: Tensor | np.ndarray, folds: int = 1) -> li
 
 
 def percentiles(drawn: np.ndarray, level: float = LEVEL) -> list[Interval]:
-    """The middle `level` of each column of [draws, columns]."""
+    """The central interval of probability `level` of each column of [draws, columns]."""
     if not 0 < level < 1:
-        raise ConfigError(f"level={level}: a share between 0 and 1, as 0.95")
+        raise ConfigError(f"level={level}: expected a share between 0 and 1, as 0.95")
     tail = (1 - level) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
     return [Interval(float(one), float(other)) for one, other in zip(low, high, strict=True)]
 
 
 def nested(intervals: list[Interval]) -> dict[str, Any]:
-    """Intervals of the seven columns in the form of metrics.json."""
+    """Intervals of the seven columns, in the form of metrics.json."""
     found: dict[str, Any] = {"i2t": {}, "t2i": {}}
     for name, interval in zip(NAMES, intervals, strict=False):
         side, number = name.split()
@@ -113,7 +112,7 @@ def _hits(ranks: Ranks, owner: Tensor) -> Hits:
 
 
 def _recalls(weights: np.ndarray, hits: Hits) -> np.ndarray:
-    """Recalls [draws, 7] of images that count `weights` [draws, G] times."""
+    """Recalls [draws, 7] of images with `weights` [draws, G]."""
     found, half = weights @ hits.found, len(CUTOFFS)
     i2t = found[:, :half] / weights.sum(axis=1, keepdims=True)
     t2i = found[:, half:] / (weights @ hits.captions)[:, None]
@@ -121,7 +120,7 @@ def _recalls(weights: np.ndarray, hits: Hits) -> np.ndarray:
 
 
 def _weights(images: int, draws: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
-    """How often each image is drawn, [some draws, images] at a time: as many draws of an image as there are images."""
+    """Number of times that each image is drawn, [some draws, images] at a time; each draw takes `images` images."""
     size = max(CELLS // images, 1)
     for start in range(0, draws, size):
         count = min(size, draws - start)

@@ -1,8 +1,8 @@
-"""What a model should feel, or should not: inputs changed on purpose, to see how much the score falls.
+"""Robustness tests: inputs are changed on purpose, and the score shows whether the model uses them.
 
-A model that uses its guidance loses by a wrong or a noisy segmentation; one that uses places loses by a shuffled map;
-one that reads sentences, and not bags of words, loses by words that change places. Each is a pure function of its input
-and of a generator, and nothing is changed in place.
+The score of a model that uses its guidance falls with a wrong or noisy segmentation. One that uses positions falls with
+a shuffled map, and one that reads more than a bag of words falls with swapped words. Each perturbation is a pure
+function of its input and a generator.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Perturb = Callable[[ImageBatch, torch.Generator], ImageBatch]
 
 
 def drop_regions(images: ImageBatch, generator: torch.Generator, *, share: float = SHARE) -> ImageBatch:
-    """Each region and grid cell is left out with probability `share`; one of each at least stays.
+    """Drops each region and grid cell with probability `share`, and keeps at least one of each.
 
     >>> regions = TokenSet(torch.ones(1, 4, 2), torch.ones(1, 4, dtype=torch.bool))
     >>> batch = ImageBatch(regions, None, None, None, None)
@@ -34,17 +34,17 @@ def drop_regions(images: ImageBatch, generator: torch.Generator, *, share: float
 
 
 def swap_segmentation(images: ImageBatch, generator: torch.Generator) -> ImageBatch:
-    """Each image gets the segmentation of another one in the batch, no two the same.
+    """Gives each image the segmentation of another image of the batch, each used once.
 
-    Raises DataError for a batch of one image: nobody is there to change with.
+    Raises DataError for a batch of one image.
     """
     count = _size(images)
     if count < 2:
         raise DataError(
-            "perturb='swap_segmentation' needs two images in every batch, and one stands alone; "
-            "take another batch_size, one that leaves no single image at the end"
+            "perturb='swap_segmentation' needs two images in every batch, and one batch has a single image; "
+            "take another batch_size"
         )
-    # A random cycle through all images: everybody's next one is somebody else.
+    # A random cycle through all images: the next one is never the image itself.
     order = torch.randperm(count, generator=generator)
     other = torch.empty_like(order)
     other[order] = order.roll(1)
@@ -52,10 +52,10 @@ def swap_segmentation(images: ImageBatch, generator: torch.Generator) -> ImageBa
 
 
 def noisy_segmentation(images: ImageBatch, generator: torch.Generator, *, share: float = SHARE) -> ImageBatch:
-    """Every kind of segmentation, wrong in a `share` of its places.
+    """Adds noise to every field of the segmentation; `share` is its strength.
 
-    Cells of the map take a random class; of the scene, the probabilities of a random class mixture are mixed in; each
-    class of the category vector is, with probability `share`, replaced by that of a random image of the batch.
+    A `share` of the map's cells takes a random class. The scene becomes a mixture with random class probabilities, with
+    weight `share`. Each category is replaced, with probability `share`, by that of a random image of the batch.
     """
     classes = _classes(images)
     return images._replace(
@@ -66,7 +66,7 @@ def noisy_segmentation(images: ImageBatch, generator: torch.Generator, *, share:
 
 
 def shuffle_map(images: ImageBatch, generator: torch.Generator) -> ImageBatch:
-    """The cells of each image's map change places: the same classes and areas, nowhere where they were."""
+    """Permutes the cells of each image's map: the same classes and areas at other positions."""
     if images.seg_map is None:
         return images
     flat = images.seg_map.flatten(1)
@@ -75,7 +75,7 @@ def shuffle_map(images: ImageBatch, generator: torch.Generator) -> ImageBatch:
 
 
 def blank_segmentation(images: ImageBatch, _: torch.Generator) -> ImageBatch:
-    """A segmentation that says nothing: every class as likely everywhere, a map of void, no category."""
+    """Removes all information from the segmentation: uniform probabilities, a map of void, no category."""
     scene, cells, categories = images.seg_semantic, images.seg_map, images.seg_categories
     return images._replace(
         seg_semantic=None if scene is None else torch.full_like(scene, 1 / scene.shape[1]),
@@ -94,7 +94,7 @@ IMAGE_PERTURBATIONS: dict[str, Perturb] = {
 
 
 def swap_words(caption: str, generator: np.random.Generator) -> str:
-    """Two words change places, never two that are the same; a caption of one kind of word stays.
+    """Swaps two different words; a caption with one distinct word stays as it is.
 
     >>> swap_words("dog bites", np.random.default_rng(0))
     'bites dog'
@@ -110,13 +110,13 @@ def swap_words(caption: str, generator: np.random.Generator) -> str:
 
 
 def shuffle_words(caption: str, generator: np.random.Generator) -> str:
-    """All words in random order: the bag of words alone.
+    """Puts all words in random order, which leaves a bag of words.
 
     >>> sorted(shuffle_words("a dog bites a man", np.random.default_rng(0)).split())
     ['a', 'a', 'bites', 'dog', 'man']
     """
     words = caption.split()
-    return " ".join(words[place] for place in generator.permutation(len(words)))
+    return " ".join(words[number] for number in generator.permutation(len(words)))
 
 
 CAPTION_PERTURBATIONS: dict[str, Callable[[str, np.random.Generator], str]] = {
@@ -126,14 +126,14 @@ CAPTION_PERTURBATIONS: dict[str, Callable[[str, np.random.Generator], str]] = {
 
 
 def check_perturbation(name: str) -> None:
-    """Raises ConfigError for a name that is neither of images nor of captions."""
+    """Raises ConfigError for a name that is no perturbation of images or captions."""
     known = (*IMAGE_PERTURBATIONS, *CAPTION_PERTURBATIONS)
     if name not in known:
         raise ConfigError(one_of("perturb", name, known))
 
 
 class Perturbed(nn.Module):
-    """An image encoder behind a perturbation, drawn anew from `seed` for every batch in its turn."""
+    """An image encoder that gets perturbed images; the draws follow from `seed` and the order of the batches."""
 
     def __init__(self, *, encoder: nn.Module, perturb: Perturb, seed: int = 0) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class Perturbed(nn.Module):
 def _dropped(
     tokens: TokenSet | None, boxes: Tensor | None, generator: torch.Generator, share: float
 ) -> tuple[TokenSet | None, Tensor | None]:
-    """The kept tokens in their order, then zeros, as collation would have it; and their boxes."""
+    """The kept tokens in their order, padded with zeros as by collation, and their boxes."""
     if tokens is None:
         return None, None
     mask = tokens.mask.cpu()
@@ -172,7 +172,7 @@ def _noisy_map(cells: Tensor, classes: int, generator: torch.Generator, share: f
 
 
 def _noisy_scene(scene: Tensor, generator: torch.Generator, share: float) -> Tensor:
-    """Exponential draws over their sum: any mixture of the classes is as likely as any other."""
+    """Normalised exponential draws are uniform over all class mixtures."""
     drawn = -torch.log(torch.rand(scene.shape, generator=generator).clamp(min=1e-7))
     mixture = (drawn / drawn.sum(dim=1, keepdim=True)).to(scene.device, scene.dtype)
     return (1 - share) * scene + share * mixture
@@ -200,7 +200,7 @@ def _size(images: ImageBatch) -> int:
 
 
 def _classes(images: ImageBatch) -> int:
-    """C, from the fields that have it; of a map alone, the classes that occur."""
+    """C, from the fields that have it; from a map alone, the largest class that occurs plus one."""
     for field in (images.seg_semantic, images.seg_categories):
         if field is not None:
             return field.shape[1]

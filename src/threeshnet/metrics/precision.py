@@ -1,8 +1,8 @@
-"""R-Precision and mAP@R for queries with several right answers, and recalls that any of them satisfies.
+"""R-Precision and mAP@R for queries with several right items, and recalls that any right item satisfies.
 
-After Musgrave, Belongie and Lim, "A Metric Learning Reality Check", ECCV 2020, section 3.2: of a query with R right
-answers the R nearest items are looked at.  R-Precision is the share of right ones among them; MAP@R averages over the R
-places the precision so far where the item is right, and 0 where it is wrong.
+Both look at the R nearest items of a query with R right items (Musgrave, Belongie and Lim, "A Metric Learning Reality
+Check", ECCV 2020, section 3.2). R-Precision is the share of right items among them. MAP@R is the mean over the R ranks
+of the precision up to that rank where the item is right, and of 0 where it is wrong.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ Rows = Callable[[int, int], Tensor]  # (first query, end) -> [queries, items]
 
 
 class Positions(NamedTuple):
-    """Where the right answers of each query stand, from 1; ties with wrong answers count against us."""
+    """Ranks of the right items of each query, from 1; ties with wrong items count against us."""
 
-    places: Tensor  # [Q, R] int64 ascending, 0 beyond a query's own count
-    counts: Tensor  # [Q] int64, right answers of each query
+    ranks: Tensor  # [Q, R] int64 ascending, 0 beyond a query's own count
+    counts: Tensor  # [Q] int64, right items of each query
 
 
 def positions(similarity: Tensor | np.ndarray, right: Sequence[Sequence[int]]) -> Positions:
-    """Of the items `right` of each query in a [queries, items] matrix.
+    """Ranks of the items `right` of each query, from a [queries, items] matrix.
 
-    Raises DataError when the counts do not fit, an item does not exist or stands twice, or a query has none.
+    Raises DataError when an item does not exist or is named twice, when a query has no right item, and for NaN.
 
     >>> positions(torch.tensor([[0.9, 0.5, 0.7], [0.1, 0.1, 0.0]]), [[0, 1], [0]])
-    Positions(places=tensor([[1, 3], [2, 0]]), counts=tensor([2, 1]))
+    Positions(ranks=tensor([[1, 3], [2, 0]]), counts=tensor([2, 1]))
     """
     matrix = torch.as_tensor(similarity)
     return positions_in_rows(lambda start, stop: matrix[start:stop], matrix.shape[1], right)
 
 
 def positions_in_rows(rows: Rows, items: int, right: Sequence[Sequence[int]]) -> Positions:
-    """The same from rows that are made on request, some queries at a time."""
+    """`positions` from rows of similarities that are computed some queries at a time."""
     numbers, counts = _padded(right, items)
     size = max(BLOCK_CELLS // items, 1)
     parts = [
@@ -55,7 +55,7 @@ def positions_in_rows(rows: Rows, items: int, right: Sequence[Sequence[int]]) ->
 
 
 def positions_of_owners(similarity: SimilarityLike, owner: Tensor | np.ndarray) -> tuple[Positions, Positions]:
-    """Of all captions of each image (i2t) and of the image of each caption (t2i)."""
+    """Ranks of all captions of each image (i2t), and of the image of each caption (t2i)."""
     source, owners = as_similarity(similarity), torch.as_tensor(owner).long()
     captions: list[list[int]] = [[] for _ in range(source.images)]
     for caption, image in enumerate(owners.tolist()):
@@ -75,7 +75,7 @@ def caption_rows(source: Similarity) -> Rows:
 
 
 def r_precision(found: Positions) -> Tensor:
-    """Of each query, [Q] float64 between 0 and 1.
+    """R-Precision of each query, [Q] float64 between 0 and 1.
 
     >>> r_precision(Positions(torch.tensor([[1, 3]]), torch.tensor([2]))).tolist()
     [0.5]
@@ -84,42 +84,42 @@ def r_precision(found: Positions) -> Tensor:
 
 
 def map_at_r(found: Positions) -> Tensor:
-    """Of each query, [Q] float64 between 0 and 1; never more than R-Precision.
+    """MAP@R of each query, [Q] float64 between 0 and 1; at most its R-Precision.
 
     >>> map_at_r(Positions(torch.tensor([[2, 3, 9]]), torch.tensor([3]))).tolist()  # (0 + 1/2 + 2/3) / 3
     [0.388...]
     """
-    right_so_far = torch.arange(1, found.places.shape[1] + 1).double()
-    precision = torch.where(_within(found), right_so_far / found.places.clamp(min=1), 0.0)
+    right_so_far = torch.arange(1, found.ranks.shape[1] + 1).double()
+    precision = torch.where(_within(found), right_so_far / found.ranks.clamp(min=1), 0.0)
     return precision.sum(dim=1) / found.counts
 
 
 def percent_of(found: Positions) -> dict[str, float]:
-    """Means over the queries in percent: `map_at_r`, `r_precision`, and `R@K`: a right answer within K places."""
-    first = found.places[:, 0]
+    """Means over the queries in percent: `map_at_r`, `r_precision` and `R@K` (a right item among the K nearest)."""
+    first = found.ranks[:, 0]
     recalls = {f"R@{cutoff}": 100 * float((first <= cutoff).double().mean()) for cutoff in CUTOFFS}
     means: Mapping[str, Tensor] = {"map_at_r": map_at_r(found), "r_precision": r_precision(found)}
     return {name: 100 * float(values.mean()) for name, values in means.items()} | recalls
 
 
 def _within(found: Positions) -> Tensor:
-    return (found.places > 0) & (found.places <= found.counts[:, None])
+    return (found.ranks > 0) & (found.ranks <= found.counts[:, None])
 
 
 def _of_block(block: Tensor, numbers: Tensor, counts: Tensor) -> Tensor:
-    """Places of the right answers: how many right ones are before or at it, and how many wrong ones are no worse."""
+    """Ranks of the right items: right items at least as near, and wrong items at least as similar."""
     if torch.isnan(block.sum()) and torch.isnan(block).any():
-        raise DataError("similarities hold NaN: no place can be told; look for embeddings that are not finite")
+        raise DataError("similarities hold NaN, so nothing can be ranked; look for embeddings that are not finite")
     exists = torch.arange(numbers.shape[1]) < counts[:, None]
     values = block.gather(1, numbers.to(block.device)).cpu().masked_fill(~exists, -torch.inf)
     values = values.sort(dim=1, descending=True).values
     rows = torch.arange(len(numbers)).unsqueeze(1).expand_as(numbers)[exists]
-    places, ones = torch.zeros_like(numbers), torch.ones(block.shape[1], device=block.device)
-    for place in range(numbers.shape[1]):
-        no_worse = block >= values[:, place, None].to(block.device)
+    ranks, ones = torch.zeros_like(numbers), torch.ones(block.shape[1], device=block.device)
+    for number in range(numbers.shape[1]):
+        no_worse = block >= values[:, number, None].to(block.device)
         no_worse[rows, numbers[exists]] = False
-        places[:, place] = place + 1 + (no_worse.float() @ ones).long().cpu()
-    return places.where(exists, 0)
+        ranks[:, number] = number + 1 + (no_worse.float() @ ones).long().cpu()
+    return ranks.where(exists, 0)
 
 
 def _padded(right: Sequence[Sequence[int]], items: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The ways a split may be scored, each with the name that is printed beside its numbers."""
+"""Evaluation protocols; the name of the protocol is printed with every number."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ COCO_TESTALL_IMAGES = 5_000
 COCO_TESTALL_CAPTIONS = 25_000, 25_010  # five an image, and all of them
 FOLDS = 5  # of five_fold_1k
 FLICKR30K_TEST = 1_000, 5_000
-# Those with `precomp` are SCAN's folders, which `make import` takes for names.
+# Names with `precomp` are those of SCAN's folders, which `make import` uses as names of data sets.
 COCO_NAMES = ("coco", "mscoco", "coco_precomp")
 FLICKR30K_NAMES = ("f30k", "flickr30k", "f30k_precomp")
-# Names of data sets that hold the same photos, in whatever parts. COCO of 2017 is that of 2014 in other parts;
+# Names of data sets that share photos. COCO 2017 divides the photos of COCO 2014 otherwise;
 # Flickr30K extends Flickr8k (Young et al., "From Image Descriptions to Visual Denotations", TACL 2, 2014).
 SAME_PHOTOS = (
     frozenset({*COCO_NAMES, "coco2017"}),
@@ -31,74 +31,74 @@ SAME_PHOTOS = (
 
 
 class Scored(NamedTuple):
-    """What is scored: which data, and the image of each caption."""
+    """The data that are scored, and what is known about the training."""
 
     data: str  # name of the data set, as in the manifest
     split: str
     images: int
     owner: Tensor | np.ndarray  # [captions]
-    trained_on: str | None = None  # data set of the training, where the checkpoint says it
-    image_ids: Sequence[str] | None = None  # where they are at hand: COCO's order is seen by them
-    train_splits: Sequence[str] = ()  # of `trained_on`, where the checkpoint says them
+    trained_on: str | None = None  # data set of the training; None if the checkpoint does not say
+    image_ids: Sequence[str] | None = None  # identify COCO's order; None if unknown
+    train_splits: Sequence[str] = ()  # of `trained_on`, if the checkpoint says
 
 
 def score(protocol: str, similarities: Sequence[SimilarityLike], scored: Scored) -> Recall:
-    """Recalls by a protocol's name: full, transfer, five_fold_1k (one model each) or ensemble (two or more).
+    """Recalls by protocol: full, transfer, five_fold_1k (one model each) or ensemble (two models or more).
 
-    Raises ConfigError for a protocol that does not exist or is not meant for this data.
+    Raises ConfigError for a protocol that does not exist or does not apply to these data.
     """
     return recall_by(protocol, rank(protocol, similarities, scored), scored)
 
 
 def rank(protocol: str, similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
-    """The ranks behind `score`; those of `five_fold_1k` are within folds.  Raises ConfigError as it does."""
+    """The ranks of `score`; those of `five_fold_1k` are within folds.  Raises ConfigError as `score` does."""
     if protocol not in PROTOCOLS:
         raise ConfigError(one_of("protocol", protocol, PROTOCOLS))
     return PROTOCOLS[protocol](similarities, scored)
 
 
 def recall_by(protocol: str, ranks: Ranks, scored: Scored) -> Recall:
-    """Recalls of ranks that a protocol gave."""
+    """Recalls from the ranks of a protocol."""
     folds = folds_of(protocol)
     return recall_of_ranks(ranks) if folds == 1 else mean_of_folds(ranks, scored.owner, folds=folds)
 
 
 def folds_of(protocol: str) -> int:
-    """Number of parts that are ranked by themselves and averaged."""
+    """Number of folds that are ranked separately and averaged; 1 for a whole split."""
     return FOLDS if protocol == "five_fold_1k" else 1
 
 
 def check_protocol(protocol: str, models: int, scored: Scored) -> None:
-    """Before anything is encoded: raises ConfigError for what `rank` would refuse of so many models and these data."""
+    """Raises ConfigError, before anything is encoded, when `rank` would refuse this number of models or these data."""
     if protocol not in CHECKS:
         raise ConfigError(one_of("protocol", protocol, PROTOCOLS))
     CHECKS[protocol](models, scored)
 
 
 def full(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
-    """The whole split at once."""
+    """Ranks the whole split."""
     _check_full(len(similarities), scored)
     return rank_similarity(similarities[0], scored.owner)
 
 
 def transfer(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
-    """The whole split at once, of a model trained on another data set, without photos of this one.
+    """Ranks the whole split with a model that was trained on another data set.
 
-    Raises ConfigError where the two share photos, as far as their names say, and where it is not known what the model
-    was trained on.
+    Raises ConfigError when the two data sets share photos according to their names, and when the training's data set is
+    unknown.
     """
     _check_transfer(len(similarities), scored)
     return rank_similarity(similarities[0], scored.owner)
 
 
 def five_fold_1k(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
-    """Each of five consecutive folds of 1,000 images of COCO testall by itself."""
+    """Ranks each of five consecutive folds of 1,000 images of COCO testall."""
     _check_five_folds(len(similarities), scored)
     return fold_ranks(similarities[0], scored.owner, folds=FOLDS)
 
 
 def ensemble(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
-    """The whole split at once, by the mean similarity of several models."""
+    """Ranks the whole split by the mean similarity of several models."""
     _check_ensemble(len(similarities), scored)
     return rank_similarity(MeanSimilarity(similarities), scored.owner)
 
@@ -116,7 +116,7 @@ def _one_model(protocol: str, models: int) -> None:
         raise ConfigError(f"protocol={protocol!r} scores one model and got {models}; take protocol=ensemble")
 
 
-def _check_full(models: int, scored: Scored) -> None:  # noqa: ARG001 of any split
+def _check_full(models: int, scored: Scored) -> None:  # noqa: ARG001 any split will do
     _one_model("full", models)
 
 
@@ -156,7 +156,7 @@ def _check_five_folds(models: int, scored: Scored) -> None:
         )
 
 
-def _check_ensemble(models: int, scored: Scored) -> None:  # noqa: ARG001 of any split
+def _check_ensemble(models: int, scored: Scored) -> None:  # noqa: ARG001 any split will do
     if models < 2:
         raise ConfigError("protocol='ensemble' averages models and got one; give more: CKPT=\"a.ckpt b.ckpt\"")
 
@@ -170,7 +170,7 @@ CHECKS: dict[str, Callable[[int, Scored], None]] = {
 
 
 def describe(protocol: str, scored: Scored) -> str:
-    """The protocol in words; `COCO 5K` and `Flickr30K 1K` are said only of those very splits, whole and in order.
+    """The protocol and its data in words; `COCO 5K` and `Flickr30K 1K` name only those splits, whole and in order.
 
     >>> describe("full", Scored("demo", "test", 2, torch.tensor([0, 0, 1])))
     'full: demo, split test, 2 images, 3 captions'
@@ -185,7 +185,7 @@ def describe(protocol: str, scored: Scored) -> str:
 
 
 def warning(scored: Scored) -> str:
-    """What must be known beside the numbers: that the model may have seen these photos, or has; empty otherwise."""
+    """Warning that the model has seen, or may have seen, these photos in training; empty otherwise."""
     trained = scored.trained_on
     if trained == scored.data and scored.split in scored.train_splits:
         return f"trained on this split ({', '.join(scored.train_splits)}): these numbers say what was learned by heart"
@@ -195,17 +195,17 @@ def warning(scored: Scored) -> str:
 
 
 def share_photos(one: str, other: str) -> bool:
-    """Whether two data sets hold the same photos, as far as their names say."""
+    """Whether two data sets share photos, according to their names."""
     return any({one, other} <= names for names in SAME_PHOTOS)
 
 
 def is_coco_5k(scored: Scored) -> bool:
-    """Whether these are COCO's 5,000 held-out images, whole and with captions image by image."""
+    """Whether these are COCO's 5,000 held-out images, whole and with captions in the order of images."""
     return not why_not_coco_5k(scored)
 
 
 def why_not_coco_5k(scored: Scored) -> list[str]:
-    """What is otherwise than in COCO's `testall`, but for the order of the images, which only folds depend on."""
+    """Differences from COCO's `testall`, except for the order of images, which matters to folds alone."""
     images, captions = scored.images, len(scored.owner)
     reasons = []
     if scored.data not in COCO_NAMES:
@@ -227,7 +227,7 @@ def why_not_coco_5k(scored: Scored) -> list[str]:
 
 
 def _image_order(scored: Scored) -> str:
-    """As `image_order`; unknown without ids, as those of published arrays are."""
+    """`image_order`; `unknown` without ids, as for published arrays."""
     return "unknown" if scored.image_ids is None else image_order(scored.image_ids)
 
 
@@ -237,5 +237,5 @@ def _is_flickr30k_1k(scored: Scored) -> bool:
 
 
 def _in_order(owner: Tensor | np.ndarray) -> bool:
-    """Captions stand image by image, as in the source."""
+    """Whether captions are in the order of images, as in the source."""
     return bool((torch.as_tensor(owner).diff() >= 0).all())

@@ -1,4 +1,4 @@
-"""The ranks behind an evaluation's recalls, kept as a file: what a paired comparison of two models needs of each."""
+"""`ranks.npz`: the ranks of an evaluation, which a paired comparison of two models needs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from threeshnet.errors import DataError, Problems
 from threeshnet.files import replacing
 from threeshnet.metrics.ranks import Ranks, check_owner
 
-KINDS = {"i2t": "u", "t2i": "u", "owner": "u", "image_ids": "U"}  # of the arrays, in the letters of numpy
-# TypeError is of a file that holds an array and is no archive.
+KINDS = {"i2t": "u", "t2i": "u", "owner": "u", "image_ids": "U"}  # NumPy's dtype kinds of the arrays
+# NumPy raises TypeError for a file that is an array and no archive.
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)
 
 
 class RankedItems(NamedTuple):
-    """The rank of the right answer for every image and caption of a split, and which images and captions they are."""
+    """Ranks of all images and captions of a split, and which images and captions they belong to."""
 
     ranks: Ranks
     owner: Tensor  # [Q] int64, row of each caption's image
@@ -30,15 +30,15 @@ class RankedItems(NamedTuple):
 
 
 def write_ranks(file: Path, items: RankedItems) -> None:
-    """An archive of `i2t` [G], `t2i` [Q], `owner` [Q] and `image_ids` [G], in the smallest whole numbers that fit."""
+    """Writes `i2t` [G], `t2i` [Q], `owner` [Q] and `image_ids` [G] in the smallest integer types that fit."""
     arrays: dict[str, Any] = {"image_ids": np.array(items.image_ids, dtype=np.str_), "owner": _small(items.owner)}
     arrays |= {side: _small(ranks) for side, ranks in items.ranks._asdict().items()}
-    with replacing(file) as partial, partial.open("wb") as opened:  # a name alone would get another ending
+    with replacing(file) as partial, partial.open("wb") as opened:  # NumPy would add .npz to a name
         np.savez_compressed(opened, **arrays)
 
 
 def read_ranks(file: Path) -> RankedItems:
-    """What `write_ranks` wrote.  Raises DataError for a file that is missing, torn or holds anything else."""
+    """Reads a file of `write_ranks`.  Raises DataError for a file that is missing, damaged or of another form."""
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in KINDS}
@@ -52,7 +52,7 @@ def read_ranks(file: Path) -> RankedItems:
 
 
 def _faults(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """What is wrong with the arrays."""
+    """Faults of the arrays."""
     strange = {name: array for name, array in arrays.items() if array.ndim != 1 or array.dtype.kind != KINDS[name]}
     if strange:
         yield from (f"{name} is {array.dtype} of shape {list(array.shape)}" for name, array in strange.items())
@@ -67,6 +67,6 @@ def _faults(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
 
 
 def _small(numbers: Tensor) -> np.ndarray:
-    """The same numbers in the smallest unsigned type that holds them."""
+    """Numbers in the smallest unsigned type that holds them."""
     array = torch.as_tensor(numbers).cpu().numpy()
     return array.astype(np.min_scalar_type(int(array.max())))

@@ -1,4 +1,4 @@
-"""The rank of the right answer for every query, in both directions, counted from 1."""
+"""The rank of the right item for every query, in both directions, counted from 1."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from torch import Tensor
 from threeshnet.errors import DataError, Problems
 from threeshnet.metrics.similarity import EmbeddingSimilarity, SimilarityLike, as_similarity, tiles
 
-BLOCK_CELLS = 1 << 22  # similarities held at once: 32 MB of float64, twice as much with what is made of them
+BLOCK_CELLS = 1 << 22  # similarities of a tile: 32 MB of float64, and as much again for comparisons
 
 
 class Ranks(NamedTuple):
-    """Rank of the right answer, 1 is the best. Ties count against us: a wrong answer as similar stands above."""
+    """Ranks of the right items, 1 is the best. Ties count against us: an equally similar wrong item ranks higher."""
 
-    i2t: Tensor  # [G] int64, of the best caption of each image among the captions of other images
-    t2i: Tensor  # [Q] int64, of the owner of each caption among all images
+    i2t: Tensor  # [G] int64, rank of each image's best caption among the captions of other images
+    t2i: Tensor  # [Q] int64, rank of each caption's image among all images
 
 
 def rank_similarity(similarity: SimilarityLike, owner: Tensor | np.ndarray, *, block_cells: int = BLOCK_CELLS) -> Ranks:
     """Ranks from a [G, Q] matrix or another source of similarities; `owner` [Q] is the image of each caption.
 
-    Raises DataError for owners that do not fit, images without a caption and similarities that are not numbers.
+    At most `block_cells` similarities are held at once. Raises DataError for owners that do not fit, images without a
+    caption, and NaN.
 
     >>> rank_similarity(torch.tensor([[0.9, 0.1, 0.3], [0.2, 0.1, 0.8]]), torch.tensor([0, 0, 1]))
     Ranks(i2t=tensor([1, 1]), t2i=tensor([1, 2, 1]))
@@ -41,16 +42,17 @@ def rank_similarity(similarity: SimilarityLike, owner: Tensor | np.ndarray, *, b
         first, last = torch.searchsorted(sorted_owners, torch.tensor([images.start, images.stop])).tolist()
         own = by_image[first:last]
         own = own[(own >= captions.start) & (own < captions.stop)]
-        place = owners[own] - images.start, own - captions.start
-        above_best[images] += _count(block >= best[images, None], place, dim=1)
-        above_right[captions] += _count(block >= right[captions], place, dim=0)
+        cells = owners[own] - images.start, own - captions.start
+        above_best[images] += _count(block >= best[images, None], cells, dim=1)
+        above_right[captions] += _count(block >= right[captions], cells, dim=0)
     return Ranks(above_best + 1, above_right + 1)
 
 
 def _count(at_least: Tensor, own: tuple[Tensor, Tensor], *, dim: int) -> Tensor:
-    """How many captions of other images (dim 1) or other images (dim 0) are at least as similar; `own` is not counted.
+    """Number of captions of other images (dim 1) or of other images (dim 0) that are at least as similar.
 
-    A product with ones, because torch sums booleans by way of int64, twenty times as slowly.
+    `own` are the cells of true pairs, which do not count. A product with ones is twenty times as fast as torch's sum of
+    booleans, which converts to int64.
     """
     at_least[own] = False
     ones = torch.ones(at_least.shape[dim], device=at_least.device)
@@ -66,7 +68,10 @@ def rank_embeddings(
 
 
 def check_owner(owner: Tensor | np.ndarray, images: int, captions: int) -> Tensor:
-    """`owner` as [captions] int64 on the CPU; raises DataError unless each caption has an image and each image one."""
+    """`owner` as [captions] int64 on the CPU.
+
+    Raises DataError unless every caption has an image and every image a caption.
+    """
     owners = torch.as_tensor(owner).detach().cpu()
     problems = Problems(f"owners of {captions} captions of {images} images")
     if not images or not captions:
@@ -85,7 +90,7 @@ def check_owner(owner: Tensor | np.ndarray, images: int, captions: int) -> Tenso
 
 
 def _checked(block: Tensor) -> Tensor:
-    """NaN compares false with everything and would pass for the best rank."""
+    """Raises DataError for NaN, which compares false with everything and would get the best rank."""
     if torch.isnan(block.sum()) and torch.isnan(block).any():  # the sum is cheap; inf - inf makes it NaN too
         raise DataError(
             "similarities hold NaN: the weights or the features do; look for the first step whose loss was not finite"

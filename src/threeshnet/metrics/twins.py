@@ -1,4 +1,4 @@
-"""Twin photos: the same but for one thing, so that a caption of one is a question about that thing."""
+"""Twin photos of the demo world, which differ in one respect: a caption of one asks about that respect."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 
-TWIN_ENDINGS = {"-a": "-b", "-b": "-a"}  # of the ids of the demo world's twins
+TWIN_ENDINGS = {"-a": "-b", "-b": "-a"}  # of the ids of two twins
 
 
 def twins(ids: Sequence[str]) -> np.ndarray:
@@ -24,9 +24,9 @@ def twins(ids: Sequence[str]) -> np.ndarray:
 
 
 def told_apart(similarity: EmbeddingSimilarity, owner: np.ndarray, twin: np.ndarray) -> np.ndarray:
-    """Whether each caption is nearer to its own photo than to its twin, [captions] float: 1, 0, NaN without a twin.
+    """1 if a caption is nearer to its own photo than to the twin, else 0, NaN without a twin: [captions] float64.
 
-    Chance is one in two. A tie counts as no.
+    Chance level is 0.5. A tie counts as 0.
     """
     images, captions = similarity.image_embeddings, similarity.caption_embeddings
     other = twin[owner]
@@ -39,7 +39,7 @@ def told_apart(similarity: EmbeddingSimilarity, owner: np.ndarray, twin: np.ndar
 
 
 def pair_accuracy(answers: np.ndarray, tags: Sequence[str]) -> dict[str, float]:
-    """Percent of the captions of each tag that are told apart from the twin; tags without any are left out.
+    """Mean of `told_apart` over the captions of each tag, in percent; tags without an answer are left out.
 
     >>> pair_accuracy(np.array([1.0, 0.0, np.nan]), ["what", "what", "plain"])
     {'what': 50.0}

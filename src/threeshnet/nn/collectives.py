@@ -1,4 +1,4 @@
-"""What processes tell each other in the middle of a step, with its gradient."""
+"""Collective operations between processes within a training step, with gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masked arithmetic on sets."""
+"""Operations on padded sets of vectors."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def zero_padding(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Vectors [..., D] scaled to length 1; halves become float32, in which a length can be 1."""
+    """Vectors [..., D] of unit length, at least in float32: half precision cannot represent a length of 1 exactly."""
     return F.normalize(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=-1)
 
 
 def concatenate(sets: list[TokenSet]) -> TokenSet:
-    """One set a row out of several: values [B, sum of N, D]."""
+    """The union of sets [B, N, D] of the same images: [B, sum of N, D]."""
     return TokenSet(torch.cat([part.values for part in sets], dim=1), torch.cat([part.mask for part in sets], dim=1))
 
 

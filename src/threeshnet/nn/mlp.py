@@ -1,4 +1,4 @@
-"""The two small blocks that every part of 3SHNet is made of."""
+"""The two blocks that all parts of 3SHNet are built from."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """Linear, BatchNorm over every row, ReLU, Linear: [..., width] -> [..., out].
+    """Linear, BatchNorm over all rows, ReLU, Linear: [..., width] -> [..., out].
 
-    The statistics run over all B*N rows, padding included, as in the authors' implementation.
+    BatchNorm's statistics include padding rows, as in the authors' implementation.
     """
 
     def __init__(self, *, width: int, hidden: int, out: int) -> None:
@@ -23,7 +23,7 @@ class MLP(nn.Module):
 
 
 class LayerNormEmbedding(nn.Module):
-    """Linear, ReLU, dropout, LayerNorm: [..., width] -> [..., dim] (LN-embed in the design)."""
+    """Linear, ReLU, dropout, LayerNorm: [..., width] -> [..., dim] (LN-embed in the paper's formulas)."""
 
     def __init__(self, *, width: int, dim: int, dropout: float = 0.1) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Sinusoidal codes of positions (Vaswani et al., 2017, section 3.5)."""
+"""Sinusoidal position codes (Vaswani et al., "Attention Is All You Need", arXiv 1706.03762, section 3.5)."""
 
 from __future__ import annotations
 

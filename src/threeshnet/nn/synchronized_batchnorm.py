@@ -1,7 +1,7 @@
-"""BatchNorm over a batch that does not lie in one place: dealt out to processes, or encoded a few rows at a time.
+"""BatchNorm over a batch that is divided: among processes, or into chunks that are encoded one after another.
 
-`torch.nn.SyncBatchNorm` does the first alone, and on GPUs alone. Here a layer makes a summary of the rows at hand, and
-summaries of several places are merged, with gradient, into that of the whole batch.
+`torch.nn.SyncBatchNorm` handles processes only, and GPUs only. Here a layer summarises its own rows, and the summaries
+of all parts are merged, with gradient, into the statistics of the whole batch.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ Exchange = Callable[["SharedStatistics", Tensor], Tensor]
 
 
 class SharedStatistics(ABC):
-    """A layer that normalises by statistics of the whole batch, and knows them only when it has asked.
+    """A layer that normalises by statistics of the whole batch.
 
-    Without an `exchange` it asks all processes, at once, and moves its running statistics. With one it asks that, and
-    whoever set it calls `absorb` once a step.
+    By default it merges the summaries of all processes and updates its running statistics. With an `exchange`, that
+    function merges summaries, and its owner calls `absorb` once a step.
     """
 
     exchange: Exchange | None = None
-    latest: tuple[Tensor, Tensor, Tensor] | None = None  # mean, biased variance and count of the step
-    has_gradient = True  # whether what it sees was made by something that learns
+    latest: tuple[Tensor, Tensor, Tensor] | None = None  # mean, biased variance and count of this step
+    has_gradient = True  # False if the layer's input needs no gradient
 
     @abstractmethod
     def merge(self, summaries: Tensor) -> Tensor:
-        """Summaries [places, K] of parts of a batch -> that of the whole [K]."""
+        """Summaries [parts, K] of the parts of a batch -> the summary of the whole [K]."""
 
     @abstractmethod
     def absorb(self) -> None:
-        """Moves the running statistics towards `latest`."""
+        """Updates the running statistics from `latest`."""
 
     def whole(self, summary: Tensor) -> Tensor:
-        """The summary of the whole batch from that of the rows at hand, both [K]."""
+        """The summary of the whole batch from the summary of this part, both [K]."""
         if self.exchange is not None:
             return self.exchange(self, summary)
         return self.everywhere(summary)
 
     def everywhere(self, summary: Tensor) -> Tensor:
-        """The summary of all processes from that of this one, both [K]."""
+        """The summary of all processes from the summary of this process, both [K]."""
         return self.merge(stack_everywhere(summary))
 
     def settle(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-        """Keeps the statistics of the step, and absorbs them unless somebody else will."""
+        """Keeps the statistics of this step, and absorbs them unless the `exchange` does."""
         self.latest = (mean.detach(), variance.detach(), count.detach())
         if self.exchange is None:
             self.absorb()
@@ -56,13 +56,13 @@ class SharedStatistics(ABC):
 class SynchronizedBatchNorm(SharedStatistics, nn.BatchNorm1d):
     """BatchNorm of rows [R, C] by the mean and variance of all rows of all processes.
 
-    The same weights, buffers and numbers as `nn.BatchNorm1d` in one process. A summary is the count, the mean and the
-    sum of squared distances from it; they merge without cancellation (Chan, Golub and LeVeque, 1983, equation 1.5).
+    In one process it has the weights, buffers and results of `nn.BatchNorm1d`. A summary is the count, the mean and the
+    sum of squared deviations, which merge without cancellation (Chan, Golub and LeVeque, 1983, equation 1.5).
     """
 
     @classmethod
     def of(cls, plain: nn.BatchNorm1d) -> SynchronizedBatchNorm:
-        """A layer with the weights and buffers of `plain`: the same tensors, not copies."""
+        """A layer that shares the weights and buffers of `plain`."""
         layer = cls(
             plain.num_features, plain.eps, plain.momentum, plain.affine, plain.track_running_stats, device="meta"
         )
@@ -102,7 +102,7 @@ class SynchronizedBatchNorm(SharedStatistics, nn.BatchNorm1d):
 
 @torch.no_grad()
 def absorb(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-    """Moves running statistics as torch does: the variance is the unbiased one, and no momentum means the average."""
+    """Updates running statistics as torch does: with the unbiased variance, and a plain average without momentum."""
     if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
         return
     norm.num_batches_tracked.add_(1)

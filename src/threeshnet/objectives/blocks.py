@@ -1,8 +1,8 @@
-"""Losses of a batch whose similarities are never held at once: some images against all captions at a time.
+"""Losses in blocks: some images are compared with all captions at a time, so that B x B similarities are never held.
 
-All B x B similarities of 32,768 pairs are 4 GB, and a loss keeps several such matrices for its gradient. A block is
-computed, summed up and forgotten, and computed again when the gradient asks for it. Images are queries in the rows of
-a block, so what they need is there; what a caption needs lies in all blocks, and is put together from what each says.
+The B x B similarities of 32,768 pairs take 4 GB, and a loss keeps several such matrices for its gradient. A block is
+computed, summed and discarded, and computed again for the gradient. The rows of a block hold everything that an image
+query needs. What a caption query needs is merged from all blocks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from threeshnet.errors import ConfigError
 
 
 def check_rows(rows: int | None) -> int | None:
-    """`rows` of a block, null for all at once.  Raises ConfigError."""
+    """`rows` of a block; None compares all pairs at once.  Raises ConfigError for less than 1."""
     if rows is not None and rows < 1:
         raise ConfigError(f"objective.rows={rows} must be at least 1; null compares all pairs at once")
     return rows
@@ -29,12 +29,12 @@ def triplet_hinge_in_blocks(
 ) -> Tensor:
     """`triplet_hinge` of the pairs [B, D], at most `rows` images at a time.
 
-    With `same_image` pairs of one owner are no negatives. Equal hardest negatives share the gradient, as in `amax`.
+    With `same_image`, pairs of one owner are not negatives. Equal hardest negatives share the gradient, as in `amax`.
     """
     true = (images * captions).sum(dim=1)
 
     def hinges(start: int) -> tuple[Tensor, Tensor]:
-        """Of the images from `start` on as queries, and of all captions: both [b, B]."""
+        """Hinges of the images from `start` on as queries, and of all captions as queries: both [b, B]."""
         stop = start + rows
         similarity, match = images[start:stop] @ captions.T, _same(owners, start, stop, same_image)
         as_image_query = (margin + similarity - true[start:stop, None]).clamp(min=0).masked_fill(match, 0.0)
@@ -61,12 +61,12 @@ def cross_entropy_in_blocks(
     true = (images * captions).sum(dim=1) * scale
 
     def denominators(start: int) -> tuple[Tensor, Tensor]:
-        """Logarithms: of the images from `start` on, whole [b], and of all captions, as far as these images go [B]."""
+        """Log denominators: of the images from `start` on [b], and of all captions over these images [B]."""
         stop = start + rows
         logits = images[start:stop] @ captions.T * scale
         if same_image:
             others = _same(owners, start, stop, same_image) & ~_same(owners, start, stop, False)
-            # Not infinity: a caption whose image has this block to itself would make NaN of its gradient.
+            # Not infinity: the gradient of a caption whose image fills this block would be NaN.
             logits = logits.masked_fill(others, torch.finfo(logits.dtype).min / 2)
         return logits.logsumexp(dim=1), logits.logsumexp(dim=0)
 
@@ -78,7 +78,7 @@ def cross_entropy_in_blocks(
 
 @torch.no_grad()
 def _worst_of_columns(block: Callable[[int], Tensor], like: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """The largest number in each column of all blocks, and how often it is there, both [B]."""
+    """The largest number in each column over all blocks, and how often it occurs, both [B]."""
     worst, equals = torch.full_like(like, float("-inf")), torch.zeros_like(like)
     for start in range(0, len(like), rows):
         here = block(start)
@@ -93,11 +93,11 @@ def _total(of_block: Callable[[int], Any], count: int, rows: int) -> Tensor:
 
 
 def _again(of_block: Callable[[int], Any], start: int) -> Any:
-    """What a block says, and its matrices only while it is computed: once more when the gradient needs them."""
+    """The result of a block; its matrices are discarded, and computed again for the gradient."""
     return checkpoint(of_block, start, use_reentrant=False, preserve_rng_state=False)
 
 
 def _same(owners: Tensor, start: int, stop: int, same_image: bool) -> Tensor:
-    """Pairs of one owner, or of one row alone, [b, B]."""
+    """Pairs of one owner, or the true pairs alone, [b, B]."""
     names = owners if same_image else torch.arange(len(owners), device=owners.device)
     return names[start:stop, None] == names

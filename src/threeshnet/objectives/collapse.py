@@ -1,7 +1,7 @@
-"""How far a loss is from that of a model which has drawn everything into one point.
+"""Detection of collapse: the loss relative to that of a model whose embeddings are all equal.
 
-The hardest negatives alone can do that (Schroff et al., "FaceNet", CVPR 2015, section 3.2): equal embeddings cost two
-margins a pair and no more, while a negative that is nearer than the true pair costs extra.
+Training on the hardest negatives alone can collapse (Schroff et al., "FaceNet", CVPR 2015, section 3.2). Equal
+embeddings cost two margins a pair, and a negative that is nearer than the true pair costs more.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 
 def loss_over_collapsed(loss: Tensor, objective: nn.Module, images: Tensor, owners: Tensor, epoch: float) -> Tensor:
-    """The `loss` of these pairs as a share of what it would be if all their embeddings were equal; without gradient.
+    """The `loss` of B pairs divided by their loss with equal embeddings; a scalar without gradient.
 
-    `images` [B, D] give number, width, dtype and device, `owners` [B] the image of each pair. 0 where nothing is a
-    negative of anything.
+    `images` [B, D] give only shape, dtype and device; `owners` [B] are the image of each pair. The result is 0 when
+    there are no negatives.
 
     >>> from threeshnet.objectives.triplet import TripletLoss
     >>> images, owners = torch.rand(64, 8), torch.arange(64)  # equal embeddings cost 2 * margin * B = 25.6

@@ -1,4 +1,4 @@
-"""The pairs of all processes in each of them: negatives come from the global batch."""
+"""Gathering pairs across processes, so that negatives come from the global batch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from threeshnet.nn.collectives import exchange_counts, stack_everywhere
 
 
 def gather_rows(rows: Tensor, counts: Sequence[int] | None = None) -> Tensor:
-    """Rows [b, ...] of every process, in rank order and with gradient, as one [B, ...]; shares may be uneven.
+    """Rows [b, ...] of all processes as one [B, ...], in rank order and with gradient; b may differ.
 
-    `counts` are the rows of each process where they are known already. On the way back the gradients of all processes
-    are summed. Each of them computes the same loss of the same B rows, so that sum is `processes` times the gradient of
-    the loss, and DDP, which averages over processes, makes it the loss's again: parameters of the encoders get the sum
-    over all rows, parameters of the objective the mean of equal gradients. Nothing depends on the number of processes.
+    `counts` are the numbers of rows of each process; None exchanges them. The backward pass sums the gradients of all
+    processes. All compute the same loss of the same B rows, so the sum is `processes` times the gradient of the loss,
+    and DDP's average over processes restores it. Encoder parameters get the sum over all rows, and parameters of the
+    objective the mean of equal gradients. So nothing depends on the number of processes.
 
     >>> gather_rows(torch.tensor([[1.0], [2.0]]))
     tensor([[1.],
@@ -32,9 +32,9 @@ def gather_rows(rows: Tensor, counts: Sequence[int] | None = None) -> Tensor:
 
 
 def gather_pairs(images: Tensor, captions: Tensor, owners: Tensor, counts: Sequence[int]) -> tuple[Tensor, ...]:
-    """Embeddings of pairs [b, D] and the image each caption belongs to [b], of all processes: [B, D], [B, D], [B].
+    """Embeddings of pairs [b, D] and their owners [b] of all processes: [B, D], [B, D], [B].
 
-    One collective for both sides, at least in float32: the loss of half-precision embeddings is not summed in halves.
+    One collective carries both sides, at least in float32, so that the loss is not summed in half precision.
     """
     sides = torch.stack([images, captions], dim=1)
     sides = gather_rows(sides.to(torch.promote_types(sides.dtype, torch.float32)), counts)

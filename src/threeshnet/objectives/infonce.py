@@ -1,4 +1,4 @@
-"""InfoNCE over the batch in both directions (van den Oord et al., 2018; CLIP's symmetric form)."""
+"""InfoNCE in both directions (van den Oord et al., arXiv 1807.03748; the symmetric form of CLIP, arXiv 2103.00020)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from threeshnet.objectives.blocks import check_rows, cross_entropy_in_blocks
 class InfoNCELoss(nn.Module):
     """Cross-entropy of the true pair among the batch, averaged over pairs and directions, with a learned temperature.
 
-    It takes the same arguments as `TripletLoss`; `epoch` changes nothing. With `mask_same_image` other captions of the
-    same image (and the reverse) are left out of the denominator. At most `rows` images are compared with all captions
-    at a time, null all at once: the same loss in less memory.
+    With `mask_same_image`, other pairs of the same image are left out of the denominator. At most `rows` images are
+    compared with all captions at a time: the same loss in less memory. None compares all at once.
     """
 
     def __init__(self, *, temperature: float = 0.07, mask_same_image: bool = False, rows: int | None = None) -> None:
@@ -26,13 +25,13 @@ class InfoNCELoss(nn.Module):
         self.mask_same_image = mask_same_image
 
     def forward(self, images: Tensor, captions: Tensor, owners: Tensor, epoch: float) -> dict[str, Tensor]:
-        """Embeddings [B, D] of pairs and the image each caption belongs to [B] -> named numbers."""
+        """Embeddings [B, D] of pairs and the image of each caption [B] -> `loss` and `temperature`; ignores `epoch`."""
         scale = self.log_scale.clamp(max=math.log(100.0)).exp()
         if self.rows is None:
             loss = self._at_once(images, captions, owners, scale)
         else:
-            how: dict[str, Any] = {"scale": scale, "same_image": self.mask_same_image, "rows": self.rows}
-            loss = cross_entropy_in_blocks(images, captions, owners, **how)
+            options: dict[str, Any] = {"scale": scale, "same_image": self.mask_same_image, "rows": self.rows}
+            loss = cross_entropy_in_blocks(images, captions, owners, **options)
         return {"loss": loss, "temperature": (-self.log_scale).exp().detach()}
 
     def _at_once(self, images: Tensor, captions: Tensor, owners: Tensor, scale: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The hinge on triplets, with all negatives or with the hardest (Faghri et al., BMVC 2018, equations 5 and 6)."""
+"""Triplet hinge with all negatives or the hardest (Faghri et al., VSE++, arXiv 1707.05612, equations 5 and 6)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from threeshnet.objectives.blocks import check_rows, triplet_hinge_in_blocks
 class TripletLoss(nn.Module):
     """Bidirectional triplet hinge, summed over the batch.
 
-    `margin` is in units of cosine similarity. With `hardest` each query counts its worst negative, otherwise all.
-    At most `rows` images are compared with all captions at a time, null all at once: the same loss in less memory.
+    `margin` is in units of cosine similarity. All negatives count in the first `warm_up_epochs` epochs, and only the
+    hardest of each query after. With `mask_same_image`, pairs of one image are not negatives of each other. At most
+    `rows` images are compared with all captions at a time: the same loss in less memory. None compares all at once.
     """
 
     def __init__(
@@ -31,22 +32,21 @@ class TripletLoss(nn.Module):
         self.mask_same_image = mask_same_image
 
     def forward(self, images: Tensor, captions: Tensor, owners: Tensor, epoch: float) -> dict[str, Tensor]:
-        """Embeddings [B, D] of pairs, the image each caption belongs to [B], and the epoch from 0 -> named numbers.
+        """Embeddings [B, D] of pairs, the image of each caption [B], and the epoch from 0 -> `loss`.
 
-        All negatives count in the first `warm_up_epochs` epochs, the hardest after. Row i of both sides is a true pair;
-        with `mask_same_image` other rows of the same owner are no negatives of it.
+        Row i of both sides is a true pair.
         """
         hardest = epoch >= self.warm_up_epochs
         if self.rows is not None:
-            how: dict[str, Any] = {"margin": self.margin, "hardest": hardest, "same_image": self.mask_same_image}
-            return {"loss": triplet_hinge_in_blocks(images, captions, owners, rows=self.rows, **how)}
+            options: dict[str, Any] = {"margin": self.margin, "hardest": hardest, "same_image": self.mask_same_image}
+            return {"loss": triplet_hinge_in_blocks(images, captions, owners, rows=self.rows, **options)}
         similarity = images @ captions.T
         match = owners.unsqueeze(1) == owners if self.mask_same_image else _diagonal(similarity)
         return {"loss": triplet_hinge(similarity, match, margin=self.margin, hardest=hardest)}
 
 
 def triplet_hinge(similarity: Tensor, match: Tensor, *, margin: float, hardest: bool) -> Tensor:
-    """Sum of the hinges of both directions over the square `similarity` [B, B]; `match` [B, B] are no negatives.
+    """Sum of the hinges of both directions over `similarity` [B, B]; pairs in `match` [B, B] are not negatives.
 
     >>> import torch
     >>> similarity = torch.tensor([[0.9, 0.8], [0.1, 0.9]])

@@ -1,4 +1,4 @@
-"""GPO: learns how to weight the sorted values of a set (Chen et al., CVPR 2021, section 3)."""
+"""GPO: learned weights of the sorted values of a set (Chen et al., arXiv 2011.04305, CVPR 2021, section 3)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from threeshnet.records import TokenSet
 
 
 class GeneralizedPooling(nn.Module):
-    """Sorts each channel over the real tokens, descending, and adds the positions up with learned weights.
+    """Sorts each channel over the real tokens, descending, and takes a weighted sum with learned weights.
 
-    The weights depend on the number of tokens alone, so the GRU runs once for each distinct number in the batch.
+    The weights depend only on the number of tokens, so the GRU runs once for each distinct number in the batch.
     """
 
     def __init__(self, *, code_width: int = 32, hidden: int = 32, temperature: float = 0.1) -> None:
@@ -24,7 +24,7 @@ class GeneralizedPooling(nn.Module):
         self.temperature = temperature
 
     def forward(self, tokens: TokenSet) -> Tensor:
-        """[B, N, D] -> [B, D]. A set without a real token pools to 0."""
+        """[B, N, D] -> [B, D]. A set without real tokens gives 0."""
         channels = tokens.values.masked_fill(~tokens.mask.unsqueeze(-1), float("-inf")).transpose(1, 2)
         ordered = channels.contiguous().sort(dim=-1, descending=True).values  # [B, D, N]
         real = torch.arange(ordered.shape[-1], device=ordered.device) < tokens.lengths.unsqueeze(1)
@@ -33,7 +33,7 @@ class GeneralizedPooling(nn.Module):
         return (ordered @ weights.unsqueeze(-1)).squeeze(-1)
 
     def weights(self, lengths: Tensor, longest: int) -> Tensor:
-        """Weights [B, longest] of the positions of sets of `lengths` [B] tokens; 0 behind the end of a set."""
+        """Weights [B, longest] of the sorted positions of sets with `lengths` [B] tokens; 0 beyond the length."""
         distinct, which = lengths.clamp(min=1).unique(return_inverse=True)
         codes = sinusoidal(longest, self.code_width).to(self.score.weight)
         packed = pack_padded_sequence(

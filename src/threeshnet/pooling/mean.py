@@ -1,4 +1,4 @@
-"""Mean pooling, as in VSE++ (Faghri et al., BMVC 2018)."""
+"""Mean pooling, as in VSE++ (Faghri et al., arXiv 1707.05612)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BERT as the text side."""
+"""The BERT text encoder."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class BertTextEncoder(nn.Module):
     """BERT, Linear to D, pooling over all wordpieces, unit length.
 
     `bert` is a transformers `BertModel` (its pooler is not used). It runs on `LENGTH_GROUPS` parts of the batch,
-    short sentences first: a batch of captions is half padding, and BERT's work grows with the padded length.
+    short sentences first: a batch of captions is half padding, and BERT's cost grows with the padded length.
     """
 
     def __init__(self, *, bert: BertModel, dim: int, pooling: nn.Module, pretrained: bool) -> None:
-        """`pretrained`: the BERT arrives trained, and learns at the lower rate."""
+        """A `pretrained` BERT learns at the lower rate (`optimization.pretrained_factor`)."""
         super().__init__()
         self.bert = bert
         self.pretrained = pretrained
@@ -40,16 +40,16 @@ class BertTextEncoder(nn.Module):
 
     @property
     def pretrained_part(self) -> nn.Module | None:
-        """What learns at the lower rate, if anything does."""
+        """The module that learns at the lower rate; None if the BERT is not pre-trained."""
         return self.bert if self.pretrained else None
 
     def self_contained(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
-        """The recipe of this encoder with the BERT's architecture where its name was: what a checkpoint keeps."""
+        """The recipe of this encoder for a checkpoint: the BERT's architecture replaces its name."""
         builder = "threeshnet.encoders.text.bert.from_architecture"
         return {**recipe, "bert": {"_target_": builder, **self.bert.config.to_diff_dict()}}
 
     def _hidden(self, captions: TokenSet, rows: Tensor) -> Tensor:
-        """BERT's last states of some sentences, cut to the longest of them and padded back to [b, N, width]."""
+        """BERT's last hidden states of the sentences `rows`, [b, N, width]; computed at the length of the longest."""
         longest = int(captions.lengths[rows].max())
         ids, mask = captions.values[rows, :longest], captions.mask[rows, :longest]
         hidden = self.bert(input_ids=ids, attention_mask=mask.long()).last_hidden_state
@@ -57,5 +57,5 @@ class BertTextEncoder(nn.Module):
 
 
 def from_architecture(**architecture: Any) -> BertModel:
-    """A BERT with random weights; keywords as in transformers' `BertConfig`."""
+    """A BERT with random weights; the keywords are those of transformers' `BertConfig`."""
     return BertModel(BertConfig(**architecture), add_pooling_layer=False)

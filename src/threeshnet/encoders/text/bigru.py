@@ -1,4 +1,4 @@
-"""A bidirectional GRU as the text side, as in VSE++ and VSE-infinity."""
+"""The BiGRU text encoder of VSE++ (arXiv 1707.05612) and VSE-infinity (arXiv 2011.04305)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from threeshnet.records import TokenSet
 
 
 class BiGRUTextEncoder(nn.Module):
-    """Embedding, BiGRU with its two directions averaged, pooling, unit length.
+    """Embedding, BiGRU with averaged directions, pooling, unit length.
 
-    It reads wordpieces, not whole words as the older papers do: one tokenizer for every text side, and no unknown word.
+    It reads wordpieces, where the papers read whole words: all text encoders share a tokenizer, and no word is unknown.
     """
 
     def __init__(self, *, vocabulary_size: int, dim: int, pooling: nn.Module, word_width: int = 300) -> None:

