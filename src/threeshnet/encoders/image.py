@@ -36,8 +36,8 @@ class ImageEncoder(nn.Module):
 
     `source` is the field of `ImageBatch` that is read. `project` computes local and projected tokens, and every module
     of `parts` adds tokens to the pooled set. With local tokens alone this is VSE-infinity (Chen et al., CVPR 2021).
-    Every module of `boxes` adds a code of each token's box; the paper has none. Raises ConfigError for another `source` and
-    for no parts.
+    Every module of `boxes` adds a code of each token's box; the paper has none. Raises ConfigError for another `source`
+    and for empty `parts`.
     """
 
     def __init__(
