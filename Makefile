@@ -127,9 +127,8 @@ sweep: $(READY) ## Run a study, go on with it: STUDY=activation EXP=region_demo 
 collect: $(READY) ## Finished runs to experiments/<study>/results.csv: STUDY=activation [OUT=folder of the runs] [ARGS="…"]
 	$(call run,collect)$(collect_options)$(more)
 
-report: $(READY) ## Tables and figures of all studies from their rows, and the check of their prose [STUDY=activation]
+report: $(READY) ## Every page, table and figure of experiments/ from the committed rows [STUDY=activation]
 	$(call run,report)$(call name,study,$(STUDY))$(more)
-	$(if $(STUDY)$(ARGS),,$(ENV_PYTHON) experiments/first_photos/report.py)
 
 dashboard: $(READY) ## The page of a study, finished or not: STUDY=name [OUT=runs/name] [ARGS="wandb=online"]
 	$(call run,dashboard)$(dashboard_options)$(more)

@@ -131,12 +131,6 @@ def test_an_ensemble_is_a_list() -> None:
     assert given["checkpoint"] == ["runs/a/epoch=1.ckpt", "runs/b/é.ckpt"]
 
 
-def test_the_report_of_all_rebuilds_the_front_page_too() -> None:
-    front = "python experiments/first_photos/report.py"
-    assert make("-n", "report").splitlines() == ["python -m threeshnet report", front]
-    assert front not in make("-n", "report", "ARGS=into=elsewhere")
-
-
 def test_help_lists_every_target() -> None:
     listed = re.findall(r"^  make ([a-z]+) +\S", make(), flags=re.MULTILINE)
     assert tuple(listed) == TARGETS

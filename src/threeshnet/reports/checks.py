@@ -9,7 +9,7 @@ import pandas as pd
 from threeshnet.errors import DataError, Problems
 from threeshnet.metrics.protocols import folds_of
 from threeshnet.reports.results import Results
-from threeshnet.studies.columns import NUMBERS, device, lacking
+from threeshnet.studies.columns import NUMBERS, OF_A_TABLE, device
 
 ROUNDING = 0.02  # six recalls, each rounded in its row
 DEVICE, GALLERY = "device", "gallery"  # columns that are derived from `machine` and `protocol`
@@ -23,7 +23,7 @@ def check(results: Results) -> Results:
     """The same results.  Raises DataError with every incomplete row, wrong sum, and mix of facts."""
     problems = Problems("results.csv")
     for row in results.rows.to_dict("records"):
-        if missing := lacking(row):
+        if missing := [name for name in OF_A_TABLE if not row.get(name)]:
             problems.add(f"{row.get('job') or 'a row'}: does not say {', '.join(missing)}")
             continue
         total = sum(float(row[name]) for name in NUMBERS if name != "rsum")

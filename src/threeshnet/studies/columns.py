@@ -31,6 +31,7 @@ REQUIRED = (
     "fingerprint",
     "identity",
 )
+OF_A_TABLE = (*WHICH, *WHERE, *NUMBERS, "batch", "selection", "machine", "checkpoint")  # the least of a committed row
 CORES = "CPU cores"  # as machines say how many they have
 OF_TRAINING = ("epochs", "steps", "minutes")  # that a derived row has not, scored from finished runs
 
