@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 
 from threeshnet.batches.augment import AlterWords, DropTokens
 from threeshnet.batches.collate import collate_images, pad_sets
-from threeshnet.batches.dataset import CaptionDataset, CaptionTexts, ImageDataset, TextDataset
+from threeshnet.batches.dataset import CaptionDataset, ImageDataset, TextDataset
 from threeshnet.batches.order import CaptionBatches, EveryItemOnce
 from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.records import ImageArrays
+from threeshnet.shards.texts import Texts
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 WORDS = ("a", "red", "bike", "##s", "dog", ".", "[", "]", "sep", "cafe")
@@ -242,7 +243,7 @@ def test_evaluation_deals_out_each_item_once(items: int, batch_size: int, world_
 
 @given(parts=st.lists(st.lists(st.text(st.characters(exclude_categories=("Cs",)), max_size=9), max_size=6), max_size=4))
 def test_any_texts_come_back_in_any_process(parts: list[list[str]]) -> None:
-    texts = pickle.loads(pickle.dumps(CaptionTexts(*parts)))
+    texts = pickle.loads(pickle.dumps(Texts(*parts)))
     expected = [text for part in parts for text in part]
     assert [texts[number] for number in range(len(texts))] == expected
     assert texts.lengths.tolist() == list(map(len, expected))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.records import ImageArrays, Photo
 from threeshnet.shards import files
-from threeshnet.shards.compression import CHOICES, check_filters, filter_options
+from threeshnet.shards.compression import check_filters, filter_options
 from threeshnet.shards.direct import direct_rows
 from threeshnet.shards.files import ShardFiles
 from threeshnet.shards.manifest import Manifest, ShardEntry, SplitEntry
@@ -153,13 +153,12 @@ def test_a_folder_of_more_shards_than_open_files_keeps_few_of_them(tmp_path: Pat
     assert files.OPEN_FILES < 1024
 
 
-@pytest.mark.parametrize("compression", CHOICES)
-def test_compressed_shards_hold_the_same_and_are_smaller(tmp_path: Path, compression: str) -> None:
+def test_compressed_shards_hold_the_same_and_are_smaller(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     regions = [np.maximum(rng.standard_normal((36, 1024)), 0).astype(np.float16) for _ in range(4)]
     photos = [Photo(str(number), Path("x.jpg"), "train", ("a",)) for number in range(4)]
     arrays, sizes = ImageArrays(regions=regions), []
-    for name, choice in (("plain", None), ("small", compression)):
+    for name, choice in (("plain", None), ("small", "gzip")):
         folder = tmp_path / name
         file = write_shard(folder / "a.h5", photos=photos, arrays=arrays, sizes=[(1, 1)] * 4, compression=choice)
         split = SplitEntry(4, 4, (ShardEntry(file.name, 4, 4, ""),))
@@ -169,19 +168,16 @@ def test_compressed_shards_hold_the_same_and_are_smaller(tmp_path: Path, compres
         read = ShardedSplit(folder, "train").read([3, 0, 2], ["region"]).regions
         assert all(map(np.array_equal, read or [], (regions[3], regions[0], regions[2])))
     assert sizes[1] < sizes[0]
-
-
-def test_compressions_that_cannot_be_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"compression='zip' does not exist; there are: lzf, gzip, blosc_lz4"):
+    with pytest.raises(ConfigError, match="compression='zip' does not exist; there are: gzip, null"):
         filter_options("zip")
-    monkeypatch.setattr("threeshnet.shards.compression.load_filters", lambda: False)
-    with pytest.raises(ConfigError, match="needs the package hdf5plugin: pip install"):
-        filter_options("blosc_zstd")
+
+
+def test_a_compression_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with h5py.File(tmp_path / "some.h5", "w") as opened:
         dataset = opened.create_dataset("rows", data=np.zeros((4, 6)), compression="gzip")
         check_filters(dataset)
         monkeypatch.setattr("h5py.h5z.filter_avail", lambda _: False)
-        with pytest.raises(DataError, match=r"some.h5: /rows is compressed by .*\(number 1\); install it: pip"):
+        with pytest.raises(DataError, match=r"some.h5: /rows is compressed by .*\(1\), .* pip install hdf5plugin"):
             check_filters(dataset)
 
 
@@ -196,8 +192,9 @@ def test_texts_of_a_split_are_like_a_list(tmp_path: Path) -> None:
     assert split.caption_texts[3:5] == ["b", "größe 0-2"]
     assert split.caption_texts[-2] == "größe 2-3"
     assert split.caption_tags == [""] * 24
-    with pytest.raises(IndexError, match="text 24 of 24"):
+    with pytest.raises(IndexError):
         split.caption_texts[24]
+    split = ShardedSplit(tmp_path, "train")
     (tmp_path / "train-00002.h5").unlink()
     with pytest.raises(DataError, match=r"train-00002.h5: caption/text cannot be read"):
-        list(split.caption_texts)
+        _ = split.caption_texts

@@ -26,7 +26,7 @@ def scripts() -> dict[str, ModuleType]:
 
 def test_every_way_reads_every_sample(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
     formats, ways = scripts["formats"], scripts["readers"].ways()
-    assert len(ways) == 22
+    assert len(ways) == 20
     for name, (kind, _, read) in ways.items():
         if "workers" not in name and formats.missing(kind) is None:
             folder = formats.made(kind, tmp_path, IMAGES)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from threeshnet.records import ImageArrays, Photo
-from threeshnet.shards.compression import PLUGINS
 from threeshnet.shards.manifest import Manifest, ShardEntry, SplitEntry
 from threeshnet.shards.schema import layout_of_arrays
 from threeshnet.shards.writer import ShardWriter
@@ -24,7 +23,7 @@ IMAGE_BYTES = REGIONS * WIDTH * 2
 IMAGES_PER_SHARD = 1000
 APPEND = 50  # images written at a time
 STAND_INS = ("torchvision", "torchvision.datasets", "torchvision.transforms", "torchvision.transforms.functional")
-COMPRESSIONS = ("lzf", "blosc_lz4", "blosc_zstd")
+COMPRESSIONS = ("gzip",)
 OTHERS = {"webdataset": "webdataset", "litdata": "litdata", "mosaicml-streaming": "streaming"}  # package -> module
 
 
@@ -131,10 +130,7 @@ WRITERS: dict[str, Callable[[Path, int], None]] = {
 
 def missing(name: str) -> str | None:
     """Why a format cannot be made here; None when it can."""
-    if name in OTHERS:
-        return absent(name)
-    plugin = any(name.endswith(choice) for choice in PLUGINS) and importlib.util.find_spec("hdf5plugin") is None
-    return "hdf5plugin is not installed" if plugin else None
+    return absent(name) if name in OTHERS else None
 
 
 def made(name: str, folder: Path, images: int) -> Path:

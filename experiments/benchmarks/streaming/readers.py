@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from formats import IMAGE_BYTES, REGIONS, WIDTH
+from formats import COMPRESSIONS, IMAGE_BYTES, REGIONS, WIDTH
 
 from threeshnet.batches.dataset import CaptionDataset
 from threeshnet.batches.loader import TrainingLoader
@@ -131,7 +131,7 @@ def ways() -> dict[str, Way]:
         "threeshnet, loader, 0 workers": ("shards", "blocks", lambda f: loader(f, order="blocks", workers=0)),
         "threeshnet, loader, 2 workers": ("shards", "blocks", lambda f: loader(f, order="blocks", workers=2)),
     }
-    for name in ("lzf", "blosc_lz4", "blosc_zstd"):
+    for name in COMPRESSIONS:
         found[f"threeshnet, {name}, blocks"] = (f"shards {name}", "blocks", lambda f: shards(f, order="blocks"))
     others = {"npy an image": npy_files, "one npy": one_npy, "webdataset": webdataset}
     for name, read in (others | {"litdata": litdata, "mosaicml-streaming": mosaic}).items():

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Collection, Iterable, Sequence
-from itertools import chain
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -17,34 +15,7 @@ from threeshnet.batches.tokenizers import Wordpieces
 from threeshnet.errors import ConfigError
 from threeshnet.records import Batch, ImageArrays, ImageBatch, TokenSet
 from threeshnet.shards.reader import ShardedSplit
-
-
-class CaptionTexts:
-    """Texts as one array of UTF-8 bytes, which all workers share.
-
-    A million captions are 100 MB of Python strings, and every worker would copy them when it counts references to them.
-
-    >>> texts = CaptionTexts(["a dog"], ["größe", ""])
-    >>> len(texts), texts[1], texts.lengths.tolist()
-    (3, 'größe', [5, 5, 0])
-    """
-
-    def __init__(self, *parts: Iterable[str]) -> None:
-        """`parts` follow each other. `lengths` [texts] int32 counts characters."""
-        content, ends, lengths = bytearray(), array("q"), array("i")
-        for text in chain.from_iterable(parts):
-            content += text.encode("utf-8")
-            ends.append(len(content))
-            lengths.append(len(text))
-        self._content, self._ends = np.frombuffer(content, np.uint8), np.array(ends, np.int64)
-        self.lengths = np.array(lengths, np.int32)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, number: int) -> str:
-        start = self._ends[number - 1] if number else 0
-        return self._content[start : self._ends[number]].tobytes().decode("utf-8")
+from threeshnet.shards.texts import Texts
 
 
 class CaptionDataset(Dataset[Batch]):
@@ -79,7 +50,7 @@ class CaptionDataset(Dataset[Batch]):
         self.starts = np.cumsum([0] + [split.images for split in self.splits])
         numbered = [split.owners + np.int32(start) for split, start in zip(self.splits, self.starts, strict=False)]
         self.owners = np.concatenate(numbered).astype(np.int32)
-        self.texts = CaptionTexts(*(split.caption_texts for split in self.splits))
+        self.texts = Texts.joined([split.caption_texts for split in self.splits])
         self.rows = np.arange(len(self.owners), dtype=np.int32)
         if limit_images is not None:
             self.rows = np.flatnonzero(self.owners < limit_images).astype(np.int32)
@@ -166,7 +137,7 @@ class TextDataset(Dataset[tuple[TokenSet, Tensor]]):
     """Each caption of a split once, without augmentation."""
 
     def __init__(self, *, split: ShardedSplit, tokenizer: Wordpieces) -> None:
-        self.texts, self.tokenizer = CaptionTexts(split.caption_texts), tokenizer
+        self.texts, self.tokenizer = Texts.joined([split.caption_texts]), tokenizer
 
     def __len__(self) -> int:
         return len(self.texts)

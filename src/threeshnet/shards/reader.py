@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from copy import copy
-from functools import partial
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -35,7 +35,7 @@ from threeshnet.shards.structure import (
     rows_of,
     strange_datasets,
 )
-from threeshnet.shards.texts import ShardTexts
+from threeshnet.shards.texts import Texts
 
 __all__ = ["ShardedSplit", "open_shards"]
 
@@ -71,11 +71,24 @@ class ShardedSplit:
             problems.extend(self._take_in(shard, int(start), owners))
         problems.raise_as(DataError, f"{MAKE_DATA} (again: finished shards are kept)")
         self.owners = np.concatenate(owners)
-        captions = [shard.captions for shard in self._entry.shards]
-        self.image_ids = ShardTexts(counts, read=partial(self._texts, "image/id"))
-        self.image_files = ShardTexts(counts, read=partial(self._texts, "image/file"))
-        self.caption_texts: ShardTexts | list[str] = ShardTexts(captions, read=partial(self._texts, "caption/text"))
-        self.caption_tags = ShardTexts(captions, read=partial(self._texts, "caption/tag"))
+
+    @cached_property
+    def image_ids(self) -> Sequence[str]:
+        return self._texts("image/id")
+
+    @cached_property
+    def image_files(self) -> Sequence[str]:
+        """Relative to the manifest's `raw`."""
+        return self._texts("image/file")
+
+    @cached_property
+    def caption_texts(self) -> Sequence[str]:
+        return self._texts("caption/text")
+
+    @cached_property
+    def caption_tags(self) -> Sequence[str]:
+        """Empty texts where shards have none."""
+        return self._texts("caption/tag")
 
     def read(
         self, numbers: Sequence[int] | np.ndarray, fields: Collection[str] | None = None, *, extras: bool = True
@@ -186,8 +199,11 @@ class ShardedSplit:
             faults += dict(misshapen_datasets(opened, shapes)).values()
         return [f"{shard.file}: {line}" for line in faults or place_faults(opened, shard.images)]
 
-    def _texts(self, key: str, shard: int) -> list[str]:
-        """All texts of a kind of one shard; empty ones where they have none."""
+    def _texts(self, key: str) -> Texts:
+        """All texts of a kind."""
+        return Texts(*(self._texts_of(key, shard) for shard in range(len(self._entry.shards))))
+
+    def _texts_of(self, key: str, shard: int) -> list[str]:
         entry = self._entry.shards[shard]
         try:
             with self._store.opened(entry.file) as opened:

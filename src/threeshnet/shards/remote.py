@@ -21,6 +21,7 @@ import h5py
 from filelock import FileLock
 
 from threeshnet.errors import ConfigError, DataError
+from threeshnet.files import sha256
 
 SOURCE = "source.json"  # beside the manifest: where the shards come from
 LOCKS = "locks"  # folder of the locks: one a shard, and one for making room
@@ -28,7 +29,6 @@ WHERE, SIZE = "THREESHNET_CACHE", "THREESHNET_CACHE_GIGABYTES"
 DEFAULT_GIGABYTES = 100.0
 GIGABYTE = 1_000_000_000
 MANIFEST = "manifest.json"
-COPIED_AT_ONCE = 8 << 20
 
 
 def is_remote(place: object) -> bool:
@@ -121,31 +121,23 @@ class RemoteStore:
     def _bring(self, file: str, here: Path) -> None:
         system, path = _system(self.address)
         aside = here.with_name(f"{file}.partial")
-        digest = hashlib.sha256()
         try:
             size = int(system.size(f"{path}/{file}") or 0)
-        except Exception as error:
-            raise self._did_not_come(file, error) from error
-        self._make_room(size, keep=here)
-        try:
-            with system.open(f"{path}/{file}", "rb") as source, aside.open("wb") as target:
-                while part := source.read(COPIED_AT_ONCE):
-                    digest.update(part)
-                    target.write(part)
+            self._make_room(size, keep=here)
+            system.get_file(f"{path}/{file}", str(aside))
+        except ConfigError:
+            raise
         except Exception as error:  # each protocol has its own errors
             aside.unlink(missing_ok=True)
-            raise self._did_not_come(file, error) from error
-        expected = self.sums.get(file)
-        if expected and digest.hexdigest() != expected:
+            raise DataError(f"{self.address}/{file} could not be downloaded: {error}") from error
+        expected, found = self.sums.get(file), sha256(aside)
+        if expected and found != expected:
             aside.unlink()
             raise DataError(
-                f"{self.address}/{file} came with sha256 {digest.hexdigest()}, the manifest says {expected}: it is "
-                "damaged there or was damaged on the way; upload it again"
+                f"{self.address}/{file} came with sha256 {found}, the manifest says {expected}: it is damaged there or "
+                "was damaged on the way; upload it again"
             )
         aside.replace(here)
-
-    def _did_not_come(self, file: str, error: Exception) -> DataError:
-        return DataError(f"{self.address}/{file} did not come here: {error}")
 
     def _make_room(self, size: int, keep: Path) -> None:
         """Remove the least recently used shards of the whole cache until `size` bytes more are allowed."""

@@ -1,60 +1,56 @@
-"""Texts of the rows of a split, read from its shards when they are asked for."""
+"""Texts of the rows of a split."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import SupportsIndex, overload
+from array import array
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import overload
 
 import numpy as np
 
 
-class ShardTexts(Sequence[str]):
-    """One text a row through all shards, as a list would hold them; in memory is the shard that was asked last.
+class Texts(Sequence[str]):
+    """Texts as one array of UTF-8 bytes, which all workers share.
 
-    >>> texts = ShardTexts([2, 1], read=lambda shard: [["a", "b"], ["c"]][shard])
-    >>> texts[-1], texts[0:2], list(texts), texts == ["a", "b", "c"]
-    ('c', ['a', 'b'], ['a', 'b', 'c'], True)
+    A million captions are 100 MB of Python strings, and every worker would copy them when it counts references to them.
+
+    >>> texts = Texts(["a dog"], ["größe", ""])
+    >>> texts[-2], texts[0:2], texts == ["a dog", "größe", ""], texts.lengths.tolist()
+    ('größe', ['a dog', 'größe'], True, [5, 5, 0])
     """
 
-    def __init__(self, counts: Sequence[int], *, read: Callable[[int], list[str]]) -> None:
-        """`counts`: texts of each shard; `read` gives all texts of one."""
-        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        self._read = read
-        self._last: tuple[int, list[str]] | None = None
+    def __init__(self, *parts: Iterable[str]) -> None:
+        """`parts` follow each other. `lengths` [texts] int32 counts characters."""
+        content, ends, lengths = bytearray(), array("q", [0]), array("i")
+        for text in chain.from_iterable(parts):
+            content += text.encode("utf-8")
+            ends.append(len(content))
+            lengths.append(len(text))
+        self._content, self._ends = np.frombuffer(content, np.uint8), np.array(ends, np.int64)
+        self.lengths = np.array(lengths, np.int32)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Iterable[str]]) -> Texts:
+        """The texts of all parts; a single one is not copied."""
+        return parts[0] if len(parts) == 1 and isinstance(parts[0], Texts) else cls(*parts)
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return len(self.lengths)
 
     @overload
-    def __getitem__(self, place: SupportsIndex) -> str: ...
+    def __getitem__(self, row: int) -> str: ...
 
     @overload
-    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, row: slice) -> list[str]: ...
 
-    def __getitem__(self, place: SupportsIndex | slice) -> str | list[str]:
-        if isinstance(place, slice):
-            return [self[number] for number in range(*place.indices(len(self)))]
-        number = operator.index(place)
-        number += len(self) if number < 0 else 0
-        if not 0 <= number < len(self):
-            raise IndexError(f"text {place} of {len(self)}")
-        shard = int(np.searchsorted(self._starts, number, side="right")) - 1
-        return self._shard(shard)[int(number - self._starts[shard])]
-
-    def __iter__(self) -> Iterator[str]:
-        for shard in range(len(self._starts) - 1):
-            yield from self._shard(shard)
+    def __getitem__(self, row: int | slice) -> str | list[str]:
+        numbers = range(len(self))[row]  # IndexError as of a list
+        if isinstance(numbers, range):
+            return [self[number] for number in numbers]
+        return self._content[self._ends[numbers] : self._ends[numbers + 1]].tobytes().decode("utf-8")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(str.__eq__, self, other))
 
     __hash__ = None  # pyright: ignore[reportAssignmentType]  (as of a list)
-
-    def _shard(self, shard: int) -> list[str]:
-        if self._last is None or self._last[0] != shard:
-            self._last = shard, self._read(shard)
-        return self._last[1]
-
-    def __getstate__(self) -> Mapping[str, object]:
-        return self.__dict__ | {"_last": None}
