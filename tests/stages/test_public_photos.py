@@ -24,6 +24,7 @@ from threeshnet.features.segmentation import AnnotatedSegmentation
 from threeshnet.features.tiny import Tiny
 from threeshnet.records import AnnotatedSet
 from threeshnet.shards.make import MadeShards, make_shards
+from threeshnet.shards.reader import ShardedSplit
 from threeshnet.shards.verify import look_through
 
 FORMATS = {"JPEG": {"quality": 95, "subsampling": 0}, "PNG": {}, "TIFF": {}, "WEBP": {"lossless": True}}
@@ -267,6 +268,18 @@ def test_shards_of_exchanged_photos_and_changed_masks_are_not_kept(tmp_path: Pat
     (raw / "t").rename(raw / "b.bmp")
     with pytest.raises(DataError, match=r"train-00000\.h5: 2 photos have other content now: a\.bmp, b\.bmp"):
         shards(annotated, raw, tmp_path / "s", sources=sources)
+
+
+def test_companions_of_shards_are_passed_over(tmp_path: Path) -> None:
+    picture(tmp_path / "raw/p.png")
+    (tmp_path / "raw/captions.csv").write_text("file,caption,split\np.png,A dog.,val\n")
+    annotated = FolderReader().read(tmp_path / "raw")
+    shards(annotated, tmp_path / "raw", tmp_path / "s")
+    (tmp_path / "s/._dev-00000.h5").write_bytes(b"\0\5\x16\7")
+    assert shards(annotated, tmp_path / "raw", tmp_path / "s").kept == 1
+    look_through(tmp_path / "s").raise_faults()
+    with pytest.raises(DataError, match="split='val' does not exist; there are: dev; val is called dev here"):
+        ShardedSplit(tmp_path / "s", "val")
 
 
 @pytest.mark.parametrize(

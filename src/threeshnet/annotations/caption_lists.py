@@ -34,7 +34,7 @@ def read_caption_lists(
     of its test photos to itself. Raises DataError for files of another form or without splits.
     """
     if split is not None and split not in OURS:
-        raise ConfigError(one_of("split", split, OURS))
+        raise ConfigError(one_of("split", split, OURS) + ("; val is called dev here" if split == "val" else ""))
     if ids is not None and ids not in NUMBERINGS:
         raise ConfigError(one_of("ids", ids, NUMBERINGS))
     photos: list[Photo] = []

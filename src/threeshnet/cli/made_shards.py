@@ -18,11 +18,15 @@ def show(made: MadeShards, console: Console, shown: int = 20) -> None:
     table = Table(title=f"{manifest.dataset}: {', '.join(manifest.fields)}")
     for name in ("split", "images", "captions", "shards", "left out", "photos/s"):
         table.add_column(name, justify="left" if name == "split" else "right")
+    without_split = len(manifest.left_out)  # captions of no photo, photos without a caption
     for name, split in manifest.splits.items():
         left_out = sum(line.startswith(f"{name}: ") for line in manifest.left_out)
+        without_split -= left_out
         speed = f"{made.speed[name]:.0f}" if name in made.speed else "made before"
         cells = (split.images, split.captions, len(split.shards), left_out)
         table.add_row(name, *map(str, cells), speed)
+    if without_split:
+        table.add_row("no split", "", "", "", str(without_split), "")
     console.print(table)
     for line in manifest.left_out[:shown]:
         say(console, f"left out: {line}", style="yellow")

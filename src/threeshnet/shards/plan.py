@@ -13,6 +13,7 @@ from typing import Any
 
 import h5py
 
+from threeshnet.annotations.photo_files import is_companion
 from threeshnet.errors import ConfigError, DataError, Problems
 from threeshnet.files import sha256
 from threeshnet.records import AnnotatedSet, Photo
@@ -101,7 +102,7 @@ def unfinished(folder: Path, planned: Sequence[PlannedShard], *, contents: bool 
     digests = {shard.file: shard.fingerprint for shard in planned}
     foreign = Problems(f"{folder} holds shards of other photos, captions or settings")
     finished = set()
-    for file in sorted(folder.glob("*.h5")):
+    for file in sorted(file for file in folder.glob("*.h5") if not is_companion(file.name)):
         if file.name in digests and stored_fingerprint(file) == digests[file.name]:
             finished.add(file.name)
             if contents and (changed := changed_photos(file, photos[file.name])):

@@ -55,7 +55,8 @@ class ShardedSplit:
         self.folder, self.name = Path(folder), split
         self.manifest = Manifest.load(self.folder)
         if split not in self.manifest.splits:
-            raise DataError(f"{self.folder}: {one_of('split', split, self.manifest.splits)}")
+            other_name = "; val is called dev here" if split == "val" and "dev" in self.manifest.splits else ""
+            raise DataError(f"{self.folder}: {one_of('split', split, self.manifest.splits)}{other_name}")
         self._entry: SplitEntry = self.manifest.splits[split]
         self._store = store_of(self.folder, {shard.file: shard.sha256 for shard in self._entry.shards})
         self.images, self.captions = self._entry.images, self._entry.captions

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from threeshnet.annotations.photo_files import is_companion
 from threeshnet.errors import DataError, Problems
 from threeshnet.records import VOID
 from threeshnet.shards.manifest import MANIFEST, Manifest
@@ -112,7 +113,8 @@ def _manifest_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
         yield from (f"{MANIFEST}: split {name!r} has {wrong}" for wrong in split.wrong_totals())
     yield from (f"{MANIFEST}: {file} is listed {count} times" for file, count in listed.items() if count > 1)
     yield from (f"{MANIFEST}: {file!r} is not the name of a file here" for file in listed if Path(file).name != file)
-    yield from (f"{file.name}: not in the manifest" for file in sorted(folder.glob("*.h5")) if file.name not in listed)
+    there = sorted(file.name for file in folder.glob("*.h5") if not is_companion(file.name))
+    yield from (f"{name}: not in the manifest" for name in there if name not in listed)
 
 
 def _leftovers(folder: Path) -> list[str]:
