@@ -1,11 +1,25 @@
-"""Settings of the commands, and how a command was called."""
+"""Settings of each verb, as types: `conf/<verb>.yaml` holds the defaults, a class here what each setting may be.
+
+Attributes have the names of the keys. A part, which is a group of settings with a `_target_`, stays a dictionary:
+`hydra.utils.instantiate` builds the object.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from threeshnet.forms import KINDS, UNION_STEPS
+
+Number = int | float  # keeps 1 as 1, so that equal settings are written alike
+Texts = str | list[str]
+Part = dict[str, Any]
+Wandb = Literal["off", "offline", "online"]
+OnError = Literal["skip", "stop"]
 
 
 @dataclass(frozen=True)
@@ -18,11 +32,291 @@ class Invocation:
     output_dir: Path | None = None  # of one job of a multirun
 
 
-def plain(settings: Any) -> dict[str, Any]:
-    """Settings as plain dictionaries and lists, in the order of their file."""
-    if hasattr(settings, "model_dump"):
-        return settings.model_dump()
-    from omegaconf import OmegaConf  # TEMPORARY: until every command hands typed settings on
+class Settings(BaseModel):
+    """A group of settings.  No other keys, and no conversion: `"3"` is not 3."""
 
-    content: Any = OmegaConf.to_container(settings, resolve=True)
-    return content
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def plain(settings: Settings) -> dict[str, Any]:
+    """Settings as plain dictionaries and lists."""
+    return settings.model_dump(exclude_unset=True)
+
+
+class DataSet(Settings):
+    """`conf/data/<name>.yaml`."""
+
+    name: str
+    reader: Part
+    how_to_get: str = ""
+    made_here: bool = False  # the shards need no raw data, so they are made when they are missing
+    train_splits: list[str] = []
+    dev_split: str | None = None
+    test_split: str | None = None
+    extractor: Part | None = None  # takes the place of the chosen extractor
+
+
+class DataSettings(Settings):
+    data: DataSet
+    extractor: Part
+    grid: Part | None = None
+    segmentation: Part
+    view: Part | None = None
+    raw: str
+    out: str
+    views: list[Any]
+    fields: list[str]
+    limit: int | None
+    on_error: OnError
+    part: int
+    of: int
+    overwrite: bool
+    images_per_shard: int
+    compression: str | None
+    batch_size: int
+    workers: int
+    accelerator: str
+    device: int
+    precision: str
+    progress: bool
+    leakage_distance: int | None
+    images: int
+    seed: int
+
+
+class ImportSettings(Settings):
+    layout: Part
+    raw: Texts
+    out: str
+    name: str | None
+    splits: list[str] | None
+    fields: list[str] | None
+    captions: Texts | None
+    ids: str | None
+    split: str | None
+    dtype: str | None
+    most_regions: str | None
+    padding: str
+    cells: int | None
+    channels: str
+    limit: int | None
+    on_error: OnError
+    overwrite: bool
+    images_per_shard: int
+    compression: str | None
+    batch_size: int
+    workers: int
+    progress: bool
+
+
+class VerifySettings(Settings):
+    shards: str
+    card: bool
+    out: str | None
+    photos: int
+    seed: int
+    progress: bool
+
+
+class Features(Settings):
+    """`conf/features/<name>.yaml`."""
+
+    fields: list[str]
+    image_encoder: Part
+
+
+class Augment(Settings):
+    """`conf/augment/<name>.yaml`."""
+
+    views: list[str]
+    drop_tokens: Part | None
+    alter_words: Part | None
+
+
+class Batches(Settings):
+    batch_size: int
+    evaluation_batch_size: int
+    workers: int
+    drop_last: bool
+    limit_train_images: int | None
+    order: str
+    block_images: int
+    window_captions: int
+
+
+class Checkpoints(Settings):
+    minutes: Number | None
+    steps: int | None
+
+
+class Optimization(Settings):
+    learning_rate: Number
+    pretrained_factor: Number
+    chunk: int | None
+
+
+class Sizes(Settings):
+    """Widths and class count of the shards; a name in angle brackets until the shards are open."""
+
+    region_width: int | Literal["<region_width>"] | None
+    grid_width: int | Literal["<grid_width>"] | None
+    classes: int | Literal["<classes>"] | None
+
+
+SIZES = tuple(f"<{name}>" for name in Sizes.model_fields)  # stand in the settings where a size will
+
+
+class TrainSettings(Settings):
+    data: DataSet
+    features: Features
+    activation: Part
+    fusion: dict[str, Part]
+    parts: dict[str, Part]
+    boxes: dict[str, Part]
+    pooling: Part
+    text: Part
+    objective: Part
+    optimizer: Part
+    schedule: Part
+    averaging: Part | None
+    augment: Augment
+    trainer: Part
+    logger: dict[str, Part]
+    experiment_name: str
+    study: str | None
+    job_name: str | None
+    factors: Part | None
+    seed: int
+    dim: int
+    shards: str
+    out: str | None
+    resume: bool
+    selection: Literal["best", "last"]
+    highlights: int
+    wandb: Wandb
+    wandb_project: str
+    wandb_artifact: bool
+    batches: Batches
+    checkpoints: Checkpoints
+    warm_up_epochs: Number
+    milestones: list[Number]
+    optimization: Optimization
+    sizes: Sizes
+    model: Part
+
+    def with_sizes(self, **sizes: int | None) -> Self:
+        """The settings with the shards' sizes in every place where they are read."""
+        by_name = {f"<{name}>": size for name, size in sizes.items()}
+        return type(self).model_validate(_replaced(plain(self), by_name))
+
+
+def _replaced(node: Any, values: Mapping[str, Any]) -> Any:
+    if isinstance(node, dict):
+        return {key: _replaced(value, values) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_replaced(value, values) for value in node]
+    return values.get(node, node) if isinstance(node, str) else node
+
+
+class EvaluateSettings(Settings):
+    checkpoint: Texts
+    shards: str
+    split: str
+    protocol: str
+    text_config: str | None
+    official_activation: str
+    allow_pickle: bool
+    out: str | None
+    batch_size: int
+    workers: int
+    accelerator: str
+    trained_on: str | None
+    seed: int | None
+    views: list[Any]
+    extended: bool
+    bank: str | None
+    correction: str | None
+    perturb: str | None
+    perturb_seed: int
+    wandb: Wandb
+    wandb_project: str
+
+
+class CompareSettings(Settings):
+    one: str
+    other: str
+    out: str | None
+
+
+class Cluster(Settings):
+    executor: str | None
+    options: Part | None
+
+
+class SweepSettings(Settings):
+    study: str
+    out: str | None
+    parallel: int | None
+    jobs_per_gpu: int
+    only: str | None
+    reuse: list[str]
+    trials: int | None
+    cluster: Cluster
+    overrides: list[str]
+
+
+class CollectSettings(Settings):
+    study: str
+    out: str | None
+    into: str | None
+    setting_name: str | None
+    replace: bool
+
+
+class ReportSettings(Settings):
+    study: str | None
+    into: str | None
+
+
+class DashboardSettings(Settings):
+    study: str
+    out: str | None
+    page: str | None
+    wandb: Wandb
+    wandb_project: str
+    wandb_entity: str | None
+
+
+def faults(error: ValidationError, prefix: str = "") -> dict[str, str]:
+    """The key of each setting that pydantic refused, with what is wrong there."""
+    expected: dict[str, list[str]] = {}
+    shown: dict[str, str] = {}
+    for fault in error.errors(include_url=False):
+        steps = [str(step) for step in fault["loc"] if str(step).partition("[")[0] not in (*UNION_STEPS, "literal")]
+        key = ".".join([*([prefix] if prefix else []), *steps])
+        shown[key] = f"{key}={'null' if fault['input'] is None else repr(fault['input'])[:100]}"
+        expected.setdefault(key, []).append(_expected(key, fault))
+    return {key: _joined(key, shown[key], several) for key, several in expected.items()}
+
+
+MISSING, UNKNOWN = "is missing", "is not a setting"
+
+
+def _expected(key: str, fault: Any) -> str:
+    kind, value = fault["type"], fault["input"]
+    if kind in ("missing", "extra_forbidden"):
+        return MISSING if kind == "missing" else UNKNOWN
+    if kind == "literal_error":
+        return fault["ctx"]["expected"].replace("'", "")
+    if kind == "finite_number":
+        return KINDS["float"]
+    expected = KINDS.get(kind.removesuffix("_type").removesuffix("_required"), fault["msg"])
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"""{expected} (in quotes: '{key}="{value}"')""" if kind == "string_type" and number else expected
+
+
+def _joined(key: str, shown: str, expected: list[str]) -> str:
+    if expected[0] in (MISSING, UNKNOWN):
+        return f"{key} {expected[0]}"
+    kinds = [kind for kind in dict.fromkeys(expected) if not (kind == KINDS["int"] and KINDS["float"] in expected)]
+    return f"{shown}: expected {' or '.join(kinds)}"

@@ -24,7 +24,7 @@ from threeshnet.features.extractor import Extractor
 from threeshnet.records import ImageBatch, Photo, TokenSet
 from threeshnet.studies.study import load_study
 from threeshnet.training.building import fields_read
-from threeshnet.training.trainer_options import of_lightning
+from threeshnet.training.trainer_options import lightning_options
 
 from .command_line import taken
 
@@ -183,7 +183,7 @@ def test_loggers_write_where_they_are_told(option: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("option", options("trainer"))
 def test_trainers_are_built(option: str) -> None:
     quiet = ["trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
-    trainer = instantiate(of_lightning(composed(f"trainer={option}", *quiet)), logger=False)
+    trainer = instantiate(lightning_options(composed(f"trainer={option}", *quiet).trainer), logger=False)
     assert trainer.num_devices == 1
 
 
@@ -347,7 +347,7 @@ def test_settings_that_cannot_be_name_the_key_and_the_value(
 ) -> None:
     for override, said in {
         "parts=[]": "parts=[]",
-        "selection=bets": "selection='bets' does not exist; there are: best, last",
+        "selection=bets": "selection='bets': expected best or last",
         "batches.batch_size=0": "batch_size=0",
         "batches.workers=-1": "workers=-1",
         "batches.limit_train_images=0": "limit_train_images=0",

@@ -15,7 +15,6 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from threeshnet.cli import main
-from threeshnet.cli.data import make_data
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.features.tiny import Tiny
 from threeshnet.installation import CONF
@@ -247,8 +246,7 @@ WIDTHS = [f"data.extractor.{key}" for key in ("region_width=6", "grid_width=4", 
 
 
 def run_main(*overrides: str) -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        make_data(compose("data", list(overrides)))
+    main(["data", *overrides])
 
 
 def test_the_command_makes_synthetic_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from threeshnet.cli.door import compose_training
 from threeshnet.errors import ConfigError
 from threeshnet.nn.masking import unit
 from threeshnet.nn.mlp import MLP
@@ -21,7 +20,7 @@ from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.records import Batch, ImageBatch, TokenSet
 from threeshnet.training.module import RetrievalModule
 from threeshnet.training.schedules import Optimization
-from threeshnet.training.trainer_options import OURS, of_lightning, of_module
+from threeshnet.training.trainer_options import OURS, lightning_options, module_options
 
 from ..forks import Forks
 
@@ -29,19 +28,18 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "benchmarks" / "processes" / "options.py"
 
 
-def asked(*overrides: str) -> DictConfig:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("train", ["experiment=region_demo", "trainer.accelerator=cpu", *overrides])
+def asked(*overrides: str) -> dict[str, Any]:
+    return compose_training(["experiment=region_demo", "trainer.accelerator=cpu", *overrides])[0].trainer
 
 
 # ---- what may be asked
 
 
 def test_lightning_gets_its_own_settings_alone() -> None:
-    settings = of_lightning(asked("trainer.precision=bf16", "trainer.accumulate_grad_batches=2"))
+    settings = lightning_options(asked("trainer.precision=bf16", "trainer.accumulate_grad_batches=2"))
     assert not set(OURS) & set(settings)
     assert (settings["precision"], settings["accumulate_grad_batches"]) == ("bf16-mixed", 2)
-    assert of_lightning(asked())["precision"] == "32-true"
+    assert lightning_options(asked())["precision"] == "32-true"
 
 
 @pytest.mark.parametrize(
@@ -57,34 +55,34 @@ def test_lightning_gets_its_own_settings_alone() -> None:
 )
 def test_what_is_not_tested_is_refused(override: str, said: str) -> None:
     with pytest.raises(ConfigError) as found:
-        of_lightning(asked(override))
+        lightning_options(asked(override))
     assert said in str(found.value)
     assert "1 problem" in str(found.value)
 
 
 def test_problems_are_said_at_once() -> None:
     with pytest.raises(ConfigError, match="2 problems"):
-        of_lightning(asked("trainer.strategy=fsdp", "trainer.precision=16-true"))
+        lightning_options(asked("trainer.strategy=fsdp", "trainer.precision=16-true"))
 
 
 def test_a_ddp_strategy_with_options_of_its_own_passes() -> None:
     strategy = "trainer.strategy={_target_:pytorch_lightning.strategies.DDPStrategy,process_group_backend:gloo}"
-    assert of_lightning(asked(strategy))["strategy"]["process_group_backend"] == "gloo"
+    assert lightning_options(asked(strategy))["strategy"]["process_group_backend"] == "gloo"
 
 
 @pytest.mark.parametrize(("value", "backend"), [("false", None), ("null", None), ("true", "inductor"), ("eager",) * 2])
 def test_compile_names_a_backend(value: str, backend: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", sys.executable)  # any program that is there
-    assert of_module(asked(f"trainer.compile={value}"))["compile"] == backend
+    assert module_options(asked(f"trainer.compile={value}"))["compile"] == backend
 
 
 def test_compile_refuses_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"trainer.compile='indctor' does not exist; there are: true, .*inductor"):
-        of_module(asked("trainer.compile=indctor"))
+        module_options(asked("trainer.compile=indctor"))
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler on CPUs: install g\+\+"):
-        of_module(asked("trainer.compile=true"))
+        module_options(asked("trainer.compile=true"))
 
 
 # ---- what they do

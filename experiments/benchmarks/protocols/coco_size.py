@@ -23,13 +23,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from rich.console import Console
 from torch import Tensor
 
 from threeshnet.batches.collate import collate_images
-from threeshnet.installation import CONF, current_commit
+from threeshnet.cli.door import compose_training
+from threeshnet.installation import current_commit
 from threeshnet.metrics.ranks import rank_similarity
 from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.metrics.similarity import EmbeddingSimilarity
@@ -103,10 +103,9 @@ def one_way(options: argparse.Namespace) -> dict[str, Any]:
 def build(options: argparse.Namespace, split: ShardedSplit) -> tuple[Any, list[str]]:
     """A model with random weights for these shards, the same for both ways."""
     torch.manual_seed(0)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", [f"experiment={options.experiment}", f"text={options.text}", f"dim={options.dim}"])
-    building.fill_sizes(cfg, split.manifest)
-    return instantiate(cfg.model).eval(), building.fields_read(cfg)
+    overrides = [f"experiment={options.experiment}", f"text={options.text}", f"dim={options.dim}"]
+    settings = building.with_sizes(compose_training(overrides)[0], split.manifest)
+    return instantiate(settings.model).eval(), building.fields_read(settings)
 
 
 def ours(model: Any, split: ShardedSplit, fields: list[str], rows: np.ndarray, batch: int) -> dict[str, Any]:

@@ -1,30 +1,37 @@
-"""The door: what was typed becomes a verb's configuration here, and nowhere else."""
+"""The door: what was typed becomes the settings of a verb here, and nowhere else."""
 
 from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
 
-from threeshnet.cli.errors import explained, invocation, kept, quiet, report_errors
-from threeshnet.cli.settings import check_settings
-from threeshnet.errors import ConfigError
+from threeshnet import settings as forms
+from threeshnet.cli.errors import explained, kept, quiet, report_errors
+from threeshnet.cli.parts import part_faults
+from threeshnet.errors import ConfigError, Problems
 from threeshnet.installation import CONF
+from threeshnet.settings import Invocation, Settings, TrainSettings
 from threeshnet.studies.overrides import divided
 
 VERSION_BASE = "1.3"
 REST = "overrides"  # a verb with this key takes the words that are none of its own settings
-NEEDED_TO_HELP = {"data": "data=demo"}  # Hydra composes before it helps, and there is no data set by default
+NEEDED = re.compile(r"^(\w+): \?\?\? # (.+)$", re.MULTILINE)  # a setting of a verb that has to be given
 
 
 def run(verb: str, words: Sequence[str]) -> None:
@@ -32,18 +39,15 @@ def run(verb: str, words: Sequence[str]) -> None:
     primary = OmegaConf.load(CONF / f"{verb}.yaml")
     command_line = [sys.argv[0], verb, *words]
     words = divided(words, [str(key) for key in primary]) if REST in primary else list(words)
-    if {"--help", "-h"} & set(words) and verb in NEEDED_TO_HELP:
-        words += [word for word in [NEEDED_TO_HELP[verb]] if not any(given.startswith(f"{verb}=") for given in words)]
 
     @kept
     def task(cfg: DictConfig) -> Any:
         sys.argv = command_line  # Lightning starts its other processes by it
-        check_settings(cfg)
-        with open_dict(cfg):
-            function = get_method(cfg.pop("_target_"))
+        settings = settings_of(verb, cfg, words)
+        function = get_method(primary["_target_"])
         quiet()
         takes_invocation = "invocation" in inspect.signature(function).parameters
-        return function(cfg, invocation()) if takes_invocation else function(cfg)
+        return function(settings, invocation()) if takes_invocation else function(settings)
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra else prints its own shortened traceback
     sys.argv = [f"threeshnet {verb}", *words]
@@ -51,8 +55,15 @@ def run(verb: str, words: Sequence[str]) -> None:
     report_errors(main, verb, words)
 
 
-def compose_training(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
-    """The configuration of `train`, and the choice of every group.  Raises ConfigError that says what is wrong."""
+def invocation() -> Invocation:
+    """How Hydra was asked to run this job."""
+    hydra = HydraConfig.get()
+    output = Path(hydra.runtime.output_dir) if hydra.mode == RunMode.MULTIRUN else None
+    return Invocation(str(hydra.job.config_name), tuple(hydra.overrides.task), dict(hydra.runtime.choices), output)
+
+
+def compose_training(overrides: Sequence[str]) -> tuple[TrainSettings, dict[str, Any]]:
+    """The settings of `train`, and the choice of every group.  Raises ConfigError that says what is wrong."""
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base=VERSION_BASE):
@@ -61,5 +72,74 @@ def compose_training(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, An
         raise ConfigError(explained(error, "train", overrides)) from error
     choices = dict(cfg.hydra.runtime.choices)
     with open_dict(cfg):
-        del cfg["hydra"], cfg["_target_"]
-    return cfg, choices
+        del cfg["hydra"]
+    settings: Any = settings_of("train", cfg, overrides)
+    return settings, choices
+
+
+def settings_of(verb: str, cfg: DictConfig, words: Sequence[str]) -> Settings:
+    """The settings of a verb.  Raises ConfigError, once, for all that are missing, unknown or of another type."""
+    if missing := [str(key) for key in cfg if cfg._get_node(key)._is_missing()]:
+        raise ConfigError(_missing(verb, missing))
+    try:
+        tree: Any = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explained(error, verb, words)) from error
+    problems = Problems("settings")
+    problems.extend(setting_faults(verb, tree).values())
+    if tree.get("_target_") != OmegaConf.load(CONF / f"{verb}.yaml")["_target_"]:
+        problems.add("_target_ is not a setting")
+    problems.raise_as(ConfigError, f"threeshnet {verb} --help shows the defaults.")
+    return model_of(verb).model_validate(_without_target(tree))
+
+
+def setting_faults(verb: str, tree: dict[str, Any]) -> dict[str, str]:
+    """What is wrong with a verb's settings, by key; a value that is used in several places is named once."""
+    found: dict[str, str] = {}
+    tree = _without_target(tree)
+    try:
+        model_of(verb).model_validate(tree)
+    except ValidationError as error:
+        found = forms.faults(error)
+    by_depth = sorted(part_faults(tree), key=lambda fault: fault[0].count("."))
+    said = {_last_name(text) for text in found.values()}
+    for key, text in by_depth:
+        if key not in found and _last_name(text) not in said:
+            found[key] = text
+            said.add(_last_name(text))
+    return {
+        key: f"{text}{_siblings(key, tree)}" if text.endswith(forms.UNKNOWN) else text for key, text in found.items()
+    }
+
+
+def model_of(verb: str) -> type[Settings]:
+    """`TrainSettings` of `train`."""
+    return getattr(forms, f"{verb.title()}Settings")
+
+
+def _without_target(tree: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in tree.items() if key != "_target_"}
+
+
+def _last_name(text: str) -> str:
+    """`dim='a': expected …` of `parts.scene.dim='a': expected …`."""
+    key, equals, rest = text.partition("=")
+    return f"{key.rpartition('.')[2]}{equals}{rest}"
+
+
+def _siblings(key: str, tree: dict[str, Any]) -> str:
+    """The other settings of the group that an unknown one was put into."""
+    *above, name = key.split(".")
+    group: Any = tree
+    for step in above:
+        group = group[step]
+    others = ", ".join(other for other in group if other != name)
+    where = f"in {'.'.join(above)} " if above else ""
+    return f"; {where}there are: {others}"
+
+
+def _missing(verb: str, missing: Sequence[str]) -> str:
+    """Which settings have to be given and were not, each with what the verb's file says of it."""
+    says = dict(NEEDED.findall((CONF / f"{verb}.yaml").read_text(encoding="utf-8")))
+    lines = [f"{key}= is missing{f': {says[key]}' if key in says else ''}" for key in missing]
+    return "\n".join([*lines, f"(threeshnet {verb} --help; what make calls it: make)"])

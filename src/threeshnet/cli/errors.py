@@ -12,25 +12,20 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
-from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from threeshnet.errors import DataError, Interrupted, Problems, ThreeSHNetError, one_of
 from threeshnet.installation import CONF
 from threeshnet.runs.lock import SHARED_OUT
-from threeshnet.settings import Invocation
 from threeshnet.training.signals import worker_death
 
-NEEDED = re.compile(r"^(\w+): \?\?\? # (.+)$", re.MULTILINE)  # a setting of a primary config that has to be given
 NO_SUCH_KEY = re.compile(r"Could not override '([^']+)'")
 NO_SUCH_CHOICE = re.compile(r"Could not (?:find|load) '([^']+)/([^'/]+)'")  # `load` is all that is said of a list's
 
@@ -177,13 +172,6 @@ def kept(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     return quietly
 
 
-def invocation() -> Invocation:
-    """How Hydra was asked to run this job."""
-    hydra = HydraConfig.get()
-    output = Path(hydra.runtime.output_dir) if hydra.mode == RunMode.MULTIRUN else None
-    return Invocation(str(hydra.job.config_name), tuple(hydra.overrides.task), dict(hydra.runtime.choices), output)
-
-
 def _failed(error: ThreeSHNetError) -> None:
     if FAILED:  # the last word is of the first error
         sys.stderr.write(f"{error}\n")
@@ -231,8 +219,6 @@ def _end(message: str, code: int = 1) -> None:
 def explained(error: Exception, verb: str, words: Sequence[str]) -> str:
     """What is wrong with the words after a verb, and the names that come near the wrong one."""
     message = str(error)
-    if isinstance(error, MissingMandatoryValue):
-        return _missing(str(error.full_key), verb, words)
     if choice := NO_SUCH_CHOICE.search(message):
         return _no_such_choice(*choice.groups())
     wrong = NO_SUCH_KEY.search(message)
@@ -245,15 +231,6 @@ def explained(error: Exception, verb: str, words: Sequence[str]) -> str:
     top = ", ".join(name for name in keys if "." not in name)
     hint = f"did you mean {' or '.join(near[:5])}?" if near else f"there are: {top}"
     return f"{key!r} is not a setting of {verb}; {hint}  (threeshnet {verb} --help)"
-
-
-def _missing(key: str, verb: str, words: Sequence[str]) -> str:
-    """Which settings have to be given and were not, each with what the command's file says of it."""
-    given = {word.partition("=")[0].lstrip("+") for word in words}
-    needed = dict(NEEDED.findall((CONF / f"{verb}.yaml").read_text(encoding="utf-8")))
-    lines = [f"{name}= is missing: {says}" for name, says in needed.items() if name not in given]
-    more = f"(threeshnet {verb} --help; what make calls it: make)"
-    return "\n".join([*(lines or [f"{key}= is missing"]), more])
 
 
 def _no_such_choice(group: str, option: str) -> str:

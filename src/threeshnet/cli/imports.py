@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from threeshnet.annotations.caption_lists import caption_files_beside, photo_ids, read_caption_lists
@@ -16,24 +16,25 @@ from threeshnet.features.extractor import FIELDS
 from threeshnet.features.published.join import joined
 from threeshnet.features.published.layout import Request, opened_sources
 from threeshnet.installation import CONF, current_commit
+from threeshnet.settings import ImportSettings, Part, plain
 from threeshnet.shards.make import make_shards
 from threeshnet.shards.schema import MAX_REGIONS
 
 SPLITS = ("train", "dev", "test", "testall")
 
 
-def import_arrays(cfg: DictConfig) -> None:
+def import_arrays(settings: ImportSettings) -> None:
     """Published feature arrays to shards."""
     console = Console()
-    folders = paths(cfg.raw)
-    name = cfg.name or (folders[0].resolve().stem if folders[0].is_file() else folders[0].resolve().name)
-    request = requested(cfg)
-    sources, problems = opened_sources(folders, layout=layout_of(cfg), request=request)
+    folders = paths(settings.raw)
+    name = settings.name or (folders[0].resolve().stem if folders[0].is_file() else folders[0].resolve().name)
+    request = requested(settings)
+    sources, problems = opened_sources(folders, layout=layout_of(settings.layout), request=request)
     has_own = any(entry.captions for source in sources for entry in source.entries)
     # Captions that come with the arrays are taken before lists that only lie beside them.
-    lists = paths(cfg.captions) if cfg.captions else [] if has_own else caption_files_beside(folders)
-    captions = read_caption_lists(lists, name=name, split=cfg.split, ids=cfg.ids) if lists else None
-    options = {"dtype": cfg.dtype, "surplus": cfg.most_regions, "padding": cfg.padding}
+    lists = paths(settings.captions) if settings.captions else [] if has_own else caption_files_beside(folders)
+    captions = read_caption_lists(lists, name=name, split=settings.split, ids=settings.ids) if lists else None
+    options = {"dtype": settings.dtype, "surplus": settings.most_regions, "padding": settings.padding}
     join = joined(
         sources,
         name=name,
@@ -42,25 +43,25 @@ def import_arrays(cfg: DictConfig) -> None:
         most=MAX_REGIONS,
         options=options,
         problems=problems,
-        numberings=lambda ids: photo_ids(lists, ids) if cfg.ids is None else (),
+        numberings=lambda ids: photo_ids(lists, ids) if settings.ids is None else (),
     )
     for remark in [*(f"captions: {file}" for file in lists), *join.remarks]:
         console.print(remark, markup=False, highlight=False, soft_wrap=True)
     made = make_shards(
         join.annotated,
         sources=join.extractors,
-        folder=Path(cfg.out) / name,
+        folder=Path(settings.out) / name,
         raw=folders[0] if folders[0].is_dir() else folders[0].parent,
-        images_per_shard=cfg.images_per_shard,
-        limit=cfg.limit,
-        batch_size=cfg.batch_size,
-        workers=cfg.workers,
-        on_error=cfg.on_error,
-        compression=cfg.compression,
-        overwrite=cfg.overwrite,
+        images_per_shard=settings.images_per_shard,
+        limit=settings.limit,
+        batch_size=settings.batch_size,
+        workers=settings.workers,
+        on_error=settings.on_error,
+        compression=settings.compression,
+        overwrite=settings.overwrite,
         accelerator="cpu",  # there is nothing to compute
-        progress=cfg.progress,
-        config=OmegaConf.to_container(cfg, resolve=True),  # pyright: ignore
+        progress=settings.progress,
+        config=plain(settings),
         commit=current_commit(),
     )
     show(made, console)
@@ -68,23 +69,23 @@ def import_arrays(cfg: DictConfig) -> None:
 
 def paths(value: Any) -> list[Path]:
     """One path or a list of them."""
-    return [Path(item) for item in value] if isinstance(value, ListConfig) else [Path(value)]
+    return [Path(item) for item in value] if isinstance(value, list) else [Path(value)]
 
 
-def layout_of(cfg: DictConfig) -> Any:
+def layout_of(layout: Part) -> Any:
     """The layout that was named; `auto` has all of `conf/layout`, so that a new yaml is tried too."""
-    if "layouts" in cfg.layout:
-        with open_dict(cfg.layout):
-            files = sorted((CONF / "layout").glob("*.yaml"))
-            cfg.layout.layouts = {file.stem: OmegaConf.load(file) for file in files if file.stem != "auto"}
-    return instantiate(cfg.layout)
+    if "layouts" in layout:
+        files = sorted((CONF / "layout").glob("*.yaml"))
+        found = {file.stem: OmegaConf.to_container(OmegaConf.load(file)) for file in files if file.stem != "auto"}
+        layout = layout | {"layouts": found}
+    return instantiate(layout)
 
 
-def requested(cfg: DictConfig) -> Request:
+def requested(settings: ImportSettings) -> Request:
     """Which splits and fields are wanted. ConfigError for names that do not exist."""
     problems = Problems("what to import")
-    for key, known in (("splits", SPLITS), ("fields", FIELDS)):
-        problems.extend(one_of(key, value, known) for value in cfg[key] or () if value not in known)
+    for key, values, known in (("splits", settings.splits, SPLITS), ("fields", settings.fields, FIELDS)):
+        problems.extend(one_of(key, value, known) for value in values or () if value not in known)
     problems.raise_as(ConfigError)
-    splits, fields = (None if cfg[key] is None else tuple(cfg[key]) for key in ("splits", "fields"))
-    return Request(splits, fields, cfg.on_error)
+    splits, fields = (None if names is None else tuple(names) for names in (settings.splits, settings.fields))
+    return Request(splits, fields, settings.on_error)

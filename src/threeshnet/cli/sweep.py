@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from omegaconf import DictConfig
-
 from threeshnet.cli.door import compose_training
+from threeshnet.settings import SweepSettings
 from threeshnet.studies import sweep as studies
 
 
-def sweep(cfg: DictConfig) -> None:
+def sweep(settings: SweepSettings) -> None:
     """Run every job of a study."""
-    studies.sweep(cfg, compose=compose_training)
+    studies.sweep(settings, compose=compose_training)

@@ -7,7 +7,6 @@ import time
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
-from omegaconf import DictConfig
 
 from threeshnet.evaluation.finish import finish, show
 from threeshnet.evaluation.scores import facts_of_run, scores_of
@@ -15,7 +14,7 @@ from threeshnet.nn.collectives import leave_together
 from threeshnet.runs.facts import job_facts, machine, training_facts
 from threeshnet.runs.resume import checkpoint_to_resume, finished_metrics, interruptible, run_of
 from threeshnet.runs.tracking import Tracker, training_name
-from threeshnet.settings import Invocation, plain
+from threeshnet.settings import Invocation, TrainSettings, plain
 from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.provide import provide_shards
 from threeshnet.training import building
@@ -27,35 +26,35 @@ from threeshnet.training.signals import Signals
 log = logging.getLogger(__name__)
 
 
-def train(cfg: DictConfig, invocation: Invocation) -> None:
+def train(settings: TrainSettings, invocation: Invocation) -> None:
     """Train, select, score once."""
     started = time.perf_counter()
-    shards = provide_shards(cfg.shards, cfg.data)
-    run = run_of(cfg, invocation)
-    tracker = Tracker(cfg, run, invocation, name=training_name(cfg))
+    shards = provide_shards(settings.shards, settings.data)
+    run = run_of(settings, invocation)
+    tracker = Tracker(settings, run, invocation, name=training_name(settings))
     with run.lock(), interruptible(run, invocation), Signals() as signals, tracker:
-        resumed = checkpoint_to_resume(run, resume=cfg.resume)
+        resumed = checkpoint_to_resume(run, resume=settings.resume)
         begun = read_checkpoint(resumed) if resumed else None
-        if metrics := finished_metrics(run, cfg, begun):
+        if metrics := finished_metrics(run, settings, begun):
             show(metrics, run, 60 * metrics["minutes"], "finished already: ")
             return
-        pl.seed_everything(cfg.seed, verbose=False)
+        pl.seed_everything(settings.seed, verbose=False)
         manifest = Manifest.load(shards)
-        building.fill_sizes(cfg, manifest)
-        model = instantiate(cfg.model)
+        settings = building.with_sizes(settings, manifest)
+        model = instantiate(settings.model)
         if resumed and begun:
             check_resumable(resumed, begun, model)
-        datamodule = building.build_datamodule(cfg, shards, model)
-        facts = training_facts(cfg, invocation.choices, shards, manifest)
-        module = building.build_module(cfg, model, manifest, facts)
-        trainer = building.build_trainer(cfg, run, signals, tracker.start(manifest))
-        run.write_settings(plain(cfg))
-        run.write_job(job_facts(cfg, facts))
+        datamodule = building.build_datamodule(settings, shards, model)
+        facts = training_facts(settings, invocation.choices, shards, manifest)
+        module = building.build_module(settings, model, manifest, facts)
+        trainer = building.build_trainer(settings, run, signals, tracker.start(manifest))
+        run.write_settings(plain(settings))
+        run.write_job(job_facts(settings, facts))
         step = carry_on(trainer.loggers, begun)
         trainer.fit(module, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
 
-        selection, checkpoint = run.selected(cfg.selection)
-        if selection != cfg.selection:
+        selection, checkpoint = run.selected(settings.selection)
+        if selection != settings.selection:
             log.warning("no epoch was finished, so no checkpoint was compared on dev: scoring the last weights")
         module.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
         trainer.test(module, datamodule=datamodule, verbose=False)
@@ -74,8 +73,8 @@ def train(cfg: DictConfig, invocation: Invocation) -> None:
             run,
             module,
             scores._replace(metrics=metrics),
-            fields=building.fields_read(cfg),
-            pictures=cfg.highlights,
+            fields=building.fields_read(settings),
+            pictures=settings.highlights,
             seconds=seconds,
         )
         tracker.finish(metrics, split, checkpoint)

@@ -7,29 +7,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
 from threeshnet.reports.data_card import write_card
+from threeshnet.settings import VerifySettings
 from threeshnet.shards.manifest import open_shards
 from threeshnet.shards.row_checks import Advance
 from threeshnet.shards.verify import Findings, bytes_to_look_at, look_through
 
 
-def verify_shards(cfg: DictConfig) -> None:
+def verify_shards(settings: VerifySettings) -> None:
     """Look through shards, name every fault, write the data card."""
-    folder = open_shards(cfg.shards)
+    folder = open_shards(settings.shards)
     started = time.perf_counter()
-    with advancing(bytes_to_look_at(folder), shown=cfg.progress) as advance:
+    with advancing(bytes_to_look_at(folder), shown=settings.progress) as advance:
         findings = look_through(folder, advance)
     console = Console()
     show_remarks(findings, console)
     findings.raise_faults()
     console.print(table_of(findings, seconds=time.perf_counter() - started))
-    if cfg.card:
-        card = write_card(folder, out=None if cfg.out is None else Path(cfg.out), photos=cfg.photos, seed=cfg.seed)
+    if settings.card:
+        card = write_card(
+            folder, out=None if settings.out is None else Path(settings.out), photos=settings.photos, seed=settings.seed
+        )
         console.print(f"data card: {card}", highlight=False, soft_wrap=True)
 
 

@@ -21,6 +21,7 @@ from threeshnet.metrics.protocols import Scored, folds_of, recall_by
 from threeshnet.metrics.rank_files import RankedItems
 from threeshnet.runs.records import Metrics, read_record
 from threeshnet.runs.run import Run
+from threeshnet.settings import CompareSettings
 
 COMPARISON = "comparison.json"
 SAME = ("data", "fingerprint", "split", "protocol")  # of both evaluations
@@ -37,7 +38,7 @@ REMARK = (
 )
 
 
-def compare_evaluations(settings: Any) -> None:
+def compare_evaluations(settings: CompareSettings) -> None:
     """Print what differs between two evaluations, and write it as JSON into the folder `out`, if any."""
     pair = read_pair(Path(settings.one), Path(settings.other))
     rows = rows_of(*pair)

@@ -23,7 +23,7 @@ from threeshnet.runs.facts import machine
 from threeshnet.runs.identity import data_fingerprint
 from threeshnet.runs.run import LAST, PREVIOUS, Run
 from threeshnet.runs.tracking import track_evaluation
-from threeshnet.settings import Invocation
+from threeshnet.settings import EvaluateSettings, Invocation
 from threeshnet.shards.manifest import Manifest, open_shards
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training.checkpoint import checkpoint_hash, load_model, read_checkpoint
@@ -49,7 +49,7 @@ class EncodedSplit(NamedTuple):
     training: dict[str, Any]
 
 
-def evaluate(settings: Any, invocation: Invocation) -> None:
+def evaluate(settings: EvaluateSettings, invocation: Invocation) -> None:
     """Score checkpoints on a split; write and print the scores."""
     started = time.perf_counter()
     given = settings.checkpoint
@@ -122,7 +122,7 @@ def trained_on(training: Sequence[Mapping[str, Any]], split: ShardedSplit) -> di
     return {"trained_on": chosen.get("data"), "train_splits": tuple(map(str, chosen.get("train_splits", ())))}
 
 
-def load(settings: Any, file: Path, split: str, views: Sequence[str] = ()) -> LoadedModel:
+def load(settings: EvaluateSettings, file: Path, split: str, views: Sequence[str] = ()) -> LoadedModel:
     """A checkpoint's model and a split, whose images are encoded in those other views too."""
     model, card = read_model(settings, file)
     training = training_of(settings, file, card)
@@ -143,7 +143,7 @@ def load(settings: Any, file: Path, split: str, views: Sequence[str] = ()) -> Lo
     return LoadedModel(model, datamodule, datamodule.split(str(datamodule.test_split)), training)
 
 
-def encode(settings: Any, loaded: LoadedModel, perturb: str | None = None) -> EncodedSplit:
+def encode(settings: EvaluateSettings, loaded: LoadedModel, perturb: str | None = None) -> EncodedSplit:
     """Encode the split, perturbed by that name if any."""
     if perturb:
         perturb_inputs(perturb, loaded.model, loaded.split, settings.perturb_seed)
@@ -158,7 +158,7 @@ def encode(settings: Any, loaded: LoadedModel, perturb: str | None = None) -> En
     return EncodedSplit(module.embeddings, loaded.split, loaded.training)
 
 
-def training_of(settings: Any, file: Path, card: Mapping[str, Any]) -> dict[str, Any]:
+def training_of(settings: EvaluateSettings, file: Path, card: Mapping[str, Any]) -> dict[str, Any]:
     """Facts of a checkpoint's training; its data set may come from `trained_on=`, where the checkpoint has none."""
     keys = ("experiment", "data", "official_activation")
     facts = {name: card[name] for name in keys if name in card} | card.get("run", {})
@@ -175,7 +175,7 @@ def common(values: Sequence[Any]) -> Any:
     return values[0] if all(value == values[0] for value in values) else None
 
 
-def read_model(settings: Any, file: Path) -> tuple[Any, dict[str, Any]]:
+def read_model(settings: EvaluateSettings, file: Path) -> tuple[Any, dict[str, Any]]:
     """The model and its card: the shard fields that it reads and its class table (None for the authors' files)."""
     allow: dict[str, bool] = {"allow_pickle": settings.allow_pickle}
     if is_official_checkpoint(file, **allow):

@@ -19,13 +19,14 @@ from threeshnet.metrics.perturbations import (
 )
 from threeshnet.metrics.protocols import PROTOCOLS
 from threeshnet.runs.identity import views_read
+from threeshnet.settings import EvaluateSettings
 from threeshnet.shards.manifest import Manifest, open_shards, view_name
 from threeshnet.shards.reader import ShardedSplit
 
 RECORDED = ("perturb", "correction", "bank", "trained_on")
 
 
-def check_request(settings: Any, checkpoints: int) -> None:
+def check_request(settings: EvaluateSettings, checkpoints: int) -> None:
     """Raise ConfigError, before anything is encoded, with all settings that are wrong or contradict each other."""
     problems = Problems("make evaluate")
     if settings.protocol not in PROTOCOLS:
@@ -52,7 +53,7 @@ def check_request(settings: Any, checkpoints: int) -> None:
     problems.raise_as(ConfigError, "See conf/evaluate.yaml for these keys.")
 
 
-def scored_views(settings: Any) -> list[str]:
+def scored_views(settings: EvaluateSettings) -> list[str]:
     """Names of the shards of the other views that images are scored in."""
     if not settings.views:
         return []
@@ -60,7 +61,7 @@ def scored_views(settings: Any) -> list[str]:
     return [view_name(dataset, number) for number in settings.views]
 
 
-def _view_faults(settings: Any) -> Iterator[str]:
+def _view_faults(settings: EvaluateSettings) -> Iterator[str]:
     """What is wrong with `views`."""
     yield from no_numbers("views", settings.views)
     if settings.out is None:
@@ -69,7 +70,7 @@ def _view_faults(settings: Any) -> Iterator[str]:
         yield f"views={settings.views} with perturb={settings.perturb}: ask for one of them"
 
 
-def _bank_faults(settings: Any) -> list[str]:
+def _bank_faults(settings: EvaluateSettings) -> list[str]:
     """What is wrong with `bank`: it must share no image with the scored split.  Raises DataError without shards."""
     folder = open_shards(settings.shards)
     splits = Manifest.load(folder).splits
@@ -96,7 +97,7 @@ def _bank_faults(settings: Any) -> list[str]:
     return problems
 
 
-def _correction_faults(settings: Any) -> list[str]:
+def _correction_faults(settings: EvaluateSettings) -> list[str]:
     """What is wrong with `correction`."""
     problems = []
     if settings.correction not in CORRECTIONS:
@@ -114,7 +115,7 @@ def _correction_faults(settings: Any) -> list[str]:
     return problems
 
 
-def recorded(settings: Any, views: Sequence[str]) -> dict[str, Any]:
+def recorded(settings: EvaluateSettings, views: Sequence[str]) -> dict[str, Any]:
     """Perturbation, correction and views with the constants that determine them, as they stand in metrics.json."""
     views_scored = {"scored_views": views_read(open_shards(settings.shards), views)} if views else {}
     facts = {name: getattr(settings, name) for name in RECORDED if getattr(settings, name)}

@@ -27,6 +27,7 @@ from threeshnet.reports.effects import Effect, Signed
 from threeshnet.reports.figure import draw
 from threeshnet.reports.results import Level, Results, read_results
 from threeshnet.reports.tables import FIGURE, effects_table, setting_table, study_tables
+from threeshnet.settings import ReportSettings
 from threeshnet.studies.columns import RESULTS
 from threeshnet.studies.study import STUDIES, Study, load_study
 
@@ -45,7 +46,7 @@ FIRST_PAGE = """\
 """
 
 
-def rebuild(settings: Any) -> None:
+def rebuild(settings: ReportSettings) -> None:
     """The page and figure of one study, or all figures and pages."""
     experiments = CONF.parent / "experiments"
     if settings.study:

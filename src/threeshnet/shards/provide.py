@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from threeshnet.errors import DataError
+from threeshnet.settings import DataSet
 from threeshnet.shards.manifest import open_shards
 
 
-def provide_shards(folder: str | Path, data: Mapping[str, Any]) -> Path:
+def provide_shards(folder: str | Path, data: DataSet) -> Path:
     """The folder of a data set's shards below `folder`.  Raises DataError when there are none.
 
-    data: an entry of conf/data. Data sets marked `made_here` need no raw data, so their shards are made now.
+    Data sets marked `made_here` need no raw data, so their shards are made now.
     """
-    name = data["name"]
+    name = data.name
     try:
         return open_shards(folder, name)
     except DataError as missing:
-        if not data.get("made_here"):
-            raise DataError(f"{missing}\n{data['how_to_get']}") from missing
+        if not data.made_here:
+            raise DataError(f"{missing}\n{data.how_to_get}") from missing
     command = ["-m", "threeshnet", "data", f"data={name}", f"out='{folder}'"]
     if subprocess.run([sys.executable, *command], check=False).returncode:
         raise DataError(f"the shards of {name} could not be made; see above")

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
-from omegaconf import DictConfig
 from rich.console import Console
 
 from threeshnet.errors import ConfigError, DataError, Problems
@@ -18,6 +17,7 @@ from threeshnet.files import write_rows
 from threeshnet.installation import CONF
 from threeshnet.runs.find import jobs
 from threeshnet.runs.run import Run
+from threeshnet.settings import CollectSettings
 from threeshnet.studies.by_photo import BY_PHOTO, key_of, read_by_photo, rsum_by_photo, write_by_photo
 from threeshnet.studies.columns import HOW, RECALLS, REQUIRED, RESULTS, WHICH, Row, columns, device, lacking, read_rows
 from threeshnet.studies.study import load_study
@@ -27,15 +27,15 @@ FROM_METRICS = ("data", "split", "images", "captions", "rsum", "epochs", "steps"
 FROM_METRICS += ("resumed_at_step", "parameters", "precision", "devices")
 
 
-def collect_rows(cfg: DictConfig) -> None:
+def collect_rows(settings: CollectSettings) -> None:
     """A study's finished runs become rows."""
-    study = load_study(cfg.study)
-    out = Path(cfg.out or f"runs/{study.name}")
+    study = load_study(settings.study)
+    out = Path(settings.out or f"runs/{study.name}")
     folders = [run.folder for run in jobs(out)]
     if not folders:
         raise DataError(f"{out} holds no <job>/job.json; run it first: make sweep STUDY={study.name} EXP=<experiment>")
-    file = into(cfg, study.name) / RESULTS
-    kept = {"setting": cfg.setting_name, "replace": cfg.replace}
+    file = into(settings, study.name) / RESULTS
+    kept = {"setting": settings.setting_name, "replace": settings.replace}
     count, unfinished = collect(folders, file, factors=list(study.factors), **kept)
     console = Console()
     for line in unfinished:
@@ -44,9 +44,9 @@ def collect_rows(cfg: DictConfig) -> None:
     console.print(rows, markup=False, highlight=False, soft_wrap=True)
 
 
-def into(cfg: DictConfig, study: str) -> Path:
+def into(settings: CollectSettings, study: str) -> Path:
     """The study's folder of committed results."""
-    return Path(cfg.into) if cfg.into else CONF.parent / "experiments" / study
+    return Path(settings.into) if settings.into else CONF.parent / "experiments" / study
 
 
 def row_of(folder: Path, setting: str | None = None) -> Row:

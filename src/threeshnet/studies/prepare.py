@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf, open_dict
-
 from threeshnet.errors import ConfigError
 from threeshnet.installation import current_commit
 from threeshnet.runs.facts import machine
 from threeshnet.runs.identity import data_fingerprint, identity, views_read
 from threeshnet.runs.run import Run
+from threeshnet.settings import TrainSettings, plain
 from threeshnet.shards.manifest import Manifest, view_name
 from threeshnet.shards.provide import provide_shards
 from threeshnet.studies.launch import Job, processes, visible_gpus
@@ -26,7 +25,7 @@ from threeshnet.studies.study import Derived, Study
 TRAIN, EVALUATE = ("threeshnet", "train"), ("threeshnet", "evaluate")
 QUIET = "trainer.enable_progress_bar=false"  # bars fill a log
 # Overrides of `train` to its settings and to the choice of every group.
-Compose = Callable[[Sequence[str]], tuple[Any, Mapping[str, Any]]]
+Compose = Callable[[Sequence[str]], tuple[TrainSettings, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -68,12 +67,10 @@ class Preparer:
     def _training(self, planned: Planned) -> PreparedJob:
         settings, choices = self.compose(planned.overrides)
         shards, manifest = self._shards(settings)
-        with open_dict(settings):
-            for name in ("region_width", "grid_width", "classes"):
-                settings.sizes[name] = getattr(manifest, name)
-        resolved: Any = OmegaConf.to_container(settings, resolve=True)
+        sizes = {name: getattr(manifest, name) for name in ("region_width", "grid_width", "classes")}
+        resolved = plain(settings.with_sizes(**sizes))
         fingerprint, folder = data_fingerprint(manifest), self.out / planned.name
-        gpus = tuple(visible_gpus(str(settings.trainer.accelerator)))
+        gpus = tuple(visible_gpus(str(settings.trainer["accelerator"])))
         factors = ",".join(f"{factor}:{quoted(level)}" for factor, level in planned.factors.items())
         own = (text("study", self.study.name), text("job_name", planned.name), f"factors={{{factors}}}")
         words = (*TRAIN, QUIET, *planned.overrides, *own, text("out", folder), "resume=true")
@@ -83,7 +80,7 @@ class Preparer:
         record |= {"selection": settings.selection, "batch_size": settings.batches.batch_size}
         return PreparedJob(
             planned,
-            Job(planned.name, folder, words, devices=processes(settings.trainer.devices), on_gpu=bool(gpus)),
+            Job(planned.name, folder, words, devices=processes(settings.trainer["devices"]), on_gpu=bool(gpus)),
             identity(resolved, fingerprint, views_read(shards, settings.augment.views)),
             record | {"commit": current_commit(), "machine": machine()},
             resolved,
@@ -134,11 +131,11 @@ class Preparer:
                 f"{settings.data.name}: name the folder that the shards of both lie in"
             )
         # A setting that scores another split at home, as a proxy does, says nothing about the splits there.
-        plain, _ = self.compose((f"experiment={first.record['experiment']}", other))
+        elsewhere, _ = self.compose((f"experiment={first.record['experiment']}", other))
         facts = {"data": manifest.dataset, "fingerprint": data_fingerprint(manifest)}
-        return _held_out(settings, shards, plain.data.test_split), facts
+        return _held_out(settings, shards, elsewhere.data.test_split), facts
 
-    def _shards(self, settings: Any) -> tuple[Path, Manifest]:
+    def _shards(self, settings: TrainSettings) -> tuple[Path, Manifest]:
         key = str(settings.shards), str(settings.data.name)
         if key not in self.opened:
             folder = provide_shards(settings.shards, settings.data).absolute()
@@ -146,6 +143,6 @@ class Preparer:
         return self.opened[key]
 
 
-def _held_out(settings: Any, shards: Path, split: str) -> tuple[str, ...]:
+def _held_out(settings: TrainSettings, shards: Path, split: str) -> tuple[str, ...]:
     """Overrides of `evaluate` for a held-out split."""
-    return text("shards", shards), f"split={split}", f"accelerator={settings.trainer.accelerator}"
+    return text("shards", shards), f"split={split}", f"accelerator={settings.trainer['accelerator']}"

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from threeshnet.errors import ConfigError, Problems
 from threeshnet.runs.find import finished_runs
 from threeshnet.runs.run import Run
+from threeshnet.settings import SweepSettings
 from threeshnet.studies.board import Board
 from threeshnet.studies.launch import Local, Starter
 from threeshnet.studies.plan import chosen, plan
@@ -21,7 +21,7 @@ from threeshnet.studies.scheduler import Scheduler, State, Status, end
 from threeshnet.studies.study import load_study
 
 
-def sweep(settings: Any, *, compose: Compose) -> None:
+def sweep(settings: SweepSettings, *, compose: Compose) -> None:
     """Runs a study and ends as its jobs did.
 
     `compose` makes settings of overrides.  Raises JobsFailed when jobs failed, SystemExit(75) when interrupted.
@@ -35,7 +35,7 @@ def sweep(settings: Any, *, compose: Compose) -> None:
 class Sweep:
     """A study with the folder of its runs."""
 
-    def __init__(self, settings: Any, *, compose: Compose) -> None:
+    def __init__(self, settings: SweepSettings, *, compose: Compose) -> None:
         self.settings, self.study = settings, load_study(settings.study)
         self.out = Path(settings.out or f"runs/{self.study.name}").absolute()
         self.preparer = Preparer(self.study, self.out, compose=compose)
@@ -104,7 +104,7 @@ def begin(prepared: Sequence[PreparedJob], roots: Sequence[Path]) -> list[Status
     return statuses
 
 
-def starter_of(settings: Any, prepared: Sequence[PreparedJob], out: Path) -> Starter:
+def starter_of(settings: SweepSettings, prepared: Sequence[PreparedJob], out: Path) -> Starter:
     """This machine, or a cluster."""
     if settings.cluster.executor is None:
         gpus = max((each.gpus for each in prepared), key=len)
@@ -114,6 +114,5 @@ def starter_of(settings: Any, prepared: Sequence[PreparedJob], out: Path) -> Sta
     from threeshnet.studies.cluster import Cluster  # submitit is an extra
 
     cluster = settings.cluster
-    options: Any = OmegaConf.to_container(cluster.options or OmegaConf.create({}))
     folder = out / "submitted"
-    return Cluster(executor=cluster.executor, folder=folder, options=options, parallel=settings.parallel)
+    return Cluster(executor=cluster.executor, folder=folder, options=cluster.options or {}, parallel=settings.parallel)

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
 from pytorch_lightning.loggers import Logger
 
@@ -19,6 +18,7 @@ from threeshnet.encoders.model import RetrievalModel
 from threeshnet.errors import ConfigError, Problems
 from threeshnet.runs.checkpoint_files import WholeFiles
 from threeshnet.runs.run import Run
+from threeshnet.settings import TrainSettings, plain
 from threeshnet.shards.manifest import Manifest
 from threeshnet.training.agreement import Agreement
 from threeshnet.training.best_checkpoint import BestModelCheckpoint
@@ -29,116 +29,116 @@ from threeshnet.training.monitoring import CollapseWatch, ProgressWriter, StepCl
 from threeshnet.training.random_states import RandomStates
 from threeshnet.training.schedules import Optimization
 from threeshnet.training.signals import Signals
-from threeshnet.training.trainer_options import of_lightning, of_module
+from threeshnet.training.trainer_options import lightning_options, module_options
 
 log = logging.getLogger(__name__)
 GUIDING_PARTS = {"scene", "category"}  # parts that read the segmentation
 
 
-def fill_sizes(cfg: DictConfig, manifest: Manifest) -> None:
-    """Widths and class count come from the shards.  Raises ConfigError when those lack what the model reads."""
-    problems = Problems("what the model reads")
+def with_sizes(settings: TrainSettings, manifest: Manifest) -> TrainSettings:
+    """The settings with the shards' widths and class count.  Raises ConfigError when a field is not in the shards."""
+    problems = Problems("fields that the model reads")
     problems.extend(
         f"fields: {name!r} is not in these shards, which hold {', '.join(manifest.fields)}"
-        for name in fields_read(cfg)
+        for name in fields_read(settings)
         if name not in manifest.fields
     )
-    if cfg.boxes and "region" in cfg.features.fields and not manifest.layout.boxes:
-        problems.add(f"boxes=[{','.join(cfg.boxes)}] asks for boxes of regions, which these shards do not hold")
+    if settings.boxes and "region" in settings.features.fields and not manifest.layout.boxes:
+        problems.add(f"boxes=[{','.join(settings.boxes)}] needs boxes of regions, which these shards do not hold")
     problems.raise_as(
-        ConfigError,
-        "Make them with an extractor that gives it (`make data`), or choose other features, fusion and parts.",
+        ConfigError, "Make the shards with an extractor that gives them, or choose other features, fusion and parts."
     )
-    for name in ("region_width", "grid_width", "classes"):
-        cfg.sizes[name] = getattr(manifest, name)
+    return settings.with_sizes(
+        region_width=manifest.region_width, grid_width=manifest.grid_width, classes=manifest.classes
+    )
 
 
-def fields_read(cfg: DictConfig) -> list[str]:
+def fields_read(settings: TrainSettings) -> list[str]:
     """The shard fields that the model reads: the segmentation only when something is guided by it."""
-    guided = bool(cfg.fusion) or bool(GUIDING_PARTS & set(cfg.parts))
-    return [*cfg.features.fields, *(["seg"] if guided else [])]
+    guided = bool(settings.fusion) or bool(GUIDING_PARTS & set(settings.parts))
+    return [*settings.features.fields, *(["seg"] if guided else [])]
 
 
-def build_datamodule(cfg: DictConfig, folder: Path, model: RetrievalModel) -> RetrievalDataModule:
-    check_selection(cfg)
-    augment = instantiate(cfg.augment, _convert_="all")
+def build_datamodule(settings: TrainSettings, folder: Path, model: RetrievalModel) -> RetrievalDataModule:
+    check_selection(settings)
+    augment = instantiate(plain(settings.augment), _convert_="all")
     if augment["alter_words"] is not None:
         augment["alter_words"] = augment["alter_words"](tokenizer=model.tokenizer)
     return RetrievalDataModule(
         shards=folder,
-        dataset=cfg.data.name,
+        dataset=settings.data.name,
         tokenizer=model.tokenizer,
-        fields=fields_read(cfg),
-        train_splits=list(cfg.data.train_splits),
-        dev_split=cfg.data.dev_split,
-        test_split=cfg.data.test_split,
-        seed=cfg.seed,
+        fields=fields_read(settings),
+        train_splits=settings.data.train_splits,
+        dev_split=settings.data.dev_split,
+        test_split=settings.data.test_split,
+        seed=settings.seed,
         **augment,
-        **cfg.batches,
+        **plain(settings.batches),
     )
 
 
-def check_selection(cfg: DictConfig) -> None:
-    """The held-out split is never looked at in training, and `best` needs a dev split that is not trained on."""
-    data, trained = cfg.data, set(cfg.data.train_splits)
-    if cfg.selection not in ("best", "last"):
-        raise ConfigError(f"selection={cfg.selection!r} does not exist; there are: best, last")
+def check_selection(settings: TrainSettings) -> None:
+    """Raises ConfigError when the scored split or the dev split is trained on, or `best` has no dev split."""
+    data, trained = settings.data, set(settings.data.train_splits)
     if data.test_split in trained:
         raise ConfigError(f"data.train_splits={sorted(trained)} holds the split that is scored, {data.test_split!r}")
     if data.dev_split in trained:
         raise ConfigError(
-            f"data.train_splits={sorted(trained)} holds the dev split; with it trained on, nothing can be selected: "
+            f"data.train_splits={sorted(trained)} holds the dev split, so nothing can be selected on it: "
             "set data.dev_split=null selection=last"
         )
-    if cfg.selection == "best" and data.dev_split is None:
+    if settings.selection == "best" and data.dev_split is None:
         raise ConfigError("selection=best needs a dev split, and data.dev_split is null; set selection=last")
 
 
 def build_module(
-    cfg: DictConfig, model: RetrievalModel, manifest: Manifest, about: Mapping[str, Any]
+    settings: TrainSettings, model: RetrievalModel, manifest: Manifest, run_facts: Mapping[str, Any]
 ) -> RetrievalModule:
-    """`about` is what the run says of itself (`about_run`): its checkpoints say it too."""
-    recipe: Any = OmegaConf.to_container(cfg.model, resolve=True)
-    facts = {"fields": fields_read(cfg), "class_table": manifest.class_table, "data": manifest.dataset}
-    facts |= maker_facts(manifest, fields_read(cfg)) | {"experiment": cfg.experiment_name, "run": about}
+    """`run_facts` (`training_facts`) go into every checkpoint."""
+    fields, rates = fields_read(settings), settings.optimization
+    facts = {"fields": fields, "class_table": manifest.class_table, "data": manifest.dataset}
+    facts |= maker_facts(manifest, fields) | {"experiment": settings.experiment_name, "run": run_facts}
+    optimizer, schedule = instantiate(settings.optimizer), instantiate(settings.schedule)
     return RetrievalModule(
         model=model,
-        objective=instantiate(cfg.objective),
-        optimization=Optimization(
-            instantiate(cfg.optimizer),
-            instantiate(cfg.schedule),
-            cfg.optimization.learning_rate,
-            cfg.optimization.pretrained_factor,
-        ),
-        chunk=cfg.optimization.chunk,
-        card=model_card(recipe, model, facts),
-        **of_module(cfg),
+        objective=instantiate(settings.objective),
+        optimization=Optimization(optimizer, schedule, rates.learning_rate, rates.pretrained_factor),
+        chunk=rates.chunk,
+        card=model_card(settings.model, model, facts),
+        **module_options(settings.trainer),
     )
 
 
-def build_trainer(cfg: DictConfig, run: Run, signals: Signals, more_loggers: Iterable[Logger] = ()) -> pl.Trainer:
-    loggers = [*(instantiate(settings, save_dir=str(run.folder)) for settings in cfg.logger.values()), *more_loggers]
-    settings, files = of_lightning(cfg), WholeFiles()
-    found = callbacks(cfg, run) + keepers(cfg, run, files, signals)
-    return instantiate(settings, logger=loggers, callbacks=found, plugins=[files], default_root_dir=str(run.folder))
+def build_trainer(
+    settings: TrainSettings, run: Run, signals: Signals, more_loggers: Iterable[Logger] = ()
+) -> pl.Trainer:
+    loggers = [*(instantiate(logger, save_dir=str(run.folder)) for logger in settings.logger.values()), *more_loggers]
+    options, files = lightning_options(settings.trainer), WholeFiles()
+    found = callbacks(settings, run) + keepers(settings, run, files, signals)
+    return instantiate(options, logger=loggers, callbacks=found, plugins=[files], default_root_dir=str(run.folder))
 
 
-def callbacks(cfg: DictConfig, run: Run) -> list[pl.Callback]:
+def callbacks(settings: TrainSettings, run: Run) -> list[pl.Callback]:
     """The mean of the weights where it is asked for, the step clock, the watch, progress.json and a progress bar."""
-    found: list[pl.Callback] = [*averaging(cfg), StepClock(), CollapseWatch(), ProgressWriter(run=run)]
-    if cfg.trainer.get("enable_progress_bar", True):
+    found: list[pl.Callback] = [*averaging(settings), StepClock(), CollapseWatch(), ProgressWriter(run=run)]
+    if settings.trainer.get("enable_progress_bar", True):
         found.append(RichProgressBar() if sys.stderr.isatty() else TQDMProgressBar(refresh_rate=50))
     return found
 
 
-def averaging(cfg: DictConfig) -> list[pl.Callback]:
+def averaging(settings: TrainSettings) -> list[pl.Callback]:
     """Before the keepers of checkpoints: what they save after a step holds the mean of that step."""
-    return [instantiate(cfg.averaging)] if cfg.averaging else []
+    return [instantiate(settings.averaging)] if settings.averaging else []
 
 
-def keepers(cfg: DictConfig, run: Run, files: WholeFiles, signals: Signals) -> list[pl.Callback]:
+def keepers(settings: TrainSettings, run: Run, files: WholeFiles, signals: Signals) -> list[pl.Callback]:
     """Random states, then the best checkpoint and the last one, which holds the best score."""
     shared: dict[str, Any] = {"run": run, "files": files, "agreement": Agreement()}
     states = RandomStates()
-    best = [BestModelCheckpoint(**shared)] if cfg.data.dev_split is not None else []
-    return [states, *best, LastCheckpoint(**shared, signals=signals, random_states=states, **cfg.checkpoints)]
+    best = [BestModelCheckpoint(**shared)] if settings.data.dev_split is not None else []
+    return [
+        states,
+        *best,
+        LastCheckpoint(**shared, signals=signals, random_states=states, **plain(settings.checkpoints)),
+    ]

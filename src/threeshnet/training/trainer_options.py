@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from threeshnet.errors import ConfigError, Problems, one_of
 
@@ -19,9 +19,9 @@ IN_HALVES = "weights kept in halves forget steps of the size of the learning rat
 SHARDED = "weights and AdamW's state are 2 GB with bert-base and fit every GPU, so nothing is gained by sharding them"
 
 
-def of_lightning(cfg: DictConfig) -> dict[str, Any]:
-    """The settings that Lightning's Trainer gets.  Raises ConfigError, once, for all that do not go together."""
-    settings: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
+def lightning_options(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of Lightning's Trainer.  Raises ConfigError, once, for all that do not go together."""
+    settings = dict(trainer)
     problems = Problems("trainer")
     settings["precision"] = _precision(settings, problems)
     _check_strategy(settings["strategy"], problems)
@@ -31,9 +31,9 @@ def of_lightning(cfg: DictConfig) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in OURS}
 
 
-def of_module(cfg: DictConfig) -> dict[str, Any]:
-    """The settings that the training module gets.  Raises ConfigError."""
-    return {"sync_batchnorm": cfg.trainer.sync_batchnorm, "compile": _backend(cfg.trainer.compile)}
+def module_options(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the training module.  Raises ConfigError."""
+    return {"sync_batchnorm": trainer["sync_batchnorm"], "compile": _backend(trainer["compile"])}
 
 
 def _precision(settings: dict[str, Any], problems: Problems) -> str:
