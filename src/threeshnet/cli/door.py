@@ -138,8 +138,13 @@ def _siblings(key: str, tree: dict[str, Any]) -> str:
     return f"; {where}there are: {others}"
 
 
+def _choices(group: str) -> str:
+    names = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    return f"; there are: {', '.join(names)}" if names else ""
+
+
 def _missing(verb: str, missing: Sequence[str]) -> str:
     """Which settings have to be given and were not, each with what the verb's file says of it."""
     says = dict(NEEDED.findall((CONF / f"{verb}.yaml").read_text(encoding="utf-8")))
-    lines = [f"{key}= is missing{f': {says[key]}' if key in says else ''}" for key in missing]
+    lines = [f"{key}= is missing{f': {says[key]}' if key in says else ''}{_choices(key)}" for key in missing]
     return "\n".join([*lines, f"(threeshnet {verb} --help; what make calls it: make)"])

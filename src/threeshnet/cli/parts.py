@@ -69,7 +69,7 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _is_choice(hint: Any, value: Any) -> bool:
-    return isinstance(value, str) and "Literal[" in str(hint)
+    return isinstance(value, str | int) and "Literal[" in str(hint)
 
 
 def _holds_parts(value: Any) -> bool:
