@@ -28,8 +28,8 @@ SAME = ("data", "fingerprint", "split", "protocol")  # of both evaluations
 ROUNDING = 1e-9  # the same counts, divided in another order
 AGAIN = "make evaluate CKPT=<file> SHARDS=<folder> SPLIT={} PROTOCOL={} OUT=<new folder>"
 WAY_OUT = (
-    "Models are compared on the same photos and captions in the same order, scored in the same way. Shards that were "
-    "made by another extractor have another fingerprint too."
+    "Models are compared on the same photos and captions in the same order, scored in the same way. Shards of "
+    "another extractor have another fingerprint too."
 )
 MAY_DIFFER = ("seed", "checkpoint", "scored_views", "correction", "bank", "perturb")  # and is named
 REMARK = (

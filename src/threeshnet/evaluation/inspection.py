@@ -24,7 +24,7 @@ from threeshnet.training.encoding import Embeddings
 
 TOP_CAPTIONS = 5
 CONFUSIONS = 20  # of each direction
-SAMPLED = 128  # images and captions whose set sizes and weights are looked at
+SAMPLED = 128  # images and captions whose set sizes and weights are shown
 BINS = 40  # of the histogram of VSeM's weights
 
 

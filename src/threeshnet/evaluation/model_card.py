@@ -77,7 +77,7 @@ def _table(rows: list[tuple[str, str]]) -> str:
 
 
 def _said(facts: Mapping[str, Any], name: str) -> str:
-    """A checkpoint may come from a stranger: what it says of itself cannot leave its cell."""
+    """A fact, escaped for its table cell: checkpoints may be untrusted."""
     text = _text(facts.get(name))
     return shortened(text.replace("\n", " ").replace("|", "\\|").replace("<", "&lt;")) if text else UNKNOWN
 

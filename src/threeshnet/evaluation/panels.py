@@ -65,7 +65,7 @@ def cell_weights(axes: Axes, below: Axes, photo: np.ndarray, weights: np.ndarray
 def place_attention(axes: Axes, below: Axes, photo: np.ndarray, attention: np.ndarray, tokens: str) -> None:
     """The VSpM `attention` [64, 64] of `tokens` over the places."""
     shares = attention * attention.size  # 1 where attention is spread evenly
-    # a few places hold most of it: on an even scale there would be dots and nothing else
+    # few cells hold most of the attention: a linear scale would show dots alone
     norm = LogNorm(1, max(float(shares.max()), 2), clip=True)
     picture(axes, _faded(photo), f"where (VSpM): {tokens}")
     _heat(axes, shares, norm, photo)

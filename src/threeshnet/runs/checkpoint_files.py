@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 class WholeFiles(TorchCheckpointIO):
     """Writes checkpoints for Lightning.
 
-    An error is stored in `failure` and not raised: one process writes while the others wait, so all of them must learn
-    of it first.
+    An error is stored in `failure` and not raised: one process writes while the others wait, so all must learn
+    about the failure first.
     """
 
     def __init__(self) -> None:

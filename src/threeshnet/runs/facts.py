@@ -1,4 +1,4 @@
-"""What a training says of itself: in its job.json, its checkpoints, and all that is scored with them."""
+"""Facts of a training, written to its job.json, its checkpoints and all their scores."""
 
 from __future__ import annotations
 

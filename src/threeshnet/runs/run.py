@@ -53,7 +53,7 @@ class Run:
         self.log = self.folder / "log" / "metrics.csv"
         self.output = self.folder / "output.log"  # stdout and stderr of a job that `make sweep` starts
 
-    # ---- what it is
+    # ---- identity and settings
 
     @property
     def job(self) -> Job:
@@ -83,7 +83,7 @@ class Run:
         """Whether the folder is a run directory, begun or not."""
         return any((self.folder / name).is_file() for name in (JOB, PROGRESS, SETTINGS))
 
-    # ---- how far it is
+    # ---- progress
 
     @property
     def progress(self) -> Progress:
@@ -120,7 +120,7 @@ class Run:
     def is_locked(self) -> bool:
         return is_locked(self.folder)
 
-    # ---- what came of it
+    # ---- scores and checkpoints
 
     @property
     def is_finished(self) -> bool:
@@ -235,7 +235,7 @@ class Run:
             self.folder / JOB,
             source.job.content() | own | {"source": os.path.relpath(source.folder, self.folder)},
         )
-        _link(self.metrics_file, source.metrics_file)  # last: what has metrics is finished
+        _link(self.metrics_file, source.metrics_file)  # last: a run with metrics is finished
 
     def unlink(self) -> None:
         """Remove the links to another run; the folder's own files stay."""

@@ -69,7 +69,7 @@ class WandbLog(WandbLogger):
         self.failed = False
 
     def attempt(self, action: str, call: Any, *arguments: Any, **named: Any) -> None:
-        """Call something of W&B's; what goes wrong there is a warning."""
+        """Call a function of W&B; an error is logged as a warning, once."""
         try:
             call(*arguments, **named)
         except Exception as reason:  # of any kind: the training does not depend on it

@@ -33,7 +33,7 @@ Function = Callable[..., tuple[Tensor, ...]]
 
 
 class ChunkedEncoder:
-    """Embeddings [B, D] of a batch, at most `rows` rows of it at a time.
+    """Embeddings [B, D] of a batch, at most `rows` rows at a time.
 
     `encoder` has been through `synchronize`. Each chunk draws its random numbers (dropout) from a seed of its own, the
     same every time it is encoded in a step.

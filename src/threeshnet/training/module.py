@@ -74,7 +74,7 @@ class RetrievalModule(EncodingModule):
         self.choose_encoders()
 
     def share_statistics(self) -> None:
-        """Give BatchNorm the statistics of the whole batch where no process has all of it.  Raises ConfigError."""
+        """Give BatchNorm the statistics of the whole batch where each process has a part.  Raises ConfigError."""
         processes = process_count()
         shared = self.sync_batchnorm and processes > 1
         if self.synchronized or not (shared or self.chunk):
@@ -118,7 +118,7 @@ class RetrievalModule(EncodingModule):
         encode_images, encode_captions = self.encoders or (self.model.image_encoder, self.model.text_encoder)
         sides = encode_images(batch.images), encode_captions(batch.captions)
         images, captions, owners = gather_pairs(*sides, batch.owners, [share[0] for share in shares])
-        with torch.autocast(images.device.type, enabled=False):  # a hardest negative is told from the next by 1e-3
+        with torch.autocast(images.device.type, enabled=False):  # the hardest negative and the next differ by 1e-3
             numbers = self.objective(images, captions, owners, epoch)
             share = loss_over_collapsed(numbers["loss"], self.objective, images, owners, epoch)
         return {**numbers, self.OVER_COLLAPSED: share}
