@@ -30,12 +30,12 @@ LIMITS = """\
 def model_card(metrics: Mapping[str, Any]) -> str:
     """The card of an evaluation. `metrics` is metrics.json with `trained`, the facts of each checkpoint's training."""
     models = metrics.get("trained") or [{}]
-    names = ", ".join(dict.fromkeys(_said(model, "experiment") for model in models))
+    names = ", ".join(dict.fromkeys(_fact(model, "experiment") for model in models))
     parts = [f"# Model card: {names}", "## Scores", _scores(metrics)]
     for number, model in enumerate(models, 1):
         title = "## The model" if len(models) == 1 else f"## Model {number} of {len(models)}"
-        said = [(name, _said(model, name)) for name in OF_TRAINING]
-        parts += [title, _table([*said, ("checkpoint, begin of its sha256", _checkpoint(metrics, number - 1))])]
+        facts = [(name, _fact(model, name)) for name in OF_TRAINING]
+        parts += [title, _table([*facts, ("checkpoint, begin of its sha256", _checkpoint(metrics, number - 1))])]
     of = "one training" if len(models) == 1 else f"one ensemble of {len(models)} models"
     return "\n\n".join([*parts, "## Limits", f"- One number of {of}: {ONE_SEED}\n{LIMITS}"])
 
@@ -47,8 +47,8 @@ def result_row(metrics: Mapping[str, Any]) -> str:
     row |= {f"{side}_r{cutoff}": f"{metrics[side][f'R@{cutoff}']:.6g}" for side, cutoff in RECALLS}
     row |= {"rsum": f"{metrics['rsum']:.6g}", "checkpoint": _text(metrics.get("checkpoint"))}
     for name in IN_A_ROW:
-        row[name] = " + ".join(dict.fromkeys(_said(model, name) for model in models))
-    row |= {"trained_on": " + ".join(dict.fromkeys(_said(model, "data") for model in models))}
+        row[name] = " + ".join(dict.fromkeys(_fact(model, name) for model in models))
+    row |= {"trained_on": " + ".join(dict.fromkeys(_fact(model, "data") for model in models))}
     file = io.StringIO()
     writer = csv.DictWriter(file, list(row), lineterminator="\n")
     writer.writeheader()
@@ -63,7 +63,7 @@ def _scores(metrics: Mapping[str, Any]) -> str:
         recalls = [f"{scores[f'R@{cutoff}']:.1f}" for cutoff in (1, 5, 10)]
         ranks = [f"{scores[name]:.1f}" for name in ("median_rank", "mean_rank")]
         lines.append(f"| {side} | {' | '.join([*recalls, *ranks])} |")
-    facts = [("rsum", f"{metrics['rsum']:.1f}"), *((name, _said(metrics, name)) for name in OF_SCORING)]
+    facts = [("rsum", f"{metrics['rsum']:.1f}"), *((name, _fact(metrics, name)) for name in OF_SCORING)]
     return "\n".join(lines) + "\n\n" + _table([(name, value) for name, value in facts if value != UNKNOWN])
 
 
@@ -76,7 +76,7 @@ def _table(rows: list[tuple[str, str]]) -> str:
     return "\n".join(["| | |", "| --- | --- |", *(f"| {name.replace('_', ' ')} | {value} |" for name, value in rows)])
 
 
-def _said(facts: Mapping[str, Any], name: str) -> str:
+def _fact(facts: Mapping[str, Any], name: str) -> str:
     """A fact, escaped for its table cell: checkpoints may be untrusted."""
     text = _text(facts.get(name))
     return shortened(text.replace("\n", " ").replace("|", "\\|").replace("<", "&lt;")) if text else UNKNOWN
