@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from threeshnet.errors import DataError
 from threeshnet.files import sha256
 from threeshnet.records import ImageArrays, Photo
-from threeshnet.shards.manifest import Manifest, ShardEntry, SplitEntry, class_table_hash
-from threeshnet.shards.reader import ShardedSplit, open_shards
+from threeshnet.shards.manifest import Manifest, ShardEntry, SplitEntry, class_table_hash, open_shards
+from threeshnet.shards.reader import ShardedSplit
 from threeshnet.shards.schema import layout_of_file
 from threeshnet.shards.writer import ShardWriter, write_shard
 

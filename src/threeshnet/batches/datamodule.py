@@ -17,8 +17,8 @@ from threeshnet.batches.order import CaptionBatches, EveryItemOnce, make_order
 from threeshnet.batches.readahead import MEGABYTE, Readahead
 from threeshnet.batches.tokenizers import Wordpieces
 from threeshnet.errors import ConfigError, Problems
-from threeshnet.shards.manifest import Manifest, make_view, open_view
-from threeshnet.shards.reader import ShardedSplit, open_shards
+from threeshnet.shards.manifest import Manifest, make_view, open_shards, open_view
+from threeshnet.shards.reader import ShardedSplit
 
 TEST_SPLITS = ("test", "testall")
 READAHEAD_MEGABYTES = 1280  # two windows of 4,096 captions with 36 x 2048 float16 regions each

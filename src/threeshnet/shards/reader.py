@@ -16,28 +16,11 @@ from threeshnet.errors import DataError, Problems, one_of
 from threeshnet.records import ImageArrays
 from threeshnet.shards.direct import announce
 from threeshnet.shards.files import OPEN_FILES, ShardFiles
-from threeshnet.shards.manifest import MAKE_DATA, MANIFEST, Manifest, ShardEntry, SplitEntry, open_shards
-from threeshnet.shards.schema import (
-    ARRAYS,
-    FIELDS,
-    READ_BY_MODELS,
-    expected_shapes,
-    layout_of_file,
-    needed_keys,
-    row_types,
-)
-from threeshnet.shards.store import LocalStore, store_of
-from threeshnet.shards.structure import (
-    UNREADABLE,
-    count_faults,
-    misshapen_datasets,
-    place_faults,
-    rows_of,
-    strange_datasets,
-)
+from threeshnet.shards.manifest import MAKE_DATA, MANIFEST, Manifest, ShardEntry, SplitEntry
+from threeshnet.shards.remote import RemoteStore, store_of
+from threeshnet.shards.schema import FIELDS, READ_BY_MODELS, row_types
+from threeshnet.shards.structure import UNREADABLE, mismatches
 from threeshnet.shards.texts import Texts
-
-__all__ = ["ShardedSplit", "open_shards"]
 
 FEW_OPEN_FILES = 4
 
@@ -169,7 +152,7 @@ class ShardedSplit:
 
     def _new_files(self) -> ShardFiles:
         # A file that is open takes its room on the disk even when the cache of a remote store has removed it.
-        return ShardFiles(self._path_of, most=OPEN_FILES if isinstance(self._store, LocalStore) else FEW_OPEN_FILES)
+        return ShardFiles(self._path_of, most=FEW_OPEN_FILES if isinstance(self._store, RemoteStore) else OPEN_FILES)
 
     def _path_of(self, shard: int) -> Path:
         return self._store.path(self._entry.shards[shard].file)
@@ -177,8 +160,8 @@ class ShardedSplit:
     def _take_in(self, shard: ShardEntry, start: int, owners: list[np.ndarray]) -> Iterator[str]:
         try:
             with self._store.opened(shard.file) as opened:
-                if faults := self._mismatches(opened, shard):
-                    yield from faults
+                if faults := mismatches(opened, self.manifest.layout, images=shard.images, captions=shard.captions):
+                    yield from (f"{shard.file}: {fault}" for fault in faults)
                     return
                 owners.append(_array(opened, "caption/owner").astype(np.int32) + np.int32(start))
                 offsets = _array(opened, "region/offsets").astype(np.int32) if "region/offsets" in opened else None
@@ -187,18 +170,6 @@ class ShardedSplit:
             yield f"{shard.file}: missing; the manifest lists it with {shard.images} images"
         except UNREADABLE as error:
             yield f"{shard.file}: cannot be read ({error})"
-
-    def _mismatches(self, opened: h5py.File, shard: ShardEntry) -> list[str]:
-        faults = strange_datasets(opened, ARRAYS)
-        if not faults:
-            counts = {"images": shard.images, "captions": shard.captions, "regions": rows_of(opened, "region/features")}
-            shapes = expected_shapes(self.manifest.layout, **counts)
-            faults = [f"no {key}" for key in needed_keys(self.manifest.layout) if key not in opened]
-            faults += [f"{line}, as the manifest says" for line in count_faults(opened, shapes)]
-            different = self.manifest.layout.differences(layout_of_file(opened))
-            faults += [f"{line}, as the manifest says" for line in different]
-            faults += dict(misshapen_datasets(opened, shapes)).values()
-        return [f"{shard.file}: {line}" for line in faults or place_faults(opened, shard.images)]
 
     def _texts(self, key: str) -> Texts:
         """All texts of a kind."""

@@ -87,12 +87,30 @@ def address_of(folder: Path) -> str | None:
     return json.loads(file.read_text(encoding="utf-8"))["address"] if file.is_file() else None
 
 
-class RemoteStore:
-    """Shards of an address, brought here when they are read and removed when there is no more room."""
+class Store:
+    """Shards that lie in their folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, file: str) -> Path:
+        """The shard as a file of this machine."""
+        return self.folder / file
+
+    @contextmanager
+    def opened(self, file: str) -> Iterator[h5py.File]:
+        """The shard, open in h5py, for its small arrays."""
+        with h5py.File(self.folder / file, "r", locking=False) as shard:  # a finished shard never changes
+            yield shard
+
+
+class RemoteStore(Store):
+    """Shards of an address, downloaded when they are read and removed when there is no more room."""
 
     def __init__(self, folder: Path, address: str, sums: dict[str, str]) -> None:
         """`folder` stands for `address`; `sums` are the sha256 of the shards, empty where they are not known."""
-        self.folder, self.address, self.sums = folder, address, sums
+        super().__init__(folder)
+        self.address, self.sums = address, sums
 
     def path(self, file: str) -> Path:
         """The shard as a file of this machine, which may be removed while it is open and is read to its end then.
@@ -108,10 +126,9 @@ class RemoteStore:
 
     @contextmanager
     def opened(self, file: str) -> Iterator[h5py.File]:
-        """The shard, open in h5py; parts of it are read over the network as long as it is not here."""
-        here = self.folder / file
-        if here.is_file():
-            with h5py.File(here, "r", locking=False) as shard:
+        """The shard, open in h5py; parts are read over the network as long as it is not here."""
+        if (self.folder / file).is_file():
+            with super().opened(file) as shard:
                 yield shard
             return
         system, path = _system(self.address)
@@ -157,6 +174,12 @@ class RemoteStore:
                     return
                 file.unlink(missing_ok=True)
                 total -= bytes_there
+
+
+def store_of(folder: Path, sums: dict[str, str]) -> Store:
+    """The store of a shard folder; `sums` are the sha256 that its manifest has of the shards."""
+    address = address_of(folder)
+    return Store(folder) if address is None else RemoteStore(folder, address, sums)
 
 
 def _system(address: str) -> tuple[Any, str]:

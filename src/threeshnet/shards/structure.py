@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 import h5py
 import numpy as np
 
-from threeshnet.shards.schema import ARRAYS, FEATURES, TEXT
+from threeshnet.shards.schema import ARRAYS, FEATURES, TEXT, Layout, expected_shapes, layout_of_file, needed_keys
 
 # What h5py raises on damaged files.
 UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError)
@@ -63,6 +63,19 @@ def _is_stored(dataset: h5py.Dataset) -> bool:
 def _bytes(dataset: h5py.Dataset) -> int:
     """Of the whole; h5py's own count overflows."""
     return math.prod(dataset.shape) * dataset.dtype.itemsize
+
+
+def mismatches(opened: h5py.File, layout: Layout, *, images: int, captions: int) -> list[str]:
+    """Why a shard is not what its manifest says, as far as shows without its features."""
+    if faults := strange_datasets(opened, ARRAYS):
+        return faults
+    counts = {"images": images, "captions": captions, "regions": rows_of(opened, "region/features")}
+    shapes = expected_shapes(layout, **counts)
+    faults = [f"no {key}" for key in needed_keys(layout) if key not in opened]
+    different = [*count_faults(opened, shapes), *layout.differences(layout_of_file(opened))]
+    faults += [f"{line}, as the manifest says" for line in different]
+    faults += dict(misshapen_datasets(opened, shapes)).values()
+    return faults or list(place_faults(opened, images))
 
 
 def rows_of(opened: h5py.File, key: str) -> int:
