@@ -15,7 +15,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
-from threeshnet.batches.datamodule import RetrievalDataModule
+from threeshnet.batches.datamodule import BatchOptions, RetrievalDataModule, Splits
 from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.nn.collectives import leave_together
@@ -80,10 +80,8 @@ def main(shards: Path, processes: int, out: Path) -> None:
             partial(torch.optim.SGD, momentum=0.9), partial(torch.optim.lr_scheduler.StepLR, step_size=1), 0.01, 0.1
         ),
     )
-    sizes = {"batch_size": 16, "evaluation_batch_size": 4}
-    data = RetrievalDataModule(
-        shards=shards, dataset="synthetic", tokenizer=tokenizer, fields=["region"], test_split="testall", **sizes
-    )
+    sizes, splits = BatchOptions(batch_size=16, evaluation_batch_size=4), Splits(test="testall")
+    data = RetrievalDataModule(shards, tokenizer=tokenizer, fields=["region"], splits=splits, batches=sizes)
     witness = Witness()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = pl.Trainer(

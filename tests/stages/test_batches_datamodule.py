@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import pickle
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from threeshnet.batches.augment import AlterWords, DropTokens
-from threeshnet.batches.datamodule import RetrievalDataModule
+from threeshnet.batches.datamodule import Augmentation, BatchOptions, RetrievalDataModule, Splits
 from threeshnet.batches.loader import TrainingLoader
 from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
 from threeshnet.errors import ConfigError, DataError
@@ -25,6 +27,7 @@ from threeshnet.shards.writer import write_shard
 
 WORDS = ("a", "red", "bike", "##s", "dog", "on", "grass")
 CLASSES, GRID = 3, (2, 2)
+DEFAULTS = {"fields": ("region", "grid", "seg"), "batch_size": 4, "test": "testall"}
 
 
 def arrays_of(count: int, generator: np.random.Generator) -> ImageArrays:
@@ -72,9 +75,14 @@ def tokenizer() -> Wordpieces:
     return Wordpieces([*SPECIALS, *WORDS])
 
 
-def module_of(shards: Path, tokenizer: Wordpieces, **options: object) -> RetrievalDataModule:
-    settings = {"dataset": "small", "fields": ("region", "grid", "seg"), "batch_size": 4, "test_split": "testall"}
-    return RetrievalDataModule(shards=shards, tokenizer=tokenizer, **(settings | options))  # pyright: ignore
+def module_of(shards: Path, tokenizer: Wordpieces, **options: Any) -> RetrievalDataModule:
+    """A data module; `options` are those of it and of its settings objects, by name."""
+    given: dict[str, Any] = DEFAULTS | options
+    taken = {
+        name: kind(**{each.name: given.pop(each.name) for each in fields(kind) if each.name in given})
+        for name, kind in (("splits", Splits), ("batches", BatchOptions), ("augment", Augmentation))
+    }
+    return RetrievalDataModule(shards, tokenizer=tokenizer, **taken, **given)
 
 
 def augmentations(tokenizer: Wordpieces) -> dict[str, object]:
@@ -121,11 +129,11 @@ def test_evaluation_gives_every_item_once(shards: Path, tokenizer: Wordpieces) -
     assert sorted(number for _, numbers in images for number in numbers.tolist()) == list(range(5))
     assert sorted(number for _, numbers in captions for number in numbers.tolist()) == list(range(14))
     assert module.split("testall").owners.shape == (14,)
-    assert module_of(shards, tokenizer, dev_split=None).val_dataloader() == []
+    assert module_of(shards, tokenizer, dev=None).val_dataloader() == []
 
 
 def test_training_on_two_splits_numbers_images_through(shards: Path, tokenizer: Wordpieces) -> None:
-    both = module_of(shards, tokenizer, train_splits=("train", "dev"), dev_split=None, drop_last=False)
+    both = module_of(shards, tokenizer, train=("train", "dev"), dev=None, drop_last=False)
     dataset = both.train_dataloader().dataset
     batch = dataset[(0, len(dataset) - 1)]
     dev = both.split("dev").read([2])
@@ -137,7 +145,7 @@ def test_a_missing_test_split_falls_back_to_the_only_other(
     shards: Path, tokenizer: Wordpieces, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        assert module_of(shards, tokenizer, test_split="test").test_split == "testall"
+        assert module_of(shards, tokenizer, test="test").test_split == "testall"
     assert "testall" in caplog.text
 
 
@@ -145,7 +153,7 @@ def test_problems_are_named_together(shards: Path, tokenizer: Wordpieces, tmp_pa
     with pytest.raises(ConfigError, match="'pixels' is not in these shards, which hold grid, region, seg"):
         module_of(shards, tokenizer, fields=("pixels",))
     with pytest.raises(ConfigError, match=r"'restval'; there are: dev, testall, train(.|\n)*'val'"):
-        module_of(shards, tokenizer, train_splits=("restval",), dev_split="val")
+        module_of(shards, tokenizer, train=("restval",), dev="val")
     with pytest.raises(DataError, match="make data"):
         module_of(tmp_path, tokenizer)
     with pytest.raises(ConfigError, match="batch_size=400"):

@@ -16,7 +16,7 @@ from PIL import Image
 import threeshnet
 from threeshnet.batches.augment import AlterWords, DropTokens
 from threeshnet.batches.collate import collate_images
-from threeshnet.batches.datamodule import RetrievalDataModule
+from threeshnet.batches.datamodule import Augmentation, BatchOptions, RetrievalDataModule
 from threeshnet.batches.dataset import CaptionDataset
 from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
 from threeshnet.errors import ConfigError, DataError
@@ -202,8 +202,9 @@ def test_a_pair_is_the_same_in_any_batch(shards: Path, tokenizer: Wordpieces) ->
 
 
 def module_of(shards: Path, tokenizer: Wordpieces, **options: Any) -> RetrievalDataModule:
-    settings: dict[str, Any] = {"shards": shards, "dataset": "small", "fields": FIELDS, "batch_size": 4}
-    return RetrievalDataModule(tokenizer=tokenizer, **settings | options)
+    augment = Augmentation(views=options.pop("views", ()))
+    given = {"fields": FIELDS, "batches": BatchOptions(batch_size=4), "augment": augment}
+    return RetrievalDataModule(shards, tokenizer=tokenizer, **given, **options)
 
 
 def test_views_are_for_training_alone(shards: Path, tokenizer: Wordpieces) -> None:

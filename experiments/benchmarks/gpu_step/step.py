@@ -25,10 +25,11 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch.utils.flop_counter import FlopCounterMode
 
-from threeshnet.batches.datamodule import RetrievalDataModule
+from threeshnet.batches.datamodule import BatchOptions, RetrievalDataModule, Splits
 from threeshnet.files import write_rows
 from threeshnet.installation import CONF, current_commit
 from threeshnet.reports.markdown import fill, table
+from threeshnet.shards.manifest import open_shards
 
 HERE = Path(__file__).parent
 BERT_BASE = ["hidden_size=768", "num_hidden_layers=12", "num_attention_heads=12", "intermediate_size=3072"]
@@ -140,12 +141,11 @@ def flops_of_pair(shards: Path, overrides: Sequence[str], pairs: int = 8) -> flo
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", list(overrides))
     data = RetrievalDataModule(
-        shards=shards,
-        dataset="synthetic",
+        open_shards(shards, "synthetic"),
         tokenizer=instantiate(cfg.text.tokenizer),
         fields=["region", "seg"],
-        test_split=None,
-        batch_size=pairs,
+        splits=Splits(test=None),
+        batches=BatchOptions(batch_size=pairs),
     )
     cfg.sizes.region_width, cfg.sizes.classes = data.manifest.region_width, data.manifest.classes
     model, batch = instantiate(cfg.model).train(), next(iter(data.train_dataloader())).to("cpu")  # widens float16

@@ -57,16 +57,19 @@ def watched(folder: Path, workers: int, method: str, steps: int) -> dict[str, fl
     """MB: what the process has when everything is imported, and the most that it and its workers have afterwards."""
     import torch
 
-    from threeshnet.batches.datamodule import RetrievalDataModule
+    from threeshnet.batches.datamodule import BatchOptions, RetrievalDataModule, Splits
     from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
 
     torch.set_num_threads(1)
     multiprocessing.set_start_method(method)
     start, peaks = anonymous_bytes(), [0, 0]
     module = RetrievalDataModule(
-        shards=folder, dataset="memory", tokenizer=Wordpieces([*SPECIALS, *WORDS]), fields=["region"], workers=workers,
-        dev_split=None, test_split=None, batch_size=64, order="blocks",
-    )  # fmt: skip
+        folder,
+        tokenizer=Wordpieces([*SPECIALS, *WORDS]),
+        fields=["region"],
+        splits=Splits(dev=None, test=None),
+        batches=BatchOptions(workers=workers, batch_size=64, order="blocks"),
+    )
     looked = 0.0
     for step, _ in enumerate(module.train_dataloader()):
         if time.perf_counter() - looked > 0.2:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from threeshnet.batches.order import CaptionBatches, EveryItemOnce, make_order
 from threeshnet.batches.readahead import MEGABYTE, Readahead
 from threeshnet.batches.tokenizers import Wordpieces
 from threeshnet.errors import ConfigError, Problems
-from threeshnet.shards.manifest import Manifest, make_view, open_shards, open_view
+from threeshnet.shards.manifest import Manifest, make_view, open_view
 from threeshnet.shards.reader import ShardedSplit
 
 TEST_SPLITS = ("test", "testall")
@@ -27,61 +28,73 @@ BATCHES_AHEAD = 2  # of each worker, within PREFETCH_MEGABYTES
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """Splits to train on, and the dev and held-out split; None for none."""
+
+    train: Sequence[str] = ("train",)
+    dev: str | None = "dev"
+    test: str | None = "test"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """Sizes and order of batches, with the names of the config key `batches`."""
+
+    batch_size: int = 128  # captions of a step, all processes together
+    evaluation_batch_size: int = 256  # images or captions of one process
+    workers: int = 0  # processes of each loader
+    drop_last: bool = True
+    limit_train_images: int | None = None
+    order: str = "shuffle"  # or blocks
+    block_images: int = 32
+    window_captions: int = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Augmentation of training pairs, with the names of the config key `augment`."""
+
+    drop_tokens: DropTokens | None = None
+    alter_words: AlterWords | None = None
+    views: Sequence[str] = ()  # data sets with random crops of the same photos
+
+
 class RetrievalDataModule(pl.LightningDataModule):
-    """Training pairs from `train_splits`; images and captions, each once, from `dev_split` and `test_split`.
+    """Training pairs from the training splits; images and captions, each once, from the dev and test split.
 
     The batch samplers divide batches among the processes: the Trainer needs `use_distributed_sampler=False`.
     """
 
     def __init__(
         self,
+        folder: Path,
         *,
-        shards: Path | str,
-        dataset: str,
         tokenizer: Wordpieces,
         fields: Collection[str],
-        train_splits: Sequence[str] = ("train",),
-        dev_split: str | None = "dev",
-        test_split: str | None = "test",
-        batch_size: int = 128,
-        evaluation_batch_size: int = 256,
-        workers: int = 0,
-        seed: int = 0,
-        drop_last: bool = True,
-        drop_tokens: DropTokens | None = None,
-        alter_words: AlterWords | None = None,
-        limit_train_images: int | None = None,
-        order: str = "shuffle",
-        block_images: int = 32,
-        window_captions: int = 4096,
-        views: Sequence[str] = (),
+        splits: Splits = Splits(),
+        batches: BatchOptions = BatchOptions(),
+        augment: Augmentation = Augmentation(),
         scored_views: Sequence[str] = (),
+        seed: int = 0,
     ) -> None:
-        """`shards` is the folder of the data set or of several; `fields` are among region, grid, seg.
+        """`folder` holds the shards of one data set; `fields` are among region, grid, seg.
 
-        `batch_size` counts the captions of all processes together, `evaluation_batch_size` the images or captions of
-        one process; `workers` are processes of each loader. `order` is shuffle, or blocks of `block_images` neighbours
-        that are shuffled in windows of `window_captions`. `views` name the shards of random crops to train with, and
-        `scored_views` those that dev and test images are averaged with.
-
-        Opens the manifest at once. Raises DataError when it is missing, and ConfigError for splits or fields that it
-        does not have.
+        Dev and test images are averaged with those of `scored_views` (test-time augmentation). The manifest is opened
+        at once: raises DataError when it is missing, and ConfigError for splits or fields that it does not have.
         """
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a tiny split may leave a process without items
-        self.folder = open_shards(shards, dataset)
-        self.manifest = Manifest.load(self.folder)
-        self.tokenizer, self.fields = tokenizer, tuple(fields)
-        self.train_splits, self.dev_split = tuple(train_splits), dev_split
-        self.test_split = self._test_split(test_split)
-        self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
-        self.workers, self.seed, self.drop_last = workers, seed, drop_last
-        self.drop_tokens, self.alter_words = drop_tokens, alter_words
-        self.limit_train_images = limit_train_images
-        self.order = make_order(order, block_images=block_images, window_captions=window_captions)
+        self.folder, self.manifest = folder, Manifest.load(folder)
+        self.tokenizer, self.fields, self.seed = tokenizer, tuple(fields), seed
+        self.train_splits, self.dev_split = tuple(splits.train), splits.dev
+        self.test_split = self._test_split(splits.test)
+        self.options, self.augment = batches, augment
+        sizes = {"block_images": batches.block_images, "window_captions": batches.window_captions}
+        self.order = make_order(batches.order, **sizes)
         self._check()
-        self.views = {name: open_view(self.folder, name) for name in views}
-        self.scored_views = {name: open_view(self.folder, name) for name in scored_views}
+        self.views = {name: open_view(folder, name) for name in augment.views}
+        self.scored_views = {name: open_view(folder, name) for name in scored_views}
         self._splits: dict[str, ShardedSplit] = {}
 
     def split(self, name: str) -> ShardedSplit:
@@ -100,26 +113,26 @@ class RetrievalDataModule(pl.LightningDataModule):
             splits=splits,
             tokenizer=self.tokenizer,
             fields=self.fields,
-            drop_tokens=self.drop_tokens,
-            alter_words=self.alter_words,
+            drop_tokens=self.augment.drop_tokens,
+            alter_words=self.augment.alter_words,
             seed=self.seed,
-            limit_images=self.limit_train_images,
+            limit_images=self.options.limit_train_images,
             views=[self._seen_as(view, folder, splits) for view, folder in self.views.items()],
         )
         rank, world_size = self._process()
         batches = CaptionBatches(
             dataset.owners[dataset.rows],
-            batch_size=self.batch_size,
+            batch_size=self.options.batch_size,
             seed=self.seed,
-            drop_last=self.drop_last,
+            drop_last=self.options.drop_last,
             rank=rank,
             world_size=world_size,
             order=self.order,
         )
         ahead = 0 if self.views else READAHEAD_MEGABYTES  # the view of a pair is drawn only when its batch is made
         readahead = Readahead(splits=splits, fields=self.fields, megabytes=ahead)
-        size = splits[0].image_bytes(self.fields) * self.batch_size // world_size
-        return TrainingLoader(dataset, batches=batches, readahead=readahead, **self._options(size))
+        size = splits[0].image_bytes(self.fields) * self.options.batch_size // world_size
+        return TrainingLoader(dataset, batches=batches, readahead=readahead, **self._loader_options(size))
 
     def val_dataloader(self) -> list[Loader]:
         """[images, captions] of the dev split; none when there is no dev split."""
@@ -137,8 +150,9 @@ class RetrievalDataModule(pl.LightningDataModule):
         split, (rank, world_size) = self.split(name), self._process()
         seen = [split, *(self._seen_as(view, folder, [split])[0] for view, folder in self.scored_views.items())]
         texts = TextDataset(split=split, tokenizer=self.tokenizer)
-        share: dict[str, Any] = {"batch_size": self.evaluation_batch_size, "rank": rank, "world_size": world_size}
-        options = self._options(split.image_bytes(self.fields) * self.evaluation_batch_size)
+        size = self.options.evaluation_batch_size
+        share: dict[str, Any] = {"batch_size": size, "rank": rank, "world_size": world_size}
+        options = self._loader_options(split.image_bytes(self.fields) * size)
         images, *views = (
             Loader(
                 ImageDataset(split=each, fields=self.fields),
@@ -169,14 +183,14 @@ class RetrievalDataModule(pl.LightningDataModule):
         problems.raise_as(ConfigError, way_out)
         return there
 
-    def _options(self, batch_bytes: int) -> dict[str, Any]:
+    def _loader_options(self, batch_bytes: int) -> dict[str, Any]:
         """torch's options of a loader whose batches take `batch_bytes` bytes."""
-        ahead = PREFETCH_MEGABYTES * MEGABYTE // max(1, batch_bytes * self.workers)
+        ahead = PREFETCH_MEGABYTES * MEGABYTE // max(1, batch_bytes * self.options.workers)
         return {
-            "num_workers": self.workers,
+            "num_workers": self.options.workers,
             "collate_fn": _as_is,
-            "persistent_workers": self.workers > 0,
-            "prefetch_factor": max(1, min(BATCHES_AHEAD, ahead)) if self.workers else None,
+            "persistent_workers": self.options.workers > 0,
+            "prefetch_factor": max(1, min(BATCHES_AHEAD, ahead)) if self.options.workers else None,
             "pin_memory": torch.cuda.is_available(),
             # A loader draws a seed for its workers when it starts: not from the generator of the model's dropout.
             "generator": torch.Generator().manual_seed(self.seed),
@@ -199,10 +213,10 @@ class RetrievalDataModule(pl.LightningDataModule):
             for field in self.fields
             if field not in self.manifest.fields
         )
-        if self.evaluation_batch_size < 1:
-            problems.add(f"evaluation_batch_size={self.evaluation_batch_size} must be at least 1")
-        if self.workers < 0:
-            problems.add(f"workers={self.workers} must not be negative")
+        if self.options.evaluation_batch_size < 1:
+            problems.add(f"evaluation_batch_size={self.options.evaluation_batch_size} must be at least 1")
+        if self.options.workers < 0:
+            problems.add(f"workers={self.options.workers} must not be negative")
         problems.raise_as(ConfigError, "`make data` with another extractor makes other fields.")
         self._check_splits([*self.train_splits, *filter(None, [self.dev_split, self.test_split])])
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from threeshnet.batches.datamodule import RetrievalDataModule
+from threeshnet.batches.datamodule import BatchOptions, RetrievalDataModule, Splits
 from threeshnet.encoders.official import is_official_checkpoint, load_official_checkpoint
 from threeshnet.errors import CheckpointError, ConfigError, Problems
 from threeshnet.evaluation.finish import write_scores
@@ -24,7 +24,7 @@ from threeshnet.runs.identity import data_fingerprint
 from threeshnet.runs.run import LAST, PREVIOUS, Run
 from threeshnet.runs.tracking import track_evaluation
 from threeshnet.settings import EvaluateSettings, Invocation
-from threeshnet.shards.manifest import Manifest, open_shards
+from threeshnet.shards.manifest import open_shards
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training.checkpoint import checkpoint_hash, load_model, read_checkpoint
 from threeshnet.training.encoding import Embeddings, EncodingModule
@@ -126,17 +126,12 @@ def load(settings: EvaluateSettings, file: Path, split: str, views: Sequence[str
     """A checkpoint's model and a split, whose images are encoded in those other views too."""
     model, card = read_model(settings, file)
     training = training_of(settings, file, card)
-    folder = open_shards(settings.shards)
     datamodule = RetrievalDataModule(
-        shards=folder,
-        dataset=Manifest.load(folder).dataset,
+        open_shards(settings.shards),
         tokenizer=model.tokenizer,
         fields=card["fields"],
-        train_splits=[],
-        dev_split=None,
-        test_split=split,
-        evaluation_batch_size=settings.batch_size,
-        workers=settings.workers,
+        splits=Splits(train=(), dev=None, test=split),
+        batches=BatchOptions(evaluation_batch_size=settings.batch_size, workers=settings.workers),
         scored_views=views,
     )
     check_classes(file, card["class_table"], datamodule.manifest.class_table)

@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
 from pytorch_lightning.loggers import Logger
 
-from threeshnet.batches.datamodule import RetrievalDataModule
+from threeshnet.batches.datamodule import Augmentation, BatchOptions, RetrievalDataModule, Splits
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.errors import ConfigError, Problems
 from threeshnet.runs.checkpoint_files import WholeFiles
@@ -65,16 +65,13 @@ def build_datamodule(settings: TrainSettings, folder: Path, model: RetrievalMode
     if augment["alter_words"] is not None:
         augment["alter_words"] = augment["alter_words"](tokenizer=model.tokenizer)
     return RetrievalDataModule(
-        shards=folder,
-        dataset=settings.data.name,
+        folder,
         tokenizer=model.tokenizer,
         fields=fields_read(settings),
-        train_splits=settings.data.train_splits,
-        dev_split=settings.data.dev_split,
-        test_split=settings.data.test_split,
+        splits=Splits(train=settings.data.train_splits, dev=settings.data.dev_split, test=settings.data.test_split),
+        batches=BatchOptions(**plain(settings.batches)),
+        augment=Augmentation(**augment),
         seed=settings.seed,
-        **augment,
-        **plain(settings.batches),
     )
 
 
