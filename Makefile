@@ -134,13 +134,13 @@ dashboard: $(READY) ## The page of a study, finished or not: STUDY=name [OUT=run
 	$(call run,dashboard)$(dashboard_options)$(more)
 
 bench: $(READY) ## Reading speed against other ways, cold and warm: [ARGS="--images 20000 --repeats 5 --folder <folder>"]
-	$(ENV_PYTHON) experiments/benchmarks/streaming/bench.py$(more)
+	$(ENV_PYTHON) -m experiments.benchmarks.streaming.bench$(more)
 
 kills: $(READY) ## Kill training 100 times, compare with a run left alone [ARGS="--kills 20"]
-	$(ENV_PYTHON) experiments/benchmarks/interruptions/kills.py --csv experiments/benchmarks/interruptions/kills.csv$(more)
+	$(ENV_PYTHON) -m experiments.benchmarks.interruptions.kills --csv experiments/benchmarks/interruptions/kills.csv$(more)
 
 faults: $(READY) ## Inject every fault for real, write down what was printed and lost [ARGS="--only …"]
-	$(ENV_PYTHON) experiments/benchmarks/interruptions/faults.py --out experiments/benchmarks/interruptions$(more)
+	$(ENV_PYTHON) -m experiments.benchmarks.interruptions.faults --out experiments/benchmarks/interruptions$(more)
 
 # ---- the house -------------------------------------------------------------------------------------------------------
 

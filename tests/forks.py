@@ -51,8 +51,8 @@ class Started(NamedTuple):
 class Forks:
     """The parent of all commands that are run; a context manager.
 
-    What is started is a command (`train`) or a script (its path), with its words. Several `processes` find each other
-    as those of torchrun do.
+    What is started is a command (`train`), a module (its dotted name) or a script (its path), with its words. Several
+    `processes` find each other as those of torchrun do.
     """
 
     def __init__(self) -> None:
@@ -195,18 +195,17 @@ def begin(name: str, words: list[str], folder: str, limit: int | None, place: di
 
 
 def call(name: str, words: list[str]) -> int:
-    """What a shell would see of a verb, or of a script, with these words."""
+    """What a shell would see of a verb, or of `python -m` with a dotted name or a script, with these words."""
     import traceback
 
     script = Path(name)
-    if script.suffix == ".py":
-        sys.argv = [name, *words]
-        sys.path.insert(0, str(script.parent))
-    else:
-        script = PACKAGE / "__main__.py"
-        sys.argv = ["threeshnet", name, *words]
+    sys.path.insert(0, str(script.parent if script.suffix == ".py" else PACKAGE.parents[1]))  # experiments.benchmarks
+    sys.argv = [name, *words] if "." in name else ["threeshnet", name, *words]
     try:
-        runpy.run_path(str(script), run_name="__main__")
+        if script.suffix == ".py":
+            runpy.run_path(name, run_name="__main__")
+        else:
+            runpy.run_module(name if "." in name else "threeshnet.__main__", run_name="__main__")
     except SystemExit as ended:
         if isinstance(ended.code, int | None):
             return ended.code or 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from threeshnet.objectives.gather import gather_pairs, gather_rows
 
 from ..forks import Forks
 
-SCRIPT = Path(__file__).parents[2] / "experiments" / "benchmarks" / "processes" / "equality.py"
+PROGRAM = "experiments.benchmarks.processes.equality"
 SEVERAL = ("N=2", "N=4")
 EXACT = 1e-5  # relative, in float64; what is measured is below 1e-9
 NAIVE_LENGTHS = {"gathered without gradient": lambda n: 1 / n, "gathered, loss times N": float}
@@ -23,7 +22,7 @@ NAIVE_LENGTHS = {"gathered without gradient": lambda n: 1 / n, "gathered, loss t
 @pytest.fixture(scope="module")
 def found(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("equality")
-    ended = forks.run(str(SCRIPT), ["--quick", f"--out={out}"], folder=out, seconds=900)
+    ended = forks.run(PROGRAM, ["--quick", f"--out={out}"], folder=out, seconds=900)
     assert ended.code == 0, ended.err[-5000:]
     return json.loads((out / "result.json").read_text())
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from experiments.benchmarks.protocols import coco_size, large
 from torch import Tensor
 
 from threeshnet.errors import ConfigError, DataError
@@ -17,8 +17,6 @@ from threeshnet.metrics.protocols import PROTOCOLS, Scored, check_protocol, desc
 from threeshnet.metrics.ranks import rank_similarity
 from threeshnet.metrics.recalls import fold_ranks
 from threeshnet.metrics.similarity import EmbeddingSimilarity, tiles
-
-from ..scripts import loaded
 
 CUTOFFS = (1, 5, 10)
 
@@ -212,14 +210,10 @@ def test_infinite_similarities_have_ranks_and_mixed_ones_too() -> None:
 # --- experiments/benchmarks/protocols
 
 
-def script(root: Path, name: str) -> ModuleType:
-    return loaded(root / "experiments" / "benchmarks" / "protocols" / f"{name}.py")
-
-
 def test_the_large_gallery_script_checks_itself(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    large, file = script(root, "large"), tmp_path / "large.json"
+    file = tmp_path / "large.json"
     threads = f"--threads={torch.get_num_threads()}"
     small = ["--images=90", "--captions=400", "--dim=8", "--block-cells=1000", "--check=400", threads]
     found = large.main([*small, f"--out={file}"])
@@ -236,12 +230,12 @@ def test_the_large_gallery_script_checks_itself(
 def test_what_is_said_of_the_committed_results_is_what_they_say(root: Path) -> None:
     folder = root / "experiments" / "benchmarks" / "protocols"
     text = (folder / "README.md").read_text()
-    large, sized = (json.loads((folder / f"{name}.json").read_text()) for name in ("large", "coco_size"))
-    assert (large["images"], large["captions"], large["dim"]) == (100_000, 500_000, 256)
-    assert f"**{large['seconds']:,.0f} s on one thread** ({large['nanoseconds_a_similarity']:.0f} ns" in text
-    assert f"**{large['peak_memory_gb']:.2f} GB**, {large['peak_memory_gb_before_ranking']:.2f} of which" in text
-    assert large["peak_memory_gb"] < 4
-    assert large["checked"] == 10
+    ranked, sized = (json.loads((folder / f"{name}.json").read_text()) for name in ("large", "coco_size"))
+    assert (ranked["images"], ranked["captions"], ranked["dim"]) == (100_000, 500_000, 256)
+    assert f"**{ranked['seconds']:,.0f} s on one thread** ({ranked['nanoseconds_a_similarity']:.0f} ns" in text
+    assert f"**{ranked['peak_memory_gb']:.2f} GB**, {ranked['peak_memory_gb_before_ranking']:.2f} of which" in text
+    assert ranked["peak_memory_gb"] < 4
+    assert ranked["checked"] == 10
     for way in ("ours", "plain"):
         took = sized[way]["seconds"]
         times = " | ".join(f"{took[name]:.1f}" for name in ("encode", "rank", "all"))
@@ -250,8 +244,8 @@ def test_what_is_said_of_the_committed_results_is_what_they_say(root: Path) -> N
     assert f"**{sized['ratio']:.1f} times as fast**" in text
 
 
-def test_both_ways_to_evaluate_agree(root: Path, synthetic_shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    coco_size, rsums = script(root, "coco_size"), {}
+def test_both_ways_to_evaluate_agree(synthetic_shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rsums = {}
     threads = f"--threads={torch.get_num_threads()}"
     for way in coco_size.WAYS:
         found = coco_size.main(

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
-
-from ..scripts import loaded
+from experiments.benchmarks.naive_twin import compare
 
 TINY = ["--batch=6", "--dim=16", "--text=tiny", "--warm-up=0", "--steps=1", "--no-memory"]
 
 
-@pytest.fixture(scope="module")
-def compare(root: Path) -> ModuleType:
-    folder = root / "experiments" / "benchmarks" / "naive_twin"
-    sys.path.insert(0, str(folder))  # compare.py is a script, and its folder is where it finds naive.py
-    try:
-        return loaded(folder / "compare.py")
-    finally:
-        sys.path.remove(str(folder))
-
-
-def test_the_fast_model_and_the_plain_one_have_the_same_loss(compare: ModuleType, tmp_path: Path) -> None:
+def test_the_fast_model_and_the_plain_one_have_the_same_loss(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     found = compare.main([*TINY, f"--threads={threads}", f"--out={tmp_path / 'result.json'}"])
     assert found["loss"]["relative_difference"] < compare.AGREE
@@ -32,7 +19,7 @@ def test_the_fast_model_and_the_plain_one_have_the_same_loss(compare: ModuleType
     assert (tmp_path / "result.json").stat().st_size > 100
 
 
-def test_gradients_agree_too(compare: ModuleType) -> None:
+def test_gradients_agree_too() -> None:
     options = compare.parsed(TINY)
     batch, norms = compare.made_up(options, 3), {}
     for name, step in compare.build(options).items():
@@ -45,7 +32,7 @@ def test_gradients_agree_too(compare: ModuleType) -> None:
     assert norms["ours"] == pytest.approx(norms["naive"], rel=2e-3)
 
 
-def test_weights_without_a_place_are_refused(compare: ModuleType) -> None:
+def test_weights_without_a_place_are_refused() -> None:
     steps = compare.build(compare.parsed(TINY))
     model = steps["ours"].model
     model.extra = torch.nn.Linear(2, 2)

@@ -93,7 +93,9 @@ def test_a_signal_saves_and_leaves(
     monkeypatch.undo()
     assert ended.code == 75
     kept = step + int(where == "training")
-    assert ended.err.splitlines()[-1].startswith(f"{name}: left after step {kept}, all saved. To go on: threeshnet train ")
+    assert ended.err.splitlines()[-1].startswith(
+        f"{name}: left after step {kept}, all saved. To go on: threeshnet train "
+    )
     assert f"out={out} resume=true" in ended.err
     assert "Error executing job" not in ended.err
     assert json.loads((out / "progress.json").read_text())["state"] != "failed"

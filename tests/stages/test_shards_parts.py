@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from experiments.benchmarks.common import module_command, surroundings
+from experiments.benchmarks.extraction import kills
 from PIL import Image
 from pytorch_lightning.accelerators import CUDAAccelerator
 
@@ -27,8 +28,6 @@ from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.plan import plan_shards, share_of
 from threeshnet.shards.verify import verify
 from threeshnet.shards.writer import ShardWriter
-
-from ..scripts import loaded
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -296,11 +295,10 @@ def test_torchrun_splits_the_work(tmp_path: Path, command: Any) -> None:
 
 
 def test_two_kills_change_no_byte(tmp_path: Path) -> None:
-    script = ROOT / "experiments" / "benchmarks" / "extraction" / "kills.py"
     file = tmp_path / "kills.csv"
     settings = ["--kills", "2", "--photos", "24", "--shard", "3", "--workers", "0", "--csv", str(file)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "THREESHNET_CONF": str(CONF), "OMP_NUM_THREADS": "1"}
-    asked = [sys.executable, str(script), *settings]
+    environment = surroundings() | {"OMP_NUM_THREADS": "1"}
+    asked = module_command(kills.__name__, *settings)
     ended = subprocess.run(asked, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "2 kills, " in ended.stdout
@@ -309,14 +307,9 @@ def test_two_kills_change_no_byte(tmp_path: Path) -> None:
 
 
 def test_the_comparison_of_the_kills_sees_a_byte(tmp_path: Path) -> None:
-    kills = script_module()
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "train-00000.h5").write_bytes(name.encode())
         (tmp_path / name / "manifest.json").write_text(f'{{"a": 1, "commit": "{name}"}}')
     (tmp_path / "one" / "more.h5").write_bytes(b"")
     assert kills.differences(tmp_path / "one", tmp_path / "two") == ["more.h5", "train-00000.h5"]
-
-
-def script_module() -> ModuleType:
-    return loaded(ROOT / "experiments" / "benchmarks" / "extraction" / "kills.py")

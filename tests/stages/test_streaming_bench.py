@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+from experiments.benchmarks.streaming import compare, formats, order, readers, tables
 
-HERE = Path(__file__).parents[2] / "experiments/benchmarks/streaming"
 IMAGES = 7
 
 
-@pytest.fixture(scope="module")
-def scripts() -> dict[str, ModuleType]:
-    """Its scripts by name, without leaving their folder on the path."""
-    sys.path.insert(0, str(HERE))
-    try:
-        names = ("formats", "tables", "readers", "order", "compare")
-        return {name: __import__(name) for name in names}
-    finally:
-        sys.path.remove(str(HERE))
-
-
-def test_every_way_reads_every_sample(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
-    formats, ways = scripts["formats"], scripts["readers"].ways()
+def test_every_way_reads_every_sample(tmp_path: Path) -> None:
+    ways = readers.ways()
     assert len(ways) == 20
     for name, (kind, _, read) in ways.items():
         if "workers" not in name and formats.missing(kind) is None:
@@ -35,8 +22,7 @@ def test_every_way_reads_every_sample(scripts: dict[str, ModuleType], tmp_path: 
     assert {folder.name for folder in tmp_path.iterdir()} >= {"shards-7", "npy-an-image-7", "one-npy-7"}
 
 
-def test_measures_of_an_order_tell_what_they_say(scripts: dict[str, ModuleType]) -> None:
-    order = scripts["order"]
+def test_measures_of_an_order_tell_what_they_say() -> None:
     batches = np.array([[0, 0, 9, 0], [400, 800, 1200, 1200]])
     assert order.same_pairs(batches) == (3 + 1) / 2
     assert order.neighbours(batches) == pytest.approx((6 + 1) / 12)
@@ -47,8 +33,7 @@ def test_measures_of_an_order_tell_what_they_say(scripts: dict[str, ModuleType])
     assert order.kolmogorov(np.array([1, 2, 3, 4]), np.array([3, 4, 5, 6])) == 0.5
 
 
-def test_tables_are_written_between_their_marks(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
-    compare = scripts["compare"]
+def test_tables_are_written_between_their_marks(tmp_path: Path) -> None:
     row = {"way": "raw read", "order": "sequential", "repeat": 0, "images": 1000}
     for cache, seconds in (("cold", 0.5), ("warm", 0.1)):
         facts = {"seconds": seconds, "cpu_seconds": 0.1, "anonymous_mb": 1.0, "disk_bytes": 10**9}
@@ -56,7 +41,7 @@ def test_tables_are_written_between_their_marks(scripts: dict[str, ModuleType], 
         compare.add(tmp_path / "rows.csv", row | {"way": "other", "cache": cache, "note": "not installed"})
     (tmp_path / "README.md").write_text("# Title\n<!-- speed -->\nold\n<!-- /speed -->\nend\n")
     for _ in range(2):
-        scripts["tables"].rewrite(tmp_path)
+        tables.rewrite(tmp_path)
     text = (tmp_path / "README.md").read_text()
     assert "\nold\n" not in text
     assert text.endswith("end\n")

@@ -25,7 +25,7 @@ from threeshnet.training.trainer_options import OURS, lightning_options, module_
 from ..forks import Forks
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "experiments" / "benchmarks" / "processes" / "options.py"
+PROGRAM = "experiments.benchmarks.processes.options"
 
 
 def asked(*overrides: str) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def test_chunks_are_not_compiled() -> None:
 @pytest.fixture(scope="module")
 def found(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("options")
-    ended = forks.run(str(SCRIPT), ["--quick", "--backend=eager", f"--out={out}"], folder=out, seconds=900)
+    ended = forks.run(PROGRAM, ["--quick", "--backend=eager", f"--out={out}"], folder=out, seconds=900)
     assert ended.code == 0, ended.err[-5000:]
     return json.loads((out / "options.json").read_text())
 

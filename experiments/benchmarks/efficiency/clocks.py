@@ -9,13 +9,14 @@ from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
-from cross_attention import EveryPair
-from nearest import Blocks, Products, nearest
-from systems import CROSS, THREE, VSE, Encoders, photos, sentences, unit_vectors, word_vectors
 from torch import Tensor
-from whole import DIRECTIONS, IMAGES, PAIRS, SENTENCES, search
 
 from threeshnet.metrics.similarity import EmbeddingSimilarity
+
+from .cross_attention import EveryPair
+from .nearest import Blocks, Products, nearest
+from .systems import CROSS, THREE, VSE, Encoders, photos, sentences, unit_vectors, word_vectors
+from .whole import DIRECTIONS, IMAGES, PAIRS, SENTENCES, search
 
 TOP = 10  # of the best that a search gives
 

@@ -1,6 +1,6 @@
 """Thousands of image-sentence pairs a second: 3SHNet, VSE-infinity and a cross-attention, encoding charged.
 
-    python experiments/benchmarks/efficiency/run.py --out experiments/benchmarks/efficiency
+    python -m experiments.benchmarks.efficiency.run --out experiments/benchmarks/efficiency
 
 Random weights and made-up photos and sentences: neither changes how long it takes. What two systems share is measured
 once. Cases are measured in rounds (--repeats), and kept in results.json as they come: what is there is not measured
@@ -18,17 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from clocks import TOP, Bench, Case
-from cross_attention import OVER_WORDS
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from shown import draw, text
-from systems import TEXTS
-from whole import DIRECTIONS, search
 
+from threeshnet.files import write_json
 from threeshnet.installation import current_commit
 from threeshnet.metrics.ranks import BLOCK_CELLS
 from threeshnet.reports.markdown import fill
+
+from ..common import processor
+from .clocks import TOP, Bench, Case
+from .cross_attention import OVER_WORDS
+from .shown import draw, text
+from .systems import TEXTS
+from .whole import DIRECTIONS, search
 
 # What all rows of a results.json have in common.
 SETTINGS = ("text", "dim", "regions", "region_width", "classes", "captions", "batch", "block_cells", "pair_cells")
@@ -132,7 +135,7 @@ def begun(options: argparse.Namespace, file: Path) -> dict[str, Any]:
 def machine() -> dict[str, Any]:
     """The class of machine, not which one it is."""
     return {
-        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "processor": processor(),
         "system": platform.system(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -160,7 +163,7 @@ def measure(options: argparse.Namespace, found: dict[str, Any], file: Path) -> N
         for case in left:
             progress.update(task, description=case.name, refresh=True)
             found["rows"][case.name]["seconds"].append(round(case.measure(), 6))
-            save(found, file)
+            write_json(file, found)
             progress.update(task, advance=1, refresh=True)
 
 
@@ -172,13 +175,6 @@ def kept(row: Mapping[str, Any] | None, case: Case, commit: str, options: argpar
     sizes = {search(direction, images): images for images in options.galleries for direction in DIRECTIONS}
     fresh: dict[str, Any] = {"unit": case.unit, "items": case.items, "gallery": sizes.get(case.name, 0)}
     return fresh | {"seconds": [], "commit": commit}
-
-
-def save(found: Mapping[str, Any], file: Path) -> None:
-    """Aside, then renamed."""
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    partial.replace(file)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,12 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from systems import CROSS, THREE, VSE
-from whole import DIRECTIONS, IMAGES, PAIRS, SENTENCES, Pick, Row, Whole, sampled, search, speeds, whole
 
 from threeshnet.files import replacing
 from threeshnet.reports.markdown import table
+
+from .systems import CROSS, THREE, VSE
+from .whole import DIRECTIONS, IMAGES, PAIRS, SENTENCES, Pick, Row, Whole, sampled, search, speeds, whole
 
 SYSTEMS = (THREE, VSE, CROSS)
 # In the order of drawing: where two systems share what is measured, the thick one stays visible below the thin one.

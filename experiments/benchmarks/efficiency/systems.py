@@ -8,20 +8,19 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from threeshnet.encoders.text.bert import BertTextEncoder
-from threeshnet.installation import CONF
 from threeshnet.nn.masking import unit
 from threeshnet.records import MAP_SIDE, SCENE_SIDE, ImageBatch, TokenSet
+
+from ..common import composed, text_overrides
 
 THREE, VSE, CROSS = "3SHNet", "VSE-infinity", "cross-attention"
 OVERRIDES = {THREE: [], VSE: ["fusion=[]", "parts=[local]"]}
 TEXTS = ("tiny", "small", "minilm", "bert_base")
-BERT_BASE = ["hidden_size=768", "num_hidden_layers=12", "num_attention_heads=12", "intermediate_size=3072"]
 VOCABULARY = (1_000, 30_000)  # wordpieces that are words
 SHORTEST, LONGEST = 8, 20  # wordpieces of a sentence
 OCCURS = 0.05  # share of the classes that occur in a photo
@@ -70,12 +69,9 @@ class Encoders:
         return BertTextEncoder(bert=self.text.bert, dim=self.options.dim, pooling=EveryToken(), pretrained=False).eval()
 
     def _config(self, system: str) -> Any:
-        text = self.options.text
-        bert = [f"text.encoder.bert.{size}" for size in BERT_BASE] if text == "bert_base" else []
-        named = ["experiment=region_coco", f"dim={self.options.dim}", f"text={'small' if bert else text}", *bert]
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose("train", [*named, *OVERRIDES[system]])
-        cfg.sizes.region_width, cfg.sizes.classes = self.options.region_width, self.options.classes
+        named = ["experiment=region_coco", f"dim={self.options.dim}", *text_overrides(self.options.text)]
+        sizes = {"region_width": self.options.region_width, "classes": self.options.classes}
+        cfg = composed(*named, *OVERRIDES[system], **sizes)
         torch.manual_seed(0)
         return cfg
 

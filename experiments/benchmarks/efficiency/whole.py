@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from systems import CROSS, THREE, VSE
+from .systems import CROSS, THREE, VSE
 
 Row = Mapping[str, Any]
 Pick = Callable[[Iterable[float]], float]  # of the repeats' seconds: median, max (the slowest) or min

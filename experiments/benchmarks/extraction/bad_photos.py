@@ -1,6 +1,6 @@
 """Makes a folder of bad and unusual photos, makes shards of it, and prints what `make data` says of each.
 
-    python experiments/benchmarks/extraction/bad_photos.py > experiments/benchmarks/extraction/bad_photos.md
+    python -m experiments.benchmarks.extraction.bad_photos > experiments/benchmarks/extraction/bad_photos.md
 
 Nothing is kept but the table: the photos are made anew in a temporary folder.
 """

@@ -1,6 +1,6 @@
 """How fast `make import` is beside `cp` of the same bytes, and how much memory it takes.
 
-python experiments/benchmarks/extraction/import_speed.py --images 20000 --folder /somewhere/with/three/times/the/space
+python -m experiments.benchmarks.extraction.import_speed --images 20000 --folder /somewhere/with/three/times/the/space
 
 Writes a precomputed set of random float32 regions, then copies and imports it in turns, each time until the bytes are
 on the disk (fsync). Prints seconds, the ratio and the import's peak memory, and writes them as JSON where asked.
@@ -23,9 +23,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.lib import format as npy_format
 
+from ..common import peak_gb
+
 CHUNK = 64  # images made at a time
 CAPTIONS = 5
-KIB = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes there
 
 
 def main() -> None:
@@ -47,7 +48,7 @@ def main() -> None:
         "ratio": made / copied,
         "ratio_without_start_up": (made - start_up) / copied,
         "import_megabytes_per_second": size / 1e6 / (made - start_up),
-        "peak_megabytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * KIB / 1e6,
+        "peak_megabytes": peak_gb(resource.RUSAGE_CHILDREN) * 2**30 / 1e6,
     }
     say(json.dumps(result, indent=1))
     if asked.out:

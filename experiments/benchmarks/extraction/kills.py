@@ -1,7 +1,7 @@
 """Kills the making of shards at random moments, starts it again until it is done, and compares every file.
 
-    python experiments/benchmarks/extraction/kills.py --kills 20 --csv experiments/benchmarks/extraction/kills.csv
-    python experiments/benchmarks/extraction/kills.py --raw <photos and captions.txt> --limit 300 extractor=lite0
+    python -m experiments.benchmarks.extraction.kills --kills 20 --csv experiments/benchmarks/extraction/kills.csv
+    python -m experiments.benchmarks.extraction.kills --raw <photos and captions.txt> --limit 300 extractor=lite0
 
 Each start runs `threeshnet data` in a process of its own with all that it starts; SIGKILL leaves it no
 moment to put anything in order. The processes are forks of this one, which has imported the libraries and computed
@@ -33,6 +33,8 @@ from rich.table import Table
 import threeshnet.cli.data  # noqa: F401  (once, before the forks: a command loads it when there is work)
 from threeshnet.cli import main as threeshnet_main
 from threeshnet.shards.manifest import MANIFEST
+
+from ..common import finish, fork, has_ended
 
 COLUMNS = ("start", "since", "killed_after_s", "whole_shards", "unfinished_files", "manifest")
 SHARED = ("data=folder", "accelerator=cpu", "progress=false")
@@ -97,31 +99,8 @@ def rendered(folder: Path, photos: int) -> Path:
 
 
 def start(folder: Path, settings: Sequence[str]) -> int:
-    """Begin the command in `folder`, in a process group of its own; returns its id."""
-    folder.mkdir(exist_ok=True)
-    if process := os.fork():
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.setpgid(process, process)  # here too: a kill may come before the child has done so
-        return process
-    code = 1
-    try:
-        os.setpgid(0, 0)
-        os.chdir(folder)
-        log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        threeshnet_main(["data", *settings, "out=out"])
-        code = 0
-    except SystemExit as ended:
-        code = int(ended.code or 0)
-    finally:
-        sys.stdout.flush()
-        os._exit(code)  # nothing of the parent is to be closed twice
-
-
-def finish(process: int) -> int:
-    """Wait for a process; its exit code, or minus the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    """Starts the command in `folder`; returns the id of its process group."""
+    return fork(folder, lambda: threeshnet_main(["data", *settings, "out=out"]))
 
 
 def kill_until_done(
@@ -157,7 +136,7 @@ def kill_until_done(
 def wait_for_file(folder: Path, process: int) -> float:
     """Wait until the process has changed a file of the shard folder, or ended; the time of that moment."""
     before = state(folder)
-    while state(folder) == before and os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+    while state(folder) == before and not has_ended(process):
         time.sleep(0.002)
     return time.perf_counter()
 

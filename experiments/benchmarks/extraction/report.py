@@ -1,6 +1,6 @@
 """Tables here and in the guide to extractors, from the committed results.
 
-Command: python experiments/benchmarks/extraction/report.py
+python -m experiments.benchmarks.extraction.report
 """
 
 from __future__ import annotations

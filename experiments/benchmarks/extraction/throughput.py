@@ -1,6 +1,6 @@
 """Photos a second, memory, and the hours that a data set takes, for each extractor in its published size.
 
-    python experiments/benchmarks/extraction/throughput.py rtdetr dinov2 --photos <folder> --count 32 --out result.csv
+    python -m experiments.benchmarks.extraction.throughput rtdetr dinov2 --photos <folder> --count 32 --out result.csv
 
 Weights are random, so nothing is fetched. Random weights find other regions and segments than trained ones; the
 networks take the same time, what follows them (suppression, the merge of masks) may take somewhat more or less.
@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +21,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from ..common import composed, in_own_process, peak_gb
 
 PHOTOS = {"Flickr30K": 31_000, "COCO": 123_000}
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -38,10 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     for name in options.names:
         given = list(sys.argv[1:] if arguments is None else arguments)
         kept = [argument for argument in given if argument not in options.names]
-        # This process stays small: Linux lets a process begin with the peak memory of the one that started it.
-        asked = [sys.executable, __file__, name, *kept, "--one"]
-        made = subprocess.run(asked, check=True, stdout=subprocess.PIPE, text=True)
-        rows.append(with_hours(json.loads(made.stdout)))
+        rows.append(with_hours(in_own_process(__spec__.name, name, *kept, "--one")))
     show(rows)
     if options.out:
         write(rows, Path(options.out))
@@ -95,7 +92,7 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     )
     row |= {"batch": options.batch, "count": len(photos), "load": load, "forward": forward}
     row["photos_a_second"] = len(photos) / (load + forward)
-    row["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    row["peak_gb"] = peak_gb()
     if options.device == "cuda":
         row["peak_device_gb"] = torch.cuda.max_memory_allocated() / 2**30
     return row
@@ -103,18 +100,15 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def build(name: str, models: Path) -> tuple[str, Any]:
     """The group and the extractor of an option; a model of the hub from a folder in `models`."""
-    from base_models import EXTRACTORS, SEGMENTATIONS, save
-    from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
-    from threeshnet.installation import CONF
+    from .base_models import EXTRACTORS, SEGMENTATIONS, save
 
     group = "segmentation" if name in SEGMENTATIONS else "extractor"
     settings = [f"{group}={name}", "data=folder"]
     if name in EXTRACTORS | SEGMENTATIONS:
         settings += [f"{group}.name={save(name, models / name)}", f"{group}.revision=null"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return group, instantiate(compose("shards", settings)[group])
+    return group, instantiate(composed(*settings, command="shards")[group])
 
 
 def found_photos(folder: Path, count: int) -> list[Any]:

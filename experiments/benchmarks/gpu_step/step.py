@@ -1,4 +1,4 @@
-"""How fast is a training step of the paper's region model?  python experiments/benchmarks/gpu_step/step.py
+"""How fast is a training step of the paper's region model?  python -m experiments.benchmarks.gpu_step.step
 
 `make train EXP=region_coco` on synthetic shards in COCO's layout, bert-base with random weights, on whatever device is
 there: float32 and bf16, with torch.compile and without. Each row is a training of its own and is kept in step.csv when
@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -21,18 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from torch.utils.flop_counter import FlopCounterMode
 
 from threeshnet.batches.datamodule import BatchOptions, RetrievalDataModule, Splits
 from threeshnet.files import write_rows
-from threeshnet.installation import CONF, current_commit
+from threeshnet.installation import current_commit
 from threeshnet.reports.markdown import fill, table
 from threeshnet.shards.manifest import open_shards
 
+from ..common import composed, flops, module_command, surroundings, text_overrides
+
 HERE = Path(__file__).parent
-BERT_BASE = ["hidden_size=768", "num_hidden_layers=12", "num_attention_heads=12", "intermediate_size=3072"]
 CASES = [(precision, compiled) for precision in ("32-true", "bf16-mixed") for compiled in (False, True)]
 # Dense TFLOP/s of data sheets: NVIDIA A100 (2021), H100 SXM (2023), L4 (2023), RTX 4090 (Ada whitepaper, 2022). float32
 # is that of the ordinary cores: torch's default does not round products to TF32.
@@ -85,7 +83,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 def measured(options: argparse.Namespace, precision: str, compiled: bool) -> dict[str, Any]:
     """A training by the command, and what it says of itself."""
     shards, overrides = made(options), settings(options)
-    flops = flops_of_pair(shards, overrides)
+    of_pair = flops_of_pair(shards, overrides)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
@@ -96,7 +94,7 @@ def measured(options: argparse.Namespace, precision: str, compiled: bool) -> dic
         log = list(csv.DictReader((run / "log" / "metrics.csv").open(encoding="utf-8")))
     last = [row for row in log if row.get("time/step_seconds")][-1]
     seconds, pairs = float(last["time/step_seconds"]), options.batch
-    speed, product = flops * pairs / seconds / 1e12, product_tflops(precision)
+    speed, product = of_pair * pairs / seconds / 1e12, product_tflops(precision)
     peak = next((peaks[precision] for name, peaks in PEAKS.items() if name in device()), None)
     return {
         "seconds_a_step": f"{seconds:.4f}",
@@ -104,7 +102,7 @@ def measured(options: argparse.Namespace, precision: str, compiled: bool) -> dic
         "waiting": f"{float(last['time/share_waiting_for_data']):.3f}",
         "gpu_memory_gb": metrics.get("peak_gpu_memory_gb", ""),
         "main_memory_gb": metrics["peak_memory_gb"],
-        "gflop_a_pair": f"{flops / 1e9:.3f}",
+        "gflop_a_pair": f"{of_pair / 1e9:.3f}",
         "tflops": f"{speed:.4f}",
         "product_tflops": f"{product:.3f}",
         "peak_tflops": "" if peak is None else peak,
@@ -117,9 +115,8 @@ def measured(options: argparse.Namespace, precision: str, compiled: bool) -> dic
 
 def settings(options: argparse.Namespace) -> list[str]:
     """The region experiment of COCO at the sizes asked for."""
-    bert = [f"text.encoder.bert.{size}" for size in BERT_BASE] if options.text == "bert_base" else []
     sizes = [f"dim={options.dim}", f"batches.batch_size={options.batch}", f"batches.workers={options.workers}"]
-    return ["experiment=region_coco", f"text={'small' if bert else options.text}", *bert, *sizes]
+    return ["experiment=region_coco", *text_overrides(options.text), *sizes]
 
 
 def made(options: argparse.Namespace) -> Path:
@@ -132,14 +129,12 @@ def made(options: argparse.Namespace) -> Path:
 
 
 def command(name: str, *overrides: str) -> None:
-    environment = os.environ | {"THREESHNET_CONF": str(CONF)}
-    subprocess.run([sys.executable, "-m", "threeshnet", name, *overrides], check=True, env=environment)
+    subprocess.run(module_command("threeshnet", name, *overrides), check=True, env=surroundings())
 
 
 def flops_of_pair(shards: Path, overrides: Sequence[str], pairs: int = 8) -> float:
     """Of a pair in a step, forwards and backwards, as torch counts matrix products, on captions as they are."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", list(overrides))
+    cfg = composed(*overrides)
     data = RetrievalDataModule(
         open_shards(shards, "synthetic"),
         tokenizer=instantiate(cfg.text.tokenizer),
@@ -149,10 +144,8 @@ def flops_of_pair(shards: Path, overrides: Sequence[str], pairs: int = 8) -> flo
     )
     cfg.sizes.region_width, cfg.sizes.classes = data.manifest.region_width, data.manifest.classes
     model, batch = instantiate(cfg.model).train(), next(iter(data.train_dataloader())).to("cpu")  # widens float16
-    counter = FlopCounterMode(display=False)
-    with counter:
-        (model.image_encoder(batch.images).sum() + model.text_encoder(batch.captions).sum()).backward()
-    return counter.get_total_flops() / pairs
+    step = lambda: (model.image_encoder(batch.images).sum() + model.text_encoder(batch.captions).sum()).backward()  # noqa: E731
+    return flops(step) / pairs
 
 
 def product_tflops(precision: str) -> float:

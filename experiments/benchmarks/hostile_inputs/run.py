@@ -1,8 +1,8 @@
 """Runs every hostile input, keeps a row of each, and writes the table of outcomes into the README.
 
-    python experiments/benchmarks/hostile_inputs/run.py              goes on where rows.csv ends
-    python experiments/benchmarks/hostile_inputs/run.py --tables     only the table
-    python experiments/benchmarks/hostile_inputs/run.py --cases "evaluate-checkpoint and 01"    pytest's -k
+    python -m experiments.benchmarks.hostile_inputs.run              goes on where rows.csv ends
+    python -m experiments.benchmarks.hostile_inputs.run --tables     only the table
+    python -m experiments.benchmarks.hostile_inputs.run --cases "evaluate-checkpoint and 01"    pytest's -k
 
 A row that is no success and no refusal is a fault of this suite; `make nightly ARGS="-k <id>"` makes it again. To run a
 case anew, remove its row.

@@ -17,12 +17,14 @@ from typing import Any
 
 import h5py
 import numpy as np
-from by_signals import signalled
-from runs import finish, start, wait_for_save
-from scene import NotPermitted, Scene, fault
 
 from threeshnet.cli import main
 from threeshnet.runs.run import Run
+
+from ..common import finish
+from .by_signals import signalled
+from .runs import start, wait_for_save
+from .scene import NotPermitted, Scene, fault
 
 MOUNT_SIZE = "60m"  # room for last, previous, best and what is written beside them, 13 MB each
 

@@ -7,10 +7,11 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from runs import finish, wait_for_save
-from scene import Scene, fault
-
 from threeshnet.cli import main
+
+from ..common import finish
+from .runs import wait_for_save
+from .scene import Scene, fault
 
 
 def signalled(scene: Scene, number: signal.Signals, *, everywhere: bool = False) -> int:

@@ -1,7 +1,7 @@
 """Injects every fault for real, and writes down what was printed and what was lost.
 
     make faults                                            # all of them, and the table in README.md
-    python experiments/benchmarks/interruptions/faults.py --only "a second run" "SIGTERM" --out <folder>
+    python -m experiments.benchmarks.interruptions.faults --only "a second run" "SIGTERM" --out <folder>
 
 Each is a run of its own (kills.py describes it) that something happens to. When the cause is mended, the run goes on
 with `resume=true`, and its last weights, its best weights, its optimizer and its scores are compared with those of a
@@ -21,13 +21,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import by_damage  # noqa: F401  (registers what it can bring about)
-import by_signals  # noqa: F401
-from runs import SHARDS, digest, finish, start, step_of
-from scene import FAULTS, Fault, NotPermitted, Scene
-
 from threeshnet.cli import main as threeshnet
 from threeshnet.reports.markdown import fill
+
+from ..common import finish
+from . import (
+    by_damage,  # noqa: F401  (registers what it can bring about)
+    by_signals,  # noqa: F401
+)
+from .runs import SHARDS, digest, start, step_of
+from .scene import FAULTS, Fault, NotPermitted, Scene
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

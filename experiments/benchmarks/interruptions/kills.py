@@ -1,7 +1,7 @@
 """Kills training at random moments, in chains of ten, and compares what comes of it with a run that was left alone.
 
     make kills                                  # 100 kills; goes on where it was cut, from the rows of the CSV file
-    python experiments/benchmarks/interruptions/kills.py --kills 4 --chain 2 --csv <file>
+    python -m experiments.benchmarks.interruptions.kills --kills 4 --chain 2 --csv <file>
 
 Each start runs `threeshnet train … resume=true` in a process of its own with all that it starts; SIGKILL
 leaves it no moment to put anything in order. The processes are forks of this one, which has imported the libraries and
@@ -27,11 +27,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from runs import RUN, SHARDS, digest, finish, partial_of, start, step_of, wait_for_save
 
 from threeshnet.cli import main as threeshnet
 from threeshnet.files import PARTIAL
 from threeshnet.reports.markdown import fill
+
+from ..common import finish
+from .runs import RUN, SHARDS, digest, partial_of, start, step_of, wait_for_save
 
 KINDS = ("in a save", "after a save", "in a save", "after the start")
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +20,8 @@ from threeshnet.files import PARTIAL
 from threeshnet.runs.checkpoint_files import newest_whole
 from threeshnet.runs.run import Run
 
+from ..common import fork, has_ended
+
 SIZES = ("data.extractor.region_width=16", "data.extractor.grid_width=24", "data.extractor.classes=7")
 SHARDS = ("data=synthetic", "images=40", "+data.extractor.regions=5", *SIZES, "progress=false", "workers=0")
 # Six epochs of seven steps, a checkpoint every second one.
@@ -32,32 +32,13 @@ MOST_WAITING = 300  # seconds for a checkpoint: longer means that the run hangs
 
 
 def start(folder: Path, command: Any, name: str, words: Sequence[str]) -> int:
-    """Begin a command in `folder`, in a process group of its own; returns its id."""
-    folder.mkdir(exist_ok=True)
-    if process := os.fork():
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.setpgid(process, process)  # here too: a kill may come before the child has done so
-        return process
-    code = 1
-    try:
-        os.setpgid(0, 0)
-        os.chdir(folder)
-        log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
+    """Starts a command of the suite in `folder`; returns the id of its process group."""
+
+    def work() -> None:
         sys.argv = ["threeshnet", name, *words]
         command()
-        code = 0
-    except SystemExit as ended:
-        code = int(ended.code or 0)
-    finally:
-        sys.stdout.flush()
-        os._exit(code)  # nothing of the parent is to be closed twice
 
-
-def finish(process: int) -> int:
-    """Wait for a process; its exit code, or minus the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    return fork(folder, work)
 
 
 def wait_for_save(folder: Path, process: int) -> None:
@@ -65,7 +46,7 @@ def wait_for_save(folder: Path, process: int) -> None:
     until, file = time.monotonic() + MOST_WAITING, partial_of(folder)
     stale = modified(file)  # left by the kill before
     while modified(file) in (None, stale):
-        if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) or time.monotonic() > until:
+        if has_ended(process) or time.monotonic() > until:
             return
         time.sleep(0.0005)
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runs import RUN, start
-
 from threeshnet.cli import main
+
+from .runs import RUN, start
 
 TABLE = " │┃┌└├┏┡"  # what its lines begin with
 

@@ -1,4 +1,4 @@
-"""Time one training step of threeshnet against the naive twin: python experiments/benchmarks/naive_twin/compare.py
+"""Time one training step of threeshnet against the naive twin: python -m experiments.benchmarks.naive_twin.compare
 
 Both take the same weights and the same batches, and must agree on the loss before anything is timed. Then their steps
 alternate in one process, so that whatever else the machine does meets both. Peak memory is of one process for each.
@@ -9,9 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,16 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from naive import NaiveTwin, triplet_loss
 from rich.console import Console
 from torch import Tensor, nn
 
-from threeshnet.installation import CONF, current_commit
+from threeshnet.installation import current_commit
 from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.records import Batch, ImageBatch, TokenSet
 from threeshnet.training.schedules import parameter_groups
+
+from ..common import composed, in_own_process, peak_gb
+from .naive import NaiveTwin, triplet_loss
 
 CELLS, WIDTH, CLASSES = 49, 1280, 133  # of the yardstick's features
 DROPPED = 0.2  # share of the cells that augmentation drops
@@ -87,9 +86,8 @@ class Step:
 def build(options: argparse.Namespace) -> dict[str, Step]:
     """Both models with the same weights, or the one that is asked for."""
     torch.manual_seed(0)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", ["experiment=grid_flickr8k", f"text={options.text}", f"dim={options.dim}"])
-    cfg.sizes.grid_width, cfg.sizes.classes = WIDTH, CLASSES
+    cfg = composed("experiment=grid_flickr8k", f"text={options.text}", f"dim={options.dim}", classes=CLASSES)
+    cfg.sizes.grid_width = WIDTH
     model, rate, share = instantiate(cfg.model), cfg.optimization.learning_rate, cfg.optimization.pretrained_factor
     steps = {}
     if options.only != "naive":
@@ -159,10 +157,10 @@ def times(options: argparse.Namespace, steps: dict[str, Step]) -> dict[str, Any]
 
 
 def report_memory(options: argparse.Namespace, step: Step) -> dict[str, Any]:
-    """Takes the steps, then says the peak of this process in GB (Linux counts in KB)."""
+    """Takes the steps, then prints the peak of this process."""
     for number in range(options.warm_up + options.steps):
         step(made_up(options, number + 1))
-    found = {"peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)}
+    found = {"peak_memory_gb": round(peak_gb(), 2)}
     sys.stdout.write(json.dumps(found) + "\n")
     return found
 
@@ -171,9 +169,7 @@ def memory_of(name: str, options: argparse.Namespace) -> float:
     """Peak memory in GB of a process that takes three steps of one model."""
     sizes = {"batch": options.batch, "dim": options.dim, "text": options.text, "threads": options.threads}
     given = [f"--{key}={value}" for key, value in sizes.items()]
-    command = [sys.executable, __file__, "--only", name, "--warm-up=0", "--steps=3", *given]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return json.loads(printed.splitlines()[-1])["peak_memory_gb"]
+    return in_own_process(__spec__.name, "--only", name, "--warm-up=0", "--steps=3", *given)["peak_memory_gb"]
 
 
 def setting(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Is a step in several processes that of one?  python experiments/benchmarks/processes/equality.py --out <folder>
+"""Is a step in several processes that of one?  python -m experiments.benchmarks.processes.equality --out <folder>
 
 Real processes over gloo on CPUs, tiny sizes. Every number compares N processes with one that has the whole batch;
 `result.json` is written to the folder, and the tables into its README.md where there is one.
@@ -18,11 +18,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from naive import WAYS, gathering
-from tables import text_of
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from world import (
+
+from threeshnet.batches.collate import collate_images
+from threeshnet.batches.order import EveryItemOnce
+from threeshnet.installation import current_commit
+from threeshnet.metrics.recalls import recall
+from threeshnet.metrics.similarity import EmbeddingSimilarity
+from threeshnet.objectives.infonce import InfoNCELoss
+from threeshnet.objectives.triplet import TripletLoss
+from threeshnet.reports.markdown import fill
+from threeshnet.training.encoding import Collector
+from threeshnet.training.module import RetrievalModule
+
+from .naive import WAYS, gathering
+from .tables import text_of
+from .world import (
     BATCH,
     CAPTIONS,
     Photos,
@@ -37,17 +49,6 @@ from world import (
     train,
     words,
 )
-
-from threeshnet.batches.collate import collate_images
-from threeshnet.batches.order import EveryItemOnce
-from threeshnet.installation import current_commit
-from threeshnet.metrics.recalls import recall
-from threeshnet.metrics.similarity import EmbeddingSimilarity
-from threeshnet.objectives.infonce import InfoNCELoss
-from threeshnet.objectives.triplet import TripletLoss
-from threeshnet.reports.markdown import fill
-from threeshnet.training.encoding import Collector
-from threeshnet.training.module import RetrievalModule
 
 CHUNK = 3  # pairs encoded at a time
 OBJECTIVES = {

@@ -1,6 +1,6 @@
 """A batch of 4,096 in little memory: what a step takes, in chunks and at once, and whether its gradient is the same.
 
-    python experiments/benchmarks/processes/large_batch.py --out experiments/benchmarks/processes
+    python -m experiments.benchmarks.processes.large_batch --out experiments/benchmarks/processes
 
 One step of the region model (36 x 2048, 133 classes, made-up numbers, no dropout), hardest negatives, each in a process
 of its own; memory is what the process grew by over model and batch. Rows are kept in large_batch.json once measured.
@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,15 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scaling import build, made_up
 from torch import nn
-from world import furthest, gradients
 
 from threeshnet.installation import current_commit
 from threeshnet.reports.markdown import fill, table
 from threeshnet.training.module import RetrievalModule
 
-KIB_PER_GIB = 2**20
+from ..common import module_command, peak_gb, surroundings
+from .scaling import build, made_up
+from .world import furthest, gradients
+
 SETTINGS = ("dim", "text", "chunk", "rows", "threads")
 
 
@@ -44,11 +43,11 @@ def work(options: argparse.Namespace) -> None:
         module.objective.rows = options.rows
     module.prepare()
     take(module, 2)  # what is made once: threads, buffers, levels
-    batch, before = made_up(options.pairs, 1), peak()
+    batch, before = made_up(options.pairs, 1), peak_gb()
     started = time.perf_counter()
     loss = module.loss(batch, 0)["loss"]
     loss.backward()
-    found: dict[str, Any] = {"seconds": time.perf_counter() - started, "memory": peak() - before, "before": before}
+    found: dict[str, Any] = {"seconds": time.perf_counter() - started, "memory": peak_gb() - before, "before": before}
     found["loss"] = loss.item()
     if not options.chunked:
         torch.save(gradients(module), options.gradients)
@@ -62,17 +61,13 @@ def take(module: RetrievalModule, pairs: int) -> None:
     module.zero_grad()
 
 
-def peak() -> float:
-    """The most memory that this process had so far, GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB_PER_GIB
-
-
 def measure(options: argparse.Namespace, pairs: int, chunked: bool, folder: Path) -> dict[str, Any]:
     """One row, in a process of its own."""
     result = folder / "row.json"
     said = [f"--{name}={getattr(options, name)}" for name in SETTINGS]
     said += [f"--out={options.out}", f"--worker={result}", f"--pairs={pairs}", f"--gradients={folder / f'{pairs}.pt'}"]
-    subprocess.run([sys.executable, __file__, *said, *(["--chunked"] if chunked else [])], check=True)
+    command = module_command(__spec__.name, *said, *(["--chunked"] if chunked else []))
+    subprocess.run(command, check=True, env=surroundings())
     return {"pairs": pairs, "chunked": chunked, **json.loads(result.read_text(encoding="utf-8"))}
 
 

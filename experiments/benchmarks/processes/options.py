@@ -1,4 +1,4 @@
-"""Do the trainer's options go together?  python experiments/benchmarks/processes/options.py --out <folder>
+"""Do the trainer's options go together?  python -m experiments.benchmarks.processes.options --out <folder>
 
 Precision, chunks, accumulation, shared statistics and torch.compile in all combinations, in one process and in two over
 gloo, on CPUs, tiny sizes. `options.json` is written to the folder, and the table into its README.md where there is one.
@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from world import BATCH, build, module_of, together, train
 
 from threeshnet.installation import current_commit
 from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.reports.markdown import fill, table
+
+from .world import BATCH, build, module_of, together, train
 
 BATCHES, CHUNK, ROWS = 4, 5, 5  # batches of a training; pairs encoded, and images compared, at a time
 PARTS = {"fusion": "semantic", "parts": "category,local,fused,scene"}

@@ -1,6 +1,6 @@
-"""What a step costs in several processes: seconds, bytes, and on paper with many GPUs.
+"""What a step costs in several processes: seconds and bytes.
 
-    python experiments/benchmarks/processes/scaling.py --out experiments/benchmarks/processes
+    python -m experiments.benchmarks.processes.scaling --out experiments/benchmarks/processes
 
 Steps of the region model (36 x 2048, 133 classes, made-up numbers) as training takes them: forward, loss, backward,
 DDP, gradient norm, AdamW; in one process with two threads, and in two with one thread each, by torchrun over gloo. Rows
@@ -23,39 +23,33 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from equality import Step
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from paper import on_paper, rows
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.flop_counter import FlopCounterMode
-from traffic import Counter, collectives_of, loopback, sent
 
-from threeshnet.installation import CONF, current_commit
+from threeshnet.installation import current_commit
 from threeshnet.nn.collectives import leave_together
 from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.records import Batch, ImageBatch, TokenSet
 from threeshnet.reports.markdown import fill, table
 from threeshnet.training.module import RetrievalModule
 from threeshnet.training.schedules import Optimization
-from threeshnet.training.synchronize import synchronize
+
+from ..common import composed, surroundings, text_overrides
+from .equality import Step
+from .traffic import Counter, collectives_of, loopback, sent
 
 REGIONS, WIDTH, CLASSES, WORDS = 36, 2048, 133, (8, 20)
-BERT_BASE = ["hidden_size=768", "num_hidden_layers=12", "num_attention_heads=12", "intermediate_size=3072"]
 CASES = [  # processes, threads of each, BatchNorm over all
     (1, 2, True),
     (2, 1, True),
     (2, 1, False),
 ]
-PAPER = [(1, 256), (8, 256), (8, 2048), (64, 2048), (64, 16_384), (512, 16_384)]  # GPUs, pairs of all
 
 
 def build(dim: int, text: str, *, sync: bool = True) -> RetrievalModule:
-    """The region model of the COCO experiment; `bert_base` is the paper's BERT with random weights."""
-    named = ["text=small", *(f"text.encoder.bert.{size}" for size in BERT_BASE)] if text == "bert_base" else None
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", ["experiment=region_coco", f"dim={dim}", *(named or [f"text={text}"])])
-    cfg.sizes.region_width, cfg.sizes.classes = WIDTH, CLASSES
+    """The region model of the COCO experiment."""
+    words = ["experiment=region_coco", f"dim={dim}", *text_overrides(text)]
+    cfg = composed(*words, region_width=WIDTH, classes=CLASSES)
     torch.manual_seed(0)
     return RetrievalModule(
         model=instantiate(cfg.model).train(),
@@ -122,11 +116,11 @@ def work(options: argparse.Namespace) -> None:
         found = {
             "seconds": seconds[options.warm_up :],
             "handed_over": {kind: count / options.steps for kind, count in counter.bytes.items()},
-            "on_paper": {kind: sum(e.own for e in expected if e.kind == kind) for kind in counter.bytes},
+            "expected": {kind: sum(e.own for e in expected if e.kind == kind) for kind in counter.bytes},
             "to_send": processes * sum(sent(each, processes) for each in expected),
             "loopback": None if now is None or over is None else (now - over) / options.steps,
         }
-        assert found["handed_over"] == found["on_paper"], found
+        assert found["handed_over"] == found["expected"], found
         options.worker.write_text(json.dumps(found), encoding="utf-8")
     leave_together()
 
@@ -142,9 +136,10 @@ def measure(options: argparse.Namespace, case: tuple[int, int, bool]) -> dict[st
     processes, threads, sync = case
     result = options.out / "scaling.partial.json"
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    sizes = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in SETTINGS]
-    command = [*launch, __file__, f"--worker={result}", f"--threads={threads}", *sizes, *([] if sync else ["--shares"])]
-    subprocess.run([*command, f"--out={options.out}"], check=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+    words = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in SETTINGS]
+    words += [f"--worker={result}", f"--threads={threads}", f"--out={options.out}", *([] if sync else ["--shares"])]
+    environment = surroundings() | {"OMP_NUM_THREADS": str(threads)}
+    subprocess.run([*launch, "-m", __spec__.name, *words], check=True, env=environment)
     found = json.loads(result.read_text(encoding="utf-8"))
     result.unlink()
     return {"processes": processes, "threads": threads, "sync": sync, **found}
@@ -153,18 +148,10 @@ def measure(options: argparse.Namespace, case: tuple[int, int, bool]) -> dict[st
 # ---- what comes of it
 
 
-def flops_of_pair(module: RetrievalModule, pairs: int = 4) -> float:
-    """Of a pair in a step, forwards and backwards, as torch counts matrix products; the loss not counted."""
-    counter, batch = FlopCounterMode(display=False), made_up(pairs, 0)
-    with counter:
-        (module.model.image_encoder(batch.images).sum() + module.model.text_encoder(batch.captions).sum()).backward()
-    return counter.get_total_flops() / pairs
-
-
 def tables(found: dict[str, Any]) -> str:
     lines = []
     for row in found["rows"]:
-        times, handed, paper = row["seconds"], row["handed_over"], row["on_paper"]
+        times, handed, expected = row["seconds"], row["handed_over"], row["expected"]
         wire = "–" if row["loopback"] is None else f"{row['loopback'] / 1e6:,.1f}"
         lines.append(
             [
@@ -172,37 +159,16 @@ def tables(found: dict[str, Any]) -> str:
                 "all" if row["sync"] else "shares",
                 f"{statistics.median(times):.2f}",
                 f"{min(times):.2f} to {max(times):.2f}",
-                " / ".join(f"{handed[kind] / 1e6:,.3f} ({paper[kind] / 1e6:,.3f})" for kind in handed),
+                " / ".join(f"{handed[kind] / 1e6:,.3f} ({expected[kind] / 1e6:,.3f})" for kind in handed),
                 f"{row['to_send'] / 1e6:,.1f}",
                 wire,
             ]
         )
-    paper = found["paper"]
     settings = ", ".join(f"{name} {value}" for name, value in found["settings"].items())
     head = ["processes x threads", "BatchNorm of", "seconds a step", "range", "all-reduce / all-gather, MB a process"]
-    head += ["sent on paper, MB, all processes", "over the loopback, MB"]
-    head_on_paper = ["GPUs", "pairs a step", "gradients, MB", "all else, MB", "compute, ms", "waits, ms"]
-    head_on_paper += ["gradients travel, ms", "step, ms", "pairs a second"]
-    return "\n\n".join(
-        [
-            f"**Measured** ({settings}). In brackets: on paper.",
-            table(head, lines),
-            f"**On paper**, not measured: bert-base, D {paper['dim']}, "
-            f"{paper['flops_of_pair'] / 1e9:,.0f} GFLOP a pair, {paper['parameters'] / 1e6:,.0f} M weights.",
-            table(head_on_paper, paper["rows"]),
-        ]
-    )
-
-
-def paper_rows(dim: int = 1024) -> dict[str, Any]:
-    module = build(dim, "bert_base")
-    flops, weights = flops_of_pair(module), sum(p.numel() for p in module.parameters())
-    synchronize(module.model)
-    found = []
-    for gpus, batch in PAPER:
-        collectives = collectives_of(module, processes=gpus, batch=batch, dim=dim)
-        found.append(on_paper(collectives, gpus=gpus, batch=batch, flops_of_pair=flops, dim=dim))
-    return {"dim": dim, "flops_of_pair": flops, "parameters": weights, "rows": rows(found)}
+    head += ["expected by a ring, MB, all processes", "over the loopback, MB"]
+    title = f"**Measured** ({settings}). In brackets: expected from the shapes of the tensors."
+    return f"{title}\n\n{table(head, lines)}"
 
 
 SETTINGS = ("batch", "dim", "text", "warm_up", "steps")
@@ -235,8 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if case not in there:
             found["rows"].append(measure(options, case))
             file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    found["paper"] = paper_rows()
-    file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    found.pop("paper", None)  # of earlier versions
     fill(options.out / "README.md", {"scaling": f"\n{tables(found)}\n"})
 
 

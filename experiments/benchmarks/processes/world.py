@@ -14,7 +14,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from pytorch_lightning.plugins.environments import LightningEnvironment  # pyright: ignore[reportPrivateImportUsage]
 from torch import Tensor, nn
@@ -26,11 +25,12 @@ from threeshnet.batches.order import CaptionBatches
 from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.encoders.text.bigru import BiGRUTextEncoder
-from threeshnet.installation import CONF
 from threeshnet.pooling.generalized import GeneralizedPooling
 from threeshnet.records import ImageArrays
 from threeshnet.training.module import RetrievalModule
 from threeshnet.training.schedules import Optimization
+
+from ..common import composed
 
 WORDS = ("a", "man", "dog", "cat", "red", "blue", "on", "in", "street", "snow")
 CLASSES, REGION, GRID, CELLS, MOST_REGIONS = 5, 6, 7, 9, 8
@@ -89,8 +89,7 @@ def words() -> Wordpieces:
 
 @cache
 def _built(kind: str, fusion: str, parts: str) -> RetrievalModel:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        settings = compose("train", [f"experiment={kind}_demo", f"fusion=[{fusion}]", f"parts=[{parts}]", *SIZES])
+    settings = composed(f"experiment={kind}_demo", f"fusion=[{fusion}]", f"parts=[{parts}]", *SIZES)
     torch.manual_seed(0)
     images = instantiate(settings.features.image_encoder)
     text = BiGRUTextEncoder(vocabulary_size=len(words()), dim=12, pooling=GeneralizedPooling(), word_width=10)

@@ -1,6 +1,6 @@
 """Features to recalls with images encoded once, against the plain way.
 
-    python experiments/benchmarks/protocols/coco_size.py
+    python -m experiments.benchmarks.protocols.coco_size
 
 The plain way is that of the published evaluation scripts of this family (VSE++, SCAN and what came of them): the data
 set is pairs, so that an image is read and encoded for each of its captions, and a Python loop sorts the whole gallery
@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -36,8 +33,9 @@ from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training import building
 
+from ..common import in_own_process, peak_gb
+
 WAYS = ("ours", "plain")
-PEAK_UNIT = 1 if sys.platform == "darwin" else 1_024  # macOS counts the peak in bytes, Linux in KiB
 AGREE = 0.05  # points of recall: the two ways sum in another order, so that near ties may change places
 
 
@@ -46,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     if options.only:
         return one_way(options)
-    parts = {way: in_own_process(way, sys.argv[1:] if arguments is None else arguments) for way in WAYS}
+    given = sys.argv[1:] if arguments is None else arguments
+    # Peak memory is of a whole process: each way has its own, one after the other.
+    parts = {way: in_own_process(__spec__.name, *given, f"--only={way}", "--out=") for way in WAYS}
     apart = abs(parts["ours"]["recall"]["rsum"] - parts["plain"]["recall"]["rsum"])
     if apart > AGREE:
         raise AssertionError(f"the two ways differ by {apart} points of rsum: one of them is wrong")
@@ -78,15 +78,6 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def in_own_process(way: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """Peak memory is of a whole process: each way has its own, one after the other."""
-    command = [sys.executable, __file__, *arguments, f"--only={way}", "--out="]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
-    if ended.returncode:
-        raise RuntimeError(f"{way}: exit code {ended.returncode}\n{ended.stderr}")
-    return json.loads(ended.stdout)
-
-
 def one_way(options: argparse.Namespace) -> dict[str, Any]:
     """Encode and rank by one of the ways; prints its times, memory and recalls as JSON."""
     split = ShardedSplit(options.shards, options.split)
@@ -95,7 +86,7 @@ def one_way(options: argparse.Namespace) -> dict[str, Any]:
     model, fields = build(options, split)
     with torch.inference_mode():
         found = (ours if options.only == "ours" else plain)(model, split, fields, rows, options.batch)
-    found |= {"images": count, "captions": len(rows), "peak_memory_gb": peak_gb()}
+    found |= {"images": count, "captions": len(rows), "peak_memory_gb": round(peak_gb(), 2)}
     sys.stdout.write(json.dumps(found) + "\n")
     return found
 
@@ -171,10 +162,6 @@ def in_parts(numbers: np.ndarray, size: int) -> list[np.ndarray]:
 def seconds(started: float, encoded: float) -> dict[str, float]:
     now = time.perf_counter()
     return {"encode": round(encoded - started, 2), "rank": round(now - encoded, 2), "all": round(now - started, 2)}
-
-
-def peak_gb() -> float:
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * PEAK_UNIT / 2**30, 2)
 
 
 if __name__ == "__main__":

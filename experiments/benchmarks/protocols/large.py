@@ -1,4 +1,4 @@
-"""Rank a large gallery without holding its similarities: python experiments/benchmarks/protocols/large.py
+"""Rank a large gallery without holding its similarities: python -m experiments.benchmarks.protocols.large
 
 Random unit vectors near each other as a model's would be: every caption leans to its image by `--signal`. Prints the
 time and the peak memory as JSON. `--check N` compares the ranks of N captions with the definition, one at a time.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,14 +21,14 @@ from threeshnet.metrics.ranks import BLOCK_CELLS, rank_similarity
 from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 
-PEAK_UNIT = 1 if sys.platform == "darwin" else 1_024  # macOS counts the peak in bytes, Linux in KiB
+from ..common import peak_gb
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = parsed(arguments)
     torch.set_num_threads(options.threads)
     source, owner = made_up(options)
-    before = peak_gb()
+    before = round(peak_gb(), 2)
     started = time.perf_counter()
     ranks = rank_similarity(source, owner, block_cells=options.block_cells)
     seconds = time.perf_counter() - started
@@ -43,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         "block_cells": options.block_cells,
         "seconds": round(seconds, 1),
         "nanoseconds_a_similarity": round(seconds / cells * 1e9, 2),
-        "peak_memory_gb": peak_gb(),
+        "peak_memory_gb": round(peak_gb(), 2),
         "peak_memory_gb_before_ranking": before,
         "all_similarities_would_take_gb": round(cells * 4 / 2**30, 1),
         "checked": check(source, owner, ranks.t2i, options.check),
@@ -97,10 +95,6 @@ def check(source: EmbeddingSimilarity, owner: torch.Tensor, t2i: torch.Tensor, c
         if rank != int(t2i[caption]):
             raise AssertionError(f"caption {caption} has rank {rank} by the definition and {t2i[caption]} in blocks")
     return len(chosen)
-
-
-def peak_gb() -> float:
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * PEAK_UNIT / 2**30, 2)
 
 
 if __name__ == "__main__":

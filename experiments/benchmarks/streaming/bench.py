@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
+
+from ..common import module_command
 
 STREAMING = Path(__file__).parent
 
@@ -28,13 +29,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="threeshnet-bench-") as temporary:
         folder = given.folder or Path(temporary)
         sizes = ["--images", str(given.images), "--repeats", str(given.repeats)]
-        call("compare.py", *sizes, "--folder", str(folder / "formats"), "--out", str(out))
-        call("memory.py", "--most", str(given.memory), "--folder", str(folder / "memory"), "--out", str(out))
-        call("order.py", "--out", str(out))
+        call("compare", *sizes, "--folder", str(folder / "formats"), "--out", str(out))
+        call("memory", "--most", str(given.memory), "--folder", str(folder / "memory"), "--out", str(out))
+        call("order", "--out", str(out))
 
 
 def call(script: str, *arguments: str) -> None:
-    subprocess.run([sys.executable, str(STREAMING / script), *arguments], check=True)
+    subprocess.run(module_command(f"experiments.benchmarks.streaming.{script}", *arguments), check=True)
 
 
 if __name__ == "__main__":

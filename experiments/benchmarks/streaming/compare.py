@@ -8,19 +8,18 @@ Runs that have a row are not repeated, so the command goes on where it was cut. 
 from __future__ import annotations
 
 import argparse
-import csv
 import multiprocessing
-import os
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from formats import IMAGE_BYTES, evict, made, missing, size_of
-from readers import ways
-from tables import rewrite
+from ..common import add_row, proportional_bytes, read_rows
+from .formats import IMAGE_BYTES, evict, made, missing, size_of
+from .readers import ways
+from .tables import rewrite
 
 HERE = Path(__file__).parent
 COLUMNS = ["way", "order", "cache", "repeat", "images", "seconds", "cpu_seconds", "anonymous_mb", "disk_bytes", "note"]
@@ -36,7 +35,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="ways whose name holds this")
     given = parser.parse_args()
     file = given.out / "rows.csv"
-    done = {(row["way"], row["cache"], int(row["repeat"]), int(row["images"])) for row in rows_of(file)}
+    done = {(row["way"], row["cache"], int(row["repeat"]), int(row["images"])) for row in read_rows(file)}
     # Every repeat goes through all ways, so that a slow hour of the machine is shared by them.
     for repeat in range(given.repeats):
         for name, (kind, order, read) in ways().items():
@@ -102,23 +101,8 @@ class Watch:
 
 
 def anonymous_bytes() -> int:
-    """Proportional anonymous memory of this process and its children: pages that they share count once."""
-    return sum(_anonymous(process) for process in [os.getpid(), *children(os.getpid())])
-
-
-def children(process: int) -> Iterator[int]:
-    for task in Path(f"/proc/{process}/task").glob("*/children"):
-        for child in task.read_text().split():
-            yield int(child)
-            yield from children(int(child))
-
-
-def _anonymous(process: int) -> int:
-    try:
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    except OSError:  # it has just ended
-        return 0
-    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
+    """Anonymous memory of this process and its workers: pages that they share count once."""
+    return proportional_bytes("Pss_Anon:", "Pss_Shmem:")
 
 
 def warm(folder: Path) -> None:
@@ -129,21 +113,8 @@ def warm(folder: Path) -> None:
                     pass
 
 
-def rows_of(file: Path) -> list[dict[str, str]]:
-    if not file.is_file():
-        return []
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
 def add(file: Path, row: dict[str, Any]) -> None:
-    new = not file.is_file()
-    rounded = {key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()}
-    with file.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS)
-        if new:
-            writer.writeheader()
-        writer.writerow(rounded)
+    add_row(file, COLUMNS, {key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()})
     if "seconds" in row:
         speed = row["images"] * IMAGE_BYTES / 1e6 / row["seconds"]
         print(f"{row['way']}, {row['cache']}, {row['repeat']}: {speed:,.0f} MB/s", flush=True)

@@ -1,6 +1,6 @@
 """Peak memory of the loader against the size of the data set: rows in memory.csv beside this file.
 
-    python experiments/benchmarks/streaming/memory.py --folder <empty folder with 6 GB>
+    python -m experiments.benchmarks.streaming.memory --folder <empty folder with 6 GB>
 
 Each row is a fresh process that goes through `steps` batches of the training loader. Sizes that have rows are skipped.
 """
@@ -8,19 +8,17 @@ Each row is a fresh process that goes through `steps` batches of the training lo
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import multiprocessing
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
-from compare import anonymous_bytes, children
-from formats import size_of
-from tables import rewrite
+
+from ..common import add_row, in_own_process, proportional_bytes, read_rows
+from .compare import anonymous_bytes
+from .formats import size_of
+from .tables import rewrite
 
 HERE = Path(__file__).parent
 CAPTIONS, REGIONS, PER_SHARD = 5, 36, 1000
@@ -45,11 +43,10 @@ def main() -> None:
         for workers, method in ((0, "fork"), (2, "fork"), (2, "spawn"), (8, "fork")):
             if images <= given.most and not has_row(file, images, width, workers, method):
                 folder = write(given.folder / f"{images}-{width}", images, width)
-                command = [sys.executable, __file__, "--folder", str(folder), "--steps", str(given.steps), "--watch"]
-                asked = subprocess.run([*command, str(workers), method], check=True, capture_output=True, text=True)
+                words = ["--folder", str(folder), "--steps", str(given.steps), "--watch", str(workers), method]
                 facts = {"images": images, "captions": images * CAPTIONS, "width": width, "workers": workers}
                 facts |= {"start_method": method, "disk_gb": round(size_of(folder) / 1e9, 3)}
-                add(file, facts | json.loads(asked.stdout.splitlines()[-1]))
+                add_row(file, COLUMNS, facts | in_own_process(__spec__.name, *words))
     rewrite(given.out)
 
 
@@ -74,22 +71,10 @@ def watched(folder: Path, workers: int, method: str, steps: int) -> dict[str, fl
     for step, _ in enumerate(module.train_dataloader()):
         if time.perf_counter() - looked > 0.2:
             looked = time.perf_counter()
-            peaks = [max(peaks[0], anonymous_bytes()), max(peaks[1], file_bytes())]
+            peaks = [max(peaks[0], anonymous_bytes()), max(peaks[1], proportional_bytes("Pss_File:"))]
         if step == steps:
             break
     return {"start_mb": start / 1e6, "anonymous_mb": peaks[0] / 1e6, "file_mb": peaks[1] / 1e6}
-
-
-def file_bytes() -> int:
-    """Mapped files (libraries, and what readers map) of this process and its workers, shared pages counted once."""
-    total = 0
-    for process in [os.getpid(), *children(os.getpid())]:
-        try:
-            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-        except OSError:  # it has just ended
-            continue
-        total += sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss_File:"))
-    return total
 
 
 def write(folder: Path, images: int, width: int) -> Path:
@@ -125,23 +110,8 @@ def captions(number: int, random: np.random.Generator) -> tuple[str, ...]:
 
 
 def has_row(file: Path, images: int, width: int, workers: int, method: str) -> bool:
-    if not file.is_file():
-        return False
-    asked = [str(images), str(width), str(workers), method]
-    with file.open(newline="", encoding="utf-8") as stream:
-        return any(
-            [row["images"], row["width"], row["workers"], row["start_method"]] == asked
-            for row in csv.DictReader(stream)
-        )
-
-
-def add(file: Path, row: dict[str, object]) -> None:
-    new = not file.is_file()
-    with file.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    key = {"images": images, "width": width, "workers": workers, "start_method": method}
+    return any(all(row[name] == str(value) for name, value in key.items()) for row in read_rows(file))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How far orders are from a perfect shuffle: python experiments/benchmarks/streaming/order.py [--batch 256].
+"""How far orders are from a perfect shuffle: python -m experiments.benchmarks.streaming.order [--batch 256].
 
 Everything is measured on orders alone, no data is read. A second perfect shuffle (another seed) shows what is chance.
 """
@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from tables import rewrite
 
 from threeshnet.batches.order import BlockOrder, Shuffle
+
+from .tables import rewrite
 
 CAPTIONS = 5
 BLOCK = 32

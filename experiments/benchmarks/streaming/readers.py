@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from formats import COMPRESSIONS, IMAGE_BYTES, REGIONS, WIDTH
 
 from threeshnet.batches.dataset import CaptionDataset
 from threeshnet.batches.loader import TrainingLoader
@@ -18,6 +17,8 @@ from threeshnet.batches.readahead import Readahead
 from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
 from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.reader import ShardedSplit
+
+from .formats import COMPRESSIONS, IMAGE_BYTES, REGIONS, WIDTH
 
 BATCH = 128
 READ_BYTES = 1 << 20

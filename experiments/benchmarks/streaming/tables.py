@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
-from formats import IMAGE_BYTES
+
+from ..common import read_rows
+from .formats import IMAGE_BYTES
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -23,15 +24,15 @@ def rewrite(folder: Path) -> None:
     """Put the tables of what is measured in `folder` between the markers of its README, and draw the figure."""
     texts = {}
     if (folder / "rows.csv").is_file():
-        rows = read(folder / "rows.csv")
+        rows = read_rows(folder / "rows.csv")
         texts["speed"] = speed_table(rows)
         draw(rows, folder / "speed.png")
     if (folder / "memory.csv").is_file():
-        texts["memory"] = memory_table(read(folder / "memory.csv"))
+        texts["memory"] = memory_table(read_rows(folder / "memory.csv"))
     if (folder / "order.json").is_file():
         texts["order"] = order_table(json.loads((folder / "order.json").read_text(encoding="utf-8")))
     if (folder / "waiting.csv").is_file():
-        texts["waiting"] = waiting_table(read(folder / "waiting.csv"))
+        texts["waiting"] = waiting_table(read_rows(folder / "waiting.csv"))
     readme = folder / "README.md"
     if not readme.is_file():
         readme.write_text("".join("\n".join([*marks(name), ""]) for name in texts), encoding="utf-8")
@@ -134,8 +135,3 @@ def waiting_table(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     return table(head, lines)
-
-
-def read(file: Path) -> list[Row]:
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))

@@ -1,6 +1,6 @@
 """Share of a training step that waits for data: rows in waiting.csv beside this file.
 
-    python experiments/benchmarks/streaming/waiting.py --shards <folder of a data set's shards> --experiment region_coco
+    python -m experiments.benchmarks.streaming.waiting --shards <folder of a data set's shards> --experiment region_coco
 
 Trains for some steps through the suite's own command, once for each order and number of workers, and takes
 `time/step_seconds` and `time/share_waiting_for_data` from the run's log. The page cache is emptied of the shards first.
@@ -15,8 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from formats import evict
-from tables import rewrite
+from .formats import evict
+from .tables import rewrite
 
 HERE = Path(__file__).parent
 COLUMNS = ["experiment", "order", "workers", "step", "share"]
