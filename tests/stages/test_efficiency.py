@@ -3,43 +3,24 @@
 from __future__ import annotations
 
 import doctest
-import importlib
 import json
 import math
 import shutil
-import statistics
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+from experiments.benchmarks.efficiency import clocks, cross_attention, nearest, run, shown, systems, whole
 
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.records import TokenSet
 
 EFFICIENCY = Path(__file__).parents[2] / "experiments/benchmarks/efficiency"
-MODULES = ("cross_attention", "nearest", "systems", "whole", "shown", "clocks", "run")
 TINY = (
     "--galleries 12 7 --captions 2 --repeats 2 --images 5 --sentences 7 --search-pairs 200 --pair-images 3 --batch 3 "
 )
 TINY += "--text tiny --dim 16 --regions 4 --region-width 6 --classes 5 --block-cells 50 --pair-cells 6"
 IMAGES, REGIONS, SENTENCES, WORDS, DIM = 3, 4, 5, 6, 8
-
-
-@pytest.fixture(scope="module")
-def scripts() -> dict[str, ModuleType]:
-    """The experiment's files by name, without leaving their folder on the path or their names to others."""
-    before = {name: sys.modules.pop(name) for name in MODULES if name in sys.modules}
-    sys.path.insert(0, str(EFFICIENCY))
-    try:
-        return {name: importlib.import_module(name) for name in MODULES}
-    finally:
-        sys.path.remove(str(EFFICIENCY))
-        for name in MODULES:
-            sys.modules.pop(name, None)
-        sys.modules.update(before)
 
 
 @pytest.fixture
@@ -53,8 +34,8 @@ def tokens() -> tuple[torch.Tensor, TokenSet]:
     return unit(regions, dim=-1), TokenSet(unit(words, dim=-1), mask)
 
 
-def test_examples_in_docstrings(scripts) -> None:
-    found = [doctest.testmod(module) for module in scripts.values()]
+def test_examples_in_docstrings() -> None:
+    found = [doctest.testmod(module) for module in (cross_attention, nearest, systems, whole, shown, clocks, run)]
     assert [result.failed for result in found] == [0] * len(found)
     assert sum(result.attempted for result in found) >= 5
 
@@ -88,9 +69,9 @@ def by_hand(regions: list[list[float]], words: list[list[float]], over_words: st
 
 
 @pytest.mark.parametrize("over_words", ["mean", "lse"])
-def test_cross_attention_is_that_of_plain_loops(scripts, tokens, over_words: str) -> None:
+def test_cross_attention_is_that_of_plain_loops(tokens, over_words: str) -> None:
     regions, words = tokens
-    found = scripts["cross_attention"].cross_attention(regions, words, over_words=over_words)
+    found = cross_attention.cross_attention(regions, words, over_words=over_words)
     expected = [
         [by_hand(image, vectors[mask].tolist(), over_words) for vectors, mask in zip(*words, strict=True)]
         for image in regions.tolist()
@@ -100,9 +81,9 @@ def test_cross_attention_is_that_of_plain_loops(scripts, tokens, over_words: str
 
 @pytest.mark.parametrize("over_words", ["mean", "lse"])
 @pytest.mark.parametrize("filling", [5.0, float("nan"), float("inf")])
-def test_padding_words_do_not_matter(scripts, tokens, over_words: str, filling: float) -> None:
+def test_padding_words_do_not_matter(tokens, over_words: str, filling: float) -> None:
     regions, words = tokens
-    score = scripts["cross_attention"].cross_attention
+    score = cross_attention.cross_attention
     more = torch.nn.functional.pad(words.values, (0, 0, 0, 2))
     mask = torch.nn.functional.pad(words.mask, (0, 2))
     more = more.masked_fill(~mask.unsqueeze(-1), filling)
@@ -110,20 +91,20 @@ def test_padding_words_do_not_matter(scripts, tokens, over_words: str, filling: 
     torch.testing.assert_close(score(regions, TokenSet(more, mask), over_words=over_words), expected)
 
 
-def test_a_region_that_fits_no_word_divides_by_nothing(scripts) -> None:
+def test_a_region_that_fits_no_word_divides_by_nothing() -> None:
     word = torch.tensor([[[1.0, 0.0]]])
     regions = torch.tensor([[[-1.0, 0.0], [-1.0, 0.0]], [[1.0, 0.0], [-1.0, 0.0]]])
-    found = scripts["cross_attention"].cross_attention(regions, TokenSet(word, torch.ones(1, 1).bool()))
+    found = cross_attention.cross_attention(regions, TokenSet(word, torch.ones(1, 1).bool()))
     assert found[:, 0].tolist() == pytest.approx([-1.0, 1.0])
 
 
-def test_unknown_ways_to_add_words_up_are_refused(scripts, tokens) -> None:
+def test_unknown_ways_to_add_words_up_are_refused(tokens) -> None:
     with pytest.raises(ValueError, match="there are mean, lse"):
-        scripts["cross_attention"].cross_attention(*tokens, over_words="max")
+        cross_attention.cross_attention(*tokens, over_words="max")
 
 
-def test_blocks_of_pairs_are_cut_from_the_whole(scripts, tokens) -> None:
-    module = scripts["cross_attention"]
+def test_blocks_of_pairs_are_cut_from_the_whole(tokens) -> None:
+    module = cross_attention
     block = module.EveryPair(*tokens).block(slice(1, 3), slice(0, 2))
     torch.testing.assert_close(block, module.cross_attention(*tokens)[1:3, :2])
 
@@ -133,12 +114,12 @@ def test_blocks_of_pairs_are_cut_from_the_whole(scripts, tokens) -> None:
 
 @pytest.mark.parametrize("cells", [1, 7, 20, 10_000])
 @pytest.mark.parametrize("k", [1, 4, 50])
-def test_the_nearest_in_tiles_are_those_of_the_whole(scripts, cells: int, k: int) -> None:
+def test_the_nearest_in_tiles_are_those_of_the_whole(cells: int, k: int) -> None:
     draw = torch.Generator().manual_seed(0)
     queries, gallery = (torch.randn(count, 8, generator=draw, dtype=torch.float64) for count in (11, 13))
     expected = (queries @ gallery.T).topk(min(k, 13), dim=1)
-    for source in (scripts["nearest"].Products(queries, gallery), EmbeddingSimilarity(queries, gallery)):
-        found = scripts["nearest"].nearest(source, k, cells)
+    for source in (nearest.Products(queries, gallery), EmbeddingSimilarity(queries, gallery)):
+        found = nearest.nearest(source, k, cells)
         assert torch.equal(found.numbers, expected.indices)
         torch.testing.assert_close(found.values, expected.values.float())
 
@@ -147,13 +128,12 @@ def test_the_nearest_in_tiles_are_those_of_the_whole(scripts, cells: int, k: int
 
 
 @pytest.fixture
-def rows(scripts) -> dict[str, dict[str, object]]:
+def rows() -> dict[str, dict[str, object]]:
     """Made-up: 10, 20 or 40 images and 5 sentences a second; 1,000 pairs a second by product, 100 by attention."""
 
     def row(items: int, *seconds: float, gallery: int = 0) -> dict[str, object]:
         return {"unit": "", "items": items, "gallery": gallery, "seconds": list(seconds), "commit": "c"}
 
-    whole = scripts["whole"]
     found = {name: row(40, 4.0, 2.0, 8.0) for name in whole.IMAGES.values()}
     found |= {name: row(50, 10.0) for name in whole.SENTENCES.values()}
     found |= {whole.search(direction, 100): row(50_000, 50.0, gallery=100) for direction in ("t2i", "i2t")}
@@ -161,8 +141,7 @@ def rows(scripts) -> dict[str, dict[str, object]]:
     return found | {whole.PAIRS: row(1_000, 10.0)}
 
 
-def test_a_whole_gallery_is_drawn_out_linearly(scripts, rows) -> None:
-    whole, systems = scripts["whole"], scripts["systems"]
+def test_a_whole_gallery_is_drawn_out_linearly(rows) -> None:
     three = whole.whole(whole.speeds(rows, systems.THREE, 100), 100, 500)
     assert (three.images, three.sentences, three.scoring, three.seconds) == (10.0, 100.0, 50.0, 160.0)
     assert (three.kpps, three.scoring_kpps) == (50_000 / 160 / 1_000, 1.0)
@@ -174,21 +153,20 @@ def test_a_whole_gallery_is_drawn_out_linearly(scripts, rows) -> None:
     assert (slowest.seconds, fastest.seconds) == (170.0, 155.0)
 
 
-def test_directions_have_their_own_speed(scripts, rows) -> None:
-    speeds = scripts["whole"].speeds(rows, scripts["systems"].VSE, 200)
+def test_directions_have_their_own_speed(rows) -> None:
+    speeds = whole.speeds(rows, systems.VSE, 200)
     assert (speeds.t2i, speeds.i2t) == (1_000.0, 500.0)
 
 
-def test_what_is_drawn_out_is_marked(scripts, rows) -> None:
-    whole, systems = scripts["whole"], scripts["systems"]
+def test_what_is_drawn_out_is_marked(rows) -> None:
     assert whole.sampled(rows, systems.THREE, 100, 500) == ("≈", "≈", "", "")
     assert whole.sampled(rows, systems.THREE, 200, 50) == ("≈", "", "≈", "≈")
     assert whole.sampled(rows, systems.CROSS, 100, 500) == ("≈", "≈", "≈", "≈")
 
 
-def test_the_table_says_what_the_rows_say(scripts, rows) -> None:
+def test_the_table_says_what_the_rows_say(rows) -> None:
     settings = {"captions": 5, "dim": 10, "regions": 4}
-    text = scripts["shown"].text({"settings": settings, "machine": {"cores": 2}, "rows": rows})
+    text = shown.text({"settings": settings, "machine": {"cores": 2}, "rows": rows})
     lines = [line for line in text.splitlines() if line.startswith("| 100 |")]
     assert lines[0] == (
         "| 100 | 3SHNet | ≈10 | ≈100 | 50 | ≈160 | ≈0.312 (0.294 to 0.323) | 1 | ≈3.33 | ≈1.67 | ≈3.81 / ≈10 | 4e-06 |"
@@ -199,12 +177,11 @@ def test_the_table_says_what_the_rows_say(scripts, rows) -> None:
 # ---- the script
 
 
-def test_a_tiny_run_goes_on_and_makes_a_table(scripts, tmp_path: Path) -> None:
+def test_a_tiny_run_goes_on_and_makes_a_table(tmp_path: Path) -> None:
     shutil.copy(EFFICIENCY / "README.md", tmp_path)
     threads = torch.get_num_threads()
     asked = [*TINY.split(), f"--threads={threads}", f"--out={tmp_path}"]
-    run = scripts["run"].main
-    first = run(asked)
+    first = run.main(asked)
     assert {len(row["seconds"]) for row in first["rows"].values()} == {2}
     assert first["rows"]["search, t2i, 12 images"]["items"] == 200 // 12 * 12
     assert first["rows"]["search, t2i, 7 images"]["items"] == 14 * 7
@@ -213,76 +190,34 @@ def test_a_tiny_run_goes_on_and_makes_a_table(scripts, tmp_path: Path) -> None:
     assert "Not run yet" not in readme
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
-    assert run(asked) == first  # nothing is measured again
-    later = run([*asked, "--repeats=3"])
+    assert run.main(asked) == first  # nothing is measured again
+    later = run.main([*asked, "--repeats=3"])
     assert {len(row["seconds"]) for row in later["rows"].values()} == {3}
-    assert run([*asked, "--again"])["rows"].keys() == first["rows"].keys()
+    assert run.main([*asked, "--again"])["rows"].keys() == first["rows"].keys()
 
     (tmp_path / "README.md").write_text(readme.replace("| 7 | ", "| 8 | "), encoding="utf-8")
-    run([f"--out={tmp_path}", "--tables"])
+    run.main([f"--out={tmp_path}", "--tables"])
     assert "| 7 | 3SHNet |" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
-def test_rows_of_other_settings_are_not_mixed(scripts, tmp_path: Path) -> None:
+def test_rows_of_other_settings_are_not_mixed(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
-    options = scripts["run"].parsed([*TINY.split(), f"--threads={threads}", f"--out={tmp_path}"])
+    options = run.parsed([*TINY.split(), f"--threads={threads}", f"--out={tmp_path}"])
     file = tmp_path / "results.json"
-    file.write_text(json.dumps(scripts["run"].begun(options, file)))
+    file.write_text(json.dumps(run.begun(options, file)))
     options.dim = 17
     with pytest.raises(SystemExit, match=r"(?s)dim: there 16, now 17.*--again"):
-        scripts["run"].begun(options, file)
+        run.begun(options, file)
 
 
-def test_tables_without_rows_say_so(scripts, tmp_path: Path) -> None:
+def test_tables_without_rows_say_so(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="run without --tables first"):
-        scripts["run"].main([f"--out={tmp_path}", "--tables"])
+        run.main([f"--out={tmp_path}", "--tables"])
 
 
-def test_the_committed_table_is_that_of_the_committed_rows(scripts, tmp_path: Path) -> None:
-    readme = (EFFICIENCY / "README.md").read_bytes()
-    if not (EFFICIENCY / "results.json").is_file():
-        assert b"Not run yet" in readme
-        return
+def test_the_committed_page_is_that_of_the_committed_rows(tmp_path: Path) -> None:
     for name in ("README.md", "results.json"):
         shutil.copy(EFFICIENCY / name, tmp_path)
-    scripts["run"].main([f"--out={tmp_path}", "--tables"])
-    assert (tmp_path / "README.md").read_bytes() == readme
-
-
-def test_what_is_said_of_the_committed_rows_is_what_they_say(scripts) -> None:
-    """The verdict, and the line of the claims table, with the range from the slowest against the fastest repeats."""
-    shown, found = scripts["shown"], json.loads((EFFICIENCY / "results.json").read_text(encoding="utf-8"))
-    three, vse, cross = shown.SYSTEMS
-    sizes = shown.galleries(found["rows"])
-    short = shown.short
-
-    def times(images: int, number: str, mine=statistics.median, theirs=statistics.median) -> str:
-        ours, rivals = shown.of(found, three, images, mine), shown.of(found, cross, images, theirs)
-        return short(getattr(ours, number) / getattr(rivals, number))
-
-    ranges = [f"{times(size, 'kpps', max, min)} to {times(size, 'kpps', min, max)}" for size in sizes]
-    whole = ", ".join(f"{times(size, 'kpps')} ({ends})" for size, ends in zip(sizes, ranges, strict=True))
-    galleries = ", ".join(f"{size:,}" for size in sizes)
-    alone = ", ".join(times(size, "scoring_kpps") for size in sizes)
-    claims = OmegaConf.load(EFFICIENCY.parents[1] / "claims.yaml")
-    [see] = [claim["see"] for claim in claims if "efficiency/" in claim.get("see", {}).get("by", "")]
-    assert see["effect"] == f"times as many pairs a second at {galleries} images: {whole}; scoring alone {alone}"
-
-    prose = " ".join(
-        (EFFICIENCY / "README.md").read_text(encoding="utf-8").split("## Verdict")[1].split("##")[0].split()
-    )
-    one, other = shown.of(found, three, sizes[0]), shown.of(found, vse, sizes[0])
-    for said in (
-        f"does {alone} times as many pairs a second as the cross-attention at {galleries} images",
-        f"that is {', '.join(times(size, 'kpps') for size in sizes)} times",
-        f"costs {short(one.images / other.images)} times VSE-infinity's time for an image",
-        f"and {100 * (one.seconds / other.seconds - 1):.0f}% of the whole at {sizes[0]:,}",
-    ):
-        assert said in prose
-
-
-def test_the_command_is_that_of_the_numbers() -> None:
-    readme = (EFFICIENCY / "README.md").read_text(encoding="utf-8")
-    [command] = [line for line in readme.splitlines() if line.startswith("    ") and "efficiency/run.py" in line]
-    machine = json.loads((EFFICIENCY / "results.json").read_text(encoding="utf-8"))["machine"]
-    assert ("MALLOC_MMAP_MAX_=0" in command) == (machine["memory kept"] == "yes")
+    run.main([f"--out={tmp_path}", "--tables"])
+    for name in ("README.md", "times.csv"):
+        assert (tmp_path / name).read_bytes() == (EFFICIENCY / name).read_bytes()

@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from threeshnet.files import write_json
+from threeshnet.files import write_json, write_rows
 from threeshnet.installation import current_commit
 from threeshnet.metrics.ranks import BLOCK_CELLS
 from threeshnet.reports.markdown import fill
@@ -29,7 +29,7 @@ from threeshnet.reports.markdown import fill
 from ..common import processor
 from .clocks import TOP, Bench, Case
 from .cross_attention import OVER_WORDS
-from .shown import draw, text
+from .shown import draw, ratios, text, verdict
 from .systems import TEXTS
 from .whole import DIRECTIONS, search
 
@@ -50,7 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         options.out.mkdir(parents=True, exist_ok=True)
         found = begun(options, file)
         measure(options, found, file)
-    fill(options.out / "README.md", {"efficiency": f"\n{text(found)}\n"})
+    fill(options.out / "README.md", {"verdict": verdict(found), "efficiency": f"\n{text(found)}\n"})
+    write_rows(
+        options.out / "times.csv", ("images", "times", "low", "high", "scoring"), ratios(found)
+    )  # for the claims
     draw(found, options.out / "figure.png")
     return found
 
