@@ -51,9 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         found = begun(options, file)
         measure(options, found, file)
     fill(options.out / "README.md", {"verdict": verdict(found), "efficiency": f"\n{text(found)}\n"})
-    write_rows(
-        options.out / "times.csv", ("images", "times", "low", "high", "scoring"), ratios(found)
-    )  # for the claims
+    columns = ("images", "times", "low", "high", "scoring")
+    write_rows(options.out / "times.csv", columns, ratios(found))  # for the table of claims
     draw(found, options.out / "figure.png")
     return found
 

@@ -113,17 +113,18 @@ def verdict(found: Mapping[str, Any]) -> str:
     three, vse = (of(found, system, size) for system in (THREE, VSE))
     sizes = ", ".join(f"{row['images']:,}" for row in all_ratios)
     alone, charged = (", ".join(row[key] for row in all_ratios) for key in ("scoring", "times"))
+    image, all_of_it = short(three.images / vse.images), f"{100 * (three.seconds / vse.seconds - 1):.0f}%"
     return (
         f"Scoring alone, the inner product does {alone} times as many pairs a second as the cross-attention at {sizes} "
-        f"images. With encoding charged, that is {charged} times. Guidance costs {short(three.images / vse.images)} times "
-        f"VSE-infinity's time for an image, and {100 * (three.seconds / vse.seconds - 1):.0f}% of the whole at {size:,}."
+        f"images. With encoding charged, that is {charged} times. Guidance costs {image} times VSE-infinity's time for "
+        f"an image, and {all_of_it} of the whole at {size:,}."
     )
 
 
 def ratios(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """How many times the pairs of the cross-attention 3SHNet scores a second, encoding charged, by gallery.
 
-    `low` holds its slowest repeats against the rival's fastest, `high` the other way round; `scoring` is without encoding.
+    `low` holds its slowest repeats against the rival's fastest, `high` the other way round. `scoring` has no encoding.
     """
 
     def times(images: int, number: str, mine: Pick = statistics.median, theirs: Pick = statistics.median) -> str:
