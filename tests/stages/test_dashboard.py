@@ -13,8 +13,7 @@ import pytest
 
 from threeshnet.errors import DataError
 from threeshnet.reports.dashboard import write_dashboard
-from threeshnet.reports.study_numbers import bands, by_factor, by_variant, scores
-from threeshnet.reports.study_runs import StudyRun, read_study
+from threeshnet.reports.study_runs import StudyRun, bands, by_factor, by_variant, read_study, scores
 from threeshnet.reports.wandb_dashboard import send
 
 from . import wandb_service

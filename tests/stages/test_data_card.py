@@ -19,8 +19,8 @@ from threeshnet.errors import ConfigError
 from threeshnet.features.fingerprints import fingerprint, joined
 from threeshnet.files import sha256
 from threeshnet.records import VOID, ImageArrays, Photo
-from threeshnet.reports.card_figures import bars, histogram
 from threeshnet.reports.card_numbers import TEXTS, feature_norms, gather
+from threeshnet.reports.charts import bars, histogram
 from threeshnet.reports.contact_sheet import contact_sheet, draw_boxes, draw_segmentation, largest_classes
 from threeshnet.reports.data_card import leaked_photos, write_card
 from threeshnet.shards.manifest import Manifest, ShardEntry, SplitEntry
@@ -100,7 +100,7 @@ def pixels(seed: int) -> Image.Image:
 def coarse_figures() -> Iterator[None]:
     """Most of the time would go into pixels of figures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("threeshnet.reports.card_figures.DPI", 30)
+        patch.setattr("threeshnet.reports.charts.DPI", 30)
         yield
 
 

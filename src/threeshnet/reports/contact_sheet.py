@@ -13,7 +13,7 @@ from threeshnet.errors import DataError
 from threeshnet.evaluation.panels import CLASS_COLOURS, NO_CLASS, OTHER_CLASS, class_label
 from threeshnet.features.photos import open_photo
 from threeshnet.records import VOID, ImageArrays
-from threeshnet.reports.card_figures import data_uri
+from threeshnet.reports.charts import data_uri
 from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.reader import ShardedSplit
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
+from rich.console import Console
 
+from threeshnet.errors import ConfigError
 from threeshnet.evaluation.table import duration
-from threeshnet.files import write_text
-from threeshnet.reports.card_figures import CardFigure, data_uri
-from threeshnet.reports.study_figures import band_figure, colour, pooling_figure, semantic_figure
-from threeshnet.reports.study_numbers import bands, best_dev, by_factor, by_variant, scores
-from threeshnet.reports.study_runs import STATES, StudyRun, read_study
+from threeshnet.reports.charts import Chart, band_figure, colour, data_uri, pooling_figure, semantic_figure
+from threeshnet.reports.html import write_html
+from threeshnet.reports.study_runs import STATES, StudyRun, bands, best_dev, by_factor, by_variant, read_study, scores
+from threeshnet.runs.tracking import mode_of
+from threeshnet.settings import DashboardSettings
+
+log = logging.getLogger(__name__)
 
 PAGE = "dashboard.html"
 SHOWN_VARIANTS, SHOWN_PICTURES = 6, 2  # with pictures; of each
@@ -39,15 +43,41 @@ class Pictures(NamedTuple):
     shown: list[tuple[str, Mapping[str, Any]]]  # picture as a data URI, and the retrieval that goes with it
 
 
+def show_study(settings: DashboardSettings) -> None:
+    """The page of a study, and its workspace and report at W&B."""
+    folder = Path(settings.out or Path("runs") / settings.study)
+    page = write_dashboard(folder, study=settings.study, out=Path(settings.page) if settings.page else None)
+    console = Console()
+    console.print(f"page: {page.absolute()}", highlight=False, soft_wrap=True)
+    if mode_of(settings.wandb) == "online":
+        for kind, address in publish(settings, folder).items():
+            console.print(f"{kind}: {address}", highlight=False, soft_wrap=True)
+
+
+def publish(settings: DashboardSettings, folder: Path) -> dict[str, str]:
+    """The addresses of the workspace and the report; nothing, with a warning, when the service fails."""
+    try:
+        from threeshnet.reports.wandb_dashboard import send
+    except ImportError as missing:
+        raise ConfigError(
+            f"wandb=online needs wandb-workspaces ({missing}): pip install -c constraints.txt -e '.[dashboards]'; "
+            "the page is written"
+        ) from missing
+    try:
+        return send(folder, study=settings.study, project=settings.wandb_project, entity=settings.wandb_entity)
+    except Exception as reason:  # of any kind: the page is there
+        log.warning("W&B: no workspace and no report (%s: %s); the page has the same", type(reason).__name__, reason)
+        return {}
+
+
 def write_dashboard(folder: Path, *, study: str, out: Path | None = None, now: float | None = None) -> Path:
     """Write the page of the runs in `folder` to `out`, or to `dashboard.html` there; returns the file.
 
     Half-finished studies have a page too. `now` is in unix seconds. Raises DataError when there is no run.
     """
     file = Path(folder) / PAGE if out is None else Path(out)
-    page = _environment().get_template("dashboard.html").render(content(Path(folder), study=study, now=now))
-    write_text(file, page, errors="backslashreplace")  # a run may have written half a letter
-    return file
+    filters = {"one": "{:.1f}".format, "duration": duration}
+    return write_html(file, "dashboard.html", content(Path(folder), study=study, now=now), **filters)
 
 
 def content(folder: Path, *, study: str, now: float | None = None) -> dict[str, Any]:
@@ -84,7 +114,7 @@ def _best_runs(groups: Mapping[str, Sequence[StudyRun]]) -> dict[str, StudyRun]:
     return {name: max(runs, key=lambda run: run.metrics["rsum"]) for name, runs in finished.items() if runs}
 
 
-def _curves(groups: Mapping[str, Sequence[StudyRun]]) -> Iterator[CardFigure]:
+def _curves(groups: Mapping[str, Sequence[StudyRun]]) -> Iterator[Chart]:
     if found := bands(groups):
         yield band_figure("rsum on dev", found, list(groups), "rsum")
     if found := bands(groups, of="losses"):
@@ -111,7 +141,7 @@ def _picture(file: Path) -> str:
     return data_uri(picture)
 
 
-def _inner(inspected: Mapping[str, Any]) -> Iterator[CardFigure]:
+def _inner(inspected: Mapping[str, Any]) -> Iterator[Chart]:
     for name, sizes in inspected.get("pooling", {}).items():
         sizes = {size: weights for size, weights in sizes.items() if weights}
         yield pooling_figure(name.removesuffix(".pooling").replace("image_encoder.branches.", ""), sizes)
@@ -147,15 +177,3 @@ def _facts(runs: Sequence[StudyRun]) -> dict[str, list[str]]:
 
 def _occurring(values: Any) -> list[str]:
     return list(dict.fromkeys(str(value) for value in values if value is not None))
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("threeshnet.reports"),
-        autoescape=True,  # captions, names and logs may hold anything
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters |= {"one": "{:.1f}".format, "duration": duration}
-    return environment

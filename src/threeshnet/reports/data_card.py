@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from threeshnet.errors import ConfigError
-from threeshnet.files import write_text
-from threeshnet.reports.card_figures import figures_of
 from threeshnet.reports.card_numbers import SAMPLED, gather
+from threeshnet.reports.charts import figures_of
 from threeshnet.reports.contact_sheet import contact_sheet, thumbnail
+from threeshnet.reports.html import write_html
 from threeshnet.shards.leakage import Leak, coverage, crossing, leaks
 from threeshnet.shards.manifest import CARD, Manifest
 
@@ -39,9 +37,8 @@ def write_card(folder: Path, *, out: Path | None = None, photos: int = 12, seed:
         raise ConfigError(f"photos={photos}: 0 is the least")
     folder = Path(folder)
     file = folder / CARD if out is None else Path(out)
-    page = _environment().get_template("data_card.html").render(card_content(folder, photos=photos, seed=seed))
-    write_text(file, page)
-    return file
+    filters = {"size": size_on_disk, "count": "{:,}".format}
+    return write_html(file, "data_card.html", card_content(folder, photos=photos, seed=seed), **filters)
 
 
 def card_content(folder: Path, *, photos: int, seed: int) -> dict[str, Any]:
@@ -95,15 +92,3 @@ def leaked_photos(folder: Path, manifest: Manifest) -> Mapping[str, Any]:
         "leak_count": len(across),
         "twice": len(found) - len(across),
     }
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("threeshnet.reports"),
-        autoescape=True,  # captions, ids and file names may hold anything
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters |= {"size": size_on_disk, "count": "{:,}".format}
-    return environment

@@ -1,14 +1,16 @@
-"""The runs of a study as their directories show them, finished or not."""
+"""The runs of a study as their directories show them, finished or not, and their scores by variant and by factor."""
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+import pandas as pd
 
 from threeshnet.errors import DataError
 from threeshnet.runs.facts import level_text, variant_name
@@ -17,6 +19,8 @@ from threeshnet.runs.run import Run
 
 STATES = ("finished", "running", "silent", "interrupted", "failed", "waiting")
 SILENT_AFTER = 900.0  # seconds without a sign of a run that says it is running
+LARGEST_EPOCH = 1e9  # a damaged log may hold any number
+RECALLS = tuple((side, name) for side in ("i2t", "t2i") for name in ("R@1", "R@5", "R@10"))
 WHERE_FROM = "make it with: make sweep STUDY=<name>"
 
 
@@ -101,31 +105,104 @@ def state_of(progress: Mapping[str, Any], *, finished: bool, quiet_for: float) -
 
 
 def curves(file: Path) -> tuple[dict[int, float], dict[int, float]]:
-    """Dev rsum and mean training loss by epoch, counted from 1, of a run's metrics.csv; empty without one."""
-    rsum: dict[int, float] = {}
-    losses: dict[int, list[float]] = {}
-    for row in _rows(file):
-        epoch = _number(row.get("epoch"))
-        if epoch is None:
-            continue
-        if (value := _number(row.get("dev/rsum"))) is not None:
-            rsum[int(epoch) + 1] = value
-        if (value := _number(row.get("train/loss"))) is not None:
-            losses.setdefault(int(epoch) + 1, []).append(value)
-    return rsum, {epoch: sum(values) / len(values) for epoch, values in losses.items()}
+    """Dev rsum and mean training loss by epoch, counted from 1, of a run's metrics.csv; empty without one.
 
-
-def _rows(file: Path) -> list[dict[str, str]]:
+    The last row of a file that is being written may be torn.
+    """
+    columns = ["epoch", "dev/rsum", "train/loss"]
     try:
-        with file.open(newline="", encoding="utf-8") as opened:
-            return list(csv.DictReader(opened))
-    except (OSError, csv.Error, UnicodeDecodeError):
-        return []
+        log = pd.read_csv(file, usecols=lambda name: name in columns, on_bad_lines="skip")
+    except (OSError, ValueError):
+        return {}, {}
+    log = log.reindex(columns=columns).apply(pd.to_numeric, errors="coerce")
+    log = log[log["epoch"].between(0, LARGEST_EPOCH)].replace([math.inf, -math.inf], math.nan)
+    by_epoch = log.groupby(log["epoch"].astype(int) + 1)
+    rsum, losses = by_epoch["dev/rsum"].last().dropna(), by_epoch["train/loss"].mean().dropna()
+    return rsum.to_dict(), losses.to_dict()
 
 
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "nan")
-    except ValueError:  # the last row of a file that is being written
-        return None
-    return value if math.isfinite(value) else None
+class Band(NamedTuple):
+    """The curves of one variant over its seeds; an epoch counts as far as runs have come to it."""
+
+    variant: str
+    epochs: list[int]
+    low: list[float]
+    middle: list[float]
+    high: list[float]
+    runs: int
+
+
+class Score(NamedTuple):
+    """Mean and spread of the finished runs of a variant or of one level of a factor."""
+
+    name: str
+    finished: int
+    runs: int
+    rsum: float | None  # mean
+    spread: float | None  # sample standard deviation, None for one run
+    recalls: tuple[float, ...]  # i2t R@1 R@5 R@10, t2i R@1 R@5 R@10, means
+    dev: float | None  # mean of the best dev rsum so far, of all runs that have one
+    best: bool
+
+
+def by_variant(runs: Sequence[StudyRun]) -> dict[str, list[StudyRun]]:
+    """Runs that differ by their seed alone, in the order of their first."""
+    groups: dict[str, list[StudyRun]] = {}
+    for run in runs:
+        groups.setdefault(run.variant, []).append(run)
+    return groups
+
+
+def bands(groups: Mapping[str, Sequence[StudyRun]], of: str = "curve") -> list[Band]:
+    """The `curve` (dev rsum) or the `losses` of each variant: least, mean and greatest over the seeds, by epoch."""
+    found = []
+    for variant, runs in groups.items():
+        known = [curve for run in runs if (curve := getattr(run, of))]
+        if known:
+            epochs = pd.DataFrame(known).sort_index(axis="columns").agg(["min", "mean", "max"])
+            found.append(Band(variant, [int(epoch) for epoch in epochs], *epochs.to_numpy().tolist(), len(known)))
+    return found
+
+
+def scores(groups: Mapping[str, Sequence[StudyRun]]) -> list[Score]:
+    """A row each group; the greatest mean rsum is marked, where finished groups differ."""
+    rows = [_score(name, runs) for name, runs in groups.items()]
+    known = [row.rsum for row in rows if row.rsum is not None]
+    greatest = max(known) if len(set(known)) > 1 else None
+    return [row._replace(best=row.rsum is not None and row.rsum == greatest) for row in rows]
+
+
+def by_factor(runs: Sequence[StudyRun]) -> dict[str, list[Score]]:
+    """For every factor that is varied, the score of each of its levels over all else."""
+    names = list(dict.fromkeys(name for run in runs for name in run.factors))
+    found = {}
+    for name in names:
+        levels: dict[str, list[StudyRun]] = {}
+        for run in runs:
+            if name in run.factors:
+                levels.setdefault(run.factors[name], []).append(run)
+        if len(levels) > 1:
+            found[name] = scores(levels)
+    return found
+
+
+def best_dev(run: StudyRun) -> float | None:
+    """The best dev rsum so far."""
+    known = [value for value in (run.progress.get("best_dev_rsum"), *run.curve.values()) if value is not None]
+    return max(known) if known else None
+
+
+def _score(name: str, runs: Sequence[StudyRun]) -> Score:
+    finished = [run.metrics for run in runs if run.state == "finished"]
+    values = [float(metrics["rsum"]) for metrics in finished]
+    dev = [value for run in runs if (value := best_dev(run)) is not None]
+    return Score(
+        name=name,
+        finished=len(values),
+        runs=len(runs),
+        rsum=mean(values) if values else None,
+        spread=stdev(values) if len(values) > 1 else None,
+        recalls=tuple(mean(metrics[side][recall] for metrics in finished) for side, recall in RECALLS if finished),
+        dev=mean(dev) if dev else None,
+        best=False,
+    )

@@ -13,12 +13,10 @@ from wandb_workspaces import expr
 from wandb_workspaces.reports.v2.interface import Report, Runset
 
 from threeshnet.files import write_json
-from threeshnet.reports.study_numbers import Score, by_factor, by_variant, scores
-from threeshnet.reports.study_runs import read_study
+from threeshnet.reports.study_runs import RECALLS, Score, by_factor, by_variant, read_study, scores
 
 SENT = "wandb_dashboards.json"  # in the study's folder: what was sent before is written over, not doubled
 VARIANT = "variant"  # a key of every run's config
-RECALLS = ("R@1", "R@5", "R@10")
 
 
 def send(folder: Path, *, study: str, project: str, entity: str | None) -> dict[str, str]:
@@ -110,7 +108,7 @@ def pictures() -> list[Any]:
 
 def score_table(first: str, rows: list[Score]) -> str:
     """Markdown, the best in bold."""
-    columns = [first, "finished", "rsum", *(f"{side} {recall}" for side in ("i2t", "t2i") for recall in RECALLS)]
+    columns = [first, "finished", "rsum", *(f"{side} {recall}" for side, recall in RECALLS)]
     lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
     for row in rows:
         rsum = "–" if row.rsum is None else f"{row.rsum:.1f}" + ("" if row.spread is None else f" ± {row.spread:.1f}")

@@ -1,10 +1,10 @@
-"""The figures of a data card, each drawn twice: for a light page and for a dark one."""
+"""The charts of the HTML pages, each drawn twice: for a light page and for a dark one."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import Image
 
 from threeshnet.evaluation.panels import class_label
 from threeshnet.reports.card_numbers import Numbers
+from threeshnet.reports.study_runs import Band
 
 DPI = 160  # twice what a page shows, for sharp screens
 WIDE = 4.4  # inches
@@ -45,9 +46,14 @@ class Frame(NamedTuple):
 
 
 HISTOGRAM = Frame(WIDE, 2.4, left=0.6, below=0.45)
+CURVES = Frame(7.2, 3.4, left=0.65, below=0.5)
+SMALL = Frame(4.4, 2.5, left=0.65, below=0.5)
+# Okabe and Ito's, told apart with any colour vision; the blue is lighter, to be seen on a dark ground.
+COLOURS = ("#1f86d0", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c", "#b8a900")
+STYLES = ("solid", "dashed", "dotted", "dashdot")  # when the colours are used up
 
 
-class CardFigure(NamedTuple):
+class Chart(NamedTuple):
     """A figure in both themes, as data URIs (empty where words say it all), with what to say below it."""
 
     title: str
@@ -56,7 +62,7 @@ class CardFigure(NamedTuple):
     says: str
 
 
-def figures_of(numbers: Numbers, class_names: Sequence[str]) -> Iterator[CardFigure]:
+def figures_of(numbers: Numbers, class_names: Sequence[str]) -> Iterator[Chart]:
     """A figure for everything that these shards have."""
     yield histogram("captions an image", numbers.captions_an_image, "captions")
     yield histogram("length of captions", numbers.words, "words")
@@ -76,16 +82,16 @@ def figures_of(numbers: Numbers, class_names: Sequence[str]) -> Iterator[CardFig
         yield bars("classes by images", class_names, numbers.class_images, "images with the class in seg/categories")
 
 
-def histogram(title: str, values: np.ndarray, unit: str) -> CardFigure:
+def histogram(title: str, values: np.ndarray, unit: str) -> Chart:
     """How often each value occurs, in words alone where all are the same; whole numbers that are few get a bar each."""
     numbers = values[np.isfinite(values)] if values.dtype.kind == "f" else values
     if not len(numbers):
-        return CardFigure(title, "", "", "none")
+        return Chart(title, "", "", "none")
     low, high, middle = float(numbers.min()), float(numbers.max()), float(np.median(numbers))
     whole = numbers.dtype.kind in "iu"
     shown = [f"{number:,.{0 if whole else 2}f}" for number in (low, high)]
     if low == high:
-        return CardFigure(title, "", "", f"{shown[0]} everywhere")
+        return Chart(title, "", "", f"{shown[0]} everywhere")
     few = whole and high - low < FEW
     edges = np.arange(low - 0.5, high + 1) if few else np.histogram_bin_edges(numbers.astype(np.float64), BINS)
     counts, edges = np.histogram(numbers, edges)
@@ -101,7 +107,7 @@ def histogram(title: str, values: np.ndarray, unit: str) -> CardFigure:
     return drawn(title, draw, HISTOGRAM, says)
 
 
-def bars(title: str, names: Sequence[str], values: np.ndarray, unit: str) -> CardFigure:
+def bars(title: str, names: Sequence[str], values: np.ndarray, unit: str) -> Chart:
     """The largest values with their names."""
     order = np.argsort(-values, kind="stable")
     order = order[values[order] > 0]
@@ -127,9 +133,9 @@ def data_uri(image: Image.Image, kind: str = "JPEG") -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def drawn(title: str, draw: Callable[[Axes, Theme], None], frame: Frame, says: str) -> CardFigure:
+def drawn(title: str, draw: Callable[[Axes, Theme], None], frame: Frame, says: str) -> Chart:
     """A figure in both themes, from what `draw` puts on its axes."""
-    return CardFigure(title, _in_theme(draw, LIGHT, frame), _in_theme(draw, DARK, frame), says)
+    return Chart(title, _in_theme(draw, LIGHT, frame), _in_theme(draw, DARK, frame), says)
 
 
 def _in_theme(draw: Callable[[Axes, Theme], None], theme: Theme, frame: Frame) -> str:
@@ -146,3 +152,60 @@ def _in_theme(draw: Callable[[Axes, Theme], None], theme: Theme, frame: Frame) -
     stream = io.BytesIO()
     figure.savefig(stream, format="png", transparent=True, metadata={"Software": None})  # no version in the bytes
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def colour(number: int) -> str:
+    """The colour of the variant of this number; the page's legend uses it too."""
+    return COLOURS[number % len(COLOURS)]
+
+
+def band_figure(title: str, found: Sequence[Band], variants: Sequence[str], unit: str) -> Chart:
+    """A line (the mean) and a band (least to greatest seed) for each variant, in the variant's colour."""
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for band in found:
+            number = list(variants).index(band.variant)
+            style = STYLES[number // len(COLOURS) % len(STYLES)]
+            marker = "o" if len(band.epochs) == 1 else None
+            axes.fill_between(band.epochs, band.low, band.high, color=colour(number), alpha=0.28, linewidth=0)
+            axes.plot(
+                band.epochs, band.middle, color=colour(number), linestyle=style, linewidth=1.8, marker=marker, ms=4
+            )
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(unit, color=theme.ink, fontsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.grid(visible=True, axis="y", color=theme.ink, alpha=0.15, linewidth=0.6)
+
+    seeds = {band.runs for band in found}
+    says = f"Line: mean over seeds; band: least to greatest. Runs a variant: {', '.join(map(str, sorted(seeds)))}."
+    return drawn(title, draw, CURVES, says)
+
+
+def pooling_figure(name: str, sizes: Mapping[str, Sequence[float]]) -> Chart:
+    """GPO's weights against the place in the sorted set, from the greatest value (0) to the least (1)."""
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for number, (size, weights) in enumerate(sizes.items()):
+            places = np.linspace(0, 1, len(weights)) if len(weights) > 1 else np.zeros(1)
+            share = np.asarray(weights) * len(weights)
+            axes.plot(places, share, color=colour(number), linewidth=1.6, label=f"{size} tokens")
+        axes.axhline(1, color=theme.ink, alpha=0.4, linewidth=0.7, linestyle="dotted")
+        axes.set_xlabel("place in the sorted set, greatest value first")
+        axes.set_ylabel("weight / mean weight", color=theme.ink, fontsize=8)
+        axes.legend(frameon=False, fontsize=7, labelcolor=theme.ink)
+
+    says = "1 is mean pooling (dotted); all weight at 0 is maximum pooling."
+    return drawn(f"GPO: {name}", draw, SMALL, says)
+
+
+def semantic_figure(source: str, histogram: Mapping[str, Sequence[float]]) -> Chart:
+    """How VSeM's weights are spread."""
+    counts, edges = np.asarray(histogram["counts"]), np.asarray(histogram["edges"])
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        axes.stairs(counts, edges, fill=True, color=theme.bar)
+        axes.set_xlabel("weight of a token")
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+
+    return drawn(f"VSeM's weights of {source}", draw, SMALL, f"{int(counts.sum()):,} tokens of held-out photos.")
