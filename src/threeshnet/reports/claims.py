@@ -156,7 +156,7 @@ def effect_cells(effect: Effect | None, expected: str) -> tuple[str, str, str]:
 
 def _measured(ratios: Ratios, folder: Path) -> tuple[str, str, str, str]:
     """A ratio holds where the lowest measurement is above 1 for every size."""
-    rows = pd.read_csv(folder / ratios.file)
+    rows: Any = pd.read_csv(folder / ratios.file)
     sizes = ", ".join(f"{images:,}" for images in rows["images"])
     times = ", ".join(f"{row.times:g} ({row.low:g} to {row.high:g})" for row in rows.itertuples())
     scoring = ", ".join(f"{value:g}" for value in rows["scoring"])

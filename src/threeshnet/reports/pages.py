@@ -152,7 +152,7 @@ class Page:
 
     def csv(self, file: str, **equal: str) -> list[dict[str, str]]:
         """The rows of a committed CSV file whose cells equal these."""
-        rows = pd.read_csv(self.folder / file, dtype=str, keep_default_na=False)
+        rows: Any = pd.read_csv(self.folder / file, dtype=str, keep_default_na=False)
         for name, value in equal.items():
             if name not in rows:
                 raise DataError(one_of(f"column of {file}", name, rows.columns))

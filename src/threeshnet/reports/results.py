@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -155,7 +156,8 @@ class Setting:
 
         found: dict[Names, Level] = {}
         for names in sorted(set(keys), key=place):
-            rows = self.rows[[key == names for key in keys]].sort_values("seed", key=lambda seeds: seeds.astype(int))
+            own: Any = self.rows[[key == names for key in keys]]
+            rows = own.sort_values("seed", key=lambda seeds: seeds.astype(int))
             found[names] = Level(self, names, rows)
             if rows["seed"].duplicated().any():
                 raise DataError(f"{self.experiment}, {found[names]}: seeds {found[names].seeds}, one of them twice")
@@ -204,7 +206,7 @@ class Results:
 
     @cached_property
     def settings(self) -> list[Setting]:
-        groups = self.rows.groupby(["experiment", "setting"]) if len(self.rows) else []
+        groups: Any = self.rows.groupby(["experiment", "setting"]) if len(self.rows) else []
         return [Setting(self, str(experiment), str(name), rows) for (experiment, name), rows in groups]
 
     def setting(self, experiment: str, name: str | None = None) -> Setting:

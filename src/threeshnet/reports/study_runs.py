@@ -111,14 +111,15 @@ def curves(file: Path) -> tuple[dict[int, float], dict[int, float]]:
     """
     columns = ["epoch", "dev/rsum", "train/loss"]
     try:
-        log = pd.read_csv(file, usecols=lambda name: name in columns, on_bad_lines="skip")
+        log: Any = pd.read_csv(file, usecols=lambda name: name in columns, on_bad_lines="skip")
     except (OSError, ValueError):
         return {}, {}
     log = log.reindex(columns=columns).apply(pd.to_numeric, errors="coerce")
     log = log[log["epoch"].between(0, LARGEST_EPOCH)].replace([math.inf, -math.inf], math.nan)
-    by_epoch = log.groupby(log["epoch"].astype(int) + 1)
-    rsum, losses = by_epoch["dev/rsum"].last().dropna(), by_epoch["train/loss"].mean().dropna()
-    return rsum.to_dict(), losses.to_dict()
+    log["epoch"] = log["epoch"].astype(int) + 1
+    by_epoch = log.groupby("epoch").agg({"dev/rsum": "last", "train/loss": "mean"})
+    rsum, losses = ({int(e): v for e, v in by_epoch[name].dropna().items()} for name in ("dev/rsum", "train/loss"))
+    return rsum, losses
 
 
 class Band(NamedTuple):
@@ -160,7 +161,8 @@ def bands(groups: Mapping[str, Sequence[StudyRun]], of: str = "curve") -> list[B
         known = [curve for run in runs if (curve := getattr(run, of))]
         if known:
             epochs = pd.DataFrame(known).sort_index(axis="columns").agg(["min", "mean", "max"])
-            found.append(Band(variant, [int(epoch) for epoch in epochs], *epochs.to_numpy().tolist(), len(known)))
+            low, middle, high = epochs.to_numpy().tolist()
+            found.append(Band(variant, [int(epoch) for epoch in epochs], low, middle, high, len(known)))
     return found
 
 
