@@ -6,7 +6,27 @@ import os
 import subprocess
 from pathlib import Path
 
-CONF = Path(os.environ.get("THREESHNET_CONF", Path(__file__).parents[2] / "conf")).resolve()
+_HERE = Path(__file__).resolve().parent
+_IN_WHEEL, _IN_CHECKOUT = _HERE / "conf", _HERE.parents[1] / "conf"
+CONF = Path(os.environ.get("THREESHNET_CONF", _IN_WHEEL if _IN_WHEEL.is_dir() else _IN_CHECKOUT)).resolve()
+
+
+def own_conf() -> Path | None:
+    """The folder `conf` of the working directory, whose files join those of the package; None where that is CONF."""
+    own = Path("conf").resolve()
+    return own if own.is_dir() and own != CONF else None
+
+
+def conf_files(group: str = "") -> dict[str, Path]:
+    """The yaml files of a group by name, the user's own too.  A name of the package cannot be taken by another file."""
+    folders = [folder / group for folder in (own_conf(), CONF) if folder is not None]
+    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
+
+
+def experiments_folder() -> Path:
+    """Where rows and pages of studies lie: in the checkout, and from a wheel in the working directory."""
+    checkout = _HERE.parents[1]
+    return (checkout if _IN_CHECKOUT.is_dir() else Path()) / "experiments"
 
 
 def current_commit() -> str:

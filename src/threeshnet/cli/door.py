@@ -25,7 +25,7 @@ from threeshnet import settings as forms
 from threeshnet.cli.errors import explained, kept, quiet, report_errors
 from threeshnet.cli.parts import part_faults
 from threeshnet.errors import ConfigError, Problems
-from threeshnet.installation import CONF
+from threeshnet.installation import CONF, conf_files
 from threeshnet.settings import Invocation, Settings, TrainSettings
 from threeshnet.studies.overrides import divided
 
@@ -139,7 +139,7 @@ def _siblings(key: str, tree: dict[str, Any]) -> str:
 
 
 def _choices(group: str) -> str:
-    names = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    names = sorted(conf_files(group))
     return f"; there are: {', '.join(names)}" if names else ""
 
 

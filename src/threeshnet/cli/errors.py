@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from threeshnet.errors import DataError, Interrupted, Problems, ThreeSHNetError, one_of
-from threeshnet.installation import CONF
+from threeshnet.installation import CONF, conf_files
 from threeshnet.runs.lock import SHARED_OUT
 from threeshnet.training.signals import worker_death
 
@@ -131,7 +131,7 @@ def _no_names(words: Sequence[str]) -> str | None:
     for word in (word for word in words if "=" in word and not word.startswith("-")):
         given = OverridesParser.create().parse_override(word)
         group, value = given.key_or_group.partition("@")[0], given.value()
-        known = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+        known = sorted(conf_files(group))
         names = value if isinstance(value, list) else [value]
         if known and not all(isinstance(name, str) and "${" not in name for name in names):
             problems.add(one_of(given.key_or_group, value, known))
@@ -234,7 +234,7 @@ def explained(error: Exception, verb: str, words: Sequence[str]) -> str:
 
 
 def _no_such_choice(group: str, option: str) -> str:
-    return one_of(group, option, sorted(file.stem for file in (CONF / group).glob("*.yaml")))
+    return one_of(group, option, sorted(conf_files(group)))
 
 
 def _known_keys(verb: str, words: Sequence[str], wrong: set[str]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from threeshnet.errors import ConfigError, Problems, one_of
 from threeshnet.features.extractor import FIELDS
 from threeshnet.features.published.join import joined
 from threeshnet.features.published.layout import Request, opened_sources
-from threeshnet.installation import CONF, current_commit
+from threeshnet.installation import conf_files, current_commit
 from threeshnet.settings import ImportSettings, Part, plain
 from threeshnet.shards.make import make_shards
 from threeshnet.shards.schema import MAX_REGIONS
@@ -75,9 +75,10 @@ def paths(value: Any) -> list[Path]:
 def layout_of(layout: Part) -> Any:
     """The layout that was named; `auto` has all of `conf/layout`, so that a new yaml is tried too."""
     if "layouts" in layout:
-        files = sorted((CONF / "layout").glob("*.yaml"))
-        found = {file.stem: OmegaConf.to_container(OmegaConf.load(file)) for file in files if file.stem != "auto"}
-        layout = layout | {"layouts": found}
+        files = {name: file for name, file in conf_files("layout").items() if name != "auto"}
+        layout = layout | {
+            "layouts": {name: OmegaConf.to_container(OmegaConf.load(files[name])) for name in sorted(files)}
+        }
     return instantiate(layout)
 
 

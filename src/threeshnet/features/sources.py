@@ -12,7 +12,7 @@ from threeshnet.errors import CheckpointError, ConfigError, Problems, ThreeSHNet
 from threeshnet.features.extractor import Extractor
 from threeshnet.features.recipes import built
 from threeshnet.features.segmentation import AnnotatedSegmentation
-from threeshnet.installation import CONF
+from threeshnet.installation import conf_files
 from threeshnet.records import AnnotatedSet
 
 Makers = Mapping[str, Mapping[str, Any]]  # what a card says about each field
@@ -75,7 +75,7 @@ def chosen(fields: Sequence[str], makers: Makers, given: Given, class_names: Seq
 
 def names(group: str) -> list[str]:
     """The yaml names of a group of the configuration."""
-    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    return sorted(conf_files(group))
 
 
 def as_extractor(key: str, value: Any, named: AnnotatedSet) -> Extractor | None:
@@ -85,7 +85,7 @@ def as_extractor(key: str, value: Any, named: AnnotatedSet) -> Extractor | None:
     if isinstance(value, str):
         if value not in names(GROUPS[key]):
             raise ConfigError(one_of(key, value, names(GROUPS[key])))
-        value = OmegaConf.load(CONF / GROUPS[key] / f"{value}.yaml")
+        value = OmegaConf.load(conf_files(GROUPS[key])[value])
     made = value if isinstance(value, Extractor) else instantiate(value, _convert_="all")
     if not isinstance(made, Extractor):
         raise ConfigError(f"{key}={made!r} is no Extractor")

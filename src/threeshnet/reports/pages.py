@@ -19,7 +19,7 @@ from rich.console import Console
 
 from threeshnet.errors import DataError, ThreeSHNetError, one_of
 from threeshnet.files import write_text
-from threeshnet.installation import CONF
+from threeshnet.installation import conf_files, experiments_folder
 from threeshnet.metrics.comparisons import difference, over_seeds
 from threeshnet.reports.checks import check
 from threeshnet.reports.claims import claims_table, published_table
@@ -29,7 +29,7 @@ from threeshnet.reports.results import Level, Results, read_results
 from threeshnet.reports.tables import FIGURE, effects_table, setting_table, study_tables
 from threeshnet.settings import ReportSettings
 from threeshnet.studies.columns import RESULTS
-from threeshnet.studies.study import STUDIES, Study, load_study
+from threeshnet.studies.study import Study, load_study
 
 TEMPLATE = ".j2"  # after the name of the page that is made from it
 README = "README.md"
@@ -48,7 +48,7 @@ FIRST_PAGE = """\
 
 def rebuild(settings: ReportSettings) -> None:
     """The page and figure of one study, or all figures and pages."""
-    experiments = CONF.parent / "experiments"
+    experiments = experiments_folder()
     if settings.study:
         folder = Path(settings.into or experiments / load_study(settings.study).name)
         rows = Rows(folder.parent, {settings.study: folder})
@@ -115,7 +115,7 @@ class Rows:
     @property
     def studies(self) -> list[str]:
         """Those with rows."""
-        return sorted(file.stem for file in STUDIES.glob("*.yaml") if (self.folder(file.stem) / RESULTS).is_file())
+        return sorted(name for name in conf_files("studies") if (self.folder(name) / RESULTS).is_file())
 
     def folder(self, name: str) -> Path:
         return self.folders.get(name, self.root / name)

@@ -14,7 +14,7 @@ from threeshnet.errors import ConfigError, DataError, Problems
 from threeshnet.evaluation.compare import read_evaluation
 from threeshnet.evaluation.table import named_protocol
 from threeshnet.files import write_rows
-from threeshnet.installation import CONF
+from threeshnet.installation import experiments_folder
 from threeshnet.runs.find import jobs
 from threeshnet.runs.run import Run
 from threeshnet.settings import CollectSettings
@@ -46,7 +46,7 @@ def collect_rows(settings: CollectSettings) -> None:
 
 def into(settings: CollectSettings, study: str) -> Path:
     """The study's folder of committed results."""
-    return Path(settings.into) if settings.into else CONF.parent / "experiments" / study
+    return Path(settings.into) if settings.into else experiments_folder() / study
 
 
 def row_of(folder: Path, setting: str | None = None) -> Row:

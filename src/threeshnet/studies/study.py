@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from threeshnet.errors import ConfigError, Problems, no_numbers, one_of
-from threeshnet.installation import CONF
+from threeshnet.installation import CONF, conf_files
 from threeshnet.metrics.corrections import CORRECTIONS
 from threeshnet.metrics.perturbations import CAPTION_PERTURBATIONS, IMAGE_PERTURBATIONS
 from threeshnet.metrics.protocols import PROTOCOLS
@@ -154,10 +154,10 @@ class Study(Form):
 
 def load_study(name: str) -> Study:
     """conf/studies/<name>.yaml.  Raises ConfigError with the studies that exist, or with every problem of the file."""
-    file = STUDIES / f"{name}.yaml"
-    if not file.is_file():
-        raise ConfigError(one_of("study", name, sorted(each.stem for each in STUDIES.glob("*.yaml"))))
-    content: Any = OmegaConf.to_container(OmegaConf.load(file))
+    files = conf_files("studies")
+    if name not in files:
+        raise ConfigError(one_of("study", name, sorted(files)))
+    content: Any = OmegaConf.to_container(OmegaConf.load(files[name]))
     return parse_study(name, content)
 
 
