@@ -75,10 +75,8 @@ def paths(value: Any) -> list[Path]:
 def layout_of(layout: Part) -> Any:
     """The layout that was named; `auto` has all of `conf/layout`, so that a new yaml is tried too."""
     if "layouts" in layout:
-        files = {name: file for name, file in conf_files("layout").items() if name != "auto"}
-        layout = layout | {
-            "layouts": {name: OmegaConf.to_container(OmegaConf.load(files[name])) for name in sorted(files)}
-        }
+        files = {name: file for name, file in sorted(conf_files("layout").items()) if name != "auto"}
+        layout = layout | {"layouts": {name: OmegaConf.to_container(OmegaConf.load(files[name])) for name in files}}
     return instantiate(layout)
 
 
