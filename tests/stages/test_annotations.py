@@ -170,14 +170,6 @@ def test_a_column_of_splits(tmp_path: Path) -> None:
         FolderReader().read(tmp_path)
 
 
-def test_unicode_names_match_however_they_are_composed(tmp_path: Path) -> None:
-    photos(tmp_path, "Sommer/cafe\u0301 犬.jpg")
-    (tmp_path / "captions.txt").write_text("Sommer/caf\u00e9 犬.jpg\tein Hund im Café\n", encoding="utf-8")
-    (photo,) = FolderReader().read(tmp_path).photos
-    assert photo.id == "Sommer/caf\u00e9 犬.jpg"
-    assert photo.captions == ("ein Hund im Café",)
-
-
 def test_unknown_photos_empty_captions_and_photos_without_one_are_listed(tmp_path: Path) -> None:
     photos(tmp_path, "a.jpg", "x/b.jpg", "y/b.jpg", "c.jpg")
     (tmp_path / "captions.txt").write_text("a.jpg\tok\na.jpg\t \nno.jpg\tlost\nb.jpg\twhich\n")
@@ -188,21 +180,6 @@ def test_unknown_photos_empty_captions_and_photos_without_one_are_listed(tmp_pat
     assert "line 3: caption of no.jpg left out (no such photo)" in said
     assert "line 4: caption of b.jpg left out (2 photos have this name, give its path)" in said
     assert "photo c.jpg: has no caption" in said
-
-
-@pytest.mark.parametrize(
-    ("file", "text", "said"),
-    [
-        ("captions.txt", "a.jpg one\nb.jpg\ttwo\n", "line 1: expected photo<TAB>caption"),
-        ("captions.csv", "name,words\na.jpg,x\n", "its columns are name, words"),
-        ("captions.jsonl", '{"file": 1}\n{', r"line 1: expected an object(.|\n)*line 2: not JSON"),
-    ],
-)
-def test_lines_of_the_wrong_form(tmp_path: Path, file: str, text: str, said: str) -> None:
-    photos(tmp_path, "a.jpg", "b.jpg")
-    (tmp_path / file).write_text(text)
-    with pytest.raises(DataError, match=said):
-        FolderReader().read(tmp_path)
 
 
 def test_a_folder_without_captions(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from threeshnet.annotations.coco_classes import COCO_PANOPTIC, COCO_STUFF, aligned, plain
-from threeshnet.annotations.coco_segmentation import numbered
+from threeshnet.annotations.coco_segmentation import PANOPTIC, numbered
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.features.huggingface import without_slivers
 from threeshnet.features.panoptic import (
@@ -161,7 +161,7 @@ def test_padding_takes_no_part() -> None:
 def test_the_table_of_models_is_that_of_the_ground_truth(tmp_path: Path) -> None:
     ids = list(range(1, 266, 2))  # only their order counts
     categories = [{"id": number, "name": name} for number, name in zip(ids, COCO_PANOPTIC, strict=True)]
-    truth, _ = numbered(tmp_path, {"categories": categories[::-1], "annotations": [], "images": []}, {}, {})
+    truth, _ = numbered(tmp_path, {"categories": categories[::-1], "annotations": [], "images": []}, PANOPTIC)
     short = [name.replace("-other", "").replace("-merged", "").replace("-stuff", "") for name in COCO_PANOPTIC]
     for spelling in (COCO_PANOPTIC, COCO_PANOPTIC[::-1], short, [name.title() for name in COCO_PANOPTIC]):
         table, places = aligned(spelling)
@@ -174,7 +174,7 @@ def test_the_table_of_models_is_that_of_the_ground_truth(tmp_path: Path) -> None
 @pytest.mark.skipif(not SHARED.is_dir(), reason="COCO's own list is not beside the checkout")
 def test_the_table_is_cocos() -> None:
     categories = json.loads((SHARED / "panoptic_coco_categories.json").read_text())
-    assert numbered(SHARED, {"categories": categories, "annotations": [], "images": []}, {}, {})[0] == COCO_PANOPTIC
+    assert numbered(SHARED, {"categories": categories, "annotations": [], "images": []}, PANOPTIC)[0] == COCO_PANOPTIC
     assert tuple(entry["name"] for entry in categories if not entry["isthing"]) == COCO_STUFF
 
 
@@ -342,10 +342,10 @@ def test_half_precision_is_close(family: str, folder_of: Callable[..., Path], ph
 
 def test_oneformer_is_told_its_task(folder_of: Callable[..., Path], photos: list[Photo], tmp_path: Path) -> None:
     source: Any = build("oneformer", folder_of("oneformer"))
-    assert source.told(3)["task_inputs"].shape == (3, 8)
+    assert source.extra_inputs(3)["task_inputs"].shape == (3, 8)
     words = json.loads((source.folder / "vocab.json").read_text())
     first = [words["<|startoftext|>"], words["th"], words["e</w>"], words["t"]]
-    assert source.told(1)["task_inputs"][0, :4].tolist() == first
+    assert source.extra_inputs(1)["task_inputs"][0, :4].tolist() == first
     before, *_ = whole(extract(source, photos[:1]))
     source.task[:, 1:] = 0  # other words, other masks: what it is told arrives
     assert not np.array_equal(whole(extract(source, photos[:1]))[0], before)

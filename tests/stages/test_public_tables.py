@@ -88,6 +88,9 @@ REFUSED = {
     "a list with a gap": ("a.csv", "file,caption\np.jpg,\"['A dog.', nan]\"\n", "line 2: a list that cannot be"),
     "carriage returns alone": ("a.csv", "file,caption\rp.jpg,A dog.\r", "lines end with a carriage return alone"),
     "a doubled quote beside a bare one": ("a.txt", 'p.jpg\t"A ""b"""\nq.jpg\t"C" d\n', "line 2: text beside"),
+    "no tab": ("a.txt", "p.jpg A dog.\nq.jpg\tA cat.\n", "line 1: expected photo<TAB>caption, found 'p.jpg A dog.'"),
+    "other columns": ("a.csv", "name,words\np.jpg,x\n", "its columns are name, words"),
+    "no JSON": ("a.jsonl", '{"file": 1}\n{', "line 1: expected an object.*line 2: not JSON"),
     "a repeated key": ("a.jsonl", '{"file": "p", "caption": "a", "caption": "b"}\n', "line 1: .*a key is repeated"),
     "a number for a caption": ("a.jsonl", '{"file": "p", "caption": 5}\n', "line 1: caption=5: expected a text"),
 }

@@ -48,7 +48,7 @@ def plain(name: str) -> str:
 
 
 def aligned(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """A table of classes, and the place of each of `names` in it.
+    """A table of classes, and the number of each of `names` in it.
 
     When the names are COCO's 133 in whatever order or spelling it is COCO's own table, so that its hash is that of the
     ground truth; else it is `names` as they stand.
@@ -59,8 +59,8 @@ def aligned(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     >>> aligned(["cat", "dog"])
     (('cat', 'dog'), (0, 1))
     """
-    place = {plain(name): number for number, name in enumerate(COCO_PANOPTIC)}
-    found = [plain(name) for name in names]
-    if len(found) == len(place) and set(found) == set(place):
-        return COCO_PANOPTIC, tuple(place[name] for name in found)
+    number_of = {plain(name): number for number, name in enumerate(COCO_PANOPTIC)}
+    given = [plain(name) for name in names]
+    if len(given) == len(number_of) and set(given) == set(number_of):
+        return COCO_PANOPTIC, tuple(number_of[name] for name in given)
     return tuple(names), tuple(range(len(names)))

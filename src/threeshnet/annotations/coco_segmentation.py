@@ -67,6 +67,9 @@ class InstancesFile(TypedDict):
     categories: list[Category]
 
 
+PANOPTIC, INSTANCES = TypeAdapter(PanopticFile), TypeAdapter(InstancesFile)
+
+
 class ClassMap(NamedTuple):
     """The class map of one photo that a source can draw."""
 
@@ -167,7 +170,7 @@ def numbered(path: Path, content: Any, form: TypeAdapter[Any]) -> tuple[tuple[st
 
 def panoptic_maps(path: Path, content: Any) -> ClassMaps:
     """Of `panoptic_*.json`, whose PNGs lie in the folder of the same name."""
-    classes, number = numbered(path, content, TypeAdapter(PanopticFile))
+    classes, number = numbered(path, content, PANOPTIC)
 
     def drawn(note: Mapping[str, Any]) -> ClassMap:
         file, segments = path.with_suffix("") / note["file_name"], note["segments_info"]
@@ -199,7 +202,7 @@ def panoptic_classes(file: Path, segments: list[Mapping[str, Any]], number: Mapp
 
 def instance_maps(path: Path, content: Any) -> ClassMaps:
     """Of `instances_*.json`: smaller things are drawn over larger ones."""
-    classes, number = numbered(path, content, TypeAdapter(InstancesFile))
+    classes, number = numbered(path, content, INSTANCES)
     notes: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for note in content["annotations"]:
         notes[note["image_id"]].append(note)

@@ -68,8 +68,8 @@ class KarpathyReader:
             photos = slice_dev(photos, self.dev_photos, self.name)
         return finish(self.name, located(photos, folders, problems), problems, raw)
 
-    def _splits(self, found: set[str]) -> dict[str, str]:
-        held_out = {"val": "dev", "test": self.test_name} if "test" in found else {"val": self.test_name}
+    def _splits(self, named: set[str]) -> dict[str, str]:
+        held_out = {"val": "dev", "test": self.test_name} if "test" in named else {"val": self.test_name}
         return {"train": "train", "restval": "train", **held_out}
 
 

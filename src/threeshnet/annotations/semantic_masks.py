@@ -35,16 +35,16 @@ def read_classes(file: Path) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def masks_of(photos: Mapping[str, Path], there: Mapping[str, Path], classes: Sequence[str]) -> dict[str, Path]:
+def masks_of(photos: Mapping[str, Path], masks: Mapping[str, Path], classes: Sequence[str]) -> dict[str, Path]:
     """The mask of each photo: the one with its path and name and the ending .png.
 
-    photos: by their path below the folder of photos; there: the masks by their path below theirs. Raises DataError,
+    photos: by their path below the folder of photos; masks: the masks by their path below theirs. Raises DataError,
     once for all: masks that are missing, shared by two photos, not of 8 bits, or of another shape than the photo as it
     is displayed (an EXIF rotation applied; the size may differ), and in a sample of them numbers outside of the
     classes. The numbers of the others are looked at when they are loaded.
     """
     names = {key: f"{key.rpartition('.')[0]}.png" for key in photos}
-    files = {key: there[name] for key, name in names.items() if name in there}
+    files = {key: masks[name] for key, name in names.items() if name in masks}
     problems = Problems("semantic masks")
     absent = [name for key, name in names.items() if key not in files]
     if absent:

@@ -157,11 +157,11 @@ class PanopticSegmentation(Extractor):
         """Of photos of one size, [b, 3, H, W] uint8."""
         found = []
         for part in pixels.split(self.at_once):
-            made = self.network(pixel_values=self.normalized(part), **self.told(len(part)))
+            made = self.network(pixel_values=self.normalized(part), **self.extra_inputs(len(part)))
             found += [Queries(*one) for one in zip(made.class_queries_logits, made.masks_queries_logits, strict=True)]
         return found
 
-    def told(self, photos: int) -> dict[str, Tensor]:
+    def extra_inputs(self, photos: int) -> dict[str, Tensor]:
         """What the network is given beside the pixels of so many photos."""
         del photos
         return {}
@@ -187,7 +187,7 @@ def check_settings(*, score_threshold: float, overlap_threshold: float, at_once:
 
 
 def class_names(config: PreTrainedConfig, weights: str) -> list[str]:
-    """The classes of a model in its own order; those without a name are told from other models' by their weights."""
+    """The classes of a model in its own order; those without a name differ from other models' by their weights."""
     count = int(config.num_labels or 0)
     if count > VOID:
         raise DataError(f"{count} classes; the map counts them in 8 bits and keeps {VOID} for void: {VOID} at most")
@@ -229,9 +229,7 @@ class OneFormerSegmentation(PanopticSegmentation):
         """
         missing = [file for file in VOCABULARY if not (self.folder / file).is_file()]
         if missing:  # transformers would go on with an empty vocabulary
-            raise DataError(
-                f"{self.folder}: {', '.join(missing)} missing, the words that OneFormer is told its task in"
-            )
+            raise DataError(f"{self.folder}: {', '.join(missing)} missing, the tokenizer of OneFormer's task")
         try:
             with quietly():
                 words = CLIPTokenizer.from_pretrained(self.folder)
@@ -246,7 +244,7 @@ class OneFormerSegmentation(PanopticSegmentation):
         self.register_buffer("task", torch.as_tensor(task["input_ids"] * task["attention_mask"]), persistent=False)
         return processor
 
-    def told(self, photos: int) -> dict[str, Tensor]:
+    def extra_inputs(self, photos: int) -> dict[str, Tensor]:
         return {"task_inputs": self.task.expand(photos, -1)}
 
 

@@ -39,7 +39,7 @@ class PublishedArrays(Extractor):
     def __init__(
         self,
         *,
-        found: Source,
+        source: Source,
         fields: Sequence[str],
         keys: Mapping[str, Any],
         most: int,
@@ -54,15 +54,15 @@ class PublishedArrays(Extractor):
                 raise ConfigError(one_of(name, value, [*known, "null"]))
         if padding not in ("drop", "keep"):
             raise ConfigError(one_of("padding", padding, ("drop", "keep")))
-        self.name = f"published {found.layout}"
+        self.name = f"published {source.layout}"
         self.able = self.fields = tuple(fields)
-        self.grid_size = found.grid_size
-        self.weights = f"files {fingerprint(found.files, found.raw)}"
+        self.grid_size = source.grid_size
+        self.weights = f"files {fingerprint(source.files, source.raw)}"
         self.options = {"dtype": dtype or "source", "padding": padding, "most_regions": surplus or f"best {most}"}
-        self.reader, self.keys, self.most = found.reader, keys, most
+        self.reader, self.keys, self.most = source.reader, keys, most
         self.dtype, self.surplus, self.padding = dtype, surplus, padding
-        self.boxes = found.boxes if with_boxes else "none"
-        self.told = False
+        self.boxes = source.boxes if with_boxes else "none"
+        self.padding_logged = False
         self.widths: dict[str, int] = {}
 
     def load(self, photo: Photo, image: Image.Image | None) -> dict[str, Tensor]:
@@ -108,9 +108,9 @@ class PublishedArrays(Extractor):
             kept = values.astype(self.dtype or ("float32" if values.dtype == np.float64 else values.dtype), copy=False)
             suspect = suspect or (kept.dtype != values.dtype and not np.isfinite(kept).all())
         if suspect and not np.isfinite(kept).all():
-            place = tuple(int(axis[0]) for axis in np.nonzero(~np.isfinite(kept)))
-            narrow = f"; {kept.dtype} ends at {np.finfo(kept.dtype).max:g}" if np.isfinite(values[place]) else ""
-            raise DataError(f"{name} at {place} is {values[place]}, not a finite number{narrow}")
+            index = tuple(int(axis[0]) for axis in np.nonzero(~np.isfinite(kept)))
+            narrow = f"; {kept.dtype} ends at {np.finfo(kept.dtype).max:g}" if np.isfinite(values[index]) else ""
+            raise DataError(f"{name} at {index} is {values[index]}, not a finite number{narrow}")
         return kept
 
     def _regions(self, read: Mapping[str, np.ndarray], photo: Photo) -> dict[str, np.ndarray]:
@@ -135,8 +135,8 @@ class PublishedArrays(Extractor):
         real = np.flatnonzero(regions.any(axis=1))
         if not len(real):
             raise DataError("all of its regions are zeros")
-        if not self.told:
-            self.told = True
+        if not self.padding_logged:
+            self.padding_logged = True
             log.warning(
                 "image %s: %d regions of zeros at its end; taken for padding and left out, here and everywhere "
                 "(padding=keep keeps them)",

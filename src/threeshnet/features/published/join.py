@@ -73,14 +73,14 @@ def joined(
     problems.raise_as(DataError, "nothing was written")
     extractors = tuple(
         PublishedArrays(
-            found=source,
+            source=source,
             fields=fields,
-            keys={photo: entry.key for photo, entry in found.items()},
+            keys={photo: entry.key for photo, entry in by_id.items()},
             most=most,
             with_boxes=_boxes_usable(source, photos, remarks),
             **options,
         )
-        for (source, fields), found in zip(providers, entries, strict=True)
+        for (source, fields), by_id in zip(providers, entries, strict=True)
     )
     return Joined(AnnotatedSet(name, tuple(photos), problems=tuple(left_out)), extractors, tuple(remarks))
 

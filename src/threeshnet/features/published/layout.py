@@ -53,7 +53,7 @@ class Request(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What a layout found: the images and how each is read."""
+    """What a folder holds: the images and how each is read."""
 
     layout: str
     raw: Path

@@ -147,12 +147,12 @@ def _loaded(file: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """The members by name; DataError when one is absent, torn, a pickle or no numbers."""
     try:
         with np.load(file, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in names}
+            arrays = {name: archive[name] for name in names}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"cannot be read ({error})") from error
     problems = Problems(file.name)
     problems.extend(
-        f"{name} holds {a.dtype}; expected numbers" for name, a in found.items() if a.dtype.kind not in "fiub"
+        f"{name} holds {a.dtype}; expected numbers" for name, a in arrays.items() if a.dtype.kind not in "fiub"
     )
     problems.raise_as(DataError)
-    return found
+    return arrays

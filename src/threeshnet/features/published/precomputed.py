@@ -80,18 +80,20 @@ class PrecomputedLayout(PublishedLayout):
         return f"none of <split>_{{{','.join(ARRAYS)}}}.npy with <split> one of {', '.join(SPLITS)}"
 
     def open(self, raw: Path, request: Request, problems: Problems) -> Source:
-        there = [split for split in SPLITS if any((raw / f"{split}_{name}").is_file() for name in READ)]
-        told = [split for split in there if (raw / f"{split}_caps.txt").is_file()]
+        present = [split for split in SPLITS if any((raw / f"{split}_{name}").is_file() for name in READ)]
+        captioned = [split for split in present if (raw / f"{split}_caps.txt").is_file()]
         # Without captions the folder only adds arrays, by id: its splits are not those of the set.
-        chosen = request.splits if told else None
+        chosen = request.splits if captioned else None
         problems.extend(
-            one_of("splits", split, there) for split in chosen or () if split not in {SPLITS[name] for name in there}
+            one_of("splits", split, present)
+            for split in chosen or ()
+            if split not in {SPLITS[name] for name in present}
         )
-        kept = [split for split in there if chosen is None or SPLITS[split] in chosen]
+        kept = [split for split in present if chosen is None or SPLITS[split] in chosen]
         problems.extend(
-            f"{raw}: no {split}_caps.txt, and {told[0]} has its own; import the splits that have captions (splits=[…])"
+            f"{raw}: no {split}_caps.txt, and {captioned[0]} has its own; import splits with captions (splits=[…])"
             for split in kept
-            if told and split not in told
+            if captioned and split not in captioned
         )
         splits = {split: _split(raw, split, request, problems) for split in kept}
         fields = _common_fields(raw, splits, problems)
@@ -135,7 +137,7 @@ def _split(raw: Path, split: str, request: Request, problems: Problems) -> Split
 def _shape_faults(rows: NpyRows, ending: str, axes: str) -> list[str]:
     fixed = FIXED.get(ending, (None, None))
     if len(rows.shape) != len(fixed) + 1 or any(
-        want not in (None, found) for want, found in zip(fixed, rows.shape[1:], strict=True)
+        want not in (None, length) for want, length in zip(fixed, rows.shape[1:], strict=True)
     ):
         return [f"{rows.file}: shape {rows.shape}; expected (images, {axes})"]
     if ending in ("ims", "segmentations") and str(rows.dtype.newbyteorder("=")) not in FLOATS:
@@ -205,11 +207,11 @@ def _entries(raw: Path, split: str, files: Split, problems: Problems, remarks: l
         problems.add(f"{split}_caps.txt: {len(files.captions)} captions are not a multiple of {counts}")
     rows = {}
     for ending, array in files.arrays.items():
-        if (found := _starts(images, len(array), starts)) is None or found[-1] != len(array):
+        if (bounds := _starts(images, len(array), starts)) is None or bounds[-1] != len(array):
             captions = "" if files.captions is None else f", {len(files.captions)} captions"
             problems.add(f"{array.file}: {len(array)} rows do not fit {counts}{captions}")
         else:
-            rows[ending] = found
+            rows[ending] = bounds
             if len(array) > images:
                 remarks.append(f"{array.file.name}: {len(array)} rows of {images} images; repeats were collapsed")
     if "" in names:
@@ -224,7 +226,7 @@ def _entries(raw: Path, split: str, files: Split, problems: Problems, remarks: l
     return [
         Entry(
             id=name,
-            key=Key(split, {ending: (found[n], found[n + 1] - found[n]) for ending, found in rows.items()}),
+            key=Key(split, {ending: (bounds[n], bounds[n + 1] - bounds[n]) for ending, bounds in rows.items()}),
             file=file,
             split=SPLITS[split],
             captions=tuple(captions[owned[n] : owned[n + 1]]) if owned else (),
