@@ -9,13 +9,15 @@ from typing import Any
 
 from threeshnet.installation import current_commit
 from threeshnet.runs.identity import data_fingerprint, identity, views_read
-from threeshnet.settings import plain
+from threeshnet.settings import TrainSettings, plain
 from threeshnet.shards.manifest import Manifest
 
 IN_JOB = ("seed", "experiment", "setting", "recipe", "data", "fingerprint", "commit")
 
 
-def training_facts(settings: Any, choices: Mapping[str, Any], shards: Path, manifest: Manifest) -> dict[str, Any]:
+def training_facts(
+    settings: TrainSettings, choices: Mapping[str, Any], shards: Path, manifest: Manifest
+) -> dict[str, Any]:
     """The facts of a training on the shards in a folder. `choices` are the files chosen in the groups of settings."""
     splits = settings.data.train_splits
     images = sum(manifest.splits[name].images for name in splits if name in manifest.splits)
@@ -39,7 +41,7 @@ def training_facts(settings: Any, choices: Mapping[str, Any], shards: Path, mani
     }
 
 
-def job_facts(settings: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
+def job_facts(settings: TrainSettings, facts: Mapping[str, Any]) -> dict[str, Any]:
     """job.json of a training with these facts: which run it is, whose it is, and what it runs on."""
     content = plain(settings)
     return {

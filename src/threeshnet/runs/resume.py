@@ -18,14 +18,14 @@ from threeshnet.runs.find import resumable
 from threeshnet.runs.lock import SHARED_OUT
 from threeshnet.runs.rank import process_rank
 from threeshnet.runs.run import Run
-from threeshnet.settings import Invocation
+from threeshnet.settings import Invocation, TrainSettings
 
 log = logging.getLogger(__name__)
 EPOCHS = "epochs"  # key of a checkpoint: the epochs that are finished, with their evaluation
 STARTED_BESIDE_OTHERS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")  # the number of processes, by torchrun and by srun
 
 
-def run_of(settings: Any, invocation: Invocation) -> Run:
+def run_of(settings: TrainSettings, invocation: Invocation) -> Run:
     """The run in `out`, in a multirun's folder of this job, the newest one to resume, or a new one named by the time.
 
     Raises ConfigError where torchrun or srun started several processes without `out`: each would name another folder.
@@ -57,7 +57,7 @@ def checkpoint_to_resume(run: Run, *, resume: bool) -> Path | None:
     return newest
 
 
-def finished_metrics(run: Run, settings: Any, checkpoint: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def finished_metrics(run: Run, settings: TrainSettings, checkpoint: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The metrics of a run that has nothing left to do under these settings, else None.
 
     Scores from before a run goes on (with more epochs, or another selection) are kept under another name.
