@@ -150,7 +150,7 @@ def draw_highlights(
     files = []
     for row, number in enumerate(numbers):
         own = np.flatnonzero(split.owners == number)
-        captions = {split.caption_texts[caption]: int(ranks[caption]) for caption in own}
+        captions = {split.caption_texts[caption]: int(ranks[caption]) for caption in own.tolist()}
         highlight = Highlight(
             image_id=split.image_ids[number],
             photo=_photo(split.image_path(number)),

@@ -18,7 +18,7 @@ from threeshnet.installation import current_commit
 from threeshnet.runs.facts import variant_name
 from threeshnet.runs.rank import process_rank
 from threeshnet.runs.run import Run
-from threeshnet.settings import Invocation, plain
+from threeshnet.settings import EvaluateSettings, Invocation, TrainSettings, plain
 from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.reader import ShardedSplit
 
@@ -36,7 +36,9 @@ TAGGED = ("features", "recipe", "text", "pooling", "objective", "activation")  #
 class Tracker:
     """The W&B run of a job, on rank 0 alone; nothing where W&B is off. It ends with the job, however that ends."""
 
-    def __init__(self, settings: Any, run: Run, invocation: Invocation, *, name: str) -> None:
+    def __init__(
+        self, settings: TrainSettings | EvaluateSettings, run: Run, invocation: Invocation, *, name: str
+    ) -> None:
         self.settings, self.run, self.invocation, self.name = settings, run, invocation, name
         self.mode = mode_of(settings.wandb) if process_rank() == 0 else "off"
         self.log: WandbLog | None = None
@@ -62,14 +64,16 @@ class Tracker:
 
         # Pictures of tables wait for the upload beside the run, and not in the home directory.
         os.environ.setdefault(STAGED, str(self.run.wandb_folder))
-        config, training = plain(self.settings), self.invocation.command == "train"
+        config = plain(self.settings)
         facts = {
             "variant": variant_name(config.get("factors"), self.name),
             "shards_manifest": facts_of_data(manifest),
             "code": facts_of_code(),
         }
         project = str(self.settings.wandb_project)
-        number = self.run.wandb_id(project=project, resumed=self.settings.resume) if training else secrets.token_hex(4)
+        number = secrets.token_hex(4)
+        if isinstance(self.settings, TrainSettings):
+            number = self.run.wandb_id(project=project, resumed=self.settings.resume)
         wandb_run = open_run(
             self.run.folder,
             mode=self.mode,
@@ -93,16 +97,18 @@ class Tracker:
         log, run = self.log, self.log.experiment
         log.attempt("logging tables", lambda: run.log(media(self.run.inspection, self.run.folder, split.image_path)))
         log.attempt("logging scores", run.summary.update, summary(metrics))
-        if self.settings.wandb_artifact:
-            log.attempt("logging the checkpoint", self._send, metrics, checkpoint)
+        if isinstance(self.settings, TrainSettings) and self.settings.wandb_artifact:
+            name = f"{self.settings.experiment_name}-{run.id}"
+            log.attempt("logging the checkpoint", send_checkpoint, run, name, metrics, checkpoint)
 
-    def _send(self, metrics: dict[str, Any], checkpoint: Path) -> None:
-        import wandb
 
-        run: Any = self.log.experiment  # pyright: ignore[reportOptionalMemberAccess]
-        artifact = wandb.Artifact(f"{self.settings.experiment_name}-{run.id}", "model", metadata=summary(metrics))
-        artifact.add_file(str(checkpoint), name=checkpoint.name)
-        run.log_artifact(artifact, aliases=[str(metrics["selection"])])
+def send_checkpoint(run: Any, name: str, metrics: dict[str, Any], checkpoint: Path) -> None:
+    """Log a checkpoint as an artifact of a W&B run."""
+    import wandb
+
+    artifact = wandb.Artifact(name, "model", metadata=summary(metrics))
+    artifact.add_file(str(checkpoint), name=checkpoint.name)
+    run.log_artifact(artifact, aliases=[str(metrics["selection"])])
 
 
 def mode_of(requested: str | bool) -> str:
@@ -131,13 +137,13 @@ def why_offline() -> str | None:
     return None if login else f"there is neither WANDB_API_KEY nor an entry for {host} in {file} (`wandb login`)"
 
 
-def training_name(settings: Any) -> str:
+def training_name(settings: TrainSettings) -> str:
     """The name of a training run."""
     return str(settings.job_name or f"{settings.experiment_name}-seed{settings.seed}")
 
 
 def track_evaluation(
-    settings: Any, run: Run, invocation: Invocation, split: ShardedSplit, metrics: dict[str, Any]
+    settings: EvaluateSettings, run: Run, invocation: Invocation, split: ShardedSplit, metrics: dict[str, Any]
 ) -> None:
     """Log the scores of checkpoints of earlier trainings."""
     name = "-".join(str(metrics[key]) for key in ("data", "split", "protocol", "correction") if metrics.get(key))
