@@ -31,10 +31,11 @@ NO_LIMIT = -1  # of steps, in Lightning
 class LastCheckpoint(Checkpoint):
     """Writes the last checkpoint at intervals, after each evaluation, at the end, on a signal and on an error.
 
-    Lightning's ModelCheckpoint cannot replace it, since a run must go on bit for bit. A checkpoint within an evaluation
-    holds the state before it, with a mark that the evaluation starts again. When a step fails before it changed a
-    weight, its other changes (running statistics, random states, the count of batches) are undone first. All processes
-    decide together whether to save and to stop, and all learn of a failed write.
+    With Lightning's ModelCheckpoint in its place, runs killed between steps went on exactly, but not one killed in an
+    evaluation; nor does it stop on a signal. A checkpoint within an evaluation holds the state before it, with a mark
+    that the evaluation starts again. When a step fails before it changed a weight, its other changes (running
+    statistics, random states, the count of batches) are undone first. All processes decide together whether to save
+    and to stop, and all learn of a failed write.
     """
 
     def __init__(
