@@ -194,17 +194,6 @@ def test_batches_are_those_of_one_process(
     assert {number for batch in alone for number, _ in batch} == {epoch}
 
 
-def test_epochs_differ_and_seeds_differ() -> None:
-    def rows(seed: int, epoch: int) -> list[int]:
-        batches = CaptionBatches(20, batch_size=5, seed=seed)
-        batches.set_epoch(epoch)
-        return [row for batch in batches for _, row in batch]
-
-    assert rows(0, 0) == rows(0, 0)
-    assert rows(0, 0) != rows(0, 1)
-    assert rows(0, 0) != rows(1, 0)
-
-
 def test_a_resumed_epoch_skips_what_was_done_once() -> None:
     batches = CaptionBatches(20, batch_size=5)
     whole = list(batches)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from threeshnet.batches.order import ORDERS, BlockOrder, CaptionBatches, Order, Shuffle, make_order
+from threeshnet.batches.order import ORDERS, BlockOrder, Order, Shuffle, make_order
 from threeshnet.errors import ConfigError
 
 counts = st.lists(st.integers(0, 7), min_size=1, max_size=60)  # captions of each image
@@ -79,16 +79,6 @@ def test_each_caption_comes_early_as_often_as_late() -> None:
     middle = (len(owners) - 1) / 2
     spread = len(owners) / np.sqrt(12 * len(places))  # of the mean of so many uniform places
     assert np.abs(places.mean(axis=0) - middle).max() < 4.5 * spread
-
-
-@settings(max_examples=25)
-@given(counts=counts.filter(lambda counts: sum(counts) >= 8), world_size=st.sampled_from([1, 2, 4]))
-def test_processes_share_the_batches_of_one(counts: list[int], world_size: int) -> None:
-    owners, order = owners_of(counts), BlockOrder(block_images=3, window_captions=6)
-    options = {"batch_size": 8, "seed": 5, "order": order}
-    shares = [list(CaptionBatches(owners, rank=r, world_size=world_size, **options)) for r in range(world_size)]
-    joined = [[item for share in parts for item in share] for parts in zip(*shares, strict=True)]
-    assert joined == list(CaptionBatches(owners, **options))
 
 
 def test_orders_are_named_and_impossible_ones_refused() -> None:

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import threeshnet
-from threeshnet.batches.augment import AlterWords, DropTokens
 from threeshnet.batches.collate import collate_images
 from threeshnet.batches.datamodule import Augmentation, BatchOptions, RetrievalDataModule
 from threeshnet.batches.dataset import CaptionDataset
@@ -184,21 +183,6 @@ def test_each_pair_sees_one_of_the_views(shards: Path, tokenizer: Wordpieces) ->
     assert len(set(seen)) == 4
     shares = np.bincount(np.concatenate(seen), minlength=3) / (4 * len(rows))
     assert (abs(shares - 1 / 3) < 0.2).all()
-
-
-def test_a_pair_is_the_same_in_any_batch(shards: Path, tokenizer: Wordpieces) -> None:
-    """However pairs are dealt out: what a pair is depends on seed, epoch and caption."""
-    augment: dict[str, Any] = {"drop_tokens": DropTokens(), "alter_words": AlterWords(tokenizer=tokenizer), "seed": 3}
-    found = dataset(shards, tokenizer, "small_view1", "small_view2", **augment)
-    together = found.__getitems__([(1, row) for row in range(len(found))])
-    for row in range(len(found)):
-        alone = found[(1, row)]
-        kept = int(alone.images.grid.mask.sum())  # pyright: ignore[reportOptionalMemberAccess]
-        assert kept == int(together.images.grid.mask[row].sum())  # pyright: ignore[reportOptionalMemberAccess]
-        one, other = alone.images.grid.values[0, :kept], together.images.grid.values[row, :kept]  # pyright: ignore
-        assert (one == other).all()
-        assert (alone.images.seg_map[0] == together.images.seg_map[row]).all()  # pyright: ignore
-    assert (dataset(shards, tokenizer, **augment).__getitems__([(1, 0)]).owners == together.owners[:1]).all()
 
 
 def module_of(shards: Path, tokenizer: Wordpieces, **options: Any) -> RetrievalDataModule:
