@@ -29,8 +29,8 @@ class Embeddings(NamedTuple):
 class EncodingModule(pl.LightningModule):
     """Encodes the images and the captions of a split, each once; `embeddings` holds them afterwards.
 
-    Where the data module has `scored_views`, an image's embedding is the mean of those of the photo and of its views,
-    at unit length (test-time augmentation, as in Krizhevsky et al., NeurIPS 2012, section 4.1).
+    With `scored_views` in the data module, an image's embedding is the mean over the photo and its views, at unit
+    length. This is test-time augmentation (Krizhevsky et al., NeurIPS 2012, section 4.1).
     """
 
     def __init__(self, *, model: RetrievalModel) -> None:
