@@ -128,6 +128,15 @@ def test_ids_that_mostly_miss_are_refused(imported, tmp_path: Path) -> None:
     assert "only 1 of 3 ids are on both sides: captions have 391895, 1, 2" in said
 
 
+def test_ids_that_pandas_made_floats_are_joined(imported, tmp_path: Path) -> None:
+    tsv(tmp_path / "in")
+    text = (tmp_path / "in/captions.csv").read_text()
+    (tmp_path / "in/captions.csv").write_text(text.replace(",a photo", ".0,a photo"))
+    said, folder = imported()
+    assert "391895 is 391895.0" in said
+    assert ShardedSplit(folder, "train").images == 2
+
+
 @pytest.mark.parametrize("fact", ["bbox", "num_bbox", "scores"])
 def test_regions_in_columns_are_seen_by_any_other_fact(imported, fact: str, tmp_path: Path) -> None:
     facts = {"bbox": np.ones((5, 4), np.float32), "num_bbox": np.array(5), "scores": np.ones(5, np.float32)}

@@ -107,6 +107,15 @@ def test_names_are_understood(tmp_path: Path) -> None:
     assert "/disk/a.jpg does not exist (an absolute path that is not below" in annotated.problems[0]
 
 
+def test_a_path_below_the_raw_folder_is_understood(tmp_path: Path) -> None:
+    picture(tmp_path / "photos/a/p.jpg")
+    picture(tmp_path / "photos/b/p.jpg")
+    names = ("photos/a/p.jpg", "b/p.jpg", str(tmp_path / "photos/a/p.jpg"))
+    (tmp_path / "captions.csv").write_text("file,caption\n" + "".join(f"{name},A dog.\n" for name in names))
+    annotated = FolderReader(images="photos").read(tmp_path)
+    assert {photo.id: len(photo.captions) for photo in annotated.photos} == {"a/p.jpg": 2, "b/p.jpg": 1}
+
+
 def test_two_names_of_one_form_are_refused(tmp_path: Path) -> None:
     for form in ("NFC", "NFD"):
         picture(tmp_path / unicodedata.normalize(form, "é.jpg"))

@@ -126,8 +126,11 @@ def matched(
         by_name.setdefault(key.rsplit("/", 1)[-1], []).append(key)
     matches: dict[str, list[Line]] = {}
     finder = PhotoFinder()
+    images, raw = (folder.absolute() for folder in folders)
+    above = f"{images.relative_to(raw).as_posix()}/" if images.is_relative_to(raw) else ""  # `images/` of images/a.jpg
     for line in lines:
         name = normal(relative_name(line.file, *folders))
+        name = name if name in files else name.removeprefix(above)
         keys = [name] if name in files else by_name.get(name, [])
         if not line.caption:
             problems.append(f"{source} line {line.number}: empty caption of {line.file}, left out")

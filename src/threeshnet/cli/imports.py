@@ -16,7 +16,7 @@ from threeshnet.features.extractor import FIELDS
 from threeshnet.features.published.join import joined
 from threeshnet.features.published.layout import Request, opened_sources
 from threeshnet.installation import conf_files, current_commit
-from threeshnet.settings import ImportSettings, Part, plain
+from threeshnet.settings import ImportSettings, plain
 from threeshnet.shards.make import make_shards
 from threeshnet.shards.schema import MAX_REGIONS
 
@@ -29,7 +29,7 @@ def import_arrays(settings: ImportSettings) -> None:
     folders = paths(settings.raw)
     name = settings.name or (folders[0].resolve().stem if folders[0].is_file() else folders[0].resolve().name)
     request = requested(settings)
-    sources, problems = opened_sources(folders, layout=layout_of(settings.layout), request=request)
+    sources, problems = opened_sources(folders, layout=layout_of(settings), request=request)
     has_own = any(entry.captions for source in sources for entry in source.entries)
     # Captions that come with the arrays are taken before lists that only lie beside them.
     lists = paths(settings.captions) if settings.captions else [] if has_own else caption_files_beside(folders)
@@ -72,11 +72,15 @@ def paths(value: Any) -> list[Path]:
     return [Path(item) for item in value] if isinstance(value, list) else [Path(value)]
 
 
-def layout_of(layout: Part) -> Any:
+def layout_of(settings: ImportSettings) -> Any:
     """The layout that was named; `auto` has all of `conf/layout`, so that a new yaml is tried too."""
+    layout = settings.layout
     if "layouts" in layout:
         files = {name: file for name, file in sorted(conf_files("layout").items()) if name != "auto"}
-        layout = layout | {"layouts": {name: OmegaConf.to_container(OmegaConf.load(files[name])) for name in files}}
+        # their yaml refers to keys of the command, such as ${cells}
+        root = OmegaConf.create({key: value for key, value in dict(settings).items() if key in ("cells", "channels")})
+        root.layouts = {name: OmegaConf.load(file) for name, file in files.items()}
+        layout = layout | {"layouts": OmegaConf.to_container(root.layouts, resolve=True)}
     return instantiate(layout)
 
 

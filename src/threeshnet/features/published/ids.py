@@ -7,19 +7,20 @@ from collections.abc import Sequence
 
 from threeshnet.annotations.photo_files import PHOTO_SUFFIXES
 
+FLOAT = re.compile(r"(\d+)\.0")  # a column of numbers with a gap, as pandas writes it
 COCO_FILE = re.compile(r"COCO_(?:train|val|test)\d{4}_(\d+)")
 
 
 def normal_id(name: str) -> str:
-    """The part of an id that publishers agree on: no folder, no ending of a photo, COCO's number, no leading zeros.
+    """The part of an id that publishers agree on: no folder, no ending, COCO's number, no leading zeros, no `.0`.
 
-    >>> [normal_id(name) for name in ("val2014/COCO_val2014_000000391895.jpg", "000000391895", "391895", "a/b.c.jpg")]
+    >>> [normal_id(name) for name in ("val2014/COCO_val2014_000000391895.jpg", "000000391895", "391895.0", "a/b.c.jpg")]
     ['391895', '391895', '391895', 'b.c']
     """
     bare = name.rsplit("/", 1)[-1]
     stem, dot, ending = bare.rpartition(".")
     bare = stem if dot and f".{ending.lower()}" in PHOTO_SUFFIXES else bare
-    coco = COCO_FILE.fullmatch(bare)
+    coco = COCO_FILE.fullmatch(bare) or FLOAT.fullmatch(bare)
     number = coco.group(1) if coco else bare
     return (number.lstrip("0") or "0") if number.isascii() and number.isdigit() else number
 
