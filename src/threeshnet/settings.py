@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from threeshnet.forms import KINDS, UNION_STEPS
+from pydantic import BaseModel, ConfigDict
 
 Number = int | float  # keeps 1 as 1, so that equal settings are written alike
 Texts = str | list[str]
@@ -285,38 +283,3 @@ class DashboardSettings(Settings):
     wandb: Wandb
     wandb_project: str
     wandb_entity: str | None
-
-
-def faults(error: ValidationError, prefix: str = "") -> dict[str, str]:
-    """The key of each setting that pydantic refused, with what is wrong there."""
-    expected: dict[str, list[str]] = {}
-    shown: dict[str, str] = {}
-    for fault in error.errors(include_url=False):
-        steps = [str(step) for step in fault["loc"] if str(step).partition("[")[0] not in (*UNION_STEPS, "literal")]
-        key = ".".join([*([prefix] if prefix else []), *steps])
-        shown[key] = f"{key}={'null' if fault['input'] is None else repr(fault['input'])[:100]}"
-        expected.setdefault(key, []).append(_expected(key, fault))
-    return {key: _joined(key, shown[key], several) for key, several in expected.items()}
-
-
-MISSING, UNKNOWN = "is missing", "is not a setting"
-
-
-def _expected(key: str, fault: Any) -> str:
-    kind, value = fault["type"], fault["input"]
-    if kind in ("missing", "extra_forbidden"):
-        return MISSING if kind == "missing" else UNKNOWN
-    if kind == "literal_error":
-        return fault["ctx"]["expected"].replace("'", "")
-    if kind == "finite_number":
-        return KINDS["float"]
-    expected = KINDS.get(kind.removesuffix("_type").removesuffix("_required"), fault["msg"])
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return f"""{expected} (in quotes: '{key}="{value}"')""" if kind == "string_type" and number else expected
-
-
-def _joined(key: str, shown: str, expected: list[str]) -> str:
-    if expected[0] in (MISSING, UNKNOWN):
-        return f"{key} {expected[0]}"
-    kinds = [kind for kind in dict.fromkeys(expected) if not (kind == KINDS["int"] and KINDS["float"] in expected)]
-    return f"{shown}: expected {' or '.join(kinds)}"

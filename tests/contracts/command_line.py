@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from threeshnet.cli.door import setting_faults
+from threeshnet.cli.validation import setting_faults
 from threeshnet.errors import ConfigError
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -69,8 +69,10 @@ def test_a_pin_for_all_that_is_declared() -> None:
         assert pinned_to(pins[name]) in item.specifier, f"constraints.txt: {pins[name]}, but pyproject.toml: {item}"
 
 
-def test_torch_is_the_version_that_was_measured() -> None:
+def test_torch_is_the_version_that_was_measured_with_uv_too() -> None:
     assert pinned_to(requirements("constraints.txt")["torch"]) == "2.13.0"
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]
+    assert tools["uv"]["constraint-dependencies"] == ["torch==2.13.0"]
 
 
 def test_weights_are_installed_alone() -> None:

@@ -19,11 +19,9 @@ from hydra.types import RunMode
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ValidationError
 
-from threeshnet import settings as forms
 from threeshnet.cli.errors import explained, kept, quiet, report_errors
-from threeshnet.cli.parts import part_faults
+from threeshnet.cli.validation import model_of, setting_faults, without_target
 from threeshnet.errors import ConfigError, Problems
 from threeshnet.installation import CONF, conf_files
 from threeshnet.settings import Invocation, Settings, TrainSettings
@@ -90,52 +88,7 @@ def settings_of(verb: str, cfg: DictConfig, words: Sequence[str]) -> Settings:
     if tree.get("_target_") != OmegaConf.load(CONF / f"{verb}.yaml")["_target_"]:
         problems.add("_target_ is not a setting")
     problems.raise_as(ConfigError, f"threeshnet {verb} --help shows the defaults.")
-    return model_of(verb).model_validate(_without_target(tree))
-
-
-def setting_faults(verb: str, tree: dict[str, Any]) -> dict[str, str]:
-    """What is wrong with a verb's settings, by key; a value that is used in several places is named once."""
-    found: dict[str, str] = {}
-    tree = _without_target(tree)
-    try:
-        model_of(verb).model_validate(tree)
-    except ValidationError as error:
-        found = forms.faults(error)
-    by_depth = sorted(part_faults(tree), key=lambda fault: fault[0].count("."))
-    said = {_last_name(text) for text in found.values()}
-    for key, text in by_depth:
-        if key not in found and _last_name(text) not in said:
-            found[key] = text
-            said.add(_last_name(text))
-    return {
-        key: f"{text}{_siblings(key, tree)}" if text.endswith(forms.UNKNOWN) else text for key, text in found.items()
-    }
-
-
-def model_of(verb: str) -> type[Settings]:
-    """`TrainSettings` of `train`."""
-    return getattr(forms, f"{verb.title()}Settings")
-
-
-def _without_target(tree: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in tree.items() if key != "_target_"}
-
-
-def _last_name(text: str) -> str:
-    """`dim='a': expected …` of `parts.scene.dim='a': expected …`."""
-    key, equals, rest = text.partition("=")
-    return f"{key.rpartition('.')[2]}{equals}{rest}"
-
-
-def _siblings(key: str, tree: dict[str, Any]) -> str:
-    """The other settings of the group that an unknown one was put into."""
-    *above, name = key.split(".")
-    group: Any = tree
-    for step in above:
-        group = group[step]
-    others = ", ".join(other for other in group if other != name)
-    where = f"in {'.'.join(above)} " if above else ""
-    return f"; {where}there are: {others}"
+    return model_of(verb).model_validate(without_target(tree))
 
 
 def _choices(group: str) -> str:

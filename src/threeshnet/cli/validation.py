@@ -1,4 +1,4 @@
-"""Values of parts are checked by the signatures of their classes, before any of them is built."""
+"""Input validation of settings: by the models in `threeshnet.settings`, and of parts by the signatures of their classes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,90 @@ from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
+from threeshnet import settings as models
 from threeshnet.errors import one_of
-from threeshnet.settings import SIZES, faults
+from threeshnet.forms import KINDS, UNION_STEPS
+from threeshnet.settings import SIZES, Settings
 
 OURS = "threeshnet."
 OF_HYDRA = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 WHOLE_NUMBERS = range(-(2**63), 2**63)
+MISSING, UNKNOWN = "is missing", "is not a setting"
+
+
+def setting_faults(verb: str, tree: dict[str, Any]) -> dict[str, str]:
+    """What is wrong with a verb's settings, by key; a value that is used in several places is named once."""
+    found: dict[str, str] = {}
+    tree = without_target(tree)
+    try:
+        model_of(verb).model_validate(tree)
+    except ValidationError as error:
+        found = type_faults(error)
+    by_depth = sorted(part_faults(tree), key=lambda fault: fault[0].count("."))
+    said = {_last_name(text) for text in found.values()}
+    for key, text in by_depth:
+        if key not in found and _last_name(text) not in said:
+            found[key] = text
+            said.add(_last_name(text))
+    return {key: f"{text}{_siblings(key, tree)}" if text.endswith(UNKNOWN) else text for key, text in found.items()}
+
+
+def model_of(verb: str) -> type[Settings]:
+    """`TrainSettings` of `train`."""
+    return getattr(models, f"{verb.title()}Settings")
+
+
+def without_target(tree: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in tree.items() if key != "_target_"}
+
+
+def _last_name(text: str) -> str:
+    """`dim='a': expected …` of `parts.scene.dim='a': expected …`."""
+    key, equals, rest = text.partition("=")
+    return f"{key.rpartition('.')[2]}{equals}{rest}"
+
+
+def _siblings(key: str, tree: dict[str, Any]) -> str:
+    """The other settings of the group that an unknown one was put into."""
+    *above, name = key.split(".")
+    group: Any = tree
+    for step in above:
+        group = group[step]
+    others = ", ".join(other for other in group if other != name)
+    where = f"in {'.'.join(above)} " if above else ""
+    return f"; {where}there are: {others}"
+
+
+def type_faults(error: ValidationError, prefix: str = "") -> dict[str, str]:
+    """The key of each setting that pydantic refused, with what is wrong there."""
+    expected: dict[str, list[str]] = {}
+    shown: dict[str, str] = {}
+    for fault in error.errors(include_url=False):
+        steps = [str(step) for step in fault["loc"] if str(step).partition("[")[0] not in (*UNION_STEPS, "literal")]
+        key = ".".join([*([prefix] if prefix else []), *steps])
+        shown[key] = f"{key}={'null' if fault['input'] is None else repr(fault['input'])[:100]}"
+        expected.setdefault(key, []).append(_expected(key, fault))
+    return {key: _joined(key, shown[key], several) for key, several in expected.items()}
+
+
+def _expected(key: str, fault: Any) -> str:
+    kind, value = fault["type"], fault["input"]
+    if kind in ("missing", "extra_forbidden"):
+        return MISSING if kind == "missing" else UNKNOWN
+    if kind == "literal_error":
+        return fault["ctx"]["expected"].replace("'", "")
+    if kind == "finite_number":
+        return KINDS["float"]
+    expected = KINDS.get(kind.removesuffix("_type").removesuffix("_required"), fault["msg"])
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"""{expected} (in quotes: '{key}="{value}"')""" if kind == "string_type" and number else expected
+
+
+def _joined(key: str, shown: str, expected: list[str]) -> str:
+    if expected[0] in (MISSING, UNKNOWN):
+        return f"{key} {expected[0]}"
+    kinds = [kind for kind in dict.fromkeys(expected) if not (kind == KINDS["int"] and KINDS["float"] in expected)]
+    return f"{shown}: expected {' or '.join(kinds)}"
 
 
 def part_faults(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -85,7 +163,7 @@ def _type_faults(hint: Any, value: Any, key: str) -> Iterator[tuple[str, str]]:
             form = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
             form.validate_json(json.dumps(value))
     except ValidationError as error:
-        yield from faults(error, key).items()
+        yield from type_faults(error, key).items()
     except (PydanticUserError, NameError):  # a hint that says nothing of values in a file
         return
 
