@@ -138,7 +138,13 @@ def settings_of_train(words: list[str]) -> list[str]:
             made = {key_of(override) for level in levels for override in level.overrides}
             if made and made <= keys - {factor}:
                 raise ValueError(f"{job.name} is undone by {' '.join(given)}")
-    return [override for override in given if key_of(override) not in study.factors or key_of(override) in settings()]
+    names = {factor: {level.name for level in levels} for factor, levels in study.factors.items()}
+    of_train = []
+    for override in given:
+        key, _, value = override.partition("=")
+        if not set(value.split(",")) <= names.get(key, set()):  # else it selects levels
+            of_train.append(override)
+    return of_train
 
 
 def key_of(override: str) -> str:

@@ -35,7 +35,7 @@ def test_a_help_text_names_settings_that_are_there(file: Path) -> None:
 
 def test_the_help_of_sweep_names_every_study() -> None:
     text = OmegaConf.load(CONF / "hydra" / "help" / "sweep.yaml").footer
-    named = re.findall(r"[a-z]+", text[text.index("data)") : text.index("Everyday")])
+    named = re.findall(r"[a-z_]+", text[text.index("data)") : text.index("Everyday")])
     assert {file.stem for file in (CONF / "studies").glob("*.yaml")} <= set(named)
 
 
