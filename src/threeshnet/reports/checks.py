@@ -58,7 +58,7 @@ def _several(rows: pd.DataFrame, names: Sequence[str]) -> Iterator[str]:
         if name in made:
             values = sorted({made[name](row) for row in rows.to_dict("records")})
         else:
-            values = sorted({value[:12] for value in (rows[name] if name in rows else ()) if value})
+            values = sorted({value[:12] for value in rows.reindex(columns=[name], fill_value="")[name] if value})
         if len(values) > 1:
             yield f"{name} {' and '.join(values)}"
 

@@ -69,7 +69,8 @@ def effects_table(results: Results, study: Study) -> str:
         lines += [(level.names, [where, *_effect(level)]) for level in setting.levels.values() if not level.is_base]
     if len(results.factors) == 1:
         ((factor, levels),) = results.factors.items()
-        run = {*(results.rows[factor] if factor in results.rows else ()), results.baseline.get(factor)}
+        run = {level.named[factor] for setting in results.settings for level in setting.levels.values()}
+        run.add(results.baseline.get(factor, ""))
         lines += [((name,), [NOTHING] * (len(EFFECTS) - 2) + [NO_ROW]) for name in levels if name not in run]
     order = [list(levels) for levels in results.factors.values()]
     lines.sort(
