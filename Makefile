@@ -81,7 +81,6 @@ endif
 empty :=
 space := $(empty) $(empty)
 comma := ,
-run = $(ENV_PYTHON) -m threeshnet $(1)
 name = $(if $(2), $(1)=$(2))
 flag = $(if $(filter-out 0 false no,$(2)), $(1)=true)
 hydra_text = "$(subst ",\",$(1))"
@@ -102,36 +101,22 @@ evaluate_options = $(checkpoint)$(call text,shards,$(SHARDS))$(call name,split,$
 compare_options = $(call text,one,$(ONE))$(call text,other,$(OTHER))$(call text,out,$(OUT))
 sweep_options = $(call name,study,$(STUDY))$(call name,experiment,$(EXP))$(call text,shards,$(SHARDS))$(call text,out,$(OUT))
 collect_options = $(call name,study,$(STUDY))$(call text,out,$(OUT))
+report_options = $(call name,study,$(STUDY))
 
-data: $(READY) ## Photos to shards: DATA=demo|flickr8k|… [RAW=folder] [OUT=shards] [ARGS="extractor=…"]
-	$(call run,data)$(data_options)$(more)
+data: ## Photos to shards: DATA=demo|flickr8k|… [RAW=folder] [OUT=shards] [ARGS="extractor=…"]
+import: ## Published feature arrays to shards: RAW="folder [folder …]" [OUT=shards] [ARGS="captions=file"]
+verify: ## Read every shard, name every fault, write the data card: SHARDS=folder
+train: ## Train, select, score: EXP=hybrid_demo [SHARDS=folder] [OUT=run folder] [RESUME=1] [ARGS="overrides"]
+evaluate: ## Score: CKPT=file SHARDS=folder SPLIT=test [PROTOCOL=full] [TEXT=BERT] [OUT=folder] [ARGS="…"]
+compare: ## Two evaluations, paired by photo: ONE=folder OTHER=folder [OUT=folder of comparison.json]
+sweep: ## Run a study, go on with it: STUDY=activation EXP=region_demo [SHARDS=…] [OUT=folder] [ARGS="overrides"]
+collect: ## Finished runs to experiments/<study>/results.csv: STUDY=activation [OUT=folder of the runs] [ARGS="…"]
+report: ## Every page, table and figure of experiments/ from the committed rows [STUDY=activation]
+dashboard: ## The page of a study, finished or not: STUDY=name [OUT=runs/name] [ARGS="wandb=online"]
 
-import: $(READY) ## Published feature arrays to shards: RAW="folder [folder …]" [OUT=shards] [ARGS="captions=file"]
-	$(call run,import)$(import_options)$(more)
-
-verify: $(READY) ## Read every shard, name every fault, write the data card: SHARDS=folder
-	$(call run,verify)$(verify_options)$(more)
-
-train: $(READY) ## Train, select, score: EXP=hybrid_demo [SHARDS=folder] [OUT=run folder] [RESUME=1] [ARGS="overrides"]
-	$(call run,train)$(train_options)$(more)
-
-evaluate: $(READY) ## Score: CKPT=file SHARDS=folder SPLIT=test [PROTOCOL=full] [TEXT=BERT] [OUT=folder] [ARGS="…"]
-	$(call run,evaluate)$(evaluate_options)$(more)
-
-compare: $(READY) ## Two evaluations, paired by photo: ONE=folder OTHER=folder [OUT=folder of comparison.json]
-	$(call run,compare)$(compare_options)$(more)
-
-sweep: $(READY) ## Run a study, go on with it: STUDY=activation EXP=region_demo [SHARDS=…] [OUT=folder] [ARGS="overrides"]
-	$(call run,sweep)$(sweep_options)$(more)
-
-collect: $(READY) ## Finished runs to experiments/<study>/results.csv: STUDY=activation [OUT=folder of the runs] [ARGS="…"]
-	$(call run,collect)$(collect_options)$(more)
-
-report: $(READY) ## Every page, table and figure of experiments/ from the committed rows [STUDY=activation]
-	$(call run,report)$(call name,study,$(STUDY))$(more)
-
-dashboard: $(READY) ## The page of a study, finished or not: STUDY=name [OUT=runs/name] [ARGS="wandb=online"]
-	$(call run,dashboard)$(dashboard_options)$(more)
+VERBS := data import verify train evaluate compare sweep collect report dashboard
+$(VERBS): $(READY)
+	$(ENV_PYTHON) -m threeshnet $@$($@_options)$(more)
 
 bench: $(READY) ## Reading speed against other ways, cold and warm: [ARGS="--images 20000 --repeats 5 --folder <folder>"]
 	$(ENV_PYTHON) -m experiments.benchmarks.streaming.bench$(more)
