@@ -171,8 +171,8 @@ class Retriever:
         for maker in makers:
             if "seg" in maker.source.fields and not same_classes(table, maker.source.class_names):
                 raise CheckpointError(
-                    f"{self.name}: the model was trained with the class table {table[:12]}, and the segmentation of "
-                    f"{maker.source.name} has other classes; give the one of the training: segmentation=<name>"
+                    f"{self.name}: the model was trained with the class table {str(table)[:12]}, and the segmentation "
+                    f"of {maker.source.name} has other classes; give the one of the training: segmentation=<name>"
                 )
         return makers
 

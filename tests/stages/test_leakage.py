@@ -16,7 +16,7 @@ from threeshnet.features.tiny import Tiny
 from threeshnet.records import AnnotatedSet, Photo
 from threeshnet.shards import leakage
 from threeshnet.shards.leakage import Leak, coverage, crossing, leaks, nearest_within
-from threeshnet.shards.make import make_shards
+from threeshnet.shards.make import ShardSettings, make_shards
 from threeshnet.shards.verify import verify
 
 
@@ -56,10 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sources=[Tiny()],
         folder=tmp_path_factory.mktemp("shards"),
         raw=raw,
-        images_per_shard=4,
-        workers=0,
-        accelerator="cpu",
-        progress=False,
+        settings=ShardSettings(images_per_shard=4, workers=0, accelerator="cpu", progress=False),
     )
     return made.folder
 

@@ -19,7 +19,7 @@ from threeshnet.features.photos import PhotoBatches, open_photo
 from threeshnet.features.tiny import Tiny
 from threeshnet.records import Photo
 from threeshnet.shards.left_out import printable
-from threeshnet.shards.make import MadeShards, make_shards
+from threeshnet.shards.make import MadeShards, ShardSettings, make_shards
 
 
 def noise(width: int = 40, height: int = 30, seed: int = 0) -> Image.Image:
@@ -227,9 +227,11 @@ def test_too_little_memory_is_not_the_photo_s_fault(tmp_path: Path, monkeypatch:
 
 
 def made_of(raw: Path, **options: object) -> MadeShards:
-    settings: dict = {"progress": False, "workers": 0, "accelerator": "cpu", "sources": [Tiny()]}
+    settings: dict = {"progress": False, "workers": 0, "accelerator": "cpu"} | options
+    sources = settings.pop("sources", [Tiny()])
     annotated = FolderReader(dev_percent=0, test_percent=0).read(raw)
-    return make_shards(annotated, folder=raw.parent / "shards", raw=raw, **settings | options)
+    where = {"folder": raw.parent / "shards", "raw": raw}
+    return make_shards(annotated, sources=sources, **where, settings=ShardSettings(**settings))
 
 
 def test_every_name_is_kept_apart_and_every_failure_listed(tmp_path: Path) -> None:

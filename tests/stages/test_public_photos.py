@@ -23,7 +23,7 @@ from threeshnet.features.photos import PhotoBatches, open_photo
 from threeshnet.features.segmentation import AnnotatedSegmentation
 from threeshnet.features.tiny import Tiny
 from threeshnet.records import AnnotatedSet
-from threeshnet.shards.make import MadeShards, make_shards
+from threeshnet.shards.make import MadeShards, ShardSettings, make_shards
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.shards.verify import look_through
 
@@ -50,7 +50,7 @@ def turned(image: Image.Image, orientation: int, file: Path, form: str) -> None:
 def shards(annotated: AnnotatedSet, raw: Path, folder: Path, **options: Any) -> MadeShards:
     sources = options.pop("sources", [Tiny()])
     quiet: dict[str, Any] = {"workers": 0, "accelerator": "cpu", "progress": False}
-    return make_shards(annotated, sources=sources, folder=folder, raw=raw, **quiet | options)
+    return make_shards(annotated, sources=sources, folder=folder, raw=raw, settings=ShardSettings(**quiet | options))
 
 
 # ---- why a photo is not there

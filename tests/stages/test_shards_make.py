@@ -20,7 +20,7 @@ from threeshnet.features.tiny import Tiny
 from threeshnet.installation import CONF
 from threeshnet.records import AnnotatedSet, Photo
 from threeshnet.shards.fill import batches_within_shards
-from threeshnet.shards.make import MadeShards, make_shards
+from threeshnet.shards.make import MadeShards, ShardSettings, make_shards
 from threeshnet.shards.plan import plan_shards
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.shards.verify import verify
@@ -50,7 +50,9 @@ def make(tmp_path: Path, **options: Any) -> MadeShards:
         "progress": False,
     }
     annotated = options.pop("annotated", None) or annotated_of(tmp_path / "raw")
-    return make_shards(annotated, **settings | options)
+    given = settings | options
+    where = {key: given.pop(key) for key in ("sources", "folder", "raw")}
+    return make_shards(annotated, **where, settings=ShardSettings(**given))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

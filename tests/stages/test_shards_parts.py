@@ -23,7 +23,7 @@ from threeshnet.installation import CONF
 from threeshnet.records import AnnotatedSet, Photo
 from threeshnet.shards.claim import claim
 from threeshnet.shards.fill import ShardFiller
-from threeshnet.shards.make import MadeShards, finish, make_shards, predictor
+from threeshnet.shards.make import MadeShards, ShardSettings, finish, make_shards, predictor
 from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.plan import plan_shards, share_of
 from threeshnet.shards.verify import verify
@@ -49,7 +49,9 @@ def photos_in(folder: Path, count: int = 10) -> AnnotatedSet:
 def make(tmp_path: Path, folder: str, **options: Any) -> MadeShards:
     settings: dict[str, Any] = {"images_per_shard": 2, "batch_size": 2, "workers": 0, "progress": False}
     settings |= {"folder": tmp_path / folder, "raw": tmp_path / "raw", "accelerator": "cpu"}
-    return make_shards(photos_in(tmp_path / "raw"), sources=[Tiny()], **settings | options)
+    given = settings | options
+    where = {key: given.pop(key) for key in ("folder", "raw")}
+    return make_shards(photos_in(tmp_path / "raw"), sources=[Tiny()], **where, settings=ShardSettings(**given))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -130,12 +132,14 @@ def test_two_that_finish_at_once_write_the_same(tmp_path: Path) -> None:
     planned = plan_shards(
         annotated, raw=tmp_path / "raw", makers=[makers, tables, DECODER, "32-true"], images_per_shard=2
     )
+    recipes = {field: dict(source.recipe) for field in source.fields}
+    facts = {"extractors": makers, "recipes": recipes, "precision": "32-true"}
     manifest = made.folder / "manifest.json"
 
     def ends(nested: bool) -> None:
         manifest.unlink(missing_ok=True)
         given = _Interrupted(tables, lambda: ends(False)) if nested else tables
-        finish(annotated, made.folder, planned, tmp_path / "raw", makers, given, {}, "unknown")
+        finish(annotated, made.folder, planned, tmp_path / "raw", given, facts)
 
     ends(True)
     assert contents(made.folder) == before
@@ -161,7 +165,7 @@ def test_each_process_of_a_machine_takes_its_own_gpu(tmp_path: Path, monkeypatch
     monkeypatch.setattr(CUDAAccelerator, "auto_device_count", staticmethod(lambda: 4))
     filler = ShardFiller(folder=tmp_path, pending=[], raw=tmp_path, grid_size=None)
     for accelerator, devices in (("auto", [2]), ("gpu", [2]), ("cpu", 1)):
-        predictor(filler, accelerator=accelerator, device=6, precision="32-true", bar=False)
+        predictor(filler, ShardSettings(accelerator=accelerator, device=6, progress=False))
         assert asked["devices"] == devices
 
 

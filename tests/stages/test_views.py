@@ -30,7 +30,7 @@ from threeshnet.records import AnnotatedSet, Photo
 from threeshnet.runs.identity import identity, views_read
 from threeshnet.runs.run import METRICS
 from threeshnet.shards import remote
-from threeshnet.shards.make import make_shards
+from threeshnet.shards.make import ShardSettings, make_shards
 from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training.checkpoint import read_checkpoint
@@ -62,7 +62,9 @@ def make(folder: Path, name: str, **options: Any) -> Path:
             photos.append(photo_of(f"{split}{number}", split)._replace(file=file))
     settings: dict[str, Any] = {"sources": [Tiny(fields=FIELDS)], "images_per_shard": 4, "batch_size": 2}
     settings |= {"workers": 0, "accelerator": "cpu", "progress": False}
-    return make_shards(AnnotatedSet(name, tuple(photos)), folder=folder / name, raw=raw, **settings | options).folder
+    given = settings | options
+    where = {"sources": given.pop("sources"), "folder": folder / name, "raw": raw}
+    return make_shards(AnnotatedSet(name, tuple(photos)), **where, settings=ShardSettings(**given)).folder
 
 
 @pytest.fixture(scope="module")

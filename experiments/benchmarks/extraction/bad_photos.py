@@ -22,7 +22,7 @@ from threeshnet.annotations.folder import FolderReader
 from threeshnet.features.tiny import Tiny
 from threeshnet.records import AnnotatedSet, Photo
 from threeshnet.shards.left_out import LEFT_OUT_LIST, printable
-from threeshnet.shards.make import make_shards
+from threeshnet.shards.make import ShardSettings, make_shards
 from threeshnet.shards.reader import ShardedSplit
 
 Write = Callable[[Path], Any]
@@ -131,9 +131,7 @@ def table() -> list[tuple[str, str]]:
             sources=[Tiny()],
             folder=Path(scratch) / "shards",
             raw=raw,
-            workers=0,
-            accelerator="cpu",
-            progress=False,
+            settings=ShardSettings(workers=0, accelerator="cpu", progress=False),
         )
         report = (made.folder / LEFT_OUT_LIST).read_text(encoding="utf-8").splitlines()
         split = ShardedSplit(made.folder, "train")

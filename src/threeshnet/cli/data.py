@@ -16,7 +16,7 @@ from threeshnet.features.predict import choose_sources
 from threeshnet.installation import current_commit
 from threeshnet.records import AnnotatedSet
 from threeshnet.settings import DataSettings, plain
-from threeshnet.shards.make import make_shards
+from threeshnet.shards.make import ShardSettings, make_shards
 from threeshnet.shards.manifest import view_name
 
 OF_THE_PROCESS = ("part", "of", "device")  # which of several processes this is: the manifest is the same from all
@@ -52,22 +52,24 @@ def make_set(settings: DataSettings, annotated: AnnotatedSet, sources: Sequence[
         sources=sources,
         folder=Path(settings.out) / name,
         raw=Path(settings.raw),
-        images_per_shard=settings.images_per_shard,
-        limit=settings.limit,
-        part=settings.part,
-        parts=settings.of,
-        batch_size=settings.batch_size,
-        workers=settings.workers,
-        on_error=settings.on_error,
-        compression=settings.compression,
-        overwrite=settings.overwrite,
-        accelerator=settings.accelerator,
-        device=settings.device,
-        precision=settings.precision,
-        progress=settings.progress and settings.device == 0,  # the bars of several processes would overwrite each other
-        config={key: value for key, value in config.items() if key not in OF_THE_PROCESS},
-        commit=current_commit(),
-        view=None if number is None else instantiate(settings.view, number=number),
+        settings=ShardSettings(
+            images_per_shard=settings.images_per_shard,
+            limit=settings.limit,
+            part=settings.part,
+            parts=settings.of,
+            batch_size=settings.batch_size,
+            workers=settings.workers,
+            on_error=settings.on_error,
+            compression=settings.compression,
+            overwrite=settings.overwrite,
+            accelerator=settings.accelerator,
+            device=settings.device,
+            precision=settings.precision,
+            progress=settings.progress and settings.device == 0,  # bars of several processes overwrite each other
+            config={key: value for key, value in config.items() if key not in OF_THE_PROCESS},
+            commit=current_commit(),
+            view=None if number is None else instantiate(settings.view, number=number),
+        ),
     )
     console = Console()
     if made.finished is None:

@@ -17,7 +17,7 @@ from threeshnet.features.published.join import joined
 from threeshnet.features.published.layout import Request, opened_sources
 from threeshnet.installation import conf_files, current_commit
 from threeshnet.settings import ImportSettings, plain
-from threeshnet.shards.make import make_shards
+from threeshnet.shards.make import ShardSettings, make_shards
 from threeshnet.shards.schema import MAX_REGIONS
 
 SPLITS = ("train", "dev", "test", "testall")
@@ -52,17 +52,19 @@ def import_arrays(settings: ImportSettings) -> None:
         sources=join.extractors,
         folder=Path(settings.out) / name,
         raw=folders[0] if folders[0].is_dir() else folders[0].parent,
-        images_per_shard=settings.images_per_shard,
-        limit=settings.limit,
-        batch_size=settings.batch_size,
-        workers=settings.workers,
-        on_error=settings.on_error,
-        compression=settings.compression,
-        overwrite=settings.overwrite,
-        accelerator="cpu",  # there is nothing to compute
-        progress=settings.progress,
-        config=plain(settings),
-        commit=current_commit(),
+        settings=ShardSettings(
+            images_per_shard=settings.images_per_shard,
+            limit=settings.limit,
+            batch_size=settings.batch_size,
+            workers=settings.workers,
+            on_error=settings.on_error,
+            compression=settings.compression,
+            overwrite=settings.overwrite,
+            accelerator="cpu",  # there is nothing to compute
+            progress=settings.progress,
+            config=plain(settings),
+            commit=current_commit(),
+        ),
     )
     show(made, console)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -60,79 +60,89 @@ class MadeShards:
         return self.finished or Manifest.load(self.folder)
 
 
+@dataclass(frozen=True)
+class ShardSettings:
+    """How shards are made; process `part` of `parts` makes its share.
+
+    Raises ConfigError for settings that cannot be.
+    """
+
+    images_per_shard: int = 1000
+    limit: int | None = None  # the first so many photos of each split
+    part: int = 0
+    parts: int = 1
+    batch_size: int = 32
+    workers: int = 1  # processes that load photos
+    on_error: Literal["skip", "stop"] = "skip"  # what to do about a damaged photo
+    overwrite: bool = False  # replace shards that were made otherwise
+    accelerator: str = "auto"
+    device: int = 0  # which GPU of this machine
+    precision: Any = "32-true"  # of the extractors, as Lightning names it
+    progress: bool = True
+    compression: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)  # for the manifest
+    commit: str = "unknown"
+    view: View | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("images_per_shard", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)}: 1 is the least")
+        if self.on_error not in ON_ERROR:
+            raise ConfigError(one_of("on_error", self.on_error, ON_ERROR))
+        filter_options(self.compression)
+
+    @property
+    def of_the_content(self) -> list[str]:
+        """What shards with a choice are told from others by; those without one keep the fingerprint of before."""
+        return [str(self.precision), *filter(None, [self.compression, self.view and self.view.identity])]
+
+
 def make_shards(
     annotated: AnnotatedSet,
     *,
     sources: Sequence[Extractor],
     folder: Path,
     raw: Path,
-    images_per_shard: int = 1000,
-    limit: int | None = None,
-    part: int = 0,
-    parts: int = 1,
-    batch_size: int = 32,
-    workers: int = 1,
-    on_error: Literal["skip", "stop"] = "skip",
-    overwrite: bool = False,
-    accelerator: str = "auto",
-    device: int = 0,
-    precision: Any = "32-true",
-    progress: bool = True,
-    compression: str | None = None,
-    config: Mapping[str, Any] | None = None,
-    commit: str = "unknown",
-    view: View | None = None,
+    settings: ShardSettings = ShardSettings(),
 ) -> MadeShards:
-    """Make the shards of a data set in `folder`, but for those that are there already.
+    """Make the shards of a data set in `folder` that are missing; the process that finds all writes the manifest.
 
-    Process `part` of `parts` makes its share; whoever then finds all shards there writes the manifest. Raises
-    DataError when the folder holds shards made otherwise and `overwrite` is off, and for damaged photos with
-    on_error="stop". With `view` the sources see that view of each photo; ConfigError where one reads no pixels.
+    With `settings.view` the sources get that view of each photo. Raises DataError when the folder holds shards made
+    otherwise and `overwrite` is off, and for damaged photos with on_error="stop"; ConfigError for a view where a source
+    reads no pixels.
     """
-    check_settings(images_per_shard=images_per_shard, batch_size=batch_size, on_error=on_error)
-    filter_options(compression)
-    refuse_masks(sources, view)
+    refuse_masks(sources, settings.view)
     makers = {field: source.identity() for source in sources for field in source.fields}
     tables = {field: table for source in sources for field, table in source.tables().items()}
-    # Shards without compression or view are made by what they were made by before there was a choice.
-    chosen = [compression, view and view.identity]
-    made_by = [makers, tables, DECODER, str(precision), *filter(None, chosen)]
-    planned = plan_shards(annotated, raw=raw, makers=made_by, images_per_shard=images_per_shard, limit=limit)
-    share = {shard.file for shard in share_of(planned, part=part, parts=parts)}
-    if overwrite:
-        refuse_parts(parts)
+    made_by = [makers, tables, DECODER, *settings.of_the_content]
+    cut = {"images_per_shard": settings.images_per_shard, "limit": settings.limit}
+    planned = plan_shards(annotated, raw=raw, makers=made_by, **cut)
+    share = {shard.file for shard in share_of(planned, part=settings.part, parts=settings.parts)}
+    if settings.overwrite:
+        refuse_parts(settings.parts)
         remove_shards(folder)
     absent = unfinished(folder, planned, contents=True)
     pending = [shard for shard in absent if shard.file in share]
     folder.mkdir(parents=True, exist_ok=True)
     grid_size = next((source.grid_size for source in sources if "grid" in source.fields), None)
-    where: Any = {"folder": folder, "pending": pending, "raw": raw}
-    filler = ShardFiller(**where, grid_size=grid_size, on_error=on_error, compression=compression)
+    where: Any = {"folder": folder, "pending": pending, "raw": raw, "grid_size": grid_size}
+    filler = ShardFiller(**where, on_error=settings.on_error, compression=settings.compression)
     if absent:
         (folder / MANIFEST).unlink(missing_ok=True)
     if pending:
-        trainer = predictor(filler, accelerator=accelerator, device=device, precision=precision, bar=progress)
-        extract(trainer, sources, filler, pending, batch_size=batch_size, workers=workers, view=view)
-    if parts == 1:
+        extract(predictor(filler, settings), sources, filler, pending, settings)
+    if settings.parts == 1:
         remove_aside(folder)
     missing = unfinished(folder, planned)
     finished = None
     if not missing:
         recipes = {field: dict(source.recipe) for source in sources for field in source.fields}
-        facts = {"extractors": makers, "recipes": recipes, "precision": str(precision)}
-        facts |= {"config": config or {}, "commit": commit}
+        facts = {"extractors": makers, "recipes": recipes, "precision": str(settings.precision)}
+        facts |= {"config": settings.config, "commit": settings.commit}
         finished = finish(annotated, folder, planned, raw, tables, facts)
     speed = {split: count / filler.seconds[split] for split, count in filler.done.items()}
     return MadeShards(folder, len(pending), len(share) - len(pending), len(missing), speed, finished)
-
-
-def check_settings(*, images_per_shard: int, batch_size: int, on_error: str) -> None:
-    """ConfigError for settings that cannot be."""
-    for name, value in (("images_per_shard", images_per_shard), ("batch_size", batch_size)):
-        if value < 1:
-            raise ConfigError(f"{name}={value}: 1 is the least")
-    if on_error not in ON_ERROR:
-        raise ConfigError(one_of("on_error", on_error, ON_ERROR))
 
 
 def refuse_masks(sources: Sequence[Extractor], view: View | None) -> None:
@@ -160,24 +170,25 @@ def remove_aside(folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def predictor(filler: ShardFiller, *, accelerator: str, device: int, precision: Any, bar: bool) -> pl.Trainer:
+def predictor(filler: ShardFiller, settings: ShardSettings) -> pl.Trainer:
     """A trainer that does nothing but predict, alone in its process, with `filler` to write.
 
-    `device` counts this machine's processes, so that each takes a GPU of its own; the parts of torchrun or SLURM know
-    nothing of each other, and without a plugin Lightning would take them for one run over several devices.
+    `settings.device` counts this machine's processes, so that each takes a GPU of its own. The parts of torchrun or
+    SLURM know nothing of each other; without a plugin Lightning would take them for one run over several devices.
     """
+    accelerator, precision = settings.accelerator, settings.precision
     on_gpu = accelerator in ("auto", "gpu", "cuda") and CUDAAccelerator.is_available()
     try:
         return pl.Trainer(
             accelerator=accelerator,
-            devices=[device % CUDAAccelerator.auto_device_count()] if on_gpu else 1,
+            devices=[settings.device % CUDAAccelerator.auto_device_count()] if on_gpu else 1,
             plugins=[LightningEnvironment()],
             precision=precision,
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
-            enable_progress_bar=bar,
-            callbacks=[filler, *([PhotoProgress(len(filler.photos))] if bar else [])],
+            enable_progress_bar=settings.progress,
+            callbacks=[filler, *([PhotoProgress(len(filler.photos))] if settings.progress else [])],
         )
     except (ValueError, MisconfigurationException) as error:
         raise ConfigError(f"accelerator={accelerator!r}, precision={precision!r}: {error}") from error
@@ -188,16 +199,13 @@ def extract(
     sources: Sequence[Extractor],
     filler: ShardFiller,
     pending: Sequence[PlannedShard],
-    *,
-    batch_size: int,
-    workers: int,
-    view: View | None = None,
+    settings: ShardSettings,
 ) -> None:
     """Run the sources over the pending photos in Lightning's predict loop; `filler` writes."""
     loader = DataLoader(
-        PhotoBatches(filler.photos, sources, list(batches_within_shards(pending, batch_size)), view),
+        PhotoBatches(filler.photos, sources, list(batches_within_shards(pending, settings.batch_size)), settings.view),
         batch_size=None,  # an item is a batch
-        num_workers=workers,
+        num_workers=settings.workers,
         collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType]
     )
     trainer.predict(Extraction(sources), loader, return_predictions=False)

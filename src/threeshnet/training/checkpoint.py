@@ -123,7 +123,7 @@ def model_card(recipe: Mapping[str, Any], model: RetrievalModel, facts: Mapping[
 
 def maker_facts(manifest: Manifest, fields: Sequence[str]) -> dict[str, Any]:
     """What made the fields that a model reads, for its card: it lets a `Retriever` encode photos."""
-    dtypes: Mapping[str, str] = dict(manifest.layout.dtypes)
+    dtypes: dict[Any, str] = {**manifest.layout.dtypes}
     makers = {
         field: {
             **manifest.extractors.get(field, {}),
