@@ -17,6 +17,7 @@ import yaml
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.fusion.spatial import PlaceEncoder
 from threeshnet.reports.claims import CLAIMS, claims_table, published_table, read_claims
+from threeshnet.reports.pages import Rows, rendered
 from threeshnet.reports.results import Results
 from threeshnet.studies.columns import FIXED, Row
 from threeshnet.studies.study import load_study
@@ -175,5 +176,6 @@ def test_all_that_is_committed_is_what_its_rows_make(tmp_path: Path, command) ->
     assert ended.code == 0, ended.err
     made = {file.relative_to(copy): file.read_bytes() for file in copy.rglob("*") if file.is_file()}
     assert {file: (EXPERIMENTS / file).read_bytes() for file in made} == made
-    pages = [file for file in EXPERIMENTS.rglob("README.md") if file.with_suffix(".md.j2").exists()]
-    assert [file for file in pages if "<!-- value" in file.read_text(encoding="utf-8")] == []
+    front = EXPERIMENTS.parent / "README.md"
+    assert rendered(front.with_suffix(".md.j2"), Rows(EXPERIMENTS)) == front.read_text(encoding="utf-8")
+    assert [file for file in EXPERIMENTS.rglob("*.md") if "<!-- value" in file.read_text(encoding="utf-8")] == []

@@ -1,4 +1,4 @@
-"""What a data card counts and measures in a sound shard folder, shard by shard so that memory stays small."""
+"""The statistics of a data card, computed shard by shard so that memory stays small."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StoredArray(NamedTuple):
 
 @dataclass
 class Numbers:
-    """All that a card's histograms and tables show; arrays are empty where the shards do not have the field."""
+    """The numbers behind a card's histograms and tables; arrays are empty where the shards lack the field."""
 
     captions_an_image: np.ndarray  # [images]
     words: np.ndarray  # [captions]
@@ -73,7 +73,7 @@ def gather(folder: Path, manifest: Manifest) -> Numbers:
 
 
 def shards_of(folder: Path, manifest: Manifest) -> Iterator[h5py.File]:
-    """The shards of all splits, each open for as long as it is looked at."""
+    """The shards of all splits, opened one at a time."""
     for shard in (shard for split in manifest.splits.values() for shard in split.shards):
         with h5py.File(Path(folder) / shard.file, "r", locking=False) as opened:
             yield opened

@@ -54,7 +54,7 @@ STYLES = ("solid", "dashed", "dotted", "dashdot")  # when the colours are used u
 
 
 class Chart(NamedTuple):
-    """A figure in both themes, as data URIs (empty where words say it all), with what to say below it."""
+    """A chart in both themes, as data URIs (empty where the caption suffices), with its caption."""
 
     title: str
     light: str
@@ -63,7 +63,7 @@ class Chart(NamedTuple):
 
 
 def figures_of(numbers: Numbers, class_names: Sequence[str]) -> Iterator[Chart]:
-    """A figure for everything that these shards have."""
+    """A chart for every field that the shards have."""
     yield histogram("captions an image", numbers.captions_an_image, "captions")
     yield histogram("length of captions", numbers.words, "words")
     if len(numbers.regions_an_image):
@@ -83,7 +83,7 @@ def figures_of(numbers: Numbers, class_names: Sequence[str]) -> Iterator[Chart]:
 
 
 def histogram(title: str, values: np.ndarray, unit: str) -> Chart:
-    """How often each value occurs, in words alone where all are the same; whole numbers that are few get a bar each."""
+    """How often each value occurs: a caption alone where all are equal, a bar each where they are few whole numbers."""
     numbers = values[np.isfinite(values)] if values.dtype.kind == "f" else values
     if not len(numbers):
         return Chart(title, "", "", "none")
@@ -127,7 +127,7 @@ def bars(title: str, names: Sequence[str], values: np.ndarray, unit: str) -> Cha
 
 
 def data_uri(image: Image.Image, kind: str = "JPEG") -> str:
-    """A picture as a text that a page can hold."""
+    """A picture as a data URI, to embed in a page."""
     stream = io.BytesIO()
     image.save(stream, kind, quality=JPEG_QUALITY)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
@@ -199,7 +199,7 @@ def pooling_figure(name: str, sizes: Mapping[str, Sequence[float]]) -> Chart:
 
 
 def semantic_figure(source: str, histogram: Mapping[str, Sequence[float]]) -> Chart:
-    """How VSeM's weights are spread."""
+    """The histogram of VSeM's weights."""
     counts, edges = np.asarray(histogram["counts"]), np.asarray(histogram["edges"])
 
     def draw(axes: Axes, theme: Theme) -> None:

@@ -1,4 +1,4 @@
-"""A few photos of a shard folder with their boxes and segmentation drawn, for a person to look at."""
+"""Sample photos of a shard folder, with boxes and segmentation drawn in."""
 
 from __future__ import annotations
 

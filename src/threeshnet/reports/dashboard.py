@@ -1,4 +1,4 @@
-"""The page of a study: states, curves, factors against rsum, pictures; one file that can be sent and read anywhere."""
+"""The page of a study, in one file: states, curves, rsum by factor, pictures."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ SHOWN_CONFUSIONS = 8  # of each direction
 GOOD_TO_KNOW = {
     "finished": "scored on the held-out split",
     "running": "a sign of life in the last 15 minutes",
-    "silent": "says it runs, but gave no sign for 15 minutes: killed, or hung",
-    "interrupted": "stopped and saved: the same sweep goes on with it",
+    "silent": "running without a sign of life for 15 minutes: killed or hung",
+    "interrupted": "stopped and saved; the same sweep continues it",
     "failed": "ended with an error",
-    "waiting": "has a folder, and has not begun to train",
+    "waiting": "its training has not started",
 }
 
 
@@ -81,7 +81,7 @@ def write_dashboard(folder: Path, *, study: str, out: Path | None = None, now: f
 
 
 def content(folder: Path, *, study: str, now: float | None = None) -> dict[str, Any]:
-    """Everything that the page says."""
+    """The variables of the template."""
     moment = time.time() if now is None else now
     runs = read_study(folder, now=moment)
     groups = by_variant(runs)
@@ -164,7 +164,7 @@ def _share(run: StudyRun) -> float:
 
 
 def _facts(runs: Sequence[StudyRun]) -> dict[str, list[str]]:
-    """What should be one and the same in all runs of a study, with all that occurs."""
+    """Facts that should be equal in all runs, with every value that occurs."""
     asked = {"experiment": "experiment", "data": "data", "data fingerprint": "fingerprint"}
     asked |= {"commit": "commit", "machine": "machine"}
     facts = {label: _occurring(run.job.get(key) for run in runs) for label, key in asked.items()}

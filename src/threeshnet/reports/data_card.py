@@ -1,4 +1,4 @@
-"""The data card of a shard folder: one page that shows what is in it, what made it, and how it looks."""
+"""The data card of a shard folder: contents, extractors, statistics and sample photos on one page."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write_card(folder: Path, *, out: Path | None = None, photos: int = 12, seed:
 
 
 def card_content(folder: Path, *, photos: int, seed: int) -> dict[str, Any]:
-    """Everything that the page says."""
+    """The variables of the template."""
     manifest = Manifest.load(folder)
     numbers = gather(folder, manifest)
     names = manifest.class_names or tuple(f"class {number}" for number in range(manifest.classes or 0))

@@ -26,7 +26,7 @@ WHERE_FROM = "make it with: make sweep STUDY=<name>"
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One run directory; what a run has not come to is empty or None."""
+    """One run directory; what a run has not reached yet is empty or None."""
 
     name: str
     folder: Path
@@ -87,7 +87,7 @@ def read_run(run: Run, *, now: float) -> StudyRun:
 
 
 def state_of(progress: Mapping[str, Any], *, finished: bool, quiet_for: float) -> str:
-    """One of STATES: what the run says of itself, but `silent` when it says nothing any more (killed, or hung).
+    """One of STATES: the recorded state, or `silent` without a recent sign of life (killed, or hung).
 
     >>> state_of({"state": "running"}, finished=False, quiet_for=5), state_of({}, finished=False, quiet_for=0)
     ('running', 'waiting')
