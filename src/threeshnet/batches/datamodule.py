@@ -168,13 +168,13 @@ class RetrievalDataModule(pl.LightningDataModule):
         """These splits in the shards of a view.  Raises ConfigError when their photos or extractors differ."""
         problems = Problems(f"views: {view}")
         way_out = f"Make it of these photos, with their extractors: {make_view(self.manifest.dataset, view)}"
-        found = Manifest.load(folder)
+        manifest = Manifest.load(folder)
         problems.extend(
-            f"there is no split {split.name!r}; there are: {', '.join(sorted(found.splits))}"
+            f"there is no split {split.name!r}; there are: {', '.join(sorted(manifest.splits))}"
             for split in splits
-            if split.name not in found.splits
+            if split.name not in manifest.splits
         )
-        problems.extend(unlike(found, self.manifest, self.fields))
+        problems.extend(unlike(manifest, self.manifest, self.fields))
         problems.raise_as(ConfigError, way_out)
         there = [ShardedSplit(folder, split.name) for split in splits]
         for split, seen in zip(splits, there, strict=True):
@@ -201,10 +201,10 @@ class RetrievalDataModule(pl.LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _test_split(self, name: str | None) -> str | None:
-        found = None if name is None else held_out(name, self.manifest.splits)
-        if found != name:
-            log.warning("%s: there is no split %r; taking %r, the only held-out split there", self.folder, name, found)
-        return found
+        split = None if name is None else held_out(name, self.manifest.splits)
+        if split != name:
+            log.warning("%s: there is no split %r; taking %r, the only held-out split there", self.folder, name, split)
+        return split
 
     def _check(self) -> None:
         problems = Problems(f"{self.folder}")

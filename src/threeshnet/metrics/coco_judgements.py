@@ -41,13 +41,13 @@ class Judgements(NamedTuple):
 
 def load_judgements() -> Judgements:
     """The tables of the installed package.  Raises ConfigError when it is missing, or a file of it is."""
-    found = importlib.util.find_spec(PACKAGE)
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
         raise ConfigError(
             "ECCV Caption and CxC need the package `eccv-caption`, which is not installed; "
             "install it with `pip install 'threeshnet[judgements]'`"
         )
-    folder = Path(next(iter(found.submodule_search_locations))) / "data"
+    folder = Path(next(iter(spec.submodule_search_locations))) / "data"
     names = {
         "coco_test_ids.npy",
         "original_caption_to_image.json",
@@ -74,22 +74,22 @@ def judged(
     """
     source, owners = as_similarity(similarity), torch.as_tensor(owner).long()
     captions = caption_numbers(owners, image_ids, judgements)
-    known = torch.tensor(sorted(captions.values()))
-    if len(known) < source.captions:
-        source = source.part(torch.arange(source.images), known)
-    caption_row = {number: row for row, number in enumerate(_inverse(captions, known))}
+    listed = torch.tensor(sorted(captions.values()))
+    if len(listed) < source.captions:
+        source = source.part(torch.arange(source.images), listed)
+    caption_row = {number: row for row, number in enumerate(_inverse(captions, listed))}
     image_row = {int(name): row for row, name in enumerate(image_ids)}
     every_image, every_caption = torch.arange(source.images), torch.arange(source.captions)
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    scores: dict[str, dict[str, dict[str, float]]] = {}
     for name, numbers in REPORTED.items():
-        asked = _asked(judgements.i2t[name], image_row, caption_row)
-        rows = image_rows(source.part(asked.queries, every_caption))
-        i2t = percent_of(_positions(rows, source.captions, asked))
-        asked = _asked(judgements.t2i[name], caption_row, image_row)
-        rows = caption_rows(source.part(every_image, asked.queries))
-        t2i = percent_of(_positions(rows, source.images, asked))
-        found[name] = {side: {key: value[key] for key in numbers} for side, value in (("i2t", i2t), ("t2i", t2i))}
-    return found
+        queried = _queries(judgements.i2t[name], image_row, caption_row)
+        rows = image_rows(source.part(queried.queries, every_caption))
+        i2t = percent_of(_positions(rows, source.captions, queried))
+        queried = _queries(judgements.t2i[name], caption_row, image_row)
+        rows = caption_rows(source.part(every_image, queried.queries))
+        t2i = percent_of(_positions(rows, source.images, queried))
+        scores[name] = {side: {key: value[key] for key in numbers} for side, value in (("i2t", i2t), ("t2i", t2i))}
+    return scores
 
 
 def caption_numbers(owner: Tensor, image_ids: Sequence[str], judgements: Judgements) -> dict[int, int]:
@@ -116,7 +116,7 @@ def caption_numbers(owner: Tensor, image_ids: Sequence[str], judgements: Judgeme
     }
 
 
-class _Asked(NamedTuple):
+class _Queries(NamedTuple):
     """The rows of a table's queries, and the rows of each query's right items."""
 
     queries: Tensor
@@ -124,25 +124,25 @@ class _Asked(NamedTuple):
     absent: Tensor  # [queries] int64, right items that are not in the gallery
 
 
-def _asked(table: Table, query_row: Mapping[int, int], item_row: Mapping[int, int]) -> _Asked:
+def _queries(table: Table, query_row: Mapping[int, int], item_row: Mapping[int, int]) -> _Queries:
     queries = torch.tensor([query_row[number] for number in table])
     right = [[item_row[number] for number in numbers if number in item_row] for numbers in table.values()]
     absent = [len(numbers) - len(there) for numbers, there in zip(table.values(), right, strict=True)]
-    return _Asked(queries, right, torch.tensor(absent))
+    return _Queries(queries, right, torch.tensor(absent))
 
 
-def _positions(rows: Rows, items: int, asked: _Asked) -> Positions:
+def _positions(rows: Rows, items: int, queried: _Queries) -> Positions:
     """ECCV's table has two captions (of images with more than five) that are not among the 25,000.
 
     They count as right items that are never found, as in the package and so in published numbers.
     """
-    found = positions_in_rows(rows, items, asked.right)
-    return found._replace(counts=found.counts + asked.absent)
+    ranked = positions_in_rows(rows, items, queried.right)
+    return ranked._replace(counts=ranked.counts + queried.absent)
 
 
-def _inverse(captions: Mapping[int, int], known: Tensor) -> list[int]:
+def _inverse(captions: Mapping[int, int], rows: Tensor) -> list[int]:
     numbers = {row: number for number, row in captions.items()}
-    return [numbers[row] for row in known.tolist()]
+    return [numbers[row] for row in rows.tolist()]
 
 
 def _table(file: Path) -> dict[int, list[int]]:

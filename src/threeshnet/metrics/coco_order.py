@@ -25,9 +25,9 @@ def image_order(image_ids: Sequence[str]) -> Literal["source", "other", "other i
     An id is the number, or the photo's name `COCO_val2014_000000391895.jpg`. Such names prove `other images`; bare
     numbers may be another file's own count.
     """
-    found = [NUMBER.fullmatch(name) for name in image_ids]
-    numbers = [int(match[1]) for match in found if match]
-    if len(numbers) < len(found) or digest(sorted(numbers)) != ASCENDING:
+    matches = [NUMBER.fullmatch(name) for name in image_ids]
+    numbers = [int(match[1]) for match in matches if match]
+    if len(numbers) < len(matches) or digest(sorted(numbers)) != ASCENDING:
         return "other images" if image_ids and all(map(NAME.fullmatch, image_ids)) else "unknown"
     return "source" if digest(numbers) == SOURCE else "other"
 

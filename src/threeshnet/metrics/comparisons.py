@@ -201,9 +201,9 @@ def _permutation(pairs: list[tuple[Hits, Hits]], values: np.ndarray, *, draws: i
 
 def _shift(signs: np.ndarray, first: Hits, second: Hits) -> np.ndarray:
     """Differences of the recalls [draws, 7] with the models' answers exchanged where a sign [draws, G] is -1."""
-    found, half = signs @ (first.found - second.found), len(NAMES) // 2
+    apart, half = signs @ (first.hits - second.hits), len(NAMES) // 2
     counts = np.array([len(first.captions)] * half + [first.captions.sum()] * half)
-    return with_rsum(100.0 * found / counts)
+    return with_rsum(100.0 * apart / counts)
 
 
 def _t_interval(mean: float, error: float, freedom: float, level: float) -> Interval:

@@ -58,12 +58,12 @@ def nearest_captions(similarity: SimilarityLike, images: Sequence[int], *, count
     [[(0, 1.0), (1, 0.0)]]
     """
     source = as_similarity(similarity)
-    found = []
+    nearest = []
     for image in images:
         row = source.block(slice(image, image + 1), slice(0, source.captions))[0]
         values, captions = row.topk(min(count, source.captions))
-        found.append(list(zip(captions.tolist(), values.tolist(), strict=True)))
-    return found
+        nearest.append(list(zip(captions.tolist(), values.tolist(), strict=True)))
+    return nearest
 
 
 def _keep_best(block: Tensor, dim: int, start: int, best: Tensor, at: Tensor) -> None:

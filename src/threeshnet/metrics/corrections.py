@@ -43,12 +43,12 @@ class Hubs(NamedTuple):
         tensor([ True, False])
         """
         source = EmbeddingSimilarity(self.items, self.bank)
-        found = torch.zeros(source.images, dtype=torch.bool)
+        result = torch.zeros(source.images, dtype=torch.bool)
         size = max(BLOCK_CELLS // source.images, 1)
         for start in range(0, source.captions, size):
             nearest = source.block(slice(source.images), slice(start, start + size)).argmax(dim=0)
-            found[nearest.cpu()] = True
-        return found
+            result[nearest.cpu()] = True
+        return result
 
 
 class Correction(NamedTuple):
@@ -121,20 +121,20 @@ class Corrected:
             raise DataError(f"a correction of {len(correction.bias)} items for {count} {items}")
 
     def block(self, images: slice, captions: slice) -> Tensor:
-        found = self.source.block(images, captions).double()
+        result = self.source.block(images, captions).double()
         taken = (
             self.correction.bias[images, None] * self.active[captions]
             if self.items == "images"
             else self.active[images, None] * self.correction.bias[captions]
         )
-        return found - taken.to(found.device)
+        return result - taken.to(result.device)
 
     def pairs(self, owner: Tensor) -> Tensor:
-        found, owners = self.source.pairs(owner).double(), owner.cpu()
+        result, owners = self.source.pairs(owner).double(), owner.cpu()
         by_image, by_caption = (
             (self.correction.bias, self.active) if self.items == "images" else (self.active, self.correction.bias)
         )
-        return found - (by_image[owners] * by_caption).to(found.device)
+        return result - (by_image[owners] * by_caption).to(result.device)
 
     def part(self, images: Tensor, captions: Tensor) -> Corrected:
         chosen = images if self.items == "images" else captions

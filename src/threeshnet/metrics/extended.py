@@ -44,26 +44,26 @@ def beyond_recall(
     queries (t2i): kind -> groups. With a `bank`, embeddings are also scored under each hub correction.
     """
     sides = zip(("i2t", "t2i"), positions_of_owners(similarity, owner), strict=True)
-    found: dict[str, Any] = {}
-    for side, places in sides:
-        percents = percent_of(places)
-        found[side] = {name: percents[name] for name in PRECISIONS}
-    found["hubness"] = hubness(similarity)
+    metrics: dict[str, Any] = {}
+    for side, ranked in sides:
+        percents = percent_of(ranked)
+        metrics[side] = {name: percents[name] for name in PRECISIONS}
+    metrics["hubness"] = hubness(similarity)
     if isinstance(similarity, EmbeddingSimilarity):
         images, captions = similarity.image_embeddings, similarity.caption_embeddings
         try:
-            found["modality_gap"] = modality_gap(images, captions)
+            metrics["modality_gap"] = modality_gap(images, captions)
         except DataError as undefined:  # embeddings that cancel or are zero; the other numbers hold
-            found["modality_gap"] = {"not_run": str(undefined)}
-        found["spread"] = {"images": spread(images), "captions": spread(captions)}
+            metrics["modality_gap"] = {"not_run": str(undefined)}
+        metrics["spread"] = {"images": spread(images), "captions": spread(captions)}
         if bank is not None:
-            found["corrections"] = _corrections(similarity, owner, bank)
-    asked = {"i2t": (ranks.i2t, image_groups), "t2i": (ranks.t2i, caption_groups)}
-    found["groups"] = {
+            metrics["corrections"] = _corrections(similarity, owner, bank)
+    queries = {"i2t": (ranks.i2t, image_groups), "t2i": (ranks.t2i, caption_groups)}
+    metrics["groups"] = {
         side: {kind: recall_by_group(numbers, groups) for kind, groups in (kinds or {}).items()}
-        for side, (numbers, kinds) in asked.items()
+        for side, (numbers, kinds) in queries.items()
     }
-    return found
+    return metrics
 
 
 def constants(function: Callable[..., Any]) -> dict[str, Any]:
@@ -79,10 +79,10 @@ def constants(function: Callable[..., Any]) -> dict[str, Any]:
 
 def _corrections(similarity: EmbeddingSimilarity, owner: Tensor | np.ndarray, bank: Bank) -> dict[str, Any]:
     """Recalls and hubness under each correction: images by the bank's captions, captions by its images."""
-    found: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     for name in CORRECTIONS:
         by_images, by_captions = corrected(name, similarity, *bank)
         ranks = Ranks(rank_similarity(by_captions, owner).i2t, rank_similarity(by_images, owner).t2i)
         left = hubness(by_captions, sides=["i2t"]) | hubness(by_images, sides=["t2i"])
-        found[name] = {**recall_of_ranks(ranks), "hubness": left}
-    return found
+        metrics[name] = {**recall_of_ranks(ranks), "hubness": left}
+    return metrics

@@ -24,8 +24,8 @@ def recall_by_group(ranks: Tensor, groups: Groups) -> dict[str, DirectionRecall]
 
     Raises DataError for groups of another number of queries.
 
-    >>> found = recall_by_group(torch.tensor([1, 9, 2]), {"a": torch.tensor([True, True, False])})
-    >>> found["a"]["queries"], found["a"]["R@1"]
+    >>> recalls = recall_by_group(torch.tensor([1, 9, 2]), {"a": torch.tensor([True, True, False])})
+    >>> recalls["a"]["queries"], recalls["a"]["R@1"]
     (2.0, 50.0)
     """
     problems = Problems(f"groups of {len(ranks)} queries")
@@ -95,13 +95,13 @@ def typical_size(seg_map: Tensor | np.ndarray) -> Tensor:
     tensor([0.2500], dtype=torch.float64)
     """
     maps = torch.as_tensor(seg_map).flatten(1).long()
-    found = []
+    sizes = []
     for row in maps:
         counts = torch.bincount(row, minlength=VOID + 1)
         counts[VOID] = 0
         here = counts[counts > 0].double()
-        found.append(here.median() / row.numel() if len(here) else torch.tensor(torch.nan, dtype=torch.float64))
-    return torch.stack(found)
+        sizes.append(here.median() / row.numel() if len(here) else torch.tensor(torch.nan, dtype=torch.float64))
+    return torch.stack(sizes)
 
 
 def of_captions(groups: Groups, owner: Tensor | np.ndarray) -> dict[str, Tensor]:

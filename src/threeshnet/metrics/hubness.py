@@ -79,18 +79,18 @@ def hubness(
     `k` is limited to the number of items; `largest` is the k-occurrence of the largest hub.
     """
     source = as_similarity(similarity)
-    asked = {
+    directions = {
         "i2t": (image_rows(source), source.images, source.captions),
         "t2i": (caption_rows(source), source.captions, source.images),
     }
-    found = {}
+    result = {}
     for side in sides:
-        rows, queries, items = asked[side]
+        rows, queries, items = directions[side]
         counts = k_occurrence(rows, queries, items, k=min(k, items))
-        found[side] = {
+        result[side] = {
             "k": min(k, items),
             "skewness": skewness(counts),
             "never_retrieved": never_retrieved(counts),
             "largest": float(counts.max()),
         }
-    return found
+    return result

@@ -36,7 +36,7 @@ class Interval(NamedTuple):
 class Hits(NamedTuple):
     """Hits of each image of a fold, from which its recalls are computed."""
 
-    found: np.ndarray  # [G, 6] float64: hits of the image and of its captions, at each cutoff
+    hits: np.ndarray  # [G, 6] float64: hits of the image and of its captions, at each cutoff
     captions: np.ndarray  # [G] float64, number of captions
 
 
@@ -91,11 +91,11 @@ def percentiles(drawn: np.ndarray, level: float = LEVEL) -> list[Interval]:
 
 def nested(intervals: list[Interval]) -> dict[str, Any]:
     """Intervals of the seven columns, in the form of metrics.json."""
-    found: dict[str, Any] = {"i2t": {}, "t2i": {}}
+    sides: dict[str, Any] = {"i2t": {}, "t2i": {}}
     for name, interval in zip(NAMES, intervals, strict=False):
         side, number = name.split()
-        found[side][number] = list(interval)
-    return found | {"rsum": list(intervals[len(NAMES)])}
+        sides[side][number] = list(interval)
+    return sides | {"rsum": list(intervals[len(NAMES)])}
 
 
 def with_rsum(recalls: np.ndarray) -> np.ndarray:
@@ -113,9 +113,9 @@ def _hits(ranks: Ranks, owner: Tensor) -> Hits:
 
 def _recalls(weights: np.ndarray, hits: Hits) -> np.ndarray:
     """Recalls [draws, 7] of images with `weights` [draws, G]."""
-    found, half = weights @ hits.found, len(CUTOFFS)
-    i2t = found[:, :half] / weights.sum(axis=1, keepdims=True)
-    t2i = found[:, half:] / (weights @ hits.captions)[:, None]
+    total, half = weights @ hits.hits, len(CUTOFFS)
+    i2t = total[:, :half] / weights.sum(axis=1, keepdims=True)
+    t2i = total[:, half:] / (weights @ hits.captions)[:, None]
     return with_rsum(100.0 * np.concatenate([i2t, t2i], axis=1))
 
 

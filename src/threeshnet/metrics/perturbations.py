@@ -127,9 +127,9 @@ CAPTION_PERTURBATIONS: dict[str, Callable[[str, np.random.Generator], str]] = {
 
 def check_perturbation(name: str) -> None:
     """Raises ConfigError for a name that is no perturbation of images or captions."""
-    known = (*IMAGE_PERTURBATIONS, *CAPTION_PERTURBATIONS)
-    if name not in known:
-        raise ConfigError(one_of("perturb", name, known))
+    names = (*IMAGE_PERTURBATIONS, *CAPTION_PERTURBATIONS)
+    if name not in names:
+        raise ConfigError(one_of("perturb", name, names))
 
 
 class Perturbed(nn.Module):
@@ -186,8 +186,8 @@ def _mixed(categories: Tensor, generator: torch.Generator, share: float) -> Tens
 
 def _with_segmentation(images: ImageBatch, change: Callable[[Tensor], Tensor]) -> ImageBatch:
     fields = ("seg_semantic", "seg_map", "seg_categories")
-    found = {name: getattr(images, name) for name in fields}
-    return images._replace(**{name: None if field is None else change(field) for name, field in found.items()})
+    segmentation = {name: getattr(images, name) for name in fields}
+    return images._replace(**{name: None if field is None else change(field) for name, field in segmentation.items()})
 
 
 def _size(images: ImageBatch) -> int:

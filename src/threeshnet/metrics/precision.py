@@ -74,36 +74,36 @@ def caption_rows(source: Similarity) -> Rows:
     return lambda start, stop: source.block(slice(source.images), slice(start, stop)).T
 
 
-def r_precision(found: Positions) -> Tensor:
+def r_precision(ranked: Positions) -> Tensor:
     """R-Precision of each query, [Q] float64 between 0 and 1.
 
     >>> r_precision(Positions(torch.tensor([[1, 3]]), torch.tensor([2]))).tolist()
     [0.5]
     """
-    return _within(found).sum(dim=1) / found.counts.double()
+    return _within(ranked).sum(dim=1) / ranked.counts.double()
 
 
-def map_at_r(found: Positions) -> Tensor:
+def map_at_r(ranked: Positions) -> Tensor:
     """MAP@R of each query, [Q] float64 between 0 and 1; at most its R-Precision.
 
     >>> map_at_r(Positions(torch.tensor([[2, 3, 9]]), torch.tensor([3]))).tolist()  # (0 + 1/2 + 2/3) / 3
     [0.388...]
     """
-    right_so_far = torch.arange(1, found.ranks.shape[1] + 1).double()
-    precision = torch.where(_within(found), right_so_far / found.ranks.clamp(min=1), 0.0)
-    return precision.sum(dim=1) / found.counts
+    right_so_far = torch.arange(1, ranked.ranks.shape[1] + 1).double()
+    precision = torch.where(_within(ranked), right_so_far / ranked.ranks.clamp(min=1), 0.0)
+    return precision.sum(dim=1) / ranked.counts
 
 
-def percent_of(found: Positions) -> dict[str, float]:
+def percent_of(ranked: Positions) -> dict[str, float]:
     """Means over the queries in percent: `map_at_r`, `r_precision` and `R@K` (a right item among the K nearest)."""
-    first = found.ranks[:, 0]
+    first = ranked.ranks[:, 0]
     recalls = {f"R@{cutoff}": 100 * float((first <= cutoff).double().mean()) for cutoff in CUTOFFS}
-    means: Mapping[str, Tensor] = {"map_at_r": map_at_r(found), "r_precision": r_precision(found)}
+    means: Mapping[str, Tensor] = {"map_at_r": map_at_r(ranked), "r_precision": r_precision(ranked)}
     return {name: 100 * float(values.mean()) for name, values in means.items()} | recalls
 
 
-def _within(found: Positions) -> Tensor:
-    return (found.ranks > 0) & (found.ranks <= found.counts[:, None])
+def _within(ranked: Positions) -> Tensor:
+    return (ranked.ranks > 0) & (ranked.ranks <= ranked.counts[:, None])
 
 
 def _of_block(block: Tensor, numbers: Tensor, counts: Tensor) -> Tensor:

@@ -29,8 +29,8 @@ def recall(similarity: SimilarityLike, owner: Tensor | np.ndarray) -> Recall:
 
     Raises DataError for owners that do not fit, images without a caption and similarities that are not numbers.
 
-    >>> found = recall(torch.tensor([[0.9, 0.1, 0.3], [0.2, 0.1, 0.8]]), torch.tensor([0, 0, 1]))
-    >>> found["i2t"]["R@1"], round(found["t2i"]["R@1"], 1), found["t2i"]["median_rank"]
+    >>> result = recall(torch.tensor([[0.9, 0.1, 0.3], [0.2, 0.1, 0.8]]), torch.tensor([0, 0, 1]))
+    >>> result["i2t"]["R@1"], round(result["t2i"]["R@1"], 1), result["t2i"]["median_rank"]
     (100.0, 66.7, 1.0)
     """
     return recall_of_ranks(rank_similarity(similarity, owner))
@@ -56,8 +56,8 @@ def summarise(ranks: Tensor) -> DirectionRecall:
     above = ranks.cpu().numpy() - 1  # items ranked above the right one
     if not len(above):
         raise DataError("no query has a rank: nothing to summarise")
-    found = {f"R@{cutoff}": 100.0 * int((above < cutoff).sum()) / len(above) for cutoff in CUTOFFS}
-    return found | {"median_rank": float(np.floor(np.median(above)) + 1), "mean_rank": float(above.mean() + 1)}
+    result = {f"R@{cutoff}": 100.0 * int((above < cutoff).sum()) / len(above) for cutoff in CUTOFFS}
+    return result | {"median_rank": float(np.floor(np.median(above)) + 1), "mean_rank": float(above.mean() + 1)}
 
 
 class Fold(NamedTuple):
@@ -74,11 +74,11 @@ def consecutive_folds(images: int, owner: Tensor | np.ndarray, folds: int) -> li
     if folds < 1 or images % folds:
         raise DataError(f"{images} images do not make {folds} equal folds")
     size = images // folds
-    found = []
+    result = []
     for start in range(0, images, size):
         captions = torch.nonzero((owners >= start) & (owners < start + size)).flatten()
-        found.append(Fold(torch.arange(start, start + size), captions, owners[captions] - start))
-    return found
+        result.append(Fold(torch.arange(start, start + size), captions, owners[captions] - start))
+    return result
 
 
 def fold_ranks(similarity: SimilarityLike, owner: Tensor | np.ndarray, *, folds: int = 5) -> Ranks:
@@ -89,11 +89,11 @@ def fold_ranks(similarity: SimilarityLike, owner: Tensor | np.ndarray, *, folds:
     """
     source = as_similarity(similarity)
     owners = check_owner(owner, source.images, source.captions)
-    found = Ranks(torch.zeros(source.images).long(), torch.zeros(source.captions).long())
+    result = Ranks(torch.zeros(source.images).long(), torch.zeros(source.captions).long())
     for fold in consecutive_folds(source.images, owners, folds):
         part = rank_similarity(source.part(fold.images, fold.captions), fold.owner)
-        found.i2t[fold.images], found.t2i[fold.captions] = part.i2t, part.t2i
-    return found
+        result.i2t[fold.images], result.t2i[fold.captions] = part.i2t, part.t2i
+    return result
 
 
 def mean_of_folds(ranks: Ranks, owner: Tensor | np.ndarray, *, folds: int = 5) -> Recall:

@@ -30,11 +30,11 @@ def told_apart(similarity: EmbeddingSimilarity, owner: np.ndarray, twin: np.ndar
     """
     images, captions = similarity.image_embeddings, similarity.caption_embeddings
     other = twin[owner]
-    asked = np.flatnonzero(other >= 0)
-    true = _inner(images[owner[asked]], captions[asked])
-    false = _inner(images[other[asked]], captions[asked])
+    with_twin = np.flatnonzero(other >= 0)
+    true = _inner(images[owner[with_twin]], captions[with_twin])
+    false = _inner(images[other[with_twin]], captions[with_twin])
     answers = np.full(len(owner), np.nan)
-    answers[asked] = (true > false).numpy()
+    answers[with_twin] = (true > false).numpy()
     return answers
 
 
@@ -45,8 +45,8 @@ def pair_accuracy(answers: np.ndarray, tags: Sequence[str]) -> dict[str, float]:
     {'what': 50.0}
     """
     labels = np.array(tags, dtype=object)
-    asked = {tag: answers[(labels == tag) & ~np.isnan(answers)] for tag in sorted(set(tags)) if tag}
-    return {tag: 100.0 * float(found.mean()) for tag, found in asked.items() if len(found)}
+    by_tag = {tag: answers[(labels == tag) & ~np.isnan(answers)] for tag in sorted(set(tags)) if tag}
+    return {tag: 100.0 * float(of_tag.mean()) for tag, of_tag in by_tag.items() if len(of_tag)}
 
 
 def _inner(one: Tensor, other: Tensor) -> Tensor:

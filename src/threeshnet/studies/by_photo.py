@@ -33,7 +33,7 @@ def rsum_by_photo(evaluation: Evaluation) -> np.ndarray:
     """
     half, brought = len(NAMES) // 2, []
     for fold in hits_by_fold(evaluation.items.ranks, evaluation.items.owner, folds_of(evaluation.metrics["protocol"])):
-        own, captions = fold.found[:, :half].sum(axis=1), fold.found[:, half:].sum(axis=1)
+        own, captions = fold.hits[:, :half].sum(axis=1), fold.hits[:, half:].sum(axis=1)
         brought.append(100.0 * (own + captions * len(own) / fold.captions.sum()))
     return np.concatenate(brought).astype(np.float32)
 
