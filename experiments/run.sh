@@ -105,6 +105,7 @@ demo() {
   for name in parts lineage objective activation pooling transfer robustness; do study "$name" region_demo demo $DEMO; done
   study parts region_demo demo_maximum pooling=maximum without=nothing,guidance,VSpM $DEMO # GPO's seeds scatter too much
   study features hybrid_demo demo $DEMO
+  study first_photos hybrid_demo demo $DEMO # three of its four models are those of features
 }
 
 for part in ${*:-recipe flickr8k options demo}; do "$part"; done

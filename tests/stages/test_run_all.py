@@ -109,7 +109,7 @@ def test_shards_that_are_there_are_not_made(tmp_path: Path) -> None:
     assert "options" not in of("sweep", called)
 
 
-@pytest.mark.parametrize(("failing", "last"), [(75, "objective"), (1, "features")])
+@pytest.mark.parametrize(("failing", "last"), [(75, "objective"), (1, "first_photos")])
 def test_an_interruption_ends_it_and_a_failure_does_not(failing: int, last: str, tmp_path: Path) -> None:
     code, called, said = start(tmp_path, "demo", culprit="objective", code=failing)
     assert code == failing
