@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,84 +50,78 @@ def into(settings: CollectSettings, study: str) -> Path:
 
 
 def row_of(folder: Path, setting: str | None = None) -> Row:
-    """A finished run as a row; what it does not say is empty. `setting` is another name for its setting."""
+    """A finished run as a row, empty where a fact is missing. `setting` renames its setting."""
     run = Run(folder)
-    own, found, progress = run.job.content(), run.metrics, run.progress
-    facts: dict[str, Any] = {name: found.get(name) for name in FROM_METRICS}
-    facts |= {f"{side}_r{cutoff}": found[side][f"R@{cutoff}"] for side, cutoff in RECALLS}
-    facts |= {key: own.get(key) for key in ("experiment", "recipe", "seed", "fingerprint", "identity")}
-    facts["machine"] = found.get("machine") or own.get("machine")  # job.json of a derived run says the sweep's
-    facts |= {"job": own.get("job_name"), "setting": setting or own.get("setting"), "commit": found.get("commit")}
-    facts["protocol"] = named_protocol(found)
-    facts["batch"] = found.get("batch_size") or own.get("batch_size")
-    facts["selection"] = found.get("selection") or own.get("selection")
-    trained = [found, *found.get("trained", [])]  # a derived row has what the models it is made of say of themselves
-    facts["features"] = (
-        " + ".join(dict.fromkeys(model["features"] for model in trained if model.get("features"))) or None
-    )
+    job, metrics, progress = run.job.content(), run.metrics, run.progress
+    facts: dict[str, Any] = {name: metrics.get(name) for name in FROM_METRICS}
+    facts |= {f"{side}_r{cutoff}": metrics[side][f"R@{cutoff}"] for side, cutoff in RECALLS}
+    facts |= {key: job.get(key) for key in ("experiment", "recipe", "seed", "fingerprint", "identity")}
+    facts |= {"job": job.get("job_name"), "setting": setting or job.get("setting"), "commit": metrics.get("commit")}
+    facts["machine"] = metrics.get("machine") or job.get("machine")  # job.json of a derived run names the sweep's
+    facts["protocol"] = named_protocol(metrics)
+    facts["batch"] = metrics.get("batch_size") or job.get("batch_size")
+    facts["selection"] = metrics.get("selection") or job.get("selection")
+    models = [metrics, *metrics.get("trained", [])]  # a derived row takes these facts from its models
+    facts["features"] = " + ".join(dict.fromkeys(filter(None, (model.get("features") for model in models)))) or None
     facts["dev_rsum"] = progress.best_dev_rsum if facts["selection"] == "best" else progress.dev_rsum
-    checkpoint = found.get("checkpoint")
+    checkpoint = metrics.get("checkpoint")
     facts["checkpoint"] = " ".join(checkpoint) if isinstance(checkpoint, list) else checkpoint
-    facts["derived_from"] = " ".join(own.get("derived_from", []))
-    factors = own.get("factors", {})
-    # A study's level is more than the setting that it is called after: `recommended_corrected` is a `recipe` too.
-    written = {key: value for key, value in facts.items() if value is not None and not (key in HOW and key in factors)}
-    return {key: _text(value) for key, value in (factors | written).items()}
-
-
-def _text(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    facts["derived_from"] = " ".join(job.get("derived_from", []))
+    factors = job.get("factors", {})
+    # A level may have the name of a fact and say more: `recommended_corrected` is a level of `recipe`.
+    kept = {key: value for key, value in facts.items() if value is not None and not (key in HOW and key in factors)}
+    return {key: f"{value:.6g}" if isinstance(value, float) else str(value) for key, value in (factors | kept).items()}
 
 
 def gather(folders: Iterable[Path], setting: str | None = None) -> tuple[dict[Path, Row], list[str], list[str]]:
-    """Rows of the finished runs by folder, what is not finished yet, and why other rows are refused."""
+    """Rows of the finished runs by folder, the unfinished runs, and why other rows are refused."""
     rows, unfinished, refused = {}, [], []
     for folder in folders:
-        if not Run(folder).is_finished:
-            unfinished.append(f"{folder.name}: {_how_far(folder)}")
-            continue
-        row = row_of(folder, setting)
-        missing = lacking(row)
-        if missing:
+        run = Run(folder)
+        if not run.is_finished:
+            at = run.progress
+            state = f"{at.state}, epoch {at.epoch} of {at.epochs}" if at.state else "not started"
+            unfinished.append(f"{folder.name}: {state}")
+        elif missing := lacking(row := row_of(folder, setting)):
             refused.append(f"{folder.name}: does not say {', '.join(missing)}")
         else:
             rows[folder] = row
     return rows, unfinished, refused
 
 
-def merge(earlier: Sequence[Row], found: Iterable[Row], *, replace: bool) -> list[Row]:
-    """Rows of other jobs stay. A job's row gives way to another run of the same job only when `replace` says so.
+def merge(earlier: Sequence[Row], new: Iterable[Row], *, replace: bool) -> list[Row]:
+    """Earlier rows with the new ones. A new row of the same job takes the place of the earlier one.
 
-    Raises ConfigError with the jobs whose row is of a run with other settings or data, or on another kind of device.
+    Raises ConfigError with the jobs whose earlier row has other settings, data or devices, unless `replace` is true.
     """
     rows = {key_of(row): row for row in earlier}
     problems = Problems("rows of other runs")
-    for row in found:
+    for row in new:
         there = rows.get(key_of(row))
-        if there and not replace:
-            problems.extend(f"{', '.join(row[name] for name in WHICH)}: {said}" for said in _another(there, row))
+        if there and not replace and (difference := _difference(there, row)):
+            problems.add(f"{', '.join(row[name] for name in WHICH)}: {difference}")
         rows[key_of(row)] = row
     both = "Settings, data or device differ: keep both by setting_name=<another name>, or say replace=true."
     problems.raise_as(ConfigError, both)
     return [rows[key] for key in sorted(rows, key=lambda key: [rows[key][name] for name in WHICH])]
 
 
-def _another(there: Row, row: Row) -> Iterator[str]:
+def _difference(there: Row, row: Row) -> str | None:
     if there["identity"] != row["identity"]:
-        yield f"the row is of run {there['identity'][:12]}, not {row['identity'][:12]}"
-    elif device(there) != device(row):
-        yield f"the row is of a run on {device(there)}, not on {device(row)}"
-    elif "" not in (known := (there.get("devices", ""), row.get("devices", ""))) and known[0] != known[1]:
-        yield f"the row is of a run in {known[0]} processes, not in {known[1]}"
+        return f"the row is of run {there['identity'][:12]}, not {row['identity'][:12]}"
+    if device(there) != device(row):
+        return f"the row is of a run on {device(there)}, not on {device(row)}"
+    before, now = there.get("devices", ""), row.get("devices", "")
+    return f"the row is of a run in {before} processes, not in {now}" if before and now and before != now else None
 
 
 def collect(
     folders: Sequence[Path], file: Path, *, factors: Sequence[str], setting: str | None, replace: bool
 ) -> tuple[int, list[str]]:
-    """Copies finished runs into `file`; how many, and what is not finished. What their photos brought goes beside it.
+    """Copies finished runs into `file`, and rsum by photo beside it; returns how many, and the unfinished ones.
 
-    Raises DataError with the rows that it refuses, and with ranks that are damaged or of other scores, after the others
-    were copied. One process collects into a study at a time; others wait.
+    One process collects into a study at a time; others wait.  Raises DataError with refused rows and damaged ranks,
+    after the other rows were copied.
     """
     rows, unfinished, refused = gather(folders, setting)
     by_photo, damaged = _by_photo(rows)
@@ -136,32 +130,24 @@ def collect(
         with FileLock(file.with_name(LOCK)):
             merged = merge(read_rows(file), rows.values(), replace=replace)
             beside, new = file.with_name(BY_PHOTO), {key_of(row) for row in rows.values()}
-            earlier = {key: found for key, found in read_by_photo(beside).items() if key not in new}
+            earlier = {key: values for key, values in read_by_photo(beside).items() if key not in new}
             write_by_photo(beside, earlier | by_photo, merged)
             write_rows(file, columns(merged, factors), merged)
     problems = Problems("incomplete rows")
-    problems.extend(refused)
-    problems.extend(damaged)
+    problems.extend([*refused, *damaged])
     again = f"A row needs {', '.join(REQUIRED)}: train these jobs again; {len(rows)} were copied."
-    problems.raise_as(
-        DataError, again if refused else "The rows were copied; those without whole ranks go without photos."
-    )
+    whole = "The rows were copied; those without whole ranks go without photos."
+    problems.raise_as(DataError, again if refused else whole)
     return len(rows), unfinished
 
 
 def _by_photo(rows: Mapping[Path, Row]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """What photos brought, by the rows' keys, and what is wrong with ranks; runs of before there were any have none."""
-    found, damaged = {}, []
+    """rsum by photo of the runs that have ranks, by the rows' keys, and the damaged ranks."""
+    by_photo, damaged = {}, []
     for folder, row in rows.items():
-        if not Run(folder).ranks_file.exists():
-            continue
-        try:
-            found[key_of(row)] = rsum_by_photo(read_evaluation(folder))
-        except DataError as error:
-            damaged.append(f"{folder.name}: {error}")
-    return found, damaged
-
-
-def _how_far(folder: Path) -> str:
-    progress = Run(folder).progress
-    return f"{progress.state}, epoch {progress.epoch} of {progress.epochs}" if progress.state else "not started"
+        if Run(folder).ranks_file.exists():
+            try:
+                by_photo[key_of(row)] = rsum_by_photo(read_evaluation(folder))
+            except DataError as error:
+                damaged.append(f"{folder.name}: {error}")
+    return by_photo, damaged
