@@ -216,23 +216,27 @@ def by_hand(folder: Path) -> np.ndarray:
 # ---- the analysis of variance
 
 
+def mean_squares(apart: np.ndarray) -> tuple[float, float, float]:
+    """Of seeds, of photos and of the rest, by loops over the cells."""
+    seeds, photos = apart.shape
+    mean, by_seed, by_photo = apart.mean(), apart.mean(axis=1), apart.mean(axis=0)
+    rest = sum((apart[s, p] - by_seed[s] - by_photo[p] + mean) ** 2 for s in range(seeds) for p in range(photos))
+    of_seeds = photos * sum((each - mean) ** 2 for each in by_seed) / (seeds - 1)
+    of_photos = seeds * sum((each - mean) ** 2 for each in by_photo) / (photos - 1)
+    return of_seeds, of_photos, rest / ((seeds - 1) * (photos - 1))
+
+
 def test_it_is_that_of_the_textbook() -> None:
-    """Sums of squares by loops over the cells; here both seeds and photos vary by more than what is left."""
+    """Here both seeds and photos vary by more than the rest."""
     generator = np.random.default_rng(0)
     apart = generator.normal(size=(4, 1)) + generator.normal(size=(1, 30)) + 0.1 * generator.normal(size=(4, 30))
-    mean = sum(apart[s, p] for s in range(4) for p in range(30)) / 120
-    seeds = [sum(apart[s]) / 30 for s in range(4)]
-    photos = [sum(apart[:, p]) / 4 for p in range(30)]
-    of_seeds = 30 * sum((one - mean) ** 2 for one in seeds) / 3
-    of_photos = 4 * sum((one - mean) ** 2 for one in photos) / 29
-    rest = sum((apart[s, p] - seeds[s] - photos[p] + mean) ** 2 for s in range(4) for p in range(30)) / 87
+    of_seeds, of_photos, rest = mean_squares(apart)
     variance = of_seeds + of_photos - rest
     freedom = variance**2 / (of_seeds**2 / 3 + of_photos**2 / 29 + rest**2 / 87)
-
     half = stats.t.ppf(0.975, freedom) * (variance / 120) ** 0.5
     found = over_seeds_and_photos(apart)
-    assert found.value == pytest.approx(mean)
-    assert found.interval == pytest.approx((mean - half, mean + half))
+    assert found.value == pytest.approx(apart.mean())
+    assert found.interval == pytest.approx((apart.mean() - half, apart.mean() + half))
 
 
 @pytest.mark.parametrize(("of_seeds", "of_photos"), [(0.0, 1.0), (1.0, 0.0), (0.0, 5.0), (0.0, 0.0)])
@@ -260,15 +264,10 @@ def test_95_of_100_intervals_hold_the_truth(of_seeds: float, of_photos: float) -
 )
 def test_a_part_that_comes_out_negative_counts_as_none(apart: list[list[float]], freedom: int) -> None:
     cells = np.array(apart, dtype=float)
-    mean = cells.mean()
-    by_seed, by_photo = cells.mean(axis=1), cells.mean(axis=0)
-    of_seeds = 4 * ((by_seed - mean) ** 2).sum()
-    of_photos = 2 * ((by_photo - mean) ** 2).sum() / 3
-    rest = ((cells - by_seed[:, None] - by_photo[None] + mean) ** 2).sum() / 3
-    largest = max(of_seeds, of_photos, rest)
-    assert freedom == {of_seeds: 1, of_photos: 3, rest: 3}[largest]
-    half = stats.t.ppf(0.975, freedom) * (largest / 8) ** 0.5
-    assert over_seeds_and_photos(cells).interval == pytest.approx((mean - half, mean + half))
+    parts = mean_squares(cells)
+    assert freedom == dict(zip(parts, (1, 3, 3), strict=True))[max(parts)]
+    half = stats.t.ppf(0.975, freedom) * (max(parts) / 8) ** 0.5
+    assert over_seeds_and_photos(cells).interval == pytest.approx((cells.mean() - half, cells.mean() + half))
 
 
 def test_without_any_chance_it_is_a_point_and_one_seed_is_refused() -> None:

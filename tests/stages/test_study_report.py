@@ -30,31 +30,15 @@ def results(rows: list[Row], factors: Any = FACTORS, **more: Any) -> Results:
 
 def write_run(folder: Path, level: str, seed: int, rsum: float, own: Any = None, metrics: Any = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    record = {
-        "identity": f"{level}{seed}",
-        "study": "activation",
-        "job_name": folder.name,
-        "factors": {"activation": level},
-    }
-    record |= {
-        "seed": seed,
-        "experiment": "region_demo",
-        "setting": "demo",
-        "recipe": "official",
-        "machine": "2 CPU cores",
-    }
+    job = {"identity": f"{level}{seed}", "study": "activation", "job_name": folder.name, "seed": seed}
+    job |= {"factors": {"activation": level}, "experiment": "region_demo", "setting": "demo", "recipe": "official"}
+    job |= {"machine": "2 CPU cores", "fingerprint": "data"}
     recalls = {"R@1": rsum / 6, "R@5": rsum / 6, "R@10": rsum / 6}
     found = {"data": "demo", "split": "test", "images": 500, "captions": 2500, "protocol": "full", "selection": "best"}
-    found |= {"features": "region"}
     found |= {"epochs": 8, "steps": 496, "batch_size": 64, "minutes": 3.5, "checkpoint": "abc", "commit": "def"}
-    found |= {"i2t": recalls, "t2i": recalls, "rsum": rsum, "resumed_at_step": 0}
+    found |= {"i2t": recalls, "t2i": recalls, "rsum": rsum, "resumed_at_step": 0, "features": "region"}
     dev = {"state": "finished", "epoch": 8, "epochs": 8, "dev_rsum": 1.0, "best_dev_rsum": rsum + 9}
-    contents = {
-        "job": record | {"fingerprint": "data"} | (own or {}),
-        "metrics": found | (metrics or {}),
-        "progress": dev,
-    }
-    for name, content in contents.items():
+    for name, content in {"job": job | (own or {}), "metrics": found | (metrics or {}), "progress": dev}.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
 
 
@@ -75,13 +59,8 @@ def test_a_row_says_where_it_comes_from(runs: list[Path], tmp_path: Path) -> Non
     rows = gathered(runs, tmp_path / "results.csv")
     assert len(rows) == 6
     row = rows[3]
-    assert (row["job"], row["activation"], row["seed"], row["rsum"]) == (
-        "activation=softmax,seed=0",
-        "softmax",
-        "0",
-        "205",
-    )
-    facts = {"dev_rsum": "214", "batch": "64", "machine": "2 CPU cores", "fingerprint": "data", "identity": "softmax0"}
+    facts = {"job": "activation=softmax,seed=0", "activation": "softmax", "seed": "0", "rsum": "205", "batch": "64"}
+    facts |= {"dev_rsum": "214", "machine": "2 CPU cores", "fingerprint": "data", "identity": "softmax0"}
     facts |= {"i2t_r1": "34.1667", "checkpoint": "abc", "commit": "def", "minutes": "3.5", "selection": "best"}
     facts |= {"features": "region"}
     assert {name: row[name] for name in facts} == facts
