@@ -291,6 +291,24 @@ def test_companions_of_shards_are_passed_over(tmp_path: Path) -> None:
         ShardedSplit(tmp_path / "s", "val")
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_one_changed_byte_of_a_photo_or_mask_is_noticed(seed: int, tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    picture(raw / "p.png")
+    (raw / "masks").mkdir()
+    Image.fromarray(np.zeros((12, 16), np.uint8)).save(raw / "masks/p.png")
+    (raw / "classes.txt").write_text("x\n")
+    (raw / "captions.csv").write_text("file,caption,split\np.png,A dog.,train\n")
+    annotated = FolderReader(masks="masks", classes="classes.txt").read(raw)
+    shards(annotated, raw, tmp_path / "s")
+    file = raw / ("p.png", "masks/p.png")[seed % 2]
+    content = bytearray(file.read_bytes())
+    content[int(np.random.default_rng(seed).integers(len(content)))] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(DataError, match="have other content now"):
+        shards(annotated, raw, tmp_path / "s")
+
+
 @pytest.mark.parametrize(
     ("classes", "said"), [((255, 255), "void in all of its 2"), ((1, 1), "the same in all"), ((0, 1), "")]
 )
