@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -21,11 +21,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from threeshnet.cli.errors import explained, kept, quiet, report_errors
-from threeshnet.cli.validation import model_of, setting_faults, without_target
 from threeshnet.errors import ConfigError, Problems
 from threeshnet.installation import CONF, conf_files
-from threeshnet.settings import Invocation, Settings, TrainSettings
 from threeshnet.studies.overrides import divided
+
+if TYPE_CHECKING:
+    from threeshnet.settings import Invocation, Settings, TrainSettings
 
 VERSION_BASE = "1.3"
 REST = "overrides"  # a verb with this key takes the words that are none of its own settings
@@ -55,6 +56,8 @@ def run(verb: str, words: Sequence[str]) -> None:
 
 def invocation() -> Invocation:
     """How Hydra was asked to run this job."""
+    from threeshnet.settings import Invocation
+
     hydra = HydraConfig.get()
     output = Path(hydra.runtime.output_dir) if hydra.mode == RunMode.MULTIRUN else None
     return Invocation(str(hydra.job.config_name), tuple(hydra.overrides.task), dict(hydra.runtime.choices), output)
@@ -77,6 +80,8 @@ def compose_training(overrides: Sequence[str]) -> tuple[TrainSettings, dict[str,
 
 def settings_of(verb: str, cfg: DictConfig, words: Sequence[str]) -> Settings:
     """The settings of a verb.  Raises ConfigError, once, for all that are missing, unknown or of another type."""
+    from threeshnet.cli.validation import model_of, setting_faults, without_target  # half a second that --help spares
+
     if missing := [str(key) for key in cfg if cfg._get_node(key)._is_missing()]:
         raise ConfigError(_missing(verb, missing))
     try:

@@ -1,4 +1,4 @@
-"""Input validation of settings: by the models in `threeshnet.settings`, and of parts by the signatures of their classes."""
+"""Input validation of settings: by the models in `threeshnet.settings`, of parts by the signatures of their classes."""
 
 from __future__ import annotations
 
