@@ -90,7 +90,7 @@ def open_process(job: Job, variables: dict[str, str], **more: Any) -> subprocess
     """Starts the job's command; its output is appended to the run's output."""
     job.folder.mkdir(parents=True, exist_ok=True)
     with Run(job.folder).output.open("ab") as output:
-        streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
         return subprocess.Popen(command(job), env=variables, **streams, **more)
 
 

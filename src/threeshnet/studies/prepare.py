@@ -143,6 +143,6 @@ class Preparer:
         return self.opened[key]
 
 
-def _held_out(settings: TrainSettings, shards: Path, split: str) -> tuple[str, ...]:
+def _held_out(settings: TrainSettings, shards: Path, split: str | None) -> tuple[str, ...]:
     """Overrides of `evaluate` for a held-out split."""
     return text("shards", shards), f"split={split}", f"accelerator={settings.trainer['accelerator']}"

@@ -106,13 +106,13 @@ def begin(prepared: Sequence[PreparedJob], roots: Sequence[Path]) -> list[Status
 
 def starter_of(settings: SweepSettings, prepared: Sequence[PreparedJob], out: Path) -> Starter:
     """This machine, or a cluster."""
-    if settings.cluster.executor is None:
+    cluster = settings.cluster
+    if cluster.executor is None:
         gpus = max((each.gpus for each in prepared), key=len)
         return Local(parallel=settings.parallel, gpus=gpus, jobs_per_gpu=settings.jobs_per_gpu)
     if settings.jobs_per_gpu != 1:
         raise ConfigError(f"jobs_per_gpu={settings.jobs_per_gpu}: on a cluster the scheduler gives each job its GPUs")
     from threeshnet.studies.cluster import Cluster  # submitit is an extra
 
-    cluster = settings.cluster
     folder = out / "submitted"
     return Cluster(executor=cluster.executor, folder=folder, options=cluster.options or {}, parallel=settings.parallel)
