@@ -20,7 +20,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from threeshnet.cli.errors import explained, kept, quiet, report_errors
+from threeshnet.cli.errors import explained, handled, quiet, report_errors
 from threeshnet.errors import ConfigError, Problems
 from threeshnet.installation import CONF, conf_files
 from threeshnet.studies.overrides import divided
@@ -39,7 +39,7 @@ def run(verb: str, words: Sequence[str]) -> None:
     command_line = [sys.argv[0], verb, *words]
     words = divided(words, [str(key) for key in primary]) if REST in primary else list(words)
 
-    @kept
+    @handled
     def task(cfg: DictConfig) -> Any:
         sys.argv = command_line  # Lightning starts its other processes by it
         settings = settings_of(verb, cfg, words)

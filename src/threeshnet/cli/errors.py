@@ -27,10 +27,10 @@ from threeshnet.runs.lock import SHARED_OUT
 from threeshnet.training.signals import worker_death
 
 NO_SUCH_KEY = re.compile(r"Could not override '([^']+)'")
-NO_SUCH_CHOICE = re.compile(r"Could not (?:find|load) '([^']+)/([^'/]+)'")  # `load` is all that is said of a list's
+NO_SUCH_CHOICE = re.compile(r"Could not (?:find|load) '([^']+)/([^'/]+)'")  # Hydra says `load` for a choice in a list
 
 LOST_PEER = "Connection closed by peer"  # gloo
-FAILED: list[ThreeSHNetError] = []  # in the jobs of this command, in their order
+FAILED: list[ThreeSHNetError] = []  # the errors of the jobs of this command, in order
 IN_A_WORKER = "DataLoader worker process"
 OUT_OF_MEMORY = (
     "A process that reads batches has ended, or was killed, which a system short of memory does. Less is needed with "
@@ -38,9 +38,9 @@ OUT_OF_MEMORY = (
     "batches.evaluation_batch_size"
 )
 HYDRAS_CHOICES = ("hydra/_internal/defaults_list.py", "hydra/core/default_element.py")
-SHOW_TRACEBACK = "THREESHNET_TRACEBACK"  # set to anything: errors made for people keep their traceback too
+SHOW_TRACEBACK = "THREESHNET_TRACEBACK"  # any value: every error is shown with its traceback
 
-NOT_ABOUT_THE_WORK = (
+REMARKS = (
     "treespec, LeafSpec",
     "does not have many workers",
     "infer the batch indices",
@@ -51,10 +51,10 @@ NOT_ABOUT_THE_WORK = (
 
 
 def report_errors(main: Callable[[], Any], verb: str = "train", words: Sequence[str] = ()) -> None:
-    """Call the main function of a verb; errors made for people end it with their message and exit code 1.
+    """Call the main function of a verb.  An error for users ends the process with its message and exit code 1.
 
-    A misspelt override is answered with the names that come near it; a part that cannot be built, a file that the
-    system refuses and memory that is not there are named. Other exceptions keep their traceback.
+    Hydra's errors, files that the system refuses and failed allocations get a message as well. Other exceptions keep
+    their traceback.
     """
     quiet()
     FAILED.clear()
@@ -62,21 +62,21 @@ def report_errors(main: Callable[[], Any], verb: str = "train", words: Sequence[
         _call(main)
         if FAILED:
             raise FAILED[0]
-    except _Left as left:
+    except _Interruption as left:
         _end(str(left.reason), left.reason.exit_code)
     except ThreeSHNetError as error:
         _end(str(error), error.exit_code)
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
+        if isinstance(error, BrokenPipeError) and _reader_has_gone():
             sys.exit(1)
-        message = _for_people(error, verb, words)
+        message = _message_for_users(error, verb, words)
         if message is None or os.environ.get(SHOW_TRACEBACK):
             raise
         _end(message)
 
 
 def _call(main: Callable[[], Any]) -> None:
-    """Call it, and write what it printed while an error of writing can still be answered."""
+    """Call `main` and flush the output here, where an error of writing can still be handled."""
     try:
         main()
     except SystemExit as ended:  # Hydra's after --help
@@ -85,32 +85,32 @@ def _call(main: Callable[[], Any]) -> None:
     sys.stdout.flush()
 
 
-def _nobody_reads() -> bool:
-    """Whether what read the output has gone, as `| head` does when it has its lines; it is not written to any more."""
+def _reader_has_gone() -> bool:
+    """Whether the reader of the output has ended, as `| head` does.  Later output is then discarded."""
     watched = select.poll()
-    watched.register(sys.stdout, 0)  # a reader that has gone is told of unasked
+    watched.register(sys.stdout, 0)  # an ended reader is reported without being asked for
     if gone := bool(watched.poll(0)):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes the rest when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left when it ends
     return gone
 
 
-def _for_people(error: Exception, verb: str, words: Sequence[str]) -> str | None:
-    """What a person can act on in an error; None for one that is a fault of this suite."""
+def _message_for_users(error: Exception, verb: str, words: Sequence[str]) -> str | None:
+    """A message that a user can act on; None for an error of this suite."""
     if isinstance(error, RuntimeError) and LOST_PEER in str(error):
-        return "another process of this run has ended; what it said stands above"
+        return "another process of this run has ended; its message stands above"
     if isinstance(error, InstantiationException):
-        return _not_built(error)
+        return _build_message(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return explained(error, verb, words)
-    if _among_choices(error) and (message := _no_names(words)):
+    if _in_choices(error) and (message := _wrong_choices(words)):
         return message
     if isinstance(error, OSError) and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return _out_of_memory(error)
 
 
-def _not_built(error: InstantiationException) -> str:
-    """Which part could not be built, of which setting, and why in the words of its own code."""
+def _build_message(error: InstantiationException) -> str:
+    """Which setting's part could not be built, with the message of its class."""
     if isinstance(error.__cause__, ThreeSHNetError):
         return str(error.__cause__)
     message = str(error).strip()
@@ -119,14 +119,14 @@ def _not_built(error: InstantiationException) -> str:
     return f"{what}\n({SHOW_TRACEBACK}=1 shows where in the code)"
 
 
-def _among_choices(error: Exception) -> bool:
-    """Whether Hydra stumbled while it was looking up the files of groups."""
+def _in_choices(error: Exception) -> bool:
+    """Whether Hydra failed while it looked up the files of groups."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and frames[-1].filename.replace(os.sep, "/").endswith(HYDRAS_CHOICES)
 
 
-def _no_names(words: Sequence[str]) -> str | None:
-    """Groups that were given something else than names, None without one; Hydra says neither which nor what."""
+def _wrong_choices(words: Sequence[str]) -> str | None:
+    """The groups whose choice is no name, which Hydra does not say; None when there is none."""
     problems = Problems("choices")
     for word in (word for word in words if "=" in word and not word.startswith("-")):
         given = OverridesParser.create().parse_override(word)
@@ -150,10 +150,10 @@ def _out_of_memory(error: Exception) -> str | None:
     return f"there is not enough memory ({message or 'while allocating'}): lower batches.batch_size, batch_size or dim"
 
 
-def kept(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """Keeps an error made for people from Hydra, which would print the job's whole command line before it.
+def handled(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """Handles errors for users before Hydra, which would print the whole command line of the job first.
 
-    So a multirun goes on with its next job and ends with the first error, while an interruption ends it at once.
+    A multirun therefore goes on with its next job and ends with the first error. An interruption ends it at once.
     """
 
     @functools.wraps(task)
@@ -161,7 +161,7 @@ def kept(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
         try:
             return task(cfg)
         except Interrupted as interrupted:
-            raise _Left(interrupted) from interrupted
+            raise _Interruption(interrupted) from interrupted
         except ThreeSHNetError as error:
             _failed(error)
         except RuntimeError as error:
@@ -173,13 +173,13 @@ def kept(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
 
 
 def _failed(error: ThreeSHNetError) -> None:
-    if FAILED:  # the last word is of the first error
+    if FAILED:  # the first error is reported at the end
         sys.stderr.write(f"{error}\n")
     FAILED.append(error)
 
 
-class _Left(BaseException):
-    """Carries an interruption past Hydra, which takes every Exception for the end of one job."""
+class _Interruption(BaseException):
+    """Carries an interruption past Hydra, which treats every Exception as the end of one job."""
 
     def __init__(self, reason: ThreeSHNetError) -> None:
         super().__init__(str(reason))
@@ -187,18 +187,18 @@ class _Left(BaseException):
 
 
 def quiet() -> None:
-    """Lightning's remarks about devices, tips and worker counts are not about the user's work.
+    """Silences Lightning's remarks about devices, tips and worker counts.
 
-    Said again when Lightning is there: it sets its loggers when it is imported.
+    Called again after Lightning's import, which sets its loggers.
     """
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning").setLevel(logging.WARNING)
-    for message in NOT_ABOUT_THE_WORK:
+    for message in REMARKS:
         warnings.filterwarnings("ignore", f".*{message}.*")
 
 
 def for_terminals(message: str) -> str:
-    r"""A message that only says: what stands in a stranger's file must not steer the terminal.
+    r"""A message without control characters: text from untrusted files must not steer the terminal.
 
     >>> for_terminals("a \x1b[31mred\u202e dog\n  - 東京 🐕")
     'a \\x1b[31mred\\u202e dog\n  - 東京 🐕'
@@ -207,17 +207,17 @@ def for_terminals(message: str) -> str:
 
 
 def _end(message: str, code: int = 1) -> None:
-    """Processes that Lightning has started leave the last word to the first one, and kill it by any code but 0."""
+    """End the process.  Processes that Lightning started leave the message to rank 0, which a code but 0 would kill."""
     if code == Interrupted.exit_code and SHARED_OUT in os.environ:
         sys.exit(0)
-    if IN_A_WORKER in message:  # torch puts the worker's whole traceback before what was said
+    if IN_A_WORKER in message:  # torch puts the traceback of the worker before the message
         message = re.split(r"^threeshnet\.errors\.\w+: ", message, flags=re.MULTILINE)[-1].strip()
     sys.stderr.write(f"{for_terminals(message)}\n")
     sys.exit(code)
 
 
 def explained(error: Exception, verb: str, words: Sequence[str]) -> str:
-    """What is wrong with the words after a verb, and the names that come near the wrong one."""
+    """What is wrong with the words after a verb, and the names that are close to the wrong one."""
     message = str(error)
     if choice := NO_SUCH_CHOICE.search(message):
         return _no_such_choice(*choice.groups())
@@ -238,7 +238,7 @@ def _no_such_choice(group: str, option: str) -> str:
 
 
 def _known_keys(verb: str, words: Sequence[str], wrong: set[str]) -> Iterator[str]:
-    """Settings with the same words but for the wrong ones."""
+    """The settings that the words give without the wrong ones."""
     GlobalHydra.instance().clear()
     given = [word for word in words if "=" in word and not word.startswith("-")]
     overrides = [word for word in given if word.split("=", 1)[0].lstrip("+~") not in wrong]
