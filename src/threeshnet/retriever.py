@@ -250,7 +250,7 @@ def checkpoint_file(source: str | Path) -> Path:
 def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=[*CHECKPOINTS, "*.json"]))
-    except Exception as reason:  # the hub has a dozen kinds of errors, and the way out is the same
+    except Exception as reason:  # the hub has a dozen kinds of errors
         raise CheckpointError(
             f"{name}: no such folder, and not to be had from the Hugging Face hub ({type(reason).__name__}); give a "
             "run directory, a checkpoint, or the name of a model on the hub"

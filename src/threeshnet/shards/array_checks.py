@@ -34,9 +34,8 @@ def _count_faults(arrays: ImageArrays, images: int) -> Iterator[str]:
     for name, value in arrays._asdict().items():
         if value is not None and len(value) != images:
             yield f"{name}: {len(value)} entries for {images} images"
-    together = {"boxes": arrays.boxes, "scores": arrays.scores}
     if (arrays.boxes is None) != (arrays.scores is None):
-        yield f"boxes and scores come together: only one of {', '.join(together)} is given"
+        yield "boxes and scores come together: one of them is missing"
     segmentation = (arrays.seg_semantic, arrays.seg_map, arrays.seg_categories)
     if any(part is None for part in segmentation) and any(part is not None for part in segmentation):
         yield "seg_semantic, seg_map and seg_categories come together: one of them is missing"

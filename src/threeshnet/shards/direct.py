@@ -1,7 +1,7 @@
 """Rows of an HDF5 data set without HDF5: where they lie in the file, and reading them from there.
 
-A data set that is not compressed is its rows, in chunks, at places that HDF5 tells. Reading them with `preadv` takes a
-fifth of the processor time of h5py's way (experiments/benchmarks/streaming) and lets other threads of the process run.
+An uncompressed array is chunks of rows at offsets that HDF5 reports. Reading them with `preadv` takes a fifth of the
+processor time of h5py (experiments/benchmarks/streaming), and other threads of the process run meanwhile.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class DirectRows:
     chunk_rows: int
     chunk_starts: np.ndarray  # [chunks] int64, bytes from the start of the file
 
-    @cached_property  # asked for every image
+    @cached_property  # needed for every image
     def row_bytes(self) -> int:
         return self.dtype.itemsize * int(np.prod(self.row_shape, dtype=np.int64))
 
@@ -68,13 +68,13 @@ def announce(descriptor: int, pieces: Iterable[tuple[int, int]]) -> int:
     """
     if not hasattr(os, "posix_fadvise"):
         return 0
-    told = 0
+    announced = 0
     for start, end in joined(pieces):
-        for place in range(start, end, HINT_BYTES):
-            size = min(HINT_BYTES, end - place)
-            os.posix_fadvise(descriptor, place, size, os.POSIX_FADV_WILLNEED)
-            told += size
-    return told
+        for begin in range(start, end, HINT_BYTES):
+            size = min(HINT_BYTES, end - begin)
+            os.posix_fadvise(descriptor, begin, size, os.POSIX_FADV_WILLNEED)
+            announced += size
+    return announced
 
 
 def joined(pieces: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:

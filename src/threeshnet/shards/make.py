@@ -94,7 +94,7 @@ class ShardSettings:
 
     @property
     def of_the_content(self) -> list[str]:
-        """What shards with a choice are told from others by; those without one keep the fingerprint of before."""
+        """What the fingerprint holds of the settings; a default adds nothing, so that earlier shards keep theirs."""
         return [str(self.precision), *filter(None, [self.compression, self.view and self.view.identity])]
 
 
@@ -150,7 +150,7 @@ def refuse_masks(sources: Sequence[Extractor], view: View | None) -> None:
     blind = [source.name for source in sources if not source.needs_pixels]
     if view and blind:
         raise ConfigError(
-            f"view={view.identity.split()[0]}: {', '.join(blind)} reads no photo and would be of the whole of it; "
+            f"view={view.identity.split()[0]}: {', '.join(blind)} reads no photo, so it would segment the whole photo; "
             "take one that looks at the view, as segmentation=own does"
         )
 

@@ -249,19 +249,19 @@ def make_view(dataset: str, name: str) -> str:
 
 
 def _open_remote(address: str, dataset: str | None) -> Path:
-    places = [address, *([f"{address.rstrip('/')}/{dataset}"] if dataset else [])]
-    for place in places:
-        if (found := mirror(place)) is not None:
+    addresses = [address, *([f"{address.rstrip('/')}/{dataset}"] if dataset else [])]
+    for each in addresses:
+        if (found := mirror(each)) is not None:
             return found
-    raise DataError(f"No shards: looked for {MANIFEST} at {', '.join(places)}; upload the folder that `make data` made")
+    raise DataError(
+        f"No shards: looked for {MANIFEST} at {', '.join(addresses)}; upload the folder that `make data` made"
+    )
 
 
 def _open_remote_view(address: str, own: str, name: str) -> Path:
     parent, _, _ = address.rpartition("/")
     if parent.endswith("/"):  # s3://bucket: its neighbours are other people's buckets
-        raise DataError(
-            f"No shards of {name}: nothing lies beside the root of a bucket; put {address} into a folder of it"
-        )
+        raise DataError(f"No shards of {name}: nothing lies beside the root of a bucket; move {address} into a folder")
     if (found := mirror(f"{parent}/{name}")) is None:
         raise DataError(
             f"No shards of {name}: looked for {MANIFEST} at {parent}/{name}; make them beside those of {own} with: "

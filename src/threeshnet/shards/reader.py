@@ -29,8 +29,8 @@ class ShardedSplit:
     """One split of a shard folder. Images and captions are numbered from 0 in the order of the shards.
 
     Attributes: `name`, `manifest`, `images`, `captions` (counts), `owners` [captions] int32, and sequences of str that
-    are read from the shards when they are asked for: `caption_texts`, `caption_tags`, `image_ids`, `image_files`.
-    In memory are the owners and the counts of regions alone. Raises DataError when files are missing or do not hold
+    are read from the shards at first use: `caption_texts`, `caption_tags`, `image_ids`, `image_files`.
+    Owners and counts of regions stay in memory. Raises DataError when files are missing or do not hold
     what the manifest says.
     """
 
@@ -84,21 +84,22 @@ class ShardedSplit:
         """
         wanted = self.manifest.fields if fields is None else tuple(fields)
         self._check_fields(wanted)
-        asked = np.asarray(numbers, dtype=np.int64)
-        if len(asked) and not (asked.min() >= 0 and asked.max() < self.images):
-            raise IndexError(f"image {asked.min()} to {asked.max()} of split {self.name!r} with {self.images} images")
-        unique, places = np.unique(asked, return_inverse=True)
+        requested = np.asarray(numbers, dtype=np.int64)
+        if len(requested) and not (requested.min() >= 0 and requested.max() < self.images):
+            numbered = f"image {requested.min()} to {requested.max()}"
+            raise IndexError(f"{numbered} of split {self.name!r} with {self.images} images")
+        unique, positions = np.unique(requested, return_inverse=True)
         parts: dict[str, Any] = {}
         if "region" in wanted:
-            parts |= self._read_regions(unique, places, extras=extras)
+            parts |= self._read_regions(unique, positions, extras=extras)
         if "grid" in wanted:
-            parts["grid"] = self._read_rows("grid/features", unique, places)
+            parts["grid"] = self._read_rows("grid/features", unique, positions)
             if self.manifest.grid_size is not None:
                 cells = cell_boxes(*self.manifest.grid_size)
-                parts["grid_boxes"] = np.broadcast_to(cells, (len(asked), *cells.shape))
+                parts["grid_boxes"] = np.broadcast_to(cells, (len(requested), *cells.shape))
         if "seg" in wanted:
             for name in ("semantic", "map", "categories"):
-                parts[f"seg_{name}"] = self._read_rows(f"seg/{name}", unique, places)
+                parts[f"seg_{name}"] = self._read_rows(f"seg/{name}", unique, positions)
         return ImageArrays(**parts)
 
     def sizes(self) -> np.ndarray:
@@ -116,7 +117,7 @@ class ShardedSplit:
         return self._entry.shards[shard].file, number - int(self._starts[shard])
 
     def image_bytes(self, fields: Collection[str]) -> int:
-        """Bytes of an image on the disk, uncompressed, about: with as many regions as the images have on average."""
+        """Uncompressed bytes of an image on the disk, with the mean number of regions."""
         regions = sum(int(offsets[-1]) for offsets in self._offsets if offsets is not None) / max(1, self.images)
         total = 0.0
         for key in self._keys(fields):
@@ -125,7 +126,7 @@ class ShardedSplit:
         return round(total)
 
     def announce(self, numbers: np.ndarray, fields: Collection[str]) -> int:
-        """Let the system fetch the features of these images, sorted and distinct; returns the bytes it was told of."""
+        """Let the system fetch the features of these images (sorted, distinct) into its cache; returns their bytes."""
         pieces: dict[int, list[tuple[int, int]]] = {}
         for shard, first, end, _ in self._runs(numbers):
             for key in self._keys(fields):
@@ -203,7 +204,7 @@ class ShardedSplit:
                 )
 
     def _runs(self, numbers: np.ndarray) -> Iterator[tuple[int, int, int, int]]:
-        """Neighbours in one shard: (shard, first row, end row, place in `numbers`), of sorted distinct numbers."""
+        """Neighbours in one shard: (shard, first row, end row, position in `numbers`), of sorted distinct numbers."""
         if not len(numbers):
             return
         shards = np.searchsorted(self._starts, numbers, side="right") - 1
@@ -213,16 +214,16 @@ class ShardedSplit:
             row = int(numbers[first] - self._starts[shard])
             yield shard, row, row + end - first, first
 
-    def _read_rows(self, key: str, unique: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """Rows of images [len(places), …], of the sorted numbers `unique` at `places`."""
+    def _read_rows(self, key: str, unique: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Rows of images [len(positions), …], of the sorted numbers `unique` at `positions`."""
         shape, dtype = self._row_types[key]
         rows = np.empty((len(unique), *shape), dtype)
-        for shard, first, end, place in self._runs(unique):
-            self._read_into(rows[place : place + end - first], shard, key, first, end)
-        in_order = len(places) == len(unique) and (np.diff(places) > 0).all()
-        return rows if in_order else rows[places]
+        for shard, first, end, position in self._runs(unique):
+            self._read_into(rows[position : position + end - first], shard, key, first, end)
+        in_order = len(positions) == len(unique) and (np.diff(positions) > 0).all()
+        return rows if in_order else rows[positions]
 
-    def _read_regions(self, unique: np.ndarray, places: np.ndarray, *, extras: bool) -> dict[str, list[np.ndarray]]:
+    def _read_regions(self, unique: np.ndarray, positions: np.ndarray, *, extras: bool) -> dict[str, list[np.ndarray]]:
         layout = self.manifest.layout
         names = ["features", *(("boxes",) if layout.boxes else ())]
         if extras:
@@ -236,7 +237,7 @@ class ShardedSplit:
                 rows = np.empty((high - low, *shape), dtype)
                 self._read_into(rows, shard, f"region/{name}", low, high)
                 found[name] += [rows[start:stop] for start, stop in pairwise(ends)]  # np.split takes longer than a read
-        ordered = {name: [arrays[place] for place in places] for name, arrays in found.items()}
+        ordered = {name: [arrays[position] for position in positions] for name, arrays in found.items()}
         return {"regions" if name == "features" else name: arrays for name, arrays in ordered.items()}
 
     def _keys(self, fields: Collection[str]) -> list[str]:

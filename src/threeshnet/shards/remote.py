@@ -31,13 +31,13 @@ GIGABYTE = 1_000_000_000
 MANIFEST = "manifest.json"
 
 
-def is_remote(place: object) -> bool:
-    """Whether a place of shards is an address and not a folder.
+def is_remote(source: object) -> bool:
+    """Whether shards lie at an address and not in a folder.
 
     >>> is_remote("s3://bucket/coco"), is_remote("data/shards")
     (True, False)
     """
-    return "://" in str(place)
+    return "://" in str(source)
 
 
 def mirror(address: str) -> Path | None:

@@ -16,13 +16,13 @@ from threeshnet.shards.schema import TABLE
 CHUNK_BYTES = 1 << 24  # looked at together, to bound memory
 LONGEST_CAPTION = 2000  # characters; BERT reads 512 wordpieces, and the longest caption of COCO has 250 characters
 HALF_STEP = 2**-10  # of float16 below 1: sums of probabilities may pass 1 by as much
-Advance = Callable[[int], None]  # told how many bytes were looked at
+Advance = Callable[[int], None]  # called with the number of bytes that were checked
 Rows = np.ndarray  # row numbers, ascending
 
 
 @dataclass
 class Notes:
-    """What there is to say about one shard: faults make it unfit, remarks do not."""
+    """Findings about one shard: faults make it unfit, remarks do not."""
 
     faults: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)

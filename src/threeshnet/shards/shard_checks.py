@@ -35,7 +35,7 @@ NOTHING = np.zeros(0, np.int64)
 
 @dataclass
 class ShardLook:
-    """What one shard holds and what there is to say about it."""
+    """What one shard holds, and the findings about it."""
 
     notes: Notes = field(default_factory=Notes)
     ids: list[str] = field(default_factory=list)
@@ -46,7 +46,7 @@ class ShardLook:
 
 
 def look_at_shard(folder: Path, manifest: Manifest, shard: ShardEntry, advance: Advance) -> ShardLook:
-    """Look through one shard file, alone; `advance` is told of bytes as they are looked at."""
+    """Look through one shard file, alone; `advance` is called with the bytes that were checked."""
     file = folder / shard.file
     if not file.is_file():
         return ShardLook(Notes(["missing"]))

@@ -75,7 +75,7 @@ def mismatches(opened: h5py.File, layout: Layout, *, images: int, captions: int)
     different = [*count_faults(opened, shapes), *layout.differences(layout_of_file(opened))]
     faults += [f"{line}, as the manifest says" for line in different]
     faults += dict(misshapen_datasets(opened, shapes)).values()
-    return faults or list(place_faults(opened, images))
+    return faults or list(index_faults(opened, images))
 
 
 def rows_of(opened: h5py.File, key: str) -> int:
@@ -95,7 +95,7 @@ def count_faults(opened: h5py.File, shapes: Mapping[str, tuple[int, ...]]) -> It
 
 
 def misshapen_datasets(opened: h5py.File, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, str]]:
-    """Datasets whose rows have another shape or type than they should, each with what to say of it."""
+    """Datasets whose rows have another shape or type than they should, each with its message."""
     for key, expected in shapes.items():
         if key not in opened:
             continue
@@ -106,10 +106,10 @@ def misshapen_datasets(opened: h5py.File, shapes: Mapping[str, tuple[int, ...]])
             yield key, f"{key} is of type {opened[key].dtype}, which cannot be"  # pyright: ignore
 
 
-def place_faults(opened: h5py.File, images: int) -> Iterator[str]:
+def index_faults(opened: h5py.File, images: int) -> Iterator[str]:
     """Captions of images that are not there, and regions that cannot be cut where it is said.
 
-    `opened` has passed the other checks. Wrong places would be read in silence, as another image's.
+    `opened` has passed the other checks. Wrong rows would be read silently as those of another image.
     """
     if "caption/owner" in opened:
         owners = np.asarray(opened["caption/owner"])

@@ -69,8 +69,8 @@ def verify(folder: Path) -> Manifest:
 def look_through(folder: Path, advance: Advance = lambda _: None) -> Findings:
     """Read all there is in a shard folder and gather what is wrong with it, shard by shard and row by row.
 
-    `advance` is told of bytes as they are looked at; `bytes_to_look_at` says how many there will be. Raises DataError
-    only when there is no manifest that can be read.
+    `advance` is called with the bytes that were checked; `bytes_to_look_at` is their number in the end. Raises
+    DataError only when there is no manifest that can be read.
     """
     folder = Path(folder)
     manifest = Manifest.load(folder)
@@ -103,7 +103,7 @@ def _map_remarks(split: str, maps: set[bytes], images: int) -> list[str]:
 
 
 def bytes_to_look_at(folder: Path) -> int:
-    """How much `look_through` will read, about: every file twice, for its checksum and for its values."""
+    """About how many bytes `look_through` reads: every file twice, for its checksum and for its values."""
     return 2 * sum(file.stat().st_size for file in Path(folder).glob("*.h5"))
 
 

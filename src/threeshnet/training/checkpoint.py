@@ -104,7 +104,7 @@ class RunState(Form):
 
 
 def model_card(recipe: Mapping[str, Any], model: RetrievalModel, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says of its model: the resolved recipe with architecture and vocabulary in place of names.
+    """What a checkpoint says about its model: the resolved recipe with architecture and vocabulary in place of names.
 
     `facts` are plain values that go along: the class table's hash, the fields that are read.
     """
@@ -231,8 +231,8 @@ def _there(path: str | Path) -> Path:
     if not file.is_file():
         where = [Run(file).checkpoints, file] if file.is_dir() else [file.parent]
         near = sorted(str(other) for folder in where for form in ("*.ckpt", "*.pth*") for other in folder.glob(form))
-        what, place = ("is a folder", "in") if file.is_dir() else ("no such file", "beside")
-        known = f"are: {', '.join(near)}" if near else f"is no .ckpt {place} it"
+        what, preposition = ("is a folder", "in") if file.is_dir() else ("no such file", "beside")
+        known = f"are: {', '.join(near)}" if near else f"is no .ckpt {preposition} it"
         raise CheckpointError(f"{file}: {what}; there {known}")
     return file
 
