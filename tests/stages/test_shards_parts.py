@@ -90,14 +90,11 @@ def test_parts_of_separate_disks_merge_by_copying(tmp_path: Path) -> None:
     assert verify(merged) == whole.manifest
 
 
-def test_more_parts_than_shards(tmp_path: Path) -> None:
+def test_every_shard_has_one_part_however_many_there_are(tmp_path: Path) -> None:
     idle = make(tmp_path, "parts", part=8, parts=9)
     assert (idle.made, idle.missing) == (0, 6)
     make(tmp_path, "parts")
     assert make(tmp_path, "parts", part=8, parts=9).finished is not None
-
-
-def test_every_shard_has_one_part(tmp_path: Path) -> None:
     planned = plan_shards(photos_in(tmp_path / "raw"), raw=tmp_path, makers=[], images_per_shard=1)
     shares = [share_of(planned, part=part, parts=4) for part in range(4)]
     assert sorted(shard.file for share in shares for shard in share) == sorted(shard.file for shard in planned)

@@ -225,29 +225,51 @@ def test_a_file_that_takes_its_reader_down_is_named_and_the_rest_is_looked_at(
     assert "train-00001.h5: image/size has sizes below 0: row 0 (image 'id5')" in found
 
 
-def test_a_renamed_dataset_is_missed_and_its_new_name_is_strange(folder: Path) -> None:
-    with h5py.File(folder / "train-00001.h5", "r+") as shard:
+def renamed(file: Path) -> None:
+    with h5py.File(file, "r+") as shard:
         shard.move("seg/map", "seg/maps")
         put("grid/features", (1, 0, 0), np.nan)(shard)
+
+
+def of_another_type(file: Path) -> None:
+    with h5py.File(file, "r+") as shard:
+        del shard["seg/map"]
+        shard["seg/map"] = np.zeros((4, 64, 64), np.float32)
+
+
+def with_hashes(file: Path) -> None:
+    with h5py.File(file, "r+") as shard:
+        shard["image/sha256"] = np.zeros((4, 32), np.uint8)
+        shard["image/perceptual_hash"] = np.zeros(3, np.uint64)
+
+
+@pytest.mark.parametrize(
+    ("change", "messages"),
+    [
+        (renamed, ["no seg/map", "grid/features has numbers that are not finite: row 1 (image 'id6')"]),
+        (of_another_type, ["seg/map is of type float32, which cannot be"]),
+        (with_hashes, ["image/perceptual_hash: 3 rows; expected 4"]),
+        (
+            lambda file: write(file, 5, 4, width=7),
+            ["region_width: 7 where 6 was expected", "region/features has rows of shape (7,); expected (6,)"],
+        ),
+        (
+            lambda file: write(file, 5, 3),
+            [
+                "says of itself that it has 3 images; the manifest says 4",
+                "grid/features, seg/semantic, seg/map, seg/categories: 3 rows; expected 4",
+                "caption/text, caption/owner, caption/tag: 6 rows; expected 8",
+            ],
+        ),
+    ],
+)
+def test_a_shard_of_another_form(folder: Path, change: Callable[[Path], Any], messages: list[str]) -> None:
+    change(folder / "train-00001.h5")
     found = look_through(folder)
-    assert "train-00001.h5: no seg/map" in found.faults
-    assert found.remarks == ["train-00001.h5: seg/maps is not part of a shard; it is never read"]
-    assert any("grid/features has numbers that are not finite: row 1 (image 'id6')" in line for line in found.faults)
-
-
-def test_a_shard_of_another_layout(folder: Path) -> None:
-    write(folder / "train-00001.h5", 5, 4, width=7)
-    found = faults_of(folder)
-    assert "train-00001.h5: region_width: 7 where 6 was expected" in found
-    assert "train-00001.h5: region/features has rows of shape (7,); expected (6,)" in found
-
-
-def test_a_shard_with_other_images(folder: Path) -> None:
-    write(folder / "train-00001.h5", 5, 3)
-    found = faults_of(folder)
-    assert "train-00001.h5: says of itself that it has 3 images; the manifest says 4" in found
-    assert "grid/features, seg/semantic, seg/map, seg/categories: 3 rows; expected 4" in found
-    assert "caption/text, caption/owner, caption/tag: 6 rows; expected 8" in found
+    assert all(any(message in fault for fault in found.faults) for message in messages)
+    assert not any("image/sha256" in fault for fault in found.faults)
+    strange = ["train-00001.h5: seg/maps is not part of a shard; it is never read"] if change is renamed else []
+    assert found.remarks == strange
 
 
 def test_two_shards_that_changed_places_are_found(folder: Path) -> None:
@@ -259,13 +281,6 @@ def test_two_shards_that_changed_places_are_found(folder: Path) -> None:
     assert "train-00000.h5: sha256" in found
     assert "train-00001.h5: sha256" in found
     assert "train-00000.h5: says of itself that it has 4 images; the manifest says 5" in found
-
-
-def test_types_that_cannot_be(folder: Path) -> None:
-    with h5py.File(folder / "train-00001.h5", "r+") as shard:
-        del shard["seg/map"]
-        shard["seg/map"] = np.zeros((4, 64, 64), np.float32)
-    assert "train-00001.h5: seg/map is of type float32, which cannot be" in faults_of(folder)
 
 
 @pytest.mark.parametrize(
@@ -323,18 +338,6 @@ def test_what_a_stopped_run_left_is_a_remark(folder: Path) -> None:
 
 def test_line_breaks_of_other_scripts_are_no_control_characters(folder: Path) -> None:
     assert rewritten(folder, put("caption/text", 4, "مرحبا 👩‍👩‍👧 e\u0301 \u00a0 \u200f")) == []
-
-
-def test_fields_of_later_versions_are_looked_at(folder: Path) -> None:
-    def add(shard: h5py.File) -> None:
-        shard["image/sha256"] = np.zeros((4, 32), np.uint8)
-        shard["image/perceptual_hash"] = np.zeros(3, np.uint64)
-
-    with h5py.File(folder / "train-00001.h5", "r+") as shard:
-        add(shard)
-    found = faults_of(folder)
-    assert "train-00001.h5: image/perceptual_hash: 3 rows; expected 4" in found
-    assert "image/sha256" not in found
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
