@@ -27,12 +27,8 @@ EXTRA = {"extended", "intervals"}
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory, demo_shards: Path, command, small: list[str]) -> str:
-    out = tmp_path_factory.mktemp("metrics") / "run"
-    settings = [*small, f"shards={demo_shards}", "trainer.max_epochs=1", "highlights=0", f"out={out}"]
-    ended = command("train", "experiment=hybrid_demo", *settings)
-    assert ended.code == 0, ended.err
-    return f"checkpoint={out / 'checkpoints' / 'last.ckpt'}"
+def checkpoint(demo_run: Path) -> str:
+    return f"checkpoint={demo_run / 'checkpoints' / 'last.ckpt'}"
 
 
 @pytest.fixture
