@@ -132,7 +132,7 @@ def _sheet(split: ShardedSplit, row: int, size: tuple[int, int], arrays: ImageAr
         split=split.name,
         file=split.image_files[row],
         size=size,
-        caption=split.caption_texts[owned[0]] if len(owned) else "",
+        caption=split.caption_texts[int(owned[0])] if len(owned) else "",
         captions=len(owned),
         regions=0 if arrays.regions is None else len(arrays.regions[place]),
         with_photo=there,

@@ -56,13 +56,16 @@ def rebuild(settings: ReportSettings) -> None:
         return
     root = Path(settings.into or experiments)
     rows = Rows(root)
+    templates = sorted(root.rglob(README + TEMPLATE))
+    if root == experiments:
+        front = root.parent / (README + TEMPLATE)
+        templates += [*sorted((root.parent / "docs").rglob("*" + TEMPLATE)), *([front] if front.is_file() else [])]
+    if not rows.studies and not templates:
+        raise DataError(f"{root} holds neither rows nor templates; collect rows first: make collect STUDY=<name>")
     for name in rows.studies:
         study_page(name, rows)
-    others = sorted(root.rglob(README + TEMPLATE))
-    if root == experiments:
-        others += [*sorted((root.parent / "docs").rglob("*" + TEMPLATE)), root.parent / (README + TEMPLATE)]
-    for template in others:
-        if template.is_file() and template.parent.name not in rows.studies:
+    for template in templates:
+        if template.parent.name not in rows.studies:
             write_page(template, rows)
 
 
