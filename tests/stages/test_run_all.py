@@ -91,14 +91,10 @@ def test_rows_of_another_machine_have_settings_of_their_own(tmp_path: Path) -> N
 def test_models_of_flickr8k_are_carried_over_where_coco_is(tmp_path: Path) -> None:
     _, without, _ = start(tmp_path, "flickr8k")
     assert "transfer" not in of("sweep", without)
+    assert f'data data=flickr8k out="{tmp_path / "a folder"}"' in without  # the command knows where photos lie
     _, called, _ = start(tmp_path, "flickr8k", coco="photos there")
     assert of("sweep", called)[-1] == of("collect", called)[-1] == "transfer"
     assert any(words.startswith("data data=coco2017") and 'raw="photos there"' in words for words in called)
-
-
-def test_where_photos_lie_is_left_to_the_command_when_it_is_not_said(tmp_path: Path) -> None:
-    _, called, _ = start(tmp_path, "flickr8k")
-    assert f'data data=flickr8k out="{tmp_path / "a folder"}"' in called
 
 
 def test_shards_that_are_there_are_not_made(tmp_path: Path) -> None:

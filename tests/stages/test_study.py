@@ -227,7 +227,8 @@ def test_a_removed_level_is_reported_and_never_run() -> None:
     [
         ({"removed": {"activation": {"tanh": "0"}}}, "removed activation='tanh' does not exist; there are: sigmoid"),
         ({"factor": {}}, "key='factor' does not exist; there are: title, question, factors"),
-        ({"title": ""}, "title is missing"),
+        ({"title": "", "seeds": "0"}, "2 problems\n  - title is missing\n  - seeds='0'"),
+        ({"baseline": {}, "derived": {"a": {"factor": "x", "of": ["y"]}}}, "2 problems\n  - derived a: x='y'"),
         ({"when_named": {"activation": ["tanh"]}}, "when_named activation='tanh' does not exist; there are: sigmoid"),
         ({"when_named": {"activation": ["sigmoid"]}}, "sigmoid is the baseline, which always runs"),
         ({"baseline": {}}, "no level of activation is named"),
