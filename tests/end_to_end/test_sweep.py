@@ -64,7 +64,8 @@ def test_a_study_from_jobs_to_rows(
             assert ended.code == 0, ended.err
         files.append({file.name: file.read_bytes() for file in (tmp_path / "study").iterdir()})
     assert files[0] == files[1]
-    assert set(files[0]) == {"README.md", "figure.png", "results.csv", "rsum_by_photo.npz", ".results.lock"}
+    kept = {"README.md", "README.md.j2", "figure.png", "results.csv", "rsum_by_photo.npz", ".results.lock"}
+    assert set(files[0]) == kept
     assert b'region_coco,coco,"activation=softmax,seed=0",softmax,0,synthetic' in files[0]["results.csv"]
 
 
