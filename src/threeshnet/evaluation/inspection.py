@@ -108,7 +108,7 @@ def weights(model: RetrievalModel, split: ShardedSplit, fields: Sequence[str]) -
     rows = np.flatnonzero(np.isin(split.owners, numbers))
     with _set_sizes(model) as seen:
         model.encode_images(images)
-        model.encode_texts([split.caption_texts[row] for row in rows[:SAMPLED].tolist()])
+        model.encode_texts([split.caption_texts[int(row)] for row in rows[:SAMPLED]])
     pooling = {name: _by_size(module, seen[name]) for name, module in _poolings(model) if seen[name]}
     semantic = {}
     for branch in (module for module in model.modules() if isinstance(module, ImageEncoder)):
