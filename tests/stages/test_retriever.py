@@ -68,6 +68,7 @@ def test_photos_have_the_embeddings_of_their_shards(retriever: Retriever, shards
     torch.testing.assert_close(retriever.encode_photos(files), expected, atol=1e-6, rtol=0)
     pictures = [Image.open(file) for file in files]
     torch.testing.assert_close(retriever.encode_photos(pictures, batch_size=7), expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(retriever.encode_photos(files, workers=1), expected, atol=1e-6, rtol=0)
     (first,) = retriever.image_batches(files[:16])
     arrays = split.read(range(16))
     assert first.grid is not None

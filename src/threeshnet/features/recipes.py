@@ -22,7 +22,10 @@ def built(recipe: Mapping[str, Any]) -> Extractor:
     """
     problems = Problems("the recipe of an extractor in a checkpoint")
     problems.extend(faults(recipe))
-    problems.raise_as(CheckpointError, "Give the extractor yourself: extractor=<name of a yaml in conf/extractor>.")
+    problems.raise_as(
+        CheckpointError,
+        "Give the extractor yourself: extractor=<name in conf/extractor>, a mapping with _target_, or an Extractor.",
+    )
     return _built(recipe)
 
 
