@@ -24,7 +24,7 @@ def conf_files(group: str = "") -> dict[str, Path]:
 
 
 def experiments_folder() -> Path:
-    """Where rows and pages of studies lie: in the checkout, and from a wheel in the working directory."""
+    """Where rows and pages of studies lie: in the checkout, or the relative path `experiments` without one."""
     checkout = _HERE.parents[1]
     return (checkout if _IN_CHECKOUT.is_dir() else Path()) / "experiments"
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from threeshnet.installation import CONF, conf_files, own_conf
+
 ROOT = Path(__file__).resolve().parents[2]
 OWN = """# @package _global_
 # Few sizes, few steps.
@@ -86,3 +88,17 @@ def test_it_trains_by_a_file_of_the_users_own(
     assert ended.returncode == 0, ended.stderr
     assert "rsum" in ended.stdout
     assert json.loads((tmp_path / "runs/mine/metrics.json").read_text())["steps"] == 2
+
+
+def test_a_folder_of_the_users_own_adds_files_and_replaces_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert own_conf() is None  # the package's own
+    (tmp_path / "conf" / "studies").mkdir(parents=True)
+    for name in ("mine", "activation"):
+        (tmp_path / "conf" / "studies" / f"{name}.yaml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    files = conf_files("studies")
+    assert files["mine"] == tmp_path / "conf" / "studies" / "mine.yaml"
+    assert files["activation"] == CONF / "studies" / "activation.yaml"

@@ -57,7 +57,7 @@ def rebuild(settings: ReportSettings) -> None:
     root = Path(settings.into or experiments)
     rows = Rows(root)
     templates = sorted(root.rglob(README + TEMPLATE))
-    if root == experiments:
+    if root == experiments and root.is_absolute():  # in a checkout, whose front page has numbers too
         front = root.parent / (README + TEMPLATE)
         templates += [*sorted((root.parent / "docs").rglob("*" + TEMPLATE)), *([front] if front.is_file() else [])]
     if not rows.studies and not templates:
