@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +14,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from threeshnet.errors import ConfigError, Problems, one_of
 from threeshnet.reports.effects import NOTHING, ON_THESE, Effect
 from threeshnet.reports.results import Results, results_of
-from threeshnet.reports.tables import RECALLS, WITH_PHOTOS, table
-from threeshnet.studies.columns import NUMBERS
+from threeshnet.reports.tables import WITH_PHOTOS, table
 from threeshnet.studies.study import STUDIES, load_study
 
 CLAIMS = "claims.yaml"
@@ -28,11 +27,6 @@ VERDICTS = {
     (False, True): "**the other way round here**",
     (False, False): "the other way round for these photos",
 }
-OF_A_TABLE = ("data", "protocol")  # what a published table is of: numbers of two protocols share none
-FACTS = ("model", "features", "setting")  # of a published row
-PUBLISHED_HEADER = (*FACTS, *RECALLS, "status", "source")
-RECALLED, SET_ASIDE = "recalled", "–"  # the status of a row that nobody has seen, and what stands for its numbers
-UNCHECKED, UNCHECKED_SAYS = "†", "As the source gives it: without all six recalls the sum cannot be recomputed."
 
 
 class Strict(BaseModel):
@@ -163,34 +157,3 @@ def _measured(ratios: Ratios, folder: Path) -> tuple[str, str, str, str]:
     holds = "holds here" if (rows["low"] > 1).all() else "no difference shown"
     verdict = holds + (f"; {ratios.note}" if ratios.note else "")
     return ratios.by, f"{ratios.unit} at {sizes} images: {times}; scoring alone {scoring}", NOTHING, verdict
-
-
-def published_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """What others report, with where it was seen: a table for each data set and protocol.
-
-    Sums are of the six recalls, and marked where the source gives fewer of them: then it is the source's own. Of a row
-    that was only recalled no number is shown.
-
-    >>> row = dict.fromkeys((*OF_A_TABLE, *FACTS, *NUMBERS), "") | {"rsum": "470.9", "status": "seen"}
-    >>> published_table([row | {"source": "a list"}]).splitlines()[-1]
-    '† As the source gives it: without all six recalls the sum cannot be recomputed.'
-    """
-    parts: dict[tuple[str, ...], list[list[str]]] = {}
-    for row in sorted(rows, key=lambda row: [row[name] for name in OF_A_TABLE]):
-        parts.setdefault(tuple(row[name] for name in OF_A_TABLE), []).append(_published(row))
-    shown = [
-        text for (of, by), lines in parts.items() for text in (f"**{of}, `{by}`.**", table(PUBLISHED_HEADER, lines))
-    ]
-    unchecked = any(UNCHECKED in line[-3] for lines in parts.values() for line in lines)
-    return "\n\n".join([*shown, *([f"{UNCHECKED} {UNCHECKED_SAYS}"] if unchecked else [])])
-
-
-def _published(row: Mapping[str, str]) -> list[str]:
-    recalls = [row[name] for name in NUMBERS if name != "rsum"]
-    if row["status"] == RECALLED:
-        numbers = [SET_ASIDE] * (len(recalls) + 1)
-    elif all(recalls):
-        numbers = [*recalls, f"{sum(map(float, recalls)):.1f}"]
-    else:
-        numbers = [*recalls, f"{row['rsum']} {UNCHECKED}"]
-    return [*(row[name] for name in FACTS), *numbers, row["status"], row["source"]]

@@ -22,7 +22,7 @@ from threeshnet.files import write_text
 from threeshnet.installation import conf_files, experiments_folder
 from threeshnet.metrics.comparisons import difference, over_seeds
 from threeshnet.reports.checks import check
-from threeshnet.reports.claims import claims_table, published_table
+from threeshnet.reports.claims import claims_table
 from threeshnet.reports.effects import Effect, Signed
 from threeshnet.reports.figure import draw
 from threeshnet.reports.results import Level, Results, read_results
@@ -137,7 +137,7 @@ class Page:
 
     @property
     def vocabulary(self) -> dict[str, Any]:
-        names = ("rows", "table", "effects", "csv", "json", "group", "spread", "ends", "paired", "claims", "published")
+        names = ("rows", "table", "effects", "csv", "json", "group", "spread", "ends", "paired", "claims")
         return {name: getattr(self, name) for name in names}
 
     def rows(self, experiment: str, setting: str | None = None, study: str | None = None, **levels: str) -> Level:
@@ -199,10 +199,6 @@ class Page:
     def claims(self) -> str:
         """The table of experiments/claims.yaml."""
         return claims_table(self.folder, self.all_rows.of, self.all_rows.studies)
-
-    def published(self) -> str:
-        """What others report, from published_results.csv."""
-        return published_table(self.csv("published_results.csv"))
 
     def _study(self) -> Study:
         return load_study(self._name())
