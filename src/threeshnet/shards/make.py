@@ -95,7 +95,7 @@ class ShardSettings:
     @property
     def of_the_content(self) -> list[str]:
         """What the fingerprint holds of the settings; a default adds nothing, so that earlier shards keep theirs."""
-        return [str(self.precision), *filter(None, [self.compression, self.view and self.view.identity])]
+        return [str(self.precision), *filter(None, [self.compression, self.view.identity if self.view else None])]
 
 
 def make_shards(

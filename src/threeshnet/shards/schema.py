@@ -30,9 +30,9 @@ class StoredArray(NamedTuple):
     row: tuple[str | int, ...]  # shape of a row; letters stand for sizes of the layout
     dtype: str  # TEXT, FEATURES or the name of a NumPy type
     meaning: str
+    checks: tuple[str, ...] = ()  # what `verify` checks in each row, by the names in `row_checks`
     needed: bool = True  # in every shard, or in every shard that has its field
     chunk: int = 0  # rows of a chunk of large arrays, which compression applies to; 0: as many as fill 64 KiB
-    checks: tuple[str, ...] = ()  # what `verify` checks in each row, by the names in `row_checks`
 
     @property
     def group(self) -> str:
@@ -40,82 +40,30 @@ class StoredArray(NamedTuple):
         return self.key.partition("/")[0]
 
 
+SCENE, MAP = (SCENE_SIDE, SCENE_SIDE), (MAP_SIDE, MAP_SIDE)
+REGIONS_OF = f"regions of all images one after the other, 1 to {MAX_REGIONS} an image"
+BOXES = "x1, y1, x2, y2 in [0, 1] of the photo; not in published arrays without boxes"
+LABELS, CELLS = "class in the detector's table (`label_names`)", "cells row by row; attributes H and W"
+SEMANTIC = "probability of each class, pooled over areas"
 TABLE = (
     StoredArray("image/id", IMAGES, (), TEXT, "stable id of the photo, unique in the folder"),
     StoredArray("image/file", IMAGES, (), TEXT, "its file, relative to `raw` of the manifest"),
-    StoredArray(
-        "image/size",
-        IMAGES,
-        (2,),
-        "int32",
-        "width and height in pixels, 0 where unknown",
-        needed=False,
-        checks=("size",),
-    ),
+    StoredArray("image/size", IMAGES, (2,), "int32", "width and height in pixels, 0 where unknown", ("size",), False),
     StoredArray("image/sha256", IMAGES, (32,), "uint8", "sha256 of the file", needed=False),
     StoredArray("image/perceptual_hash", IMAGES, (), "uint64", "hash of the decoded photo", needed=False),
     StoredArray("caption/text", CAPTIONS, (), TEXT, "the sentence"),
     StoredArray("caption/owner", CAPTIONS, (), "int32", "row of its image in this shard"),
     StoredArray("caption/tag", CAPTIONS, (), TEXT, "kind of the sentence, or empty", needed=False),
-    StoredArray(
-        "region/features",
-        REGIONS,
-        ("Dr",),
-        FEATURES,
-        f"regions of all images one after the other, 1 to {MAX_REGIONS} an image",
-        chunk=36,  # about one image, so that a random read touches one or two chunks
-        checks=("finite", "not zero"),
-    ),
+    # A chunk is about one image, so that a random read touches one or two.
+    StoredArray("region/features", REGIONS, ("Dr",), FEATURES, REGIONS_OF, ("finite", "not zero"), chunk=36),
     StoredArray("region/offsets", OFFSETS, (), "int64", "row of each image's first region, then the number of regions"),
-    StoredArray(
-        "region/boxes",
-        REGIONS,
-        (4,),
-        "float32",
-        "x1, y1, x2, y2 in [0, 1] of the photo; not in published arrays without boxes",
-        needed=False,
-        checks=("box",),
-    ),
-    StoredArray(
-        "region/scores", REGIONS, (), "float32", "confidence of the detector", needed=False, checks=("finite",)
-    ),
-    StoredArray(
-        "region/labels",
-        REGIONS,
-        (),
-        "int16",
-        "class in the detector's table (`label_names`)",
-        needed=False,
-        checks=("label",),
-    ),
-    StoredArray(
-        "grid/features",
-        IMAGES,
-        ("H*W", "Dg"),
-        FEATURES,
-        "cells row by row; attributes H and W",
-        chunk=1,
-        checks=("finite", "not zero"),
-    ),
-    StoredArray(
-        "seg/semantic",
-        IMAGES,
-        ("C", SCENE_SIDE, SCENE_SIDE),
-        FEATURES,
-        "probability of each class, pooled over areas",
-        chunk=1,
-        checks=("finite", "probability"),
-    ),
-    StoredArray(
-        "seg/map",
-        IMAGES,
-        (MAP_SIDE, MAP_SIDE),
-        "uint8",
-        f"class of each cell, {VOID} is void",
-        chunk=1,
-        checks=("class",),
-    ),
-    StoredArray("seg/categories", IMAGES, ("C",), "uint8", "1 for each class that occurs", checks=("flag",)),
+    StoredArray("region/boxes", REGIONS, (4,), "float32", BOXES, ("box",), needed=False),
+    StoredArray("region/scores", REGIONS, (), "float32", "confidence of the detector", ("finite",), needed=False),
+    StoredArray("region/labels", REGIONS, (), "int16", LABELS, ("label",), needed=False),
+    StoredArray("grid/features", IMAGES, ("H*W", "Dg"), FEATURES, CELLS, ("finite", "not zero"), chunk=1),
+    StoredArray("seg/semantic", IMAGES, ("C", *SCENE), FEATURES, SEMANTIC, ("finite", "probability"), chunk=1),
+    StoredArray("seg/map", IMAGES, MAP, "uint8", f"class of each cell, {VOID} is void", ("class",), chunk=1),
+    StoredArray("seg/categories", IMAGES, ("C",), "uint8", "1 for each class that occurs", ("flag",)),
 )
 ARRAYS = {array.key: array for array in TABLE}
 FINGERPRINT_KEYS = ("image/sha256", "image/perceptual_hash")  # of photos that were decoded
