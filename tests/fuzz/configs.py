@@ -101,6 +101,8 @@ def configs(command: str) -> Callable[[Arena, Path, Generator], Attempt]:
         kept = [word for word in good if word.split("=")[0].lstrip("+") not in chosen]
         names = tuple(part for key in chosen for part in (key, key.rsplit(".", 1)[-1]))
         names += tuple(value for word in words if telling(value := word.partition("=")[2].strip("'\"")))
+        if command not in GOOD:
+            names += ("= is missing",)  # settings that have to be given are refused first
         return Attempt([*kept, *words], " ".join(words)[:300], names)
 
     return made

@@ -35,7 +35,7 @@ NEEDED = re.compile(r"^(\w+): \?\?\? # (.+)$", re.MULTILINE)  # a setting of a v
 
 def run(verb: str, words: Sequence[str]) -> None:
     """Run a verb as the command line asks: once, as a multirun, or its help.  Ends the process when it fails."""
-    primary = OmegaConf.load(CONF / f"{verb}.yaml")
+    primary: Any = OmegaConf.load(CONF / f"{verb}.yaml")
     command_line = [sys.argv[0], verb, *words]
     words = divided(words, [str(key) for key in primary]) if REST in primary else list(words)
 
@@ -82,7 +82,8 @@ def settings_of(verb: str, cfg: DictConfig, words: Sequence[str]) -> Settings:
     """The settings of a verb.  Raises ConfigError, once, for all that are missing, unknown or of another type."""
     from threeshnet.cli.validation import model_of, setting_faults, without_target  # half a second that --help spares
 
-    if missing := [str(key) for key in cfg if cfg._get_node(key)._is_missing()]:
+    nodes: Any = {key: cfg._get_node(key) for key in cfg}  # as they stand: no interpolation is followed
+    if missing := [str(key) for key, node in nodes.items() if node._is_missing()]:
         raise ConfigError(_missing(verb, missing))
     try:
         tree: Any = OmegaConf.to_container(cfg, resolve=True)
@@ -90,7 +91,8 @@ def settings_of(verb: str, cfg: DictConfig, words: Sequence[str]) -> Settings:
         raise ConfigError(explained(error, verb, words)) from error
     problems = Problems("settings")
     problems.extend(setting_faults(verb, tree).values())
-    if tree.get("_target_") != OmegaConf.load(CONF / f"{verb}.yaml")["_target_"]:
+    primary: Any = OmegaConf.load(CONF / f"{verb}.yaml")
+    if tree.get("_target_") != primary["_target_"]:
         problems.add("_target_ is not a setting")
     problems.raise_as(ConfigError, f"threeshnet {verb} --help shows the defaults.")
     return model_of(verb).model_validate(without_target(tree))

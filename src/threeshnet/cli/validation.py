@@ -42,7 +42,8 @@ def setting_faults(verb: str, tree: dict[str, Any]) -> dict[str, str]:
 
 def model_of(verb: str) -> type[Settings]:
     """`TrainSettings` of `train`."""
-    return getattr(models, f"{verb.title()}Settings")
+    model: type[Settings] = getattr(models, f"{verb.title()}Settings")
+    return model
 
 
 def without_target(tree: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def _expected(key: str, fault: Any) -> str:
         return fault["ctx"]["expected"].replace("'", "")
     if kind == "finite_number":
         return KINDS["float"]
-    expected = KINDS.get(kind.removesuffix("_type").removesuffix("_required"), fault["msg"])
+    expected: str = KINDS.get(kind.removesuffix("_type").removesuffix("_required")) or fault["msg"]
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return f"""{expected} (in quotes: '{key}="{value}"')""" if kind == "string_type" and number else expected
 
