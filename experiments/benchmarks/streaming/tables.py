@@ -34,8 +34,9 @@ def rewrite(folder: Path) -> None:
     if (folder / "waiting.csv").is_file():
         texts["waiting"] = waiting_table(read_rows(folder / "waiting.csv"))
     readme = folder / "README.md"
-    if not readme.is_file():
-        readme.write_text("".join("\n".join([*marks(name), ""]) for name in texts), encoding="utf-8")
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    text += "".join("\n".join([*marks(name), ""]) for name in texts if marks(name)[0] not in text)
+    readme.write_text(text, encoding="utf-8")  # another folder than this one begins with an empty page
     fill(readme, texts)
 
 
