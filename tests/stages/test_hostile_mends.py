@@ -41,6 +41,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
     ("words", "message"),
     [
         (["out=2024"], "out=2024: expected a text (in quotes: 'out=\"2024\"')"),
+        (["text.encoder.pooling=mean"], "'mean': expected a part, with a `_target_`"),
         (["dim=wide"], "dim='wide': expected a whole number"),
         (["dim=1000000000000000000000000000000"], "expected a whole number of 64 bits"),
         (["seed=1.5"], "seed=1.5: expected a whole number"),

@@ -87,6 +87,8 @@ def _expected(key: str, fault: Any) -> str:
         return fault["ctx"]["expected"].replace("'", "")
     if kind == "finite_number":
         return KINDS["float"]
+    if kind == "needs_python_object":
+        return "a part, with a `_target_` as in a file of conf/"
     expected: str = KINDS.get(kind.removesuffix("_type").removesuffix("_required")) or fault["msg"]
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return f"""{expected} (in quotes: '{key}="{value}"')""" if kind == "string_type" and number else expected

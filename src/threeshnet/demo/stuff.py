@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -121,20 +120,9 @@ def fence(rng: Generator) -> np.ndarray:
     return blend(boards, (86, 128, 76), 1.0 * gaps)
 
 
-PAINTERS: dict[str, Callable[[Generator], np.ndarray]] = {
-    "sky": sky,
-    "water": water,
-    "sand": sand,
-    "grass": grass,
-    "mountain": mountain,
-    "forest": forest,
-    "road": road,
-    "snow": snow,
-    "wall": wall,
-    "floor": floor,
-    "table": table,
-    "carpet": carpet,
-    "fence": fence,
+PAINTERS = {
+    painter.__name__: painter
+    for painter in (sky, water, sand, grass, mountain, forest, road, snow, wall, floor, table, carpet, fence)
 }
 
 

@@ -1,6 +1,6 @@
 """The demo world: rendered pictures, five captions each, exact segmentation; the same bytes for the same options.
 
-Three of four photos have a twin in their split that differs in one respect (see `demo_scene.twins`); such a caption's
+Three of four photos have a twin in their split that differs in one respect (see `scene.twins`); such a caption's
 tag is `what`, `where` or `both` when it is false of the twin. Every other caption is `plain`: true of both twins, or of
 a photo without one. Photo ids say it too: `test-0012-where-a` and `test-0012-where-b` are twins, `test-0450-single` has
 none.
