@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from threeshnet.shards.row_checks import chunks
 
 SAMPLED = 500  # images, spread evenly over a folder, whose feature vectors are measured
 TOGETHER = 50  # of them in memory
+COUNTED = ("captions_an_image", "words", "sizes", "regions_an_image", "scores")
 TEXTS = "texts and HDF5's own pages"
 
 
@@ -42,13 +43,15 @@ class Numbers:
     class_cells: np.ndarray  # [C + 1] cells of all maps; the last is void
     class_images: np.ndarray  # [C] images in which a class occurs
     norms: dict[str, np.ndarray]  # field -> length of each vector of a sample of images
-    stored: list[StoredArray] = field(default_factory=list)
-    bytes: int = 0  # of all shards on disk
+    stored: list[StoredArray]
+    bytes: int  # of all shards on disk
 
 
 def gather(folder: Path, manifest: Manifest) -> Numbers:
     """Count and measure a folder."""
-    numbers: dict[str, list[np.ndarray]] = {name: [] for name in ("owned", "words", "sizes", "regions", "scores")}
+    numbers: dict[str, list[np.ndarray]] = {name: [] for name in COUNTED}
+    stored, size = stored_arrays(folder, manifest)
+    on_disk: dict[str, Any] = {"stored": stored, "bytes": size}
     classes = manifest.classes or 0
     cells, images = np.zeros(classes + 1, np.int64), np.zeros(classes, np.int64)
     for opened in shards_of(folder, manifest):
@@ -56,20 +59,9 @@ def gather(folder: Path, manifest: Manifest) -> Numbers:
             numbers[name].append(values)
         if "seg" in manifest.fields:
             _count_classes(opened, cells, images)
-    together = {name: np.concatenate(found or [np.zeros(0, np.int64)]) for name, found in numbers.items()}
-    stored, size = stored_arrays(folder, manifest)
-    return Numbers(
-        captions_an_image=together["owned"],
-        words=together["words"],
-        sizes=together["sizes"].reshape(-1, 2),
-        regions_an_image=together["regions"],
-        scores=together["scores"],
-        class_cells=cells,
-        class_images=images,
-        norms=feature_norms(folder, manifest),
-        stored=stored,
-        bytes=size,
-    )
+    counted = {name: np.concatenate(found or [np.zeros(0, np.int64)]) for name, found in numbers.items()}
+    counted["sizes"] = counted["sizes"].reshape(-1, 2)
+    return Numbers(**counted, class_cells=cells, class_images=images, norms=feature_norms(folder, manifest), **on_disk)
 
 
 def shards_of(folder: Path, manifest: Manifest) -> Iterator[h5py.File]:
@@ -124,14 +116,14 @@ def _counts(opened: h5py.File) -> dict[str, np.ndarray]:
     images = len(_data(opened, "image/id"))
     texts = _data(opened, "caption/text").asstr()[:]
     found = {
-        "owned": np.bincount(_data(opened, "caption/owner")[:], minlength=images),
+        "captions_an_image": np.bincount(_data(opened, "caption/owner")[:], minlength=images),
         "words": np.array([len(text.split()) for text in texts], np.int64),
     }
     if "image/size" in opened:
         sizes = _data(opened, "image/size")[:].reshape(-1, 2)
         found["sizes"] = sizes[(sizes > 0).all(axis=1)]
     if "region/offsets" in opened:
-        found["regions"] = np.diff(_data(opened, "region/offsets")[:])
+        found["regions_an_image"] = np.diff(_data(opened, "region/offsets")[:])
     if "region/scores" in opened:
         found["scores"] = _data(opened, "region/scores")[:]
     return found

@@ -97,14 +97,18 @@ def histogram(title: str, values: np.ndarray, unit: str) -> Chart:
     counts, edges = np.histogram(numbers, edges)
 
     def draw(axes: Axes, theme: Theme) -> None:
-        axes.stairs(counts, edges, fill=True, color=theme.bar)
-        axes.set_xlabel(unit)
-        axes.set_ylim(bottom=0)
+        _stairs(axes, theme, counts, edges, unit)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
-        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
 
     says = f"median {middle:,.{0 if middle.is_integer() and whole else 2}f}, from {shown[0]} to {shown[1]}"
     return drawn(title, draw, HISTOGRAM, says)
+
+
+def _stairs(axes: Axes, theme: Theme, counts: np.ndarray, edges: np.ndarray, unit: str) -> None:
+    axes.stairs(counts, edges, fill=True, color=theme.bar)
+    axes.set_xlabel(unit)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
 
 
 def bars(title: str, names: Sequence[str], values: np.ndarray, unit: str) -> Chart:
@@ -203,9 +207,6 @@ def semantic_figure(source: str, histogram: Mapping[str, Sequence[float]]) -> Ch
     counts, edges = np.asarray(histogram["counts"]), np.asarray(histogram["edges"])
 
     def draw(axes: Axes, theme: Theme) -> None:
-        axes.stairs(counts, edges, fill=True, color=theme.bar)
-        axes.set_xlabel("weight of a token")
-        axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        _stairs(axes, theme, counts, edges, "weight of a token")
 
     return drawn(f"VSeM's weights of {source}", draw, SMALL, f"{int(counts.sum()):,} tokens of held-out photos.")

@@ -86,10 +86,6 @@ def draw_boxes(photo: Image.Image, boxes: np.ndarray, scores: np.ndarray, names:
     return drawn
 
 
-def _called(labels: np.ndarray, names: Sequence[str]) -> list[str]:
-    return [names[int(label)] if label < len(names) else str(label) for label in labels]
-
-
 def draw_segmentation(photo: Image.Image, seg_map: np.ndarray, colours: dict[int, str]) -> Image.Image:
     """The class map [64, 64] in `colours` of its numbers over the greyed photo."""
     table = np.array([ImageColor.getrgb(colours.get(number, OTHER_CLASS)) for number in range(VOID + 1)], np.uint8)
@@ -117,7 +113,8 @@ def _sheet(split: ShardedSplit, row: int, size: tuple[int, int], arrays: ImageAr
     photo, there = _photo(split.image_path(row), size)
     boxes, segmentation, classes = "", "", []
     if arrays.boxes is not None and arrays.scores is not None:
-        called = () if arrays.labels is None else _called(arrays.labels[place], split.manifest.label_names)
+        names, labels = split.manifest.label_names, () if arrays.labels is None else arrays.labels[place]
+        called = [names[int(label)] if label < len(names) else str(label) for label in labels]
         boxes = data_uri(draw_boxes(photo, arrays.boxes[place], arrays.scores[place], called))
     elif there:
         boxes = data_uri(photo)

@@ -37,17 +37,11 @@ def write_card(folder: Path, *, out: Path | None = None, photos: int = 12, seed:
         raise ConfigError(f"photos={photos}: 0 is the least")
     folder = Path(folder)
     file = folder / CARD if out is None else Path(out)
-    filters = {"size": size_on_disk, "count": "{:,}".format}
-    return write_html(file, "data_card.html", card_content(folder, photos=photos, seed=seed), **filters)
-
-
-def card_content(folder: Path, *, photos: int, seed: int) -> dict[str, Any]:
-    """The variables of the template."""
     manifest = Manifest.load(folder)
     numbers = gather(folder, manifest)
     names = manifest.class_names or tuple(f"class {number}" for number in range(manifest.classes or 0))
     figures = list(figures_of(numbers, names))
-    return {
+    content = {
         "manifest": manifest,
         "fields": [FIELD_NAMES[name] for name in manifest.fields],
         "images": sum(split.images for split in manifest.splits.values()),
@@ -63,6 +57,7 @@ def card_content(folder: Path, *, photos: int, seed: int) -> dict[str, Any]:
         "config": json.dumps(manifest.config, indent=1, ensure_ascii=False, sort_keys=True),
         **leaked_photos(folder, manifest),
     }
+    return write_html(file, "data_card.html", content, size=size_on_disk, count="{:,}".format)
 
 
 def size_on_disk(count: int) -> str:

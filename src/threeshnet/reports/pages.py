@@ -29,7 +29,7 @@ from threeshnet.reports.results import Level, Results, read_results
 from threeshnet.reports.tables import FIGURE, effects_table, setting_table, study_tables
 from threeshnet.settings import ReportSettings
 from threeshnet.studies.columns import RESULTS
-from threeshnet.studies.study import Study, load_study
+from threeshnet.studies.study import load_study
 
 TEMPLATE = ".j2"  # after the name of the page that is made from it
 README = "README.md"
@@ -151,7 +151,7 @@ class Page:
 
     def effects(self) -> str:
         """Every level in every setting, as one table."""
-        return effects_table(self._results(None), self._study())
+        return effects_table(self._results(None), load_study(self._name()))
 
     def csv(self, file: str, **equal: str) -> list[dict[str, str]]:
         """The rows of a committed CSV file whose cells equal these."""
@@ -199,9 +199,6 @@ class Page:
     def claims(self) -> str:
         """The table of experiments/claims.yaml."""
         return claims_table(self.folder, self.all_rows.of, self.all_rows.studies)
-
-    def _study(self) -> Study:
-        return load_study(self._name())
 
     def _name(self) -> str:
         known = {folder: name for name, folder in self.all_rows.folders.items()}

@@ -148,10 +148,7 @@ class Score(NamedTuple):
 
 def by_variant(runs: Sequence[StudyRun]) -> dict[str, list[StudyRun]]:
     """Runs that differ by their seed alone, in the order of their first."""
-    groups: dict[str, list[StudyRun]] = {}
-    for run in runs:
-        groups.setdefault(run.variant, []).append(run)
-    return groups
+    return {name: [run for run in runs if run.variant == name] for name in dict.fromkeys(run.variant for run in runs)}
 
 
 def bands(groups: Mapping[str, Sequence[StudyRun]], of: str = "curve") -> list[Band]:
@@ -176,16 +173,11 @@ def scores(groups: Mapping[str, Sequence[StudyRun]]) -> list[Score]:
 
 def by_factor(runs: Sequence[StudyRun]) -> dict[str, list[Score]]:
     """For every factor that is varied, the score of each of its levels over all else."""
-    names = list(dict.fromkeys(name for run in runs for name in run.factors))
-    found = {}
-    for name in names:
-        levels: dict[str, list[StudyRun]] = {}
-        for run in runs:
-            if name in run.factors:
-                levels.setdefault(run.factors[name], []).append(run)
-        if len(levels) > 1:
-            found[name] = scores(levels)
-    return found
+    found: dict[str, dict[str, list[StudyRun]]] = {}
+    for run in runs:
+        for name, level in run.factors.items():
+            found.setdefault(name, {}).setdefault(level, []).append(run)
+    return {name: scores(levels) for name, levels in found.items() if len(levels) > 1}
 
 
 def best_dev(run: StudyRun) -> float | None:

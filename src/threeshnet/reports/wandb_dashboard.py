@@ -14,9 +14,11 @@ from wandb_workspaces.reports.v2.interface import Report, Runset
 
 from threeshnet.files import write_json
 from threeshnet.reports.study_runs import RECALLS, Score, by_factor, by_variant, read_study, scores
+from threeshnet.reports.tables import table
 
 SENT = "wandb_dashboards.json"  # in the study's folder: what was sent before is written over, not doubled
 VARIANT = "variant"  # a key of every run's config
+BANDED: dict[str, Any] = {"groupby": wr.Config(VARIANT), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
 
 
 def send(folder: Path, *, study: str, project: str, entity: str | None) -> dict[str, str]:
@@ -84,17 +86,15 @@ def report(folder: Path, *, study: str, project: str, entity: str) -> Report:
 
 def curves() -> list[Any]:
     """A line a variant, a band from the least to the greatest seed."""
-    banded: dict[str, Any] = {"groupby": wr.Config(VARIANT), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
     return [
-        wr.LinePlot(title="rsum on dev", x="epoch", y=["dev/rsum"], title_x="epoch", **banded),
-        wr.LinePlot(title="training loss", x="trainer/global_step", y=["train/loss"], title_x="step", **banded),
+        wr.LinePlot(title="rsum on dev", x="epoch", y=["dev/rsum"], title_x="epoch", **BANDED),
+        wr.LinePlot(title="training loss", x="trainer/global_step", y=["train/loss"], title_x="step", **BANDED),
     ]
 
 
 def bars() -> list[Any]:
     """Scores of the selected checkpoints by variant."""
-    banded: dict[str, Any] = {"groupby": wr.Config(VARIANT), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
-    return [wr.BarPlot(title="rsum, held out", metrics=[wr.SummaryMetric("test/rsum")], **banded)]
+    return [wr.BarPlot(title="rsum, held out", metrics=[wr.SummaryMetric("test/rsum")], **BANDED)]
 
 
 def pictures() -> list[Any]:
@@ -109,11 +109,10 @@ def pictures() -> list[Any]:
 def score_table(first: str, rows: list[Score]) -> str:
     """Markdown, the best in bold."""
     columns = [first, "finished", "rsum", *(f"{side} {recall}" for side, recall in RECALLS)]
-    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+    lines = []
     for row in rows:
         rsum = "–" if row.rsum is None else f"{row.rsum:.1f}" + ("" if row.spread is None else f" ± {row.spread:.1f}")
         recalls = [f"{value:.1f}" for value in row.recalls] or ["–"] * 6
         name = row.name.replace("|", "\\|")
-        cells = [name, f"{row.finished} of {row.runs}", f"**{rsum}**" if row.best else rsum, *recalls]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([name, f"{row.finished} of {row.runs}", f"**{rsum}**" if row.best else rsum, *recalls])
+    return table(columns, lines)

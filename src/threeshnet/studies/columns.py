@@ -18,20 +18,8 @@ HOW = ("features", "dev_rsum", "epochs", "steps", "batch", "recipe", "selection"
 HOW += ("resumed_at_step", "devices")
 PROVENANCE = ("minutes", "machine", "checkpoint", "commit", "fingerprint", "identity", "derived_from")
 FIXED = (*WHICH, *WHERE, *NUMBERS, *HOW, *PROVENANCE)
-REQUIRED = (
-    *WHICH,
-    *WHERE,
-    *NUMBERS,
-    "features",
-    "batch",
-    "selection",
-    "machine",
-    "checkpoint",
-    "commit",
-    "fingerprint",
-    "identity",
-)
 OF_A_TABLE = (*WHICH, *WHERE, *NUMBERS, "batch", "selection", "machine", "checkpoint")  # the least of a committed row
+REQUIRED = (*OF_A_TABLE, "features", "commit", "fingerprint", "identity")
 CORES = "CPU cores"  # as machines say how many they have
 OF_TRAINING = ("epochs", "steps", "minutes")  # that a derived row has not, scored from finished runs
 
