@@ -66,8 +66,7 @@ class SquareGrid(HubExtractor):
         return self.cells, self.cells
 
     def load(self, photo: Photo, image: Image.Image | None) -> dict[str, Tensor]:
-        if image is None:
-            raise ValueError("an extractor that needs pixels was given none")
+        assert image is not None
         height, width = self.input_size
         squashed = np.array(image.resize((width, height), Image.Resampling(self.processor.resample)))
         return {"pixels": torch.from_numpy(squashed).permute(2, 0, 1)}

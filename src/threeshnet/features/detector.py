@@ -141,7 +141,6 @@ class Detector(HubExtractor):
         return network
 
     def _keep_map(self, module: Any, inputs: Any, output: Sequence[tuple[Tensor, Tensor]]) -> None:
-        del module, inputs
         self._maps = [output[-1][0]]  # transformers gives maps and masks of every stage
 
     def class_probabilities(self, logits: Tensor) -> Tensor:
@@ -149,8 +148,7 @@ class Detector(HubExtractor):
         raise NotImplementedError
 
     def load(self, photo: Photo, image: Image.Image | None) -> dict[str, Tensor]:
-        if image is None:
-            raise ValueError("an extractor that needs pixels was given none")
+        assert image is not None
         bare: dict[str, Any] = {"do_pad": False, "do_rescale": False, "do_normalize": False}
         # else a photo of 1 or 3 pixels height passes for channels-first
         bare["input_data_format"] = "channels_last"

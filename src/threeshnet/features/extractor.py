@@ -68,7 +68,6 @@ class Extractor(nn.Module):
 
     def prepare(self, annotated: AnnotatedSet) -> Extractor | None:
         """Told the photos before the first is loaded; returns what is to be used, None for nothing."""
-        del annotated
         return self
 
     def only(self, fields: Sequence[str]) -> Self:
@@ -122,8 +121,7 @@ def checked_fields(fields: Sequence[str], able: Sequence[str], name: str) -> tup
 
 def pixels(image: Image.Image | None, side: int) -> Tensor:
     """A photo squashed to a square, [side, side, 3] uint8."""
-    if image is None:
-        raise ValueError("an extractor that needs pixels was given none")
+    assert image is not None
     square = image if image.size == (side, side) else image.resize((side, side), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(square))
 

@@ -128,7 +128,6 @@ class Lite0(Extractor):
         self.proposals = WindowProposals(side=REGION_PIXELS // STRIDE, most=regions, overlap=overlap)
 
     def load(self, photo: Photo, image: Image.Image | None) -> dict[str, Tensor]:
-        del photo
         inputs = {}
         if "grid" in self.fields or "seg" in self.fields:
             inputs["grid"] = pixels(image, GRID_PIXELS)

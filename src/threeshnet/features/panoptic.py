@@ -126,9 +126,7 @@ class PanopticSegmentation(Extractor):
         return pixels
 
     def load(self, photo: Photo, image: Image.Image | None) -> dict[str, Tensor]:
-        del photo
-        if image is None:
-            raise ValueError("an extractor that needs pixels was given none")
+        assert image is not None
         pixels = self.resized(image)
         return {"pixels": self.padded(pixels), "photo": torch.tensor(pixels.shape[1:])}
 
@@ -163,7 +161,6 @@ class PanopticSegmentation(Extractor):
 
     def extra_inputs(self, photos: int) -> dict[str, Tensor]:
         """What the network is given beside the pixels of so many photos."""
-        del photos
         return {}
 
     def photo(self, queries: Queries, real: tuple[float, float]) -> Segmented:

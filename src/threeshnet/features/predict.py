@@ -63,7 +63,6 @@ class PhotoProgress(TQDMProgressBar):
         """Lightning would set the bar back to batches here."""
 
     def on_predict_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any) -> None:
-        del trainer, pl_module, args, kwargs
         self.predict_progress_bar.update(len(outputs.numbers) + len(outputs.damaged))
 
 

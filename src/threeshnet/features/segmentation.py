@@ -43,7 +43,6 @@ class AnnotatedSegmentation(Extractor):
         return self
 
     def load(self, photo: Photo, image: Image.Image | None) -> dict[str, Tensor]:
-        del image
         if photo.segmentation is None:
             raise DataError(f"photo {photo.id!r}: no mask")
         with Image.open(photo.segmentation) as mask:
@@ -121,7 +120,6 @@ class OwnSegmentation(Extractor):
     able = ("seg",)
 
     def prepare(self, annotated: AnnotatedSet) -> Extractor | None:
-        del annotated
         return None
 
 
@@ -166,7 +164,6 @@ class ShuffledSegmentation(Extractor):
         return self
 
     def load(self, photo: Photo, image: Image.Image | None) -> dict[str, Tensor]:
-        del image
         partner = self.partners[photo.id]
         return self.source.load(partner, open_photo(partner.file) if self.source.needs_pixels else None)
 

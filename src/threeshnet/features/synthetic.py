@@ -34,7 +34,6 @@ class SyntheticPhotos:
 
     def read(self, raw: Path) -> AnnotatedSet:
         """The photos; `raw` is not looked at."""
-        del raw
         rest = {split: max(1, round(self.images * share)) for split, share in SHARES.items() if split != "train"}
         counts = {"train": self.images - sum(rest.values())} | rest
         splits = [split for split, count in counts.items() for _ in range(count)]
@@ -73,7 +72,6 @@ class SyntheticArrays(Extractor):
         self.options = {"regions": regions, "region_width": region_width, "grid_width": grid_width, "classes": classes}
 
     def load(self, photo: Photo, image: Image.Image | None) -> dict[str, Tensor]:
-        del image
         generator = np.random.default_rng([self.seed, *photo.id.encode()])
         made: dict[str, np.ndarray] = {}
         if "region" in self.fields:

@@ -42,7 +42,6 @@ class Tiny(Extractor):
         self.requires_grad_(False).eval()
 
     def load(self, photo: Photo, image: Image.Image | None) -> dict[str, Tensor]:
-        del photo
         return {"pixels": pixels(image, SCENE_SIDE * 8)}
 
     def forward(self, inputs: Mapping[str, Tensor]) -> ImageArrays:

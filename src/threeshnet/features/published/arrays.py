@@ -66,7 +66,6 @@ class PublishedArrays(Extractor):
         self.widths: dict[str, int] = {}
 
     def load(self, photo: Photo, image: Image.Image | None) -> dict[str, Tensor]:
-        del image
         key = self.keys[photo.id]
         try:
             read = self.reader.read(key)

@@ -20,7 +20,7 @@ import numpy as np
 from threeshnet.annotations.common import without_repr
 from threeshnet.annotations.photo_files import files_below
 from threeshnet.errors import DataError, Problems
-from threeshnet.features.published.layout import Entry, PublishedLayout, Request, Source, repeated, some
+from threeshnet.features.published.layout import Entry, PublishedLayout, Request, RowReader, Source, repeated, some
 
 NAMES = {  # ours -> theirs
     "features": ("image_features", "features", "feats", "regions"),
@@ -44,7 +44,7 @@ SUFFIXES = (".h5", ".hdf5")
 Key = tuple[int, Any]  # number of the file; what finds the image in it
 
 
-class Hdf5Rows:
+class Hdf5Rows(RowReader):
     """Reads one image. Files are opened when first needed, in each process by itself."""
 
     def __init__(self, files: tuple[Path, ...], names: Mapping[str, str]) -> None:

@@ -17,6 +17,7 @@ from threeshnet.features.published.layout import (
     Entry,
     PublishedLayout,
     Request,
+    RowReader,
     Source,
     repeated,
 )
@@ -26,40 +27,58 @@ from threeshnet.features.published.precomputed import ARRAYS, SPLITS
 OF_A_SPLIT = re.compile(f"({'|'.join(SPLITS)})_({'|'.join(ARRAYS)})")  # `precomputed` reads these
 SAMPLE = 20  # files whose shapes are compared
 BEGINS_AS_A_SPLIT = re.compile(f"({'|'.join(SPLITS)})_")
+CHANNELS = ("first", "last")
 
 
-class NpyFiles:
+class ImageFilesLayout(PublishedLayout):
+    """Base of the layouts with one file for each image, named by the image's id, anywhere below the folder."""
+
+    suffixes: tuple[str, ...]
+
+    def image_files(self, raw: Path) -> list[Path]:
+        """Not those of a split's arrays (`dev_ims.npy`), nor other files of that split beside them."""
+        files = files_below(raw, self.suffixes)
+        of_splits = {file.parent for file in files if OF_A_SPLIT.fullmatch(file.stem)}
+        return [file for file in files if not (file.parent in of_splits and BEGINS_AS_A_SPLIT.match(file.stem))]
+
+    def missed(self, raw: Path) -> str:
+        files = self.image_files(raw)
+        try:
+            return self.fault(files[0]) if files else f"no {' or '.join(self.suffixes)} file of one image"
+        except DataError as error:
+            return f"{files[0].name}: {error}"
+
+    def fault(self, file: Path) -> str:
+        """What the file of an image lacks; empty when it lacks nothing. Raises DataError for an unreadable file."""
+        raise NotImplementedError
+
+    def unique_files(self, raw: Path, problems: Problems) -> list[Path]:
+        """The files of the images; ids that occur twice go to `problems`."""
+        files = self.image_files(raw)
+        problems.extend(f"{raw}: the id {name} is there twice" for name in repeated([file.stem for file in files]))
+        return files
+
+
+class NpyFiles(RowReader):
     """Reads one image's file whole."""
 
     def read(self, key: Path) -> dict[str, np.ndarray]:
         return {"regions": NpyRows(key).whole()}
 
-    def where(self, key: Path) -> str:
-        return key.name
 
-
-class RegionFilesLayout(PublishedLayout):
-    """`<id>.npy` files of two axes [N, Dr], as 3SHNet takes COCO's, anywhere below the folder."""
+class RegionFilesLayout(ImageFilesLayout):
+    """`<id>.npy` files of two axes [N, Dr], as 3SHNet takes COCO's."""
 
     name = "region_files"
     holds = "<id>.npy an image, its regions as [N, Dr]"
+    suffixes = (".npy",)
 
-    def image_files(self, raw: Path) -> list[Path]:
-        return image_files(raw, (".npy",))
-
-    def missed(self, raw: Path) -> str:
-        files = self.image_files(raw)
-        if not files:
-            return "no .npy file an image"
-        try:
-            shape = NpyRows(files[0]).shape
-        except DataError as error:
-            return str(error)
-        return "" if len(shape) == 2 else f"{files[0].name} has shape {shape}; expected [N, Dr]"
+    def fault(self, file: Path) -> str:
+        shape = NpyRows(file).shape
+        return "" if len(shape) == 2 else f"{file.name} has shape {shape}; expected [N, Dr]"
 
     def open(self, raw: Path, request: Request, problems: Problems) -> Source:
-        files = self.image_files(raw)
-        problems.extend(f"{raw}: {name}.npy is there twice" for name in repeated([file.stem for file in files]))
+        files = self.unique_files(raw, problems)
         first = NpyRows(files[0])
         if (kind := str(first.dtype.newbyteorder("="))) not in FLOATS:
             problems.add(f"{first.file}: type {kind}; expected one of {', '.join(FLOATS)}")
@@ -77,18 +96,7 @@ class RegionFilesLayout(PublishedLayout):
         )
 
 
-def image_files(raw: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Files of one image each: not those of a split's arrays (`dev_ims.npy`), nor others of that split beside them."""
-    files = files_below(raw, suffixes)
-    of_splits = {file.parent for file in files if OF_A_SPLIT.fullmatch(file.stem)}
-    return [file for file in files if not (file.parent in of_splits and BEGINS_AS_A_SPLIT.match(file.stem))]
-
-
-SUFFIXES = (".npy", ".pth", ".pt")
-CHANNELS = ("first", "last")
-
-
-class GridFiles:
+class GridFiles(RowReader):
     """Reads one image's file: cells row by row, [H*W, Dg].
 
     size: H, W that all must have; pooled: averaged to them (adaptively) instead.
@@ -109,12 +117,9 @@ class GridFiles:
             )
         return {"grid": np.ascontiguousarray(grid.reshape(len(grid), -1).T)}
 
-    def where(self, key: Path) -> str:
-        return key.name
 
-
-class GridFilesLayout(PublishedLayout):
-    """`<id>.npy`, `<id>.pth` or `<id>.pt` (Jiang et al., CVPR 2020, grid-feats-vqa), anywhere below the folder.
+class GridFilesLayout(ImageFilesLayout):
+    """`<id>.npy`, `<id>.pth` or `<id>.pt` (Jiang et al., CVPR 2020, grid-feats-vqa).
 
     A `.pth` is opened for weights only: what else a pickle may hold is refused.
 
@@ -124,6 +129,7 @@ class GridFilesLayout(PublishedLayout):
 
     name = "grid_files"
     holds = "<id>.npy or <id>.pth an image, its grid as [C, H, W] or [1, C, H, W]"
+    suffixes = (".npy", ".pth", ".pt")
 
     def __init__(self, *, cells: int | None = None, channels: Literal["first", "last"] = "first") -> None:
         if cells is not None and cells < 1:
@@ -132,22 +138,12 @@ class GridFilesLayout(PublishedLayout):
             raise ConfigError(one_of("channels", channels, CHANNELS))
         self.cells, self.channels = cells, channels
 
-    def image_files(self, raw: Path) -> list[Path]:
-        return image_files(raw, SUFFIXES)
-
-    def missed(self, raw: Path) -> str:
-        files = self.image_files(raw)
-        if not files:
-            return "no .npy or .pth file an image"
-        try:
-            grid_of(files[0], self.channels)
-        except DataError as error:
-            return f"{files[0].name}: {error}"
+    def fault(self, file: Path) -> str:
+        grid_of(file, self.channels)
         return ""
 
     def open(self, raw: Path, request: Request, problems: Problems) -> Source:
-        files = self.image_files(raw)
-        problems.extend(f"{raw}: the id {name} is there twice" for name in repeated([file.stem for file in files]))
+        files = self.unique_files(raw, problems)
         grid = grid_of(files[0], self.channels)
         width, *size = grid.shape
         if self.channels == "first" and max(size) > 4 * width:

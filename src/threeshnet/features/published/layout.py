@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -17,16 +17,16 @@ FLOATS = ("float16", "float32", "float64")
 FEW = 10  # a layout with a tenth of the files of another is no layout, but what lies beside it
 
 
-class RowReader(Protocol):
+class RowReader:
     """Reads the arrays of one image, by the names of `ImageArrays`. It travels to the loading processes."""
 
     def read(self, key: Any) -> Mapping[str, np.ndarray]:
         """Arrays of one image without a batch axis; DataError (or OSError) when they cannot be read."""
-        ...
+        raise NotImplementedError
 
     def where(self, key: Any) -> str:
-        """File and row, for messages."""
-        ...
+        """File and row, for messages; here `key` is the file of the image."""
+        return key.name
 
 
 class Entry(NamedTuple):
@@ -77,7 +77,6 @@ class PublishedLayout:
 
     def image_files(self, raw: Path) -> list[Path]:
         """The files of a layout that has one for each image; none for the others."""
-        del raw
         return []
 
     def missed(self, raw: Path) -> str:

@@ -10,14 +10,8 @@ import numpy as np
 
 from threeshnet.annotations.photo_files import files_below
 from threeshnet.errors import DataError, Problems
-from threeshnet.features.published.layout import (
-    Entry,
-    PublishedLayout,
-    Request,
-    Source,
-    repeated,
-    some,
-)
+from threeshnet.features.published.image_files import ImageFilesLayout
+from threeshnet.features.published.layout import Entry, Request, RowReader, Source, some
 
 FEATURES = ("x", "features", "feat", "image_features")
 BOXES = ("bbox", "boxes", "bboxes")
@@ -26,7 +20,7 @@ SCORES = ("scores", "objects_conf", "conf")
 SIZE = ("image_w", "image_h")
 
 
-class NpzRows:
+class NpzRows(RowReader):
     """Reads one image's `.npz`."""
 
     def __init__(self, names: Mapping[str, str], turned: bool) -> None:
@@ -47,11 +41,8 @@ class NpzRows:
             raise DataError(f"{len(read['regions'])} regions and {wrong}")
         return read
 
-    def where(self, key: Path) -> str:
-        return key.name
 
-
-class NpzLayout(PublishedLayout):
+class NpzLayout(ImageFilesLayout):
     """A folder of `<id>.npz`, as bottom-up-attention.pytorch and its relatives write them.
 
     Older ones hold `x` as [Dr, regions] (OpenVQA reads it so): counts, boxes and scores tell. `info` is a pickle there
@@ -59,24 +50,18 @@ class NpzLayout(PublishedLayout):
     """
 
     name = "npz_files"
+    suffixes = (".npz",)
     holds = f"<id>.npz with {' or '.join(FEATURES)}, and {' or '.join(BOXES)} where there are boxes"
 
     def image_files(self, raw: Path) -> list[Path]:
-        return files_below(raw, (".npz",))
+        return files_below(raw, self.suffixes)
 
-    def missed(self, raw: Path) -> str:
-        files = self.image_files(raw)
-        if not files:
-            return "no .npz file"
-        try:
-            names = _members(files[0])
-        except DataError as error:
-            return str(error)
-        return "" if _known(names, FEATURES) else f"{files[0].name} holds {some(names, 9)}, none of {some(FEATURES, 9)}"
+    def fault(self, file: Path) -> str:
+        names = _members(file)
+        return "" if _known(names, FEATURES) else f"{file.name} holds {some(names, 9)}, none of {some(FEATURES, 9)}"
 
     def open(self, raw: Path, request: Request, problems: Problems) -> Source:
-        files = self.image_files(raw)
-        problems.extend(f"{raw}: {name}.npz is there twice" for name in repeated([file.stem for file in files]))
+        files = self.unique_files(raw, problems)
         held = _members(files[0])
         kinds = {"regions": FEATURES, "boxes": BOXES, "count": COUNTS, "scores": SCORES}
         names = {ours: theirs for ours, known in kinds.items() if (theirs := _known(held, known))}
@@ -87,16 +72,20 @@ class NpzLayout(PublishedLayout):
             facts.add(_number(first[names["count"]], f"{files[0].name}: {names['count']}"))
         turned = regions.ndim == 2 and bool(facts) and facts == {regions.shape[1]} != {len(regions)}
         left_out: list[str] = []
-        entries = []
+        entries, sized = [], all(name in held for name in SIZE)
         for file in files:
             try:
-                size = _size(file) if all(name in held for name in SIZE) else None
+                size = None
+                if sized:
+                    width, height = (_number(values, name) for name, values in _loaded(file, SIZE).items())
+                    size = (width, height)
             except DataError as error:
                 (problems.add if request.on_error == "stop" else left_out.append)(f"{file}: {error}")
             else:
                 entries.append(Entry(file.stem, file, file, size=size))
         inside = "boxes" in names and first[names["boxes"]].size and float(first[names["boxes"]].max()) <= 1
-        remarks = [f"read from each .npz: {', '.join(names.values())}; not read: {some(_rest(held, names), 9)}"]
+        unread = [name for name in held if name not in {*names.values(), *SIZE}] or ["nothing"]
+        remarks = [f"read from each .npz: {', '.join(names.values())}; not read: {some(unread, 9)}"]
         if turned:
             remarks.append(f"{names['regions']} holds a region a column; it was turned")
         return Source(
@@ -118,22 +107,12 @@ def _known(held: Sequence[str], known: Sequence[str]) -> str:
     return next((name for name in known if name in held), "")
 
 
-def _rest(held: Sequence[str], names: Mapping[str, str]) -> list[str]:
-    return [name for name in held if name not in {*names.values(), *SIZE}] or ["nothing"]
-
-
 def _members(file: Path) -> list[str]:
     try:
         with zipfile.ZipFile(file) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
     except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{file.name}: not a whole .npz file ({error})") from error
-
-
-def _size(file: Path) -> tuple[int, int]:
-    """Width and height of the photo, as its file says."""
-    values = _loaded(file, SIZE)
-    return _number(values["image_w"], "image_w"), _number(values["image_h"], "image_h")
+        raise DataError(f"not a whole .npz file ({error})") from error
 
 
 def _number(values: np.ndarray, name: str) -> int:

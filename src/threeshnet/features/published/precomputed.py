@@ -14,7 +14,16 @@ import numpy as np
 
 from threeshnet.annotations.common import tidy
 from threeshnet.errors import DataError, Problems, one_of
-from threeshnet.features.published.layout import FLOATS, Entry, PublishedLayout, Request, Source, repeated, some
+from threeshnet.features.published.layout import (
+    FLOATS,
+    Entry,
+    PublishedLayout,
+    Request,
+    RowReader,
+    Source,
+    repeated,
+    some,
+)
 from threeshnet.features.published.npy import NpyRows, opened
 from threeshnet.records import MAP_SIDE, SCENE_SIDE
 
@@ -45,7 +54,7 @@ class Split(NamedTuple):
     ids: list[str] | None
 
 
-class SplitRows:
+class SplitRows(RowReader):
     """Reads an image's rows; where the source repeats a row once a caption, the repeats must be equal."""
 
     def __init__(self, arrays: Mapping[str, Mapping[str, NpyRows]]) -> None:

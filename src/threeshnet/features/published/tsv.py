@@ -17,7 +17,7 @@ import numpy as np
 from threeshnet.annotations.common import without_repr
 from threeshnet.annotations.photo_files import files_below
 from threeshnet.errors import DataError, Problems
-from threeshnet.features.published.layout import Entry, PublishedLayout, Request, Source, some
+from threeshnet.features.published.layout import Entry, PublishedLayout, Request, RowReader, Source, some
 
 BOTTOM_UP = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 LXMERT = (
@@ -48,7 +48,7 @@ class TsvLine(NamedTuple):
     halves_equal: bool  # of the text of the features
 
 
-class TsvRows:
+class TsvRows(RowReader):
     """Decodes the arrays of one line."""
 
     def __init__(self, files: tuple[Path, ...]) -> None:
