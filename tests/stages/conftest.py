@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from threeshnet.records import Photo
 from threeshnet.training.module import RetrievalModule
 
 from .compared_runs import STEPS, Killed
+from .pictures import picture
 
 STAGES = {"training": "training", "validation": "validating", "test": "testing"}
 Train = Callable[..., dict[str, Any]]
@@ -99,3 +102,18 @@ def evaluated(command, demo_run: Path, demo_shards: Path):
         return out
 
     return call
+
+
+@pytest.fixture(scope="session")
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives the folder of a tiny random model of a family of extractors."""
+    from .tiny_models import made  # transformers is slow to import
+
+    return cache(lambda family: made(family, tmp_path_factory.mktemp(family)))
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Photo]:
+    """Five photos of four sizes; the first and the fourth meet in a group."""
+    folder = tmp_path_factory.mktemp("photos")
+    return [picture(folder, n, size) for n, size in enumerate([(120, 80), (50, 75), (64, 64), (120, 80), (33, 100)])]

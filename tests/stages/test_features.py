@@ -27,24 +27,16 @@ from threeshnet.features.segmentation import (
 from threeshnet.features.synthetic import SyntheticArrays, SyntheticPhotos
 from threeshnet.features.tiny import Tiny
 from threeshnet.features.windows import WindowProposals, windows
-from threeshnet.records import VOID, AnnotatedSet, ImageArrays, Photo
+from threeshnet.records import VOID, AnnotatedSet, Photo
+
+from .pictures import extract, picture
 
 
 def photo_of(folder: Path, number: int, mask: np.ndarray | None = None) -> Photo:
-    rng = np.random.default_rng(number)
-    file, segmentation = folder / f"{number}.png", None
-    Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)).save(file)
-    if mask is not None:
-        segmentation = folder / f"{number}-mask.png"
-        Image.fromarray(mask).save(segmentation)
-    return Photo(str(number), file, "train", ("a caption",), segmentation=segmentation)
-
-
-def extract(source: Extractor, photos: list[Photo]) -> ImageArrays:
-    loaded = PhotoBatches(photos, [source], [range(len(photos))])[0]
-    assert not loaded.damaged
-    with torch.inference_mode():
-        return source(loaded.inputs[0])
+    if mask is None:
+        return picture(folder, number)
+    Image.fromarray(mask).save(folder / f"{number}-mask.png")
+    return picture(folder, number, segmentation=folder / f"{number}-mask.png")
 
 
 # --- decoding
@@ -122,8 +114,6 @@ def test_segmentation_from_probabilities_is_the_obvious_one() -> None:
     torch.manual_seed(0)
     probabilities = (torch.randn(2, 5, 7, 7) * 2).softmax(dim=1)
     arrays = segmentation_arrays(probabilities, 0.9)
-    assert arrays.seg_map is not None
-    assert arrays.seg_categories is not None
     enlarged = nn.functional.interpolate(probabilities, size=(64, 64), mode="bilinear", align_corners=False)
     np.testing.assert_array_equal(arrays.seg_map, enlarged.argmax(dim=1))
     expected = [[int((image[number] >= 0.9).any()) for number in range(5)] for image in probabilities]
@@ -137,9 +127,6 @@ def test_annotated_masks_become_area_shares(tmp_path: Path) -> None:
     photo = photo_of(tmp_path, 0, mask)
     annotated = AnnotatedSet("toy", (photo,), classes=("a", "b", "c"))
     arrays = extract(AnnotatedSegmentation().prepare(annotated), [photo])
-    assert arrays.seg_semantic is not None
-    assert arrays.seg_map is not None
-    assert arrays.seg_categories is not None
     np.testing.assert_allclose(arrays.seg_semantic[0, 2, 3], [1, 1, 1, 0.5, 0, 0, 0])
     np.testing.assert_allclose(arrays.seg_semantic[0, 0, 0], [0, 0, 0, 0.5, 1, 1, 1])
     assert arrays.seg_semantic[0, :, 6, 6].sum() == 0  # void belongs to no class
@@ -177,7 +164,6 @@ def test_shuffled_gives_another_photos_segmentation(tmp_path: Path) -> None:
     photos = [photo_of(tmp_path, number, np.full((8, 8), number, np.uint8)) for number in range(3)]
     annotated = AnnotatedSet("toy", tuple(photos), classes=("a", "b", "c"))
     arrays = extract(ShuffledSegmentation(source=AnnotatedSegmentation()).prepare(annotated), photos)
-    assert arrays.seg_map is not None
     found = [int(image[0, 0]) for image in arrays.seg_map]
     assert sorted(found) == [0, 1, 2]
     assert all(number != place for place, number in enumerate(found))
@@ -189,9 +175,6 @@ def test_shuffled_gives_another_photos_segmentation(tmp_path: Path) -> None:
 def test_tiny_gives_every_field(tmp_path: Path) -> None:
     photos = [photo_of(tmp_path, number) for number in range(3)]
     arrays = extract(Tiny(), photos)
-    assert arrays.grid is not None
-    assert arrays.regions is not None
-    assert arrays.seg_semantic is not None
     assert arrays.grid.shape == (3, 49, 16)
     assert arrays.grid.dtype == np.float16
     assert all(1 <= len(regions) <= 4 for regions in arrays.regions)
@@ -205,8 +188,6 @@ def test_synthetic_arrays_do_not_depend_on_the_order() -> None:
     photos = list(SyntheticPhotos(images=5, seed=1).read(Path()).photos)
     source = SyntheticArrays(region_width=8, grid_width=6, classes=4)
     forward, backward = extract(source, photos), extract(source, photos[::-1])
-    assert forward.grid is not None
-    assert backward.grid is not None
     assert forward.grid.shape == (5, 49, 6)
     np.testing.assert_array_equal(forward.grid, backward.grid[::-1])
     assert not (forward.grid[0] == forward.grid[1]).all()

@@ -35,8 +35,8 @@ def test_folding_and_padding_are_those_of_tensorflow(kernel: int, stride: int) -
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(8, eps=1e-3)
     for values in (norm.weight, norm.bias, norm.running_mean):
-        nn.init.normal_(values)  # pyright: ignore
-    nn.init.uniform_(norm.running_var, 0.5, 2)  # pyright: ignore
+        nn.init.normal_(values)
+    nn.init.uniform_(norm.running_var, 0.5, 2)
     conv = nn.Conv2d(8, 8, kernel, stride, groups=8, bias=False)
     state = {"c.weight": conv.weight} | {f"n.{key}": value for key, value in norm.state_dict().items()}
     x = torch.randn(2, 8, 12, 12)

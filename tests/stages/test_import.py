@@ -110,7 +110,6 @@ def test_what_half_precision_does_to_the_golden_ranks(imported) -> None:
         _, folder = imported(GOLDEN / "precomp", dtype=dtype, overwrite="true")
         split = ShardedSplit(folder, "testall")
         arrays = split.read(range(25))
-        assert arrays.regions is not None
         assert str(arrays.regions[0].dtype) == dtype
         regions = torch.from_numpy(np.stack(arrays.regions)).float()
         segmentation = (arrays.seg_semantic, arrays.seg_map, arrays.seg_categories)
@@ -140,10 +139,9 @@ def test_a_split_becomes_a_shard_in_its_order(imported, tmp_path: Path) -> None:
     assert split.image_ids == IDS
     assert split.caption_texts[2:4] == ["image 5 caption 0 .", "image 5 caption 1 ."]
     arrays = split.read([2, 1])
-    np.testing.assert_array_equal(np.stack(arrays.regions or ()), made["ims"][[2, 1]])
+    np.testing.assert_array_equal(np.stack(arrays.regions), made["ims"][[2, 1]])
     np.testing.assert_array_equal(arrays.seg_semantic, made["segmentations"][[2, 1]])
     np.testing.assert_array_equal(arrays.seg_categories, made["cat_onehots"][[2, 1]])
-    assert arrays.seg_map is not None
     assert arrays.seg_map[1, 0, :2].tolist() == [VOID, VOID]
     np.testing.assert_array_equal(arrays.seg_map[0], made["seg_maps"][2])
     assert verify(folder).splits["train"].captions == 8
@@ -159,7 +157,7 @@ def test_rows_once_a_caption_are_collapsed_when_they_are_equal(imported, tmp_pat
     assert "train_ims.npy: 8 rows of 4 images" in ended.out
     split = ShardedSplit(folder, "train")
     assert len(split.image_ids) == 4
-    np.testing.assert_array_equal(np.stack(split.read(range(4)).regions or ()), made["ims"])
+    np.testing.assert_array_equal(np.stack(split.read(range(4)).regions), made["ims"])
 
 
 def test_rows_of_one_image_that_differ_leave_it_out_by_name(imported, tmp_path: Path) -> None:
@@ -239,7 +237,7 @@ def test_double_precision_becomes_single_and_types_do_not_mix(imported, tmp_path
     ended, folder = imported(tmp_path / "raw", fields="[region]")
     assert "float64 becomes float32" in ended.out
     arrays = ShardedSplit(folder, "train").read([0])
-    np.testing.assert_array_equal((arrays.regions or [])[0], made["ims"][0].astype(np.float32))
+    np.testing.assert_array_equal(arrays.regions[0], made["ims"][0].astype(np.float32))
     write_split(tmp_path / "raw", "dev", ids=["901"], ims=np.ones((1, 4, 6), np.float16))
     ended, _ = imported(tmp_path / "raw", code=1, fields="[region]")
     assert "region of types float16, float32" in ended.err
@@ -252,9 +250,9 @@ def test_padding_at_the_end_is_left_out_unless_it_is_kept(imported, tmp_path: Pa
     ims[2, 1] = 0  # between real ones: a region
     write_split(tmp_path / "raw", "dev", ims=ims)
     ended, folder = imported(tmp_path / "raw")
-    assert [len(regions) for regions in ShardedSplit(folder, "dev").read(range(4)).regions or ()] == [4, 2, 4, 4]
+    assert [len(regions) for regions in ShardedSplit(folder, "dev").read(range(4)).regions] == [4, 2, 4, 4]
     ended, folder = imported(tmp_path / "raw", padding="keep", overwrite="true")
-    assert [len(regions) for regions in ShardedSplit(folder, "dev").read(range(4)).regions or ()] == [4, 4, 4, 4]
+    assert [len(regions) for regions in ShardedSplit(folder, "dev").read(range(4)).regions] == [4, 4, 4, 4]
     ended, _ = imported(tmp_path / "raw", code=1, padding="kep")
     assert "padding='kep' does not exist; there are: drop, keep" in ended.err
 
@@ -317,7 +315,7 @@ def test_regions_from_here_and_segmentation_from_there(imported, tmp_path: Path)
     split = ShardedSplit(folder, "test")
     assert split.image_ids == ["17", "391895", "8"]
     arrays = split.read(range(3))
-    np.testing.assert_array_equal(np.stack(arrays.regions or ()), regions["ims"][[0, 2, 3]])
+    np.testing.assert_array_equal(np.stack(arrays.regions), regions["ims"][[0, 2, 3]])
     np.testing.assert_array_equal(arrays.seg_semantic, other["segmentations"][[1, 0, 2]])
     makers = Manifest.load(folder).extractors
     assert makers["region"]["weights"] != makers["seg"]["weights"]
@@ -332,7 +330,7 @@ def test_one_npy_an_image_beside_the_captions(imported, tmp_path: Path) -> None:
         np.save(tmp_path / "raw" / "regions" / f"{name}.npy", regions)
     _, folder = imported(tmp_path / "raw")
     assert Manifest.load(folder).fields == ("region", "seg")
-    for found, name in zip(ShardedSplit(folder, "train").read(range(4)).regions or (), IDS, strict=True):
+    for found, name in zip(ShardedSplit(folder, "train").read(range(4)).regions, IDS, strict=True):
         np.testing.assert_array_equal(found, own[name])
 
 
@@ -384,7 +382,7 @@ def test_shards_say_where_their_arrays_came_from(imported, tmp_path: Path) -> No
     write_split(tmp_path / "raw", "dev")
     _, folder = imported(tmp_path / "raw")
     with h5py.File(folder / "dev-00000.h5") as file:
-        assert file["image/file"].asstr()[0] == "dev_ims.npy"  # pyright: ignore
+        assert file["image/file"].asstr()[0] == "dev_ims.npy"
     maker = Manifest.load(folder).extractors["region"]
     assert maker["name"] == "published precomputed"
     assert "dtype=source" in maker["options"]

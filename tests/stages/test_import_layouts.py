@@ -76,7 +76,7 @@ def check_regions(folder: Path, *, boxes: bool, scores: Mapping[str, np.ndarray]
         assert rows.image_ids == [name]
         assert rows.caption_texts == [f"photo {name} sentence {number}" for number in range(2)]
         arrays = rows.read([0])
-        np.testing.assert_array_equal((arrays.regions or [])[0], regions_of(name))
+        np.testing.assert_array_equal(arrays.regions[0], regions_of(name))
         assert (arrays.boxes is not None) == boxes
         if arrays.boxes is not None and arrays.scores is not None:
             np.testing.assert_allclose(arrays.boxes[0], shares_of(name), atol=1e-6)
@@ -134,8 +134,8 @@ def test_of_many_regions_the_best_are_kept(imported, tmp_path: Path) -> None:
     _, folder = imported(tmp_path / "a.tsv")
     arrays = ShardedSplit(folder, "dev").read([0])
     best = sorted(range(50), key=lambda number: -scores[number])[:36]
-    np.testing.assert_array_equal((arrays.regions or [])[0], values[best])
-    np.testing.assert_array_equal((arrays.scores or [])[0], scores[best])
+    np.testing.assert_array_equal(arrays.regions[0], values[best])
+    np.testing.assert_array_equal(arrays.scores[0], scores[best])
 
 
 def test_torn_lines_name_file_and_line(imported, tmp_path: Path) -> None:
@@ -217,7 +217,6 @@ def test_grids_become_cells_row_by_row(imported, tmp_path: Path, suffix: str) ->
     _, folder = imported(raw)
     assert Manifest.load(folder).grid_size == (2, 3)
     cells = ShardedSplit(folder, "dev").read([0]).grid
-    assert cells is not None
     for row in range(2):
         for column in range(3):
             np.testing.assert_array_equal(cells[0, row * 3 + column], grids["22"][0, :, row, column])
@@ -233,7 +232,6 @@ def test_grids_of_several_sizes_need_a_size(imported, tmp_path: Path) -> None:
     assert "cells=7" in ended.err
     _, folder = imported(raw, cells=2)
     cells = ShardedSplit(folder, "dev").read([0]).grid
-    assert cells is not None
     pooled = [
         grids["22"][:, rows, columns].mean() for rows in (slice(2), slice(2, 4)) for columns in (slice(5), slice(4, 9))
     ]
@@ -308,7 +306,6 @@ def test_an_hdf5_grid(imported, tmp_path: Path) -> None:
         out["features"], out["ids"] = grids, list(SIZES)
     _, folder = imported(tmp_path / "a.h5")
     cells = ShardedSplit(folder, "testall").read([0]).grid
-    assert cells is not None
     np.testing.assert_array_equal(cells[0], grids[2].reshape(9, 6).T)
 
 

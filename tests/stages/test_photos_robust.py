@@ -53,7 +53,7 @@ def test_12_bit_tiff_is_not_dark(tmp_path: Path) -> None:
     Image.fromarray(values).save(tmp_path / "scan.tiff")
     image = Image.open(tmp_path / "scan.tiff")
     image.load()
-    image.tag_v2[258] = (12,)  # pyright: ignore
+    image.tag_v2[258] = (12,)
     assert np.asarray(photos.to_rgb(image))[0, :, 0].tolist() == [0, 255]
 
 

@@ -67,7 +67,6 @@ def test_bytes_as_python_shows_them_are_undone(imported, tmp_path: Path) -> None
     tsv(tmp_path / "in", wrap=str)
     _, folder = imported()
     features = ShardedSplit(folder, "train").read([0, 1]).regions
-    assert features is not None
     assert [rows[0, 0] for rows in features] == [1, 2]
 
 
@@ -116,7 +115,6 @@ def test_a_join_by_numbers_that_only_look_alike_is_refused(imported, tmp_path: P
     _, folder = imported(ids="imgid")
     split = ShardedSplit(folder, "train")
     features = split.read(range(8)).regions
-    assert features is not None
     assert [int(rows[0, 0]) for rows in features] == list(range(1, 9))
     assert list(split.caption_texts) == [f"caption {row}" for row in range(8)]
 
@@ -146,7 +144,6 @@ def test_regions_in_columns_are_seen_by_any_other_fact(imported, fact: str, tmp_
     said, folder = imported()
     assert "holds a region a column; it was turned" in said
     regions = ShardedSplit(folder, "train").read([0]).regions
-    assert regions is not None
     assert regions[0].shape == (5, 8)
 
 
@@ -216,4 +213,4 @@ def test_sentences_come_as_any_sequence() -> None:
     for sentences in (("a dog", "cafe"), np.array(["a dog", "cafe"]), iter(["a dog", "cafe"])):
         assert (model.encode_texts(sentences) == expected).all()
     with pytest.raises(TypeError, match="takes sentences, not float"):
-        model.encode_texts(["a dog", float("nan")])  # pyright: ignore[reportArgumentType]
+        model.encode_texts(["a dog", float("nan")])

@@ -128,7 +128,7 @@ def test_any_table_that_the_csv_writer_writes_is_read_back(
 ) -> None:
     rows = [["file", "caption"], *([f"p{number}.jpg", cell] for number, cell in enumerate(cells))]
     written = io.StringIO()
-    writer = csv.writer(written, delimiter=separator, quoting=quoting, lineterminator=end)  # pyright: ignore
+    writer = csv.writer(written, delimiter=separator, quoting=quoting, lineterminator=end)
     writer.writerows(row if file_first else row[::-1] for row in rows)
     with tempfile.TemporaryDirectory() as folder:
         found = captions_of(Path(folder), "captions.csv", written.getvalue().encode(encoding))

@@ -52,9 +52,7 @@ def test_masks_of_both_modes_and_any_size(tmp_path: Path) -> None:
     assert [photo.segmentation for photo in annotated.photos] == [tmp_path / "masks" / name for name in masks]
     source = AnnotatedSegmentation().prepare(annotated)
     arrays = source(PhotoBatches(annotated.photos, [source], [range(2)])[0].inputs[0])
-    assert arrays.seg_map is not None
     assert arrays.seg_map[:, 9, [0, 63]].tolist() == [[2, VOID], [0, 1]]
-    assert arrays.seg_categories is not None
     assert arrays.seg_categories.tolist() == [[0, 0, 1], [1, 1, 0]]
 
 

@@ -35,7 +35,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.features.huggingface import PROCESSOR
 
-from .tiny_models import LAYERS, resnet, saved
+from .tiny_models import LAYERS, made, saved
 
 BASELINES = Path(__file__).parents[2] / "experiments/baselines"
 MODULES = ("run", "zero_shot")
@@ -427,7 +427,7 @@ def test_settings_of_the_reader_are_those_of_shards(zero_shot: ModuleType, raw: 
 def test_refusals_say_what_is_wrong(
     zero_shot: ModuleType, folders: dict[str, Path], raw: Path, out: Path, tmp_path: Path
 ) -> None:
-    empty, other = tmp_path / "empty", resnet(tmp_path / "resnet")
+    empty, other = tmp_path / "empty", made("resnet", tmp_path / "resnet")
     empty.mkdir()
     untold = shutil.copytree(folders["clip"], tmp_path / "untold")
     (untold / "tokenizer.json").unlink()

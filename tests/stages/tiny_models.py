@@ -2,45 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    CLIPConfig,
-    CLIPModel,
-    ConditionalDetrConfig,
-    ConditionalDetrForObjectDetection,
-    ConvNextConfig,
-    ConvNextForImageClassification,
-    DetrConfig,
-    DetrForObjectDetection,
-    Dinov2Config,
-    Dinov2Model,
-    DINOv3ViTConfig,
-    DINOv3ViTModel,
-    PreTrainedModel,
-    ResNetConfig,
-    ResNetForImageClassification,
-    RTDetrConfig,
-    RTDetrForObjectDetection,
-    RTDetrResNetConfig,
-    SiglipConfig,
-    SiglipModel,
-    SwinConfig,
-    SwinForImageClassification,
-)
-from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.conditional_detr.image_processing_pil_conditional_detr import (
-    ConditionalDetrImageProcessorPil,
-)
-from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
-from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
-from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+import transformers
+
+from threeshnet.features.backbone import BackboneGrid, ClipTokens, SiglipTokens
+from threeshnet.features.detector import SigmoidDetector, SoftmaxDetector
 
 CLASSES = 5
 STAGES: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [8, 12, 16, 20], "depths": [1, 1, 2, 1]}
@@ -54,10 +23,19 @@ DETR_LAYERS: dict[str, Any] = {
     "encoder_ffn_dim": 24,
     "decoder_ffn_dim": 24,
     "num_labels": CLASSES,
+    "num_queries": 20,
 }
+DETR_SIZE = {"shortest_edge": 64, "longest_edge": 110}
+SQUARE = {"height": 112, "width": 112}
+CROP: dict[str, Any] = {"size": {"shortest_edge": 224}, "crop_pct": 0.875}
+TEXT = {**LAYERS, "vocab_size": 20, "intermediate_size": 32}
+VISION = {**LAYERS, "intermediate_size": 32, "image_size": 112, "patch_size": 16}
+KINDS: dict[str, Any] = {"detr": SoftmaxDetector, "clip": ClipTokens, "siglip": SiglipTokens}
+KINDS |= dict.fromkeys(("rtdetr", "conditional_detr"), SigmoidDetector)
+Made = tuple[transformers.PreTrainedModel, Any]  # with its processor
 
 
-def saved(model: PreTrainedModel, processor: Any, folder: Path) -> Path:
+def saved(model: transformers.PreTrainedModel, processor: Any, folder: Path) -> Path:
     """The folder with the model and the processor; weights are spread, so that other inputs give other outputs."""
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -70,95 +48,87 @@ def saved(model: PreTrainedModel, processor: Any, folder: Path) -> Path:
     return folder
 
 
-def rtdetr(folder: Path) -> Path:
-    torch.manual_seed(0)
-    backbone = RTDetrResNetConfig(**STAGES, out_features=["stage2", "stage3", "stage4"])
-    config = RTDetrConfig(
+def rtdetr() -> Made:
+    backbone = transformers.RTDetrResNetConfig(**STAGES, out_features=["stage2", "stage3", "stage4"])
+    config = transformers.RTDetrConfig(
         **DETR_LAYERS,
         backbone_config=backbone,
         encoder_hidden_dim=16,
         encoder_in_channels=[12, 16, 20],
         decoder_in_channels=[16, 16, 16],
-        num_queries=20,
         num_denoising=0,
         decoder_n_points=2,
     )
-    return saved(RTDetrForObjectDetection(config), RTDetrImageProcessorPil(size={"height": 96, "width": 96}), folder)
-
-
-def detr(folder: Path) -> Path:
-    torch.manual_seed(0)
-    config = DetrConfig(**DETR_LAYERS, backbone_config=ResNetConfig(**STAGES, out_features=["stage4"]), num_queries=20)
-    processor = DetrImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 110})
-    return saved(DetrForObjectDetection(config), processor, folder)
-
-
-def conditional_detr(folder: Path) -> Path:
-    torch.manual_seed(0)
-    config = ConditionalDetrConfig(
-        **DETR_LAYERS, backbone_config=ResNetConfig(**STAGES, out_features=["stage4"]), num_queries=20
+    return transformers.RTDetrForObjectDetection(config), transformers.RTDetrImageProcessorPil(
+        size={"height": 96, "width": 96}
     )
-    processor = ConditionalDetrImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 110})
-    return saved(ConditionalDetrForObjectDetection(config), processor, folder)
 
 
-def resnet(folder: Path) -> Path:
+def detr() -> Made:
+    config = transformers.DetrConfig(
+        **DETR_LAYERS, backbone_config=transformers.ResNetConfig(**STAGES, out_features=["stage4"])
+    )
+    return transformers.DetrForObjectDetection(config), transformers.DetrImageProcessorPil(size=DETR_SIZE)
+
+
+def conditional_detr() -> Made:
+    config = transformers.ConditionalDetrConfig(
+        **DETR_LAYERS, backbone_config=transformers.ResNetConfig(**STAGES, out_features=["stage4"])
+    )
+    return transformers.ConditionalDetrForObjectDetection(config), transformers.ConditionalDetrImageProcessorPil(
+        size=DETR_SIZE
+    )
+
+
+def resnet() -> Made:
+    return transformers.ResNetForImageClassification(
+        transformers.ResNetConfig(**STAGES, num_labels=CLASSES)
+    ), transformers.ConvNextImageProcessorPil(**CROP)
+
+
+def convnext() -> Made:
+    config = transformers.ConvNextConfig(hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 1, 1], num_labels=CLASSES)
+    return transformers.ConvNextForImageClassification(config), transformers.ConvNextImageProcessorPil(**CROP)
+
+
+def swin() -> Made:
+    config = transformers.SwinConfig(embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 2], num_labels=CLASSES)
+    return transformers.SwinForImageClassification(config), transformers.ViTImageProcessorPil()
+
+
+def dinov2() -> Made:
+    processor = transformers.BitImageProcessorPil(size={"shortest_edge": 112}, crop_size={"height": 98, "width": 98})
+    return transformers.Dinov2Model(transformers.Dinov2Config(**LAYERS, image_size=42, patch_size=14)), processor
+
+
+def dinov3() -> Made:
+    config = transformers.DINOv3ViTConfig(**LAYERS, intermediate_size=32, patch_size=16, num_register_tokens=2)
+    return transformers.DINOv3ViTModel(config), transformers.ViTImageProcessorPil(
+        size=SQUARE, image_mean=[0.4, 0.5, 0.6]
+    )
+
+
+def clip() -> Made:
+    model = transformers.CLIPModel(transformers.CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=8))
+    return model, transformers.CLIPImageProcessorPil(size={"shortest_edge": 112}, crop_size=SQUARE)
+
+
+def siglip() -> Made:
+    return transformers.SiglipModel(
+        transformers.SiglipConfig(text_config=TEXT, vision_config=VISION)
+    ), transformers.SiglipImageProcessorPil(size=SQUARE)
+
+
+DETECTORS = {family.__name__: family for family in (rtdetr, detr, conditional_detr)}
+GRIDS = {family.__name__: family for family in (resnet, convnext, swin, dinov2, dinov3, clip, siglip)}
+
+
+def made(family: str, folder: Path) -> Path:
+    """The folder of a tiny model of this family."""
     torch.manual_seed(0)
-    model = ResNetForImageClassification(ResNetConfig(**STAGES, num_labels=CLASSES))
-    return saved(model, ConvNextImageProcessorPil(size={"shortest_edge": 224}, crop_pct=0.875), folder)
+    return saved(*(DETECTORS | GRIDS)[family](), folder)
 
 
-def convnext(folder: Path) -> Path:
-    torch.manual_seed(0)
-    config = ConvNextConfig(hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 1, 1], num_labels=CLASSES)
-    processor = ConvNextImageProcessorPil(size={"shortest_edge": 224}, crop_pct=0.875)
-    return saved(ConvNextForImageClassification(config), processor, folder)
-
-
-def swin(folder: Path) -> Path:
-    torch.manual_seed(0)
-    config = SwinConfig(embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 2], num_labels=CLASSES)
-    return saved(SwinForImageClassification(config), ViTImageProcessorPil(), folder)
-
-
-def dinov2(folder: Path) -> Path:
-    torch.manual_seed(0)
-    model = Dinov2Model(Dinov2Config(**LAYERS, image_size=42, patch_size=14))
-    processor = BitImageProcessorPil(size={"shortest_edge": 112}, crop_size={"height": 98, "width": 98})
-    return saved(model, processor, folder)
-
-
-def dinov3(folder: Path) -> Path:
-    torch.manual_seed(0)
-    config = DINOv3ViTConfig(**LAYERS, intermediate_size=32, patch_size=16, num_register_tokens=2)
-    processor = ViTImageProcessorPil(size={"height": 112, "width": 112}, image_mean=[0.4, 0.5, 0.6])
-    return saved(DINOv3ViTModel(config), processor, folder)
-
-
-def clip(folder: Path) -> Path:
-    torch.manual_seed(0)
-    text = {**LAYERS, "vocab_size": 20, "intermediate_size": 32}
-    vision = {**LAYERS, "intermediate_size": 32, "image_size": 112, "patch_size": 16}
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
-    size = {"height": 112, "width": 112}
-    return saved(model, CLIPImageProcessorPil(size={"shortest_edge": 112}, crop_size=size), folder)
-
-
-def siglip(folder: Path) -> Path:
-    torch.manual_seed(0)
-    text = {**LAYERS, "vocab_size": 20, "intermediate_size": 32}
-    vision = {**LAYERS, "intermediate_size": 32, "image_size": 112, "patch_size": 16}
-    model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
-    return saved(model, SiglipImageProcessorPil(size={"height": 112, "width": 112}), folder)
-
-
-DETECTORS: dict[str, Callable[[Path], Path]] = {"rtdetr": rtdetr, "detr": detr, "conditional_detr": conditional_detr}
-GRIDS: dict[str, Callable[[Path], Path]] = {
-    "resnet": resnet,
-    "convnext": convnext,
-    "swin": swin,
-    "dinov2": dinov2,
-    "dinov3": dinov3,
-    "clip": clip,
-    "siglip": siglip,
-}
+def build(family: str, folder: Path, **options: Any) -> Any:
+    """The extractor of a family, from the folder of a model."""
+    return KINDS.get(family, BackboneGrid)(name=folder, **options)
