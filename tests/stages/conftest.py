@@ -117,3 +117,25 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Photo]:
     """Five photos of four sizes; the first and the fourth meet in a group."""
     folder = tmp_path_factory.mktemp("photos")
     return [picture(folder, n, size) for n, size in enumerate([(120, 80), (50, 75), (64, 64), (120, 80), (33, 100)])]
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """An empty folder for what is imported."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def imported(command, raw: Path, tmp_path: Path):
+    """Imports folders (or files), by default `raw`; gives what was printed and the folder of the shards."""
+
+    def call(*raws: Path, code: int = 0, **settings: Any) -> tuple[str, Path]:
+        words = [f"raw=[{','.join(map(str, raws or [raw]))}]", *(f"{key}={value}" for key, value in settings.items())]
+        ended = command("import", f"out={tmp_path / 'shards'}", "name=set", "progress=false", *words)
+        assert ended.code == code, ended.err + ended.out
+        assert "Traceback" not in ended.err
+        return ended.out + ended.err, tmp_path / "shards" / "set"
+
+    return call

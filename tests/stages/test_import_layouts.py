@@ -6,7 +6,6 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -55,17 +54,9 @@ def captions(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def imported(command, captions: Path, tmp_path: Path):
-    """Imports `raw` with the captions and gives how it ended and the folder of the shards."""
-
-    def call(raw: Path, code: int = 0, **settings: Any) -> tuple[Any, Path]:
-        words = [f"{key}={value}" for key, value in ({"captions": captions} | settings).items()]
-        ended = command("import", f"raw={raw}", f"out={tmp_path / 'out'}", "name=set", "progress=false", *words)
-        assert ended.code == code, ended.err + ended.out
-        assert "Traceback" not in ended.err
-        return ended, tmp_path / "out" / "set"
-
-    return call
+def imported(imported, captions: Path):
+    """As everywhere, with these captions."""
+    return lambda *raws, **settings: imported(*raws, **{"captions": captions} | settings)
 
 
 def check_regions(folder: Path, *, boxes: bool, scores: Mapping[str, np.ndarray] | None = None) -> None:
@@ -97,15 +88,13 @@ def bottom_up_line(name: str) -> str:
     return "\t".join(map(str, cells)) + "\n"
 
 
-def test_bottom_up_lines_in_several_parts(imported, tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
-    raw.mkdir()
+def test_bottom_up_lines_in_several_parts(imported, raw: Path) -> None:
     (raw / "part.tsv.0.tsv").write_text(bottom_up_line("391895") + bottom_up_line("22"))
     (raw / "part.tsv.1.tsv").write_text(bottom_up_line("22") + bottom_up_line("7"))
-    ended, folder = imported(raw)
+    said, folder = imported()
     check_regions(folder, boxes=True)
-    assert "1 image ids occur again" in ended.out
-    assert "every region's score is written as 1" in ended.out
+    assert "1 image ids occur again" in said
+    assert "every region's score is written as 1" in said
     assert ShardedSplit(folder, "dev").sizes().tolist() == [list(SIZES["22"])]
 
 
@@ -119,9 +108,9 @@ def test_lxmert_lines_have_scores_and_the_height_first(imported, tmp_path: Path)
         lines.append("\t".join(map(str, (*cells, COUNTS[name], encoded(pixels_of(name)), encoded(regions_of(name))))))
     file = tmp_path / "val.tsv"
     file.write_text("\n".join(lines) + "\n")
-    ended, folder = imported(file)
+    said, folder = imported(file)
     check_regions(folder, boxes=True, scores=scores)
-    assert "000000391895 is 391895" in ended.out
+    assert "000000391895 is 391895" in said
 
 
 def test_of_many_regions_the_best_are_kept(imported, tmp_path: Path) -> None:
@@ -138,9 +127,7 @@ def test_of_many_regions_the_best_are_kept(imported, tmp_path: Path) -> None:
     np.testing.assert_array_equal(arrays.scores[0], scores[best])
 
 
-def test_torn_lines_name_file_and_line(imported, tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
-    raw.mkdir()
+def test_torn_lines_name_file_and_line(imported, raw: Path) -> None:
     torn = bottom_up_line("22").rstrip("\n")[:-40]
     (raw / "a.tsv").write_text(bottom_up_line("391895") + "7\t1\t2\n" + bottom_up_line("7").replace("\t50\t", "\tx\t"))
     (raw / "b.tsv").write_text(bottom_up_line("7") + torn)
@@ -149,26 +136,26 @@ def test_torn_lines_name_file_and_line(imported, tmp_path: Path) -> None:
         f"{raw / 'a.tsv'} line 3: no number in image_w",
         f"{raw / 'b.tsv'} line 2: features of",
     )
-    ended, folder = imported(raw, on_error="stop", code=1)
-    assert all(fault in ended.err for fault in faults), ended.err
+    said, folder = imported(on_error="stop", code=1)
+    assert all(fault in said for fault in faults), said
     assert not folder.exists()
-    imported(raw)  # on_error=skip: the whole lines are taken, the others listed
+    imported()  # on_error=skip: the whole lines are taken, the others listed
     left_out = (folder / "left_out.txt").read_text()
     assert all(fault in left_out for fault in faults)
 
 
 def test_boxes_of_another_size_leave_the_image_out(imported, tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("".join(bottom_up_line(name) for name in SIZES).replace("22\t200\t", "22\t20\t"))
-    ended, _ = imported(tmp_path / "a.tsv", on_error="stop", code=1)
-    assert "a.tsv line 2: a box that ends at" in ended.err
+    said, _ = imported(tmp_path / "a.tsv", on_error="stop", code=1)
+    assert "a.tsv line 2: a box that ends at" in said
 
 
 # ---- a file an image
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_npz_files_with_boxes(imported, tmp_path: Path, turned: bool) -> None:
-    raw = tmp_path / "raw" / "val2014"
+def test_npz_files_with_boxes(imported, turned: bool, raw: Path) -> None:
+    raw = raw / "val2014"
     raw.mkdir(parents=True)
     for name, (width, height) in SIZES.items():
         own = regions_of(name).T if turned else regions_of(name)
@@ -177,44 +164,40 @@ def test_npz_files_with_boxes(imported, tmp_path: Path, turned: bool) -> None:
         np.savez_compressed(
             raw / f"COCO_val2014_{int(name):012d}.jpg.npz", x=own, bbox=pixels_of(name), **sizes, **info
         )
-    ended, folder = imported(tmp_path / "raw")
+    said, folder = imported()
     check_regions(folder, boxes=True)
-    assert "read from each .npz: x, bbox, num_bbox; not read: info" in ended.out
-    assert ("it was turned" in ended.out) == turned
+    assert "read from each .npz: x, bbox, num_bbox; not read: info" in said
+    assert ("it was turned" in said) == turned
 
 
-def test_npz_files_without_sizes_lose_boxes_in_pixels(imported, tmp_path: Path) -> None:
-    (tmp_path / "raw").mkdir()
+def test_npz_files_without_sizes_lose_boxes_in_pixels(imported, raw: Path) -> None:
     for name in SIZES:
-        np.savez(tmp_path / "raw" / f"{name}.npz", features=regions_of(name), boxes=pixels_of(name))
-    ended, folder = imported(tmp_path / "raw")
+        np.savez(raw / f"{name}.npz", features=regions_of(name), boxes=pixels_of(name))
+    said, folder = imported()
     check_regions(folder, boxes=False)
-    assert "boxes in pixels left out, 3 photos have no size" in ended.out
+    assert "boxes in pixels left out, 3 photos have no size" in said
 
 
-def test_a_damaged_npz_is_listed(imported, tmp_path: Path) -> None:
-    (tmp_path / "raw").mkdir()
+def test_a_damaged_npz_is_listed(imported, raw: Path) -> None:
     for name in SIZES:
-        np.savez(tmp_path / "raw" / f"{name}.npz", features=regions_of(name))
+        np.savez(raw / f"{name}.npz", features=regions_of(name))
     for split in ("7", "22"):
-        file = tmp_path / "raw" / f"{split}.npz"
+        file = raw / f"{split}.npz"
         np.savez(file, features=np.array([{"a": 1}], object) if split == "7" else regions_of("22")[:, :5])
-    ended, _ = imported(tmp_path / "raw", on_error="stop", code=1)
-    assert "22.npz" in ended.err
-    assert "regions of width 5; the others have 6" in ended.err
+    said, _ = imported(on_error="stop", code=1)
+    assert "22.npz" in said
+    assert "regions of width 5; the others have 6" in said
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".pth"])
-def test_grids_become_cells_row_by_row(imported, tmp_path: Path, suffix: str) -> None:
-    raw = tmp_path / "raw"
-    raw.mkdir()
+def test_grids_become_cells_row_by_row(imported, suffix: str, raw: Path) -> None:
     grids = {name: np.random.default_rng(int(name)).random((1, 9, 2, 3), np.float32) for name in SIZES}
     for name, grid in grids.items():
         if suffix == ".npy":
             np.save(raw / f"{name}.npy", grid if name != "22" else grid[0])
         else:
             torch.save(torch.from_numpy(grid), raw / f"{name}.pth")
-    _, folder = imported(raw)
+    _, folder = imported()
     assert Manifest.load(folder).grid_size == (2, 3)
     cells = ShardedSplit(folder, "dev").read([0]).grid
     for row in range(2):
@@ -222,15 +205,13 @@ def test_grids_become_cells_row_by_row(imported, tmp_path: Path, suffix: str) ->
             np.testing.assert_array_equal(cells[0, row * 3 + column], grids["22"][0, :, row, column])
 
 
-def test_grids_of_several_sizes_need_a_size(imported, tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
-    raw.mkdir()
+def test_grids_of_several_sizes_need_a_size(imported, raw: Path) -> None:
     grids = {"391895": np.ones((9, 4, 6)), "22": np.arange(36.0).reshape(1, 4, 9).repeat(9, 0), "7": np.ones((9, 2, 2))}
     for name, grid in grids.items():
         np.save(raw / f"{name}.npy", grid.astype(np.float32))
-    ended, _ = imported(raw, code=1)
-    assert "cells=7" in ended.err
-    _, folder = imported(raw, cells=2)
+    said, _ = imported(code=1)
+    assert "cells=7" in said
+    _, folder = imported(cells=2)
     cells = ShardedSplit(folder, "dev").read([0]).grid
     pooled = [
         grids["22"][:, rows, columns].mean() for rows in (slice(2), slice(2, 4)) for columns in (slice(5), slice(4, 9))
@@ -238,22 +219,20 @@ def test_grids_of_several_sizes_need_a_size(imported, tmp_path: Path) -> None:
     np.testing.assert_allclose(cells[0, :, 0], pooled, rtol=1e-6)
 
 
-def test_a_grid_with_its_channels_last_is_noticed(imported, tmp_path: Path) -> None:
-    (tmp_path / "raw").mkdir()
+def test_a_grid_with_its_channels_last_is_noticed(imported, raw: Path) -> None:
     for name in SIZES:
-        np.save(tmp_path / "raw" / f"{name}.npy", np.ones((2, 2, 32), np.float32))
-    ended, _ = imported(tmp_path / "raw", code=1)
-    assert "say channels=last" in ended.err
-    _, folder = imported(tmp_path / "raw", channels="last")
+        np.save(raw / f"{name}.npy", np.ones((2, 2, 32), np.float32))
+    said, _ = imported(code=1)
+    assert "say channels=last" in said
+    _, folder = imported(channels="last")
     assert Manifest.load(folder).grid_width == 32
 
 
-def test_a_pickle_in_a_pth_is_refused(imported, tmp_path: Path) -> None:
-    (tmp_path / "raw").mkdir()
+def test_a_pickle_in_a_pth_is_refused(imported, raw: Path) -> None:
     for name in SIZES:
-        torch.save(Path("anything"), tmp_path / "raw" / f"{name}.pth")
-    ended, _ = imported(tmp_path / "raw", code=1)
-    assert "cannot be opened for weights alone" in ended.err
+        torch.save(Path("anything"), raw / f"{name}.pth")
+    said, _ = imported(code=1)
+    assert "cannot be opened for weights alone" in said
 
 
 # ---- HDF5
@@ -312,12 +291,12 @@ def test_an_hdf5_grid(imported, tmp_path: Path) -> None:
 def test_an_hdf5_without_ids_says_how_to_add_them(imported, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as out:
         out["features"] = np.ones((3, 2, WIDTH), np.float32)
-    ended, _ = imported(tmp_path / "a.h5", code=1)
-    assert "add the image ids in the order of its rows as image_ids or ids" in ended.err
+    said, _ = imported(tmp_path / "a.h5", code=1)
+    assert "add the image ids in the order of its rows as image_ids or ids" in said
     with h5py.File(tmp_path / "a.h5", "a") as out:
         out["ids"] = ["1", "2"]
-    ended, _ = imported(tmp_path / "a.h5", code=1)
-    assert "3 rows of features and 2 ids" in ended.err
+    said, _ = imported(tmp_path / "a.h5", code=1)
+    assert "3 rows of features and 2 ids" in said
 
 
 # ---- captions without photos
@@ -325,10 +304,10 @@ def test_an_hdf5_without_ids_says_how_to_add_them(imported, tmp_path: Path) -> N
 
 def test_captions_are_asked_for(imported, tmp_path: Path) -> None:
     write_hdf5(tmp_path / "a.h5", "padded")
-    ended, _ = imported(tmp_path / "a.h5", code=1, captions="null")
-    assert "captions=<dataset_*.json" in ended.err
-    ended, _ = imported(tmp_path / "a.h5", code=1, captions=tmp_path / "nowhere.json")
-    assert "there is no such file" in ended.err
+    said, _ = imported(tmp_path / "a.h5", code=1, captions="null")
+    assert "captions=<dataset_*.json" in said
+    said, _ = imported(tmp_path / "a.h5", code=1, captions=tmp_path / "nowhere.json")
+    assert "there is no such file" in said
 
 
 def test_captions_of_cocos_own_site_and_lists(tmp_path: Path) -> None:
@@ -359,14 +338,13 @@ def test_captions_of_cocos_own_site_and_lists(tmp_path: Path) -> None:
     assert read_caption_lists([tmp_path / "captions.txt"], name="x", split="test").photos[0].split == "test"
 
 
-def test_captions_beside_the_arrays_are_found(imported, captions: Path, tmp_path: Path) -> None:
-    (tmp_path / "raw").mkdir()
-    write_hdf5(tmp_path / "raw" / "a.h5", "padded")
-    captions.rename(tmp_path / "raw" / captions.name)
-    (tmp_path / "raw" / "captions.txt").write_text("not\tlooked at\n")
-    ended, folder = imported(tmp_path / "raw", captions="null")
+def test_captions_beside_the_arrays_are_found(imported, captions: Path, tmp_path: Path, raw: Path) -> None:
+    write_hdf5(raw / "a.h5", "padded")
+    captions.rename(raw / captions.name)
+    (raw / "captions.txt").write_text("not\tlooked at\n")
+    said, folder = imported(captions="null")
     check_regions(folder, boxes=True)
-    assert f"captions: {tmp_path / 'raw' / captions.name}" in ended.out
-    (tmp_path / "raw" / "dataset_flickr30k.json").write_text("{}")
-    ended, _ = imported(tmp_path / "raw", captions="null", code=1)
-    assert "Name it with captions=<file>" in ended.err
+    assert f"captions: {raw / captions.name}" in said
+    (raw / "dataset_flickr30k.json").write_text("{}")
+    said, _ = imported(captions="null", code=1)
+    assert "Name it with captions=<file>" in said

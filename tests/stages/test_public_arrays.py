@@ -22,21 +22,6 @@ from threeshnet.shards.reader import ShardedSplit
 COCO = [9, 2, 34, 5, 42, 49, 391895, 522418, 184613, 318219]
 
 
-@pytest.fixture
-def imported(command, tmp_path: Path):
-    """Imports a folder, and gives what was said and the folder of the shards."""
-
-    def call(code: int = 0, **settings: Any) -> tuple[str, Path]:
-        words = [f"{key}={value}" for key, value in settings.items()]
-        out = tmp_path / "out"
-        ended = command("import", f"raw={tmp_path / 'in'}", f"out={out}", "name=set", "progress=false", *words)
-        assert ended.code == code, ended.err + ended.out
-        return ended.out + ended.err, out / "set"
-
-    (tmp_path / "in").mkdir()
-    return call
-
-
 def tsv(folder: Path, wrap: Any = bytes.decode, doubled: str = "", regions: int = 4) -> None:
     """Bottom-up attention's lines of three images, each region filled with the image's number."""
     with (folder / "a.tsv").open("w", newline="") as file:
@@ -53,8 +38,8 @@ def tsv(folder: Path, wrap: Any = bytes.decode, doubled: str = "", regions: int 
 
 
 @pytest.mark.parametrize("regions", [4, 1])  # base64 with padding in the middle, and without: twice as wide then
-def test_features_that_stand_there_twice(imported, regions: int, tmp_path: Path) -> None:
-    tsv(tmp_path / "in", doubled="184613", regions=regions)
+def test_features_that_stand_there_twice(imported, regions: int, raw: Path) -> None:
+    tsv(raw, doubled="184613", regions=regions)
     said, folder = imported(on_error="stop", code=1)
     assert "a.tsv line 3: " in said
     assert "stand there twice" in said
@@ -63,15 +48,14 @@ def test_features_that_stand_there_twice(imported, regions: int, tmp_path: Path)
     assert list(ShardedSplit(folder, "train").image_ids) == ["391895", "522418"]
 
 
-def test_bytes_as_python_shows_them_are_undone(imported, tmp_path: Path) -> None:
-    tsv(tmp_path / "in", wrap=str)
+def test_bytes_as_python_shows_them_are_undone(imported, raw: Path) -> None:
+    tsv(raw, wrap=str)
     _, folder = imported()
     features = ShardedSplit(folder, "train").read([0, 1]).regions
     assert [rows[0, 0] for rows in features] == [1, 2]
 
 
-def test_neighbours_are_named_and_are_no_layout(imported, tmp_path: Path) -> None:
-    raw = tmp_path / "in"
+def test_neighbours_are_named_and_are_no_layout(imported, raw: Path) -> None:
     for split, count in (("train", 6), ("test", 3)):
         np.save(raw / f"{split}_ims.npy", np.random.default_rng(count).random((count, 36, 8), np.float32))
         np.save(raw / f"{split}_ims_bbx.npy", np.ones((count, 36, 4), np.float32))
@@ -85,16 +69,16 @@ def test_neighbours_are_named_and_are_no_layout(imported, tmp_path: Path) -> Non
     assert split.caption_texts[0] == "caption 0"
 
 
-def test_a_few_files_beside_a_table_are_no_layout(imported, tmp_path: Path) -> None:
-    tsv(tmp_path / "in")
-    np.save(tmp_path / "in/grids.npy", np.ones((8, 7, 7), np.float32))
-    np.save(tmp_path / "in/sizes.npy", np.ones((3, 2), np.float32))
+def test_a_few_files_beside_a_table_are_no_layout(imported, raw: Path) -> None:
+    tsv(raw)
+    np.save(raw / "grids.npy", np.ones((8, 7, 7), np.float32))
+    np.save(raw / "sizes.npy", np.ones((3, 2), np.float32))
     said, folder = imported()
     assert ShardedSplit(folder, "train").manifest.fields == ("region",)
     assert "not read: grids.npy, sizes.npy; if they hold images, say layout=grid_files" in said
 
 
-def test_a_join_by_numbers_that_only_look_alike_is_refused(imported, tmp_path: Path) -> None:
+def test_a_join_by_numbers_that_only_look_alike_is_refused(imported, raw: Path) -> None:
     entries = [
         {
             "filename": f"COCO_val2014_{number:012d}.jpg",
@@ -105,9 +89,9 @@ def test_a_join_by_numbers_that_only_look_alike_is_refused(imported, tmp_path: P
         }
         for row, number in enumerate(COCO)
     ]
-    (tmp_path / "in/dataset_coco.json").write_text(json.dumps({"images": entries}))
+    (raw / "dataset_coco.json").write_text(json.dumps({"images": entries}))
     for row in range(10):
-        np.save(tmp_path / f"in/{row}.npy", np.full((4, 8), row + 1, np.float32))
+        np.save(raw / f"{row}.npy", np.full((4, 8), row + 1, np.float32))
     said, folder = imported(code=1)
     assert "only 3 of 10 ids are on both sides" in said
     assert "ids=imgid would match 10" in said
@@ -119,49 +103,49 @@ def test_a_join_by_numbers_that_only_look_alike_is_refused(imported, tmp_path: P
     assert list(split.caption_texts) == [f"caption {row}" for row in range(8)]
 
 
-def test_ids_that_mostly_miss_are_refused(imported, tmp_path: Path) -> None:
-    tsv(tmp_path / "in")
-    (tmp_path / "in/captions.csv").write_text("file,caption,split\n391895,a,train\n1,b,train\n2,c,train\n")
+def test_ids_that_mostly_miss_are_refused(imported, raw: Path) -> None:
+    tsv(raw)
+    (raw / "captions.csv").write_text("file,caption,split\n391895,a,train\n1,b,train\n2,c,train\n")
     said, _ = imported(code=1)
     assert "only 1 of 3 ids are on both sides: captions have 391895, 1, 2" in said
 
 
-def test_ids_that_pandas_made_floats_are_joined(imported, tmp_path: Path) -> None:
-    tsv(tmp_path / "in")
-    text = (tmp_path / "in/captions.csv").read_text()
-    (tmp_path / "in/captions.csv").write_text(text.replace(",a photo", ".0,a photo"))
+def test_ids_that_pandas_made_floats_are_joined(imported, raw: Path) -> None:
+    tsv(raw)
+    text = (raw / "captions.csv").read_text()
+    (raw / "captions.csv").write_text(text.replace(",a photo", ".0,a photo"))
     said, folder = imported()
     assert "391895 is 391895.0" in said
     assert ShardedSplit(folder, "train").images == 2
 
 
 @pytest.mark.parametrize("fact", ["bbox", "num_bbox", "scores"])
-def test_regions_in_columns_are_seen_by_any_other_fact(imported, fact: str, tmp_path: Path) -> None:
+def test_regions_in_columns_are_seen_by_any_other_fact(imported, fact: str, raw: Path) -> None:
     facts = {"bbox": np.ones((5, 4), np.float32), "num_bbox": np.array(5), "scores": np.ones(5, np.float32)}
     features = np.random.default_rng(0).random((8, 5), np.float32)
-    np.savez(tmp_path / "in/7.npz", x=features, **{fact: facts[fact]})
-    (tmp_path / "in/captions.csv").write_text("file,caption,split\n7,a,train\n")
+    np.savez(raw / "7.npz", x=features, **{fact: facts[fact]})
+    (raw / "captions.csv").write_text("file,caption,split\n7,a,train\n")
     said, folder = imported()
     assert "holds a region a column; it was turned" in said
     regions = ShardedSplit(folder, "train").read([0]).regions
     assert regions[0].shape == (5, 8)
 
 
-def test_npy_files_with_regions_in_columns_are_refused(imported, tmp_path: Path) -> None:
+def test_npy_files_with_regions_in_columns_are_refused(imported, raw: Path) -> None:
     for name, count in (("7", 5), ("8", 6)):
-        np.save(tmp_path / f"in/{name}.npy", np.ones((8, count), np.float32))
-    (tmp_path / "in/captions.csv").write_text("file,caption,split\n7,a,train\n8,b,train\n")
+        np.save(raw / f"{name}.npy", np.ones((8, count), np.float32))
+    (raw / "captions.csv").write_text("file,caption,split\n7,a,train\n8,b,train\n")
     said, _ = imported(code=1)
     assert "(8, 5), (8, 6), … have regions as columns" in said
 
 
-def test_an_array_that_changed_in_one_byte_is_another_source(imported, tmp_path: Path) -> None:
-    (tmp_path / "in/captions.csv").write_text("file,caption,split\n7,a,train\n")
+def test_an_array_that_changed_in_one_byte_is_another_source(imported, raw: Path) -> None:
+    (raw / "captions.csv").write_text("file,caption,split\n7,a,train\n")
     values = np.ones((600, 300), np.float32)
-    np.save(tmp_path / "in/7.npy", values)
+    np.save(raw / "7.npy", values)
     imported(most_regions="first")
     values[301, 7] = 2
-    np.save(tmp_path / "in/7.npy", values)
+    np.save(raw / "7.npy", values)
     said, _ = imported(most_regions="first", code=1)
     assert "train-00000.h5: made differently" in said
 
