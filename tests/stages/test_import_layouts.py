@@ -338,7 +338,7 @@ def test_captions_of_cocos_own_site_and_lists(tmp_path: Path) -> None:
     assert read_caption_lists([tmp_path / "captions.txt"], name="x", split="test").photos[0].split == "test"
 
 
-def test_captions_beside_the_arrays_are_found(imported, captions: Path, tmp_path: Path, raw: Path) -> None:
+def test_captions_beside_the_arrays_are_found(imported, captions: Path, raw: Path) -> None:
     write_hdf5(raw / "a.h5", "padded")
     captions.rename(raw / captions.name)
     (raw / "captions.txt").write_text("not\tlooked at\n")
