@@ -73,4 +73,5 @@ def fields_of(findings: Findings) -> Iterator[str]:
     height, width = layout.grid_size or (0, 0)
     shapes = {"region": f"{layout.region_width}", "grid": f"{height}x{width}x{layout.grid_width}"}
     shapes["seg"] = f"{layout.classes} classes"
-    yield from (f"{name} {shapes[name]} {layout.dtypes[name]}" for name in layout.fields)
+    dtypes = {str(name): dtype for name, dtype in layout.dtypes.items()}
+    yield from (f"{name} {shapes[name]} {dtypes[name]}" for name in layout.fields)

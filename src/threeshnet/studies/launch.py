@@ -91,7 +91,8 @@ def open_process(job: Job, variables: dict[str, str], **more: Any) -> subprocess
     job.folder.mkdir(parents=True, exist_ok=True)
     with Run(job.folder).output.open("ab") as output:
         streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
-        return subprocess.Popen(command(job), env=variables, **streams, **more)
+        process: subprocess.Popen[bytes] = subprocess.Popen(command(job), env=variables, **streams | more)
+    return process
 
 
 def processes(devices: Any) -> int:
