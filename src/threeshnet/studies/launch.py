@@ -91,7 +91,7 @@ def open_process(job: Job, variables: dict[str, str], **more: Any) -> subprocess
     job.folder.mkdir(parents=True, exist_ok=True)
     with Run(job.folder).output.open("ab") as output:
         streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
-        process: subprocess.Popen[bytes] = subprocess.Popen(command(job), env=variables, **streams | more)
+        process: Any = subprocess.Popen(command(job), env=variables, **streams | more)
     return process
 
 
