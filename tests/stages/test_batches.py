@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from threeshnet.batches.augment import AlterWords, DropTokens
-from threeshnet.batches.collate import collate_images, pad_sets
+from threeshnet.batches.collate import collate_images
 from threeshnet.batches.dataset import CaptionDataset, ImageDataset, TextDataset
 from threeshnet.batches.order import CaptionBatches, EveryItemOnce
 from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
@@ -243,7 +243,7 @@ def test_padded_sets_equal_the_sets(lengths: list[int]) -> None:
     sets = [
         np.random.default_rng(place).normal(size=(length, 3)).astype(np.float16) for place, length in enumerate(lengths)
     ]
-    padded = pad_sets(sets)
+    padded = collate_images(ImageArrays(regions=sets)).regions
     assert padded.values.shape == (len(sets), max(lengths), 3)
     for row, tokens in enumerate(sets):
         assert np.array_equal(padded.values[row][padded.mask[row]].numpy(), tokens.astype(np.float32))

@@ -15,7 +15,7 @@ from threeshnet.batches.collate import collate_images
 from threeshnet.encoders.image import ImageEncoder, TokenProjection
 from threeshnet.encoders.parts import LocalTokens
 from threeshnet.errors import DataError
-from threeshnet.fusion.box_knowledge import BoxGeometry, geometry
+from threeshnet.fusion.box_knowledge import BoxGeometry
 from threeshnet.metrics.perturbations import drop_regions
 from threeshnet.pooling.mean import MeanPooling
 from threeshnet.records import Batch, ImageArrays, ImageBatch, TokenSet
@@ -23,10 +23,6 @@ from threeshnet.shards.reader import cell_boxes
 from threeshnet.training.synchronize import widen
 
 WIDTH, DIM, CLASSES = 6, 8, 3
-
-
-def test_geometry_is_in_shares_of_the_photo() -> None:
-    assert geometry(torch.tensor([[0.25, 0.0, 0.75, 1.0]])).tolist() == [[0.25, 0.0, 0.75, 1.0, 0.5, 1.0, 0.5]]
 
 
 # ---- in the encoder

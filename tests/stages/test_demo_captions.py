@@ -10,8 +10,8 @@ from collections import Counter
 from itertools import permutations
 from random import Random
 
-from threeshnet.demo.captions import Claims, Mention, Place, Relation, captions, true_of
-from threeshnet.demo.scene import KINDS, Scene, Thing, single, twins
+from threeshnet.demo.captions import captions
+from threeshnet.demo.scene import KINDS, Scene, single, twins
 
 SAME = (
     "balloon", "lantern", "jet", "glider", "butterfly", "moth", "ferry", "yacht", "duck", "goose", "ambulance", "taxi",
@@ -174,16 +174,3 @@ def test_captions_are_neither_curt_nor_long() -> None:
     lengths = [len(caption.split()) for _ in range(40) for caption, _ in captions(rng, single(rng))]
     assert min(lengths) >= 8
     assert max(lengths) <= 18
-
-
-def test_claims_need_different_things_for_different_mentions() -> None:
-    ball = Thing("ball", "red", "small", "plain", "left", "near", False)
-    car = Thing("taxi", "blue", "large", "plain", "right", "far", False)
-    scene = Scene("sky", "", ("grass", "sand"), "depth", (ball, car), 0)
-    red, taxi = Mention("ball", "red"), Mention("taxi")
-    assert true_of(Claims((red, taxi), relations=(Relation(0, "left", 1),)), scene)
-    assert not true_of(Claims((red, taxi), relations=(Relation(0, "right", 1),)), scene)
-    assert not true_of(Claims((red, red)), scene)
-    assert true_of(Claims((red,), (Place(0, "on", "sand"),)), scene)
-    assert not true_of(Claims((taxi,), (Place(0, "on", "sand"),)), scene)
-    assert not true_of(Claims((taxi,), stuff=("water",)), scene)

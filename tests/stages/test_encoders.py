@@ -129,14 +129,6 @@ def test_the_image_side_is_the_set_of_the_paper() -> None:
     torch.testing.assert_close(seen[0].values[:, 1:6], local.values, **EXACT)
 
 
-def test_fused_tokens_are_the_mlp_of_the_sum() -> None:
-    encoder, images = image_encoder(), image_batch([3, 2])
-    local, projected = encoder.project(images.regions)
-    part = encoder.parts["fused"]
-    total = sum(fusion(projected, images) for fusion in part.fusions.values()) + local.values
-    torch.testing.assert_close(part(local, projected, images).values, part.mlp(total), **EXACT)
-
-
 def test_hybrid_is_the_unit_sum_of_its_branches() -> None:
     images = image_batch([2, 5, 1])
     region, grid = image_encoder("regions"), image_encoder("grid")
@@ -189,14 +181,6 @@ def test_bert_in_length_groups_is_bert(lengths: list[int], padding: int, seed: i
     torch.testing.assert_close(encoder(captions), expected, **EXACT)
     longer = TokenSet(*(F.pad(tensor, (0, padding)) for tensor in captions))
     torch.testing.assert_close(encoder(longer), expected, **EXACT)
-
-
-def test_the_gradient_of_length_groups_is_that_of_the_whole() -> None:
-    captions, encoders = captions_of([3, 9, 1, 4, 4]), [bert(), bert()]
-    encoders[0](captions)[:, 0].sum().backward()
-    plain_bert(encoders[1], captions)[:, 0].sum().backward()
-    for part, whole in zip(*(encoder.parameters() for encoder in encoders), strict=True):
-        torch.testing.assert_close(part.grad, whole.grad, **EXACT)
 
 
 def plain_bigru(encoder: BiGRUTextEncoder, ids: Tensor) -> Tensor:

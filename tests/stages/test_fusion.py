@@ -8,8 +8,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from threeshnet.fusion.activations import Sigmoid, Softmax
@@ -176,25 +174,3 @@ def test_vsem_is_the_plain_form(activation: str, training: bool) -> None:
     fast = semantic(activation).train(training)
     plain = PlainSemantic(fast, activation).train(training)
     check_equal(fast, plain, *a_batch(5), {"": "parts."})
-
-
-@given(scores=st.lists(st.floats(-3, 3), min_size=1, max_size=6), padding=st.integers(0, 3))
-def test_weights_do_not_see_padding(scores: list[float], padding: int) -> None:
-    real = torch.tensor([scores])
-    mask = torch.arange(len(scores) + padding).unsqueeze(0) < len(scores)
-    padded = F.pad(real, (0, padding), value=9.0)
-    for activation in (Sigmoid(), Softmax()):
-        found = activation(padded, mask)[0, : len(scores)]
-        torch.testing.assert_close(found, activation(real, torch.ones_like(real).bool())[0])
-    softmax = Softmax()(padded, mask)
-    torch.testing.assert_close(softmax.sum(), torch.tensor(1.0))
-    assert not softmax[0, len(scores) :].any()
-
-
-@given(order=st.permutations(range(TOKENS)))
-def test_fusions_treat_tokens_alike(order: list[int]) -> None:
-    """Tokens in another order give their results in that order."""
-    tokens, images = a_batch(2)
-    shuffled = TokenSet(tokens.values[:, order], tokens.mask[:, order])
-    for fusion in (semantic("sigmoid").eval(), semantic("softmax").eval(), spatial().eval()):
-        torch.testing.assert_close(fusion(shuffled, images), fusion(tokens, images)[:, order], **EXACT)

@@ -53,22 +53,16 @@ def noisy(images: int, captions: int, seed: int, noise: float = 1.0) -> tuple[Te
     return sides, sides[owner] + noise * torch.randn(captions, 8, generator=draw), owner
 
 
-@pytest.mark.parametrize("protocol", ["full", "transfer"])
+@pytest.mark.parametrize("protocol", ["full", "transfer", "ensemble"])
 def test_a_whole_split(protocol: str) -> None:
     images, captions, owner = noisy(53, 177, seed=0)
-    case = Scored("demo", "test", 53, owner, trained_on="flickr8k")
-    found = score(protocol, [EmbeddingSimilarity(images, captions)], case)
-    agree(found, slow_recall(slow_ranks((images @ captions.T).numpy(), owner.numpy())))
+    sources, matrix = [EmbeddingSimilarity(images, captions)], images @ captions.T
+    if protocol == "ensemble":
+        others, sentences, _ = noisy(53, 177, seed=1)
+        sources, matrix = [*sources, EmbeddingSimilarity(others, sentences)], (matrix + others @ sentences.T) / 2
+    found = score(protocol, sources, Scored("demo", "test", 53, owner, trained_on="flickr8k"))
+    agree(found, slow_recall(slow_ranks(matrix.numpy(), owner.numpy())))
     assert 1 < found["t2i"]["R@1"] < 99
-
-
-def test_an_ensemble() -> None:
-    images, captions, owner = noisy(53, 177, seed=0)
-    others, sentences, _ = noisy(53, 177, seed=1)
-    parts = [EmbeddingSimilarity(images, captions), EmbeddingSimilarity(others, sentences)]
-    mean = (images @ captions.T + others @ sentences.T) / 2
-    case = Scored("demo", "test", 53, owner)
-    agree(score("ensemble", parts, case), slow_recall(slow_ranks(mean.numpy(), owner.numpy())))
 
 
 def test_five_folds_of_coco() -> None:
@@ -103,8 +97,12 @@ def test_ranks_are_within_their_fold() -> None:
         fold_ranks(source, owner)
 
 
-def test_every_protocol_has_a_twin_here() -> None:
-    assert set(PROTOCOLS) == {"full", "transfer", "ensemble", "five_fold_1k"}
+def test_unknown_protocols_and_an_ensemble_of_one_are_refused() -> None:
+    case = Scored("demo", "test", 3, torch.arange(3))
+    with pytest.raises(ConfigError, match="there are: full, five_fold_1k, transfer, ensemble"):
+        score("ful", [torch.eye(3)], case)
+    with pytest.raises(ConfigError, match="averages models and got one; give more"):
+        score("ensemble", [torch.eye(3)], case)
 
 
 def test_transfer_is_between_data_sets() -> None:
@@ -158,6 +156,8 @@ def test_what_a_protocol_refuses_is_known_beforehand(
         except ConfigError as error:
             asked.append(str(error))
     assert asked[0] == asked[1]
+    if models == 2 and protocol != "ensemble":
+        assert f"protocol='{protocol}' scores one model and got 2; take protocol=ensemble" in str(asked[0])
     clean = trained_on == "demo" if data == "coco" else trained_on in ("coco", "coco2017")
     allowed = {"full": models == 1, "ensemble": models == 2, "transfer": models == 1 and clean, "five_fold_1k": False}
     assert (asked[0] is None) == allowed[protocol]  # three images are no COCO

@@ -24,20 +24,16 @@ def collate_images(
     """
     regions, region_boxes = _with_boxes(arrays.regions, arrays.boxes, rows, keep, as_stored)
     grid, grid_boxes = _with_boxes(arrays.grid, arrays.grid_boxes, rows, keep, as_stored)
+    half = as_stored and arrays.seg_semantic is not None and arrays.seg_semantic.dtype == np.float16
     return ImageBatch(
         regions=regions,
         grid=grid,
-        seg_semantic=_tensor(arrays.seg_semantic, rows, _float_type(arrays.seg_semantic, as_stored)),
+        seg_semantic=_tensor(arrays.seg_semantic, rows, torch.float16 if half else torch.float32),
         seg_map=_tensor(arrays.seg_map, rows, torch.uint8),
         seg_categories=_tensor(arrays.seg_categories, rows, torch.float32),
         region_boxes=region_boxes,
         grid_boxes=grid_boxes,
     )
-
-
-def pad_sets(sets: Sequence[np.ndarray], *, keep: Keep | None = None, as_stored: bool = False) -> TokenSet:
-    """Sets of vectors, each [n, D], as one set [B, N, D] padded with zeros to the longest; float32 or `as_stored`."""
-    return _padded(sets, _chosen(sets, keep), as_stored=as_stored)
 
 
 def _with_boxes(
@@ -61,7 +57,10 @@ def _chosen(sets: Sequence[np.ndarray], keep: Keep | None) -> list[np.ndarray | 
 
 
 def _padded(sets: Sequence[np.ndarray], kept: Sequence[np.ndarray | None], *, as_stored: bool = False) -> TokenSet:
-    """A loop over sets: one gather over all sets of 128 photos was slower (experiments/benchmarks/streaming)."""
+    """Sets of vectors, each [n, D], as one set [B, N, D] padded with zeros to the longest.
+
+    A loop over sets: one gather over all sets of 128 photos was slower (experiments/benchmarks/streaming).
+    """
     lengths = [len(tokens) if chosen is None else len(chosen) for tokens, chosen in zip(sets, kept, strict=True)]
     width = sets[0].shape[1] if len(sets) else 0
     half = as_stored and len(sets) and sets[0].dtype == np.float16
@@ -75,11 +74,6 @@ def _padded(sets: Sequence[np.ndarray], kept: Sequence[np.ndarray | None], *, as
 
 def _at(sets: Sequence[np.ndarray] | np.ndarray, rows: np.ndarray | None) -> list[np.ndarray]:
     return [sets[row] for row in (range(len(sets)) if rows is None else rows)]
-
-
-def _float_type(array: np.ndarray | None, as_stored: bool) -> torch.dtype:
-    half = as_stored and array is not None and array.dtype == np.float16
-    return torch.float16 if half else torch.float32
 
 
 def _tensor(array: np.ndarray | None, rows: np.ndarray | None, dtype: torch.dtype) -> Tensor | None:

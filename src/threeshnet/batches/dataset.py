@@ -124,9 +124,6 @@ class ImageDataset(Dataset[tuple[ImageBatch, Tensor]]):
     def __len__(self) -> int:
         return self.split.images
 
-    def __getitem__(self, number: int) -> tuple[ImageBatch, Tensor]:
-        return self.__getitems__([number])
-
     def __getitems__(self, numbers: Sequence[int]) -> tuple[ImageBatch, Tensor]:
         """Images and their numbers [B] int64."""
         arrays = self.split.read(numbers, self.fields, extras=False)
@@ -145,9 +142,6 @@ class TextDataset(Dataset[tuple[TokenSet, Tensor]]):
     def by_length(self) -> np.ndarray:
         """Caption numbers [captions], short sentences first: batches of similar length need little padding."""
         return np.argsort(self.texts.lengths, kind="stable")
-
-    def __getitem__(self, number: int) -> tuple[TokenSet, Tensor]:
-        return self.__getitems__([number])
 
     def __getitems__(self, numbers: Sequence[int]) -> tuple[TokenSet, Tensor]:
         """Wordpiece ids and the numbers of the captions [B] int64."""

@@ -35,7 +35,8 @@ class Loader(DataLoader[T]):
         super().__init__(dataset, worker_init_fn=partial(_ignore_signals, os.getpid()), **options)
 
     def __iter__(self) -> Iterator[T]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if self.num_workers and _start_method(self.multiprocessing_context) != "fork":
+        context = self.multiprocessing_context or multiprocessing
+        if self.num_workers and context.get_start_method() != "fork":
             resource_tracker.ensure_running()  # when it starts, it unblocks SIGTERM and SIGINT
         with _signals_blocked():
             return super().__iter__()
@@ -96,10 +97,6 @@ class TrainingLoader(Loader[Batch]):
         self.batches.set_epoch(state["epoch"] + int(finished))
         self.batches.start_at(0 if finished else state["batches"])
         self.done = self.batches.first_batch
-
-
-def _start_method(context: Any) -> str:
-    return (context or multiprocessing).get_start_method()
 
 
 @contextmanager

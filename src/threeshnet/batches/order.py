@@ -7,7 +7,6 @@ together and shuffles their captions within a window.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -17,23 +16,6 @@ from threeshnet.errors import ConfigError, Problems, one_of
 ORDERS = ("shuffle", "blocks")
 
 
-class Order(Protocol):
-    """The captions of an epoch in order, and the settings that this order depends on."""
-
-    @property
-    def window_captions(self) -> int | None:
-        """Captions that are shuffled together; None for an order without windows."""
-        ...
-
-    def __call__(self, owners: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
-        """Caption numbers [captions], each once; `owners` [captions] is the image of each caption."""
-        ...
-
-    def identity(self) -> dict[str, int | str]:
-        """Settings of the order, which a resumed run must share."""
-        ...
-
-
 class Shuffle:
     """The perfect shuffle of the authors' recipe: all orders are equally likely.
 
@@ -41,12 +23,14 @@ class Shuffle:
     [2, 0, 1, 3]
     """
 
-    window_captions: int | None = None
+    window_captions: int | None = None  # that are shuffled together; None for all
 
     def __call__(self, owners: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
+        """Caption numbers [captions], each once; `owners` [captions] is the image of each caption."""
         return np.random.default_rng([seed, epoch]).permutation(len(owners))
 
     def identity(self) -> dict[str, int | str]:
+        """Settings of the order, which a resumed run must share."""
         return {"order": "shuffle"}
 
 
@@ -70,17 +54,17 @@ class BlockOrder:
             )
         problems.raise_as(ConfigError, "A window holds many blocks, as 128 of them.")
         self.block_images = block_images
-        self.window_captions: int | None = window_captions
-        self.window = window_captions
+        self.window_captions = window_captions
 
     def __call__(self, owners: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
+        """As `Shuffle`."""
         generator = np.random.default_rng([seed, epoch])
-        if len(owners) <= self.window:
+        if len(owners) <= self.window_captions:
             return generator.permutation(len(owners))
         blocks = self._blocks(owners, generator)
         order = np.argsort(generator.permutation(int(blocks.max()) + 1)[blocks], kind="stable")
-        for start in range(0, len(order), self.window):
-            generator.shuffle(order[start : start + self.window])
+        for start in range(0, len(order), self.window_captions):
+            generator.shuffle(order[start : start + self.window_captions])
         return order
 
     def _blocks(self, owners: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -92,7 +76,10 @@ class BlockOrder:
         return rounds * (int(in_round.max()) + 1) + in_round
 
     def identity(self) -> dict[str, int | str]:
-        return {"order": "blocks", "block_images": self.block_images, "window_captions": self.window}
+        return {"order": "blocks", "block_images": self.block_images, "window_captions": self.window_captions}
+
+
+Order = Shuffle | BlockOrder
 
 
 def make_order(name: str, *, block_images: int, window_captions: int) -> Order:

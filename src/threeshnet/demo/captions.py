@@ -83,32 +83,21 @@ RELATIONS: dict[str, Callable[[Thing, Thing], bool]] = {
 
 def true_of(claims: Claims, scene: Scene) -> bool:
     """Whether the scene holds different things for the mentions such that every claim holds."""
-    if not set(claims.stuff) <= set(scene.stuff):
-        return False
-    return any(holds(claims, chosen, scene) for chosen in permutations(scene.things, len(claims.mentions)))
-
-
-def holds(claims: Claims, chosen: tuple[Thing, ...], scene: Scene) -> bool:
-    """Whether the claims are true of one choice of things."""
-    return (
-        all(is_such(thing, said) for thing, said in zip(chosen, claims.mentions, strict=True))
-        and all(is_at(chosen[place.of], place, scene) for place in claims.places)
+    return set(claims.stuff) <= set(scene.stuff) and any(
+        all(
+            value in (None, getattr(thing, field))
+            for thing, said in zip(chosen, claims.mentions, strict=True)
+            for field, value in said._asdict().items()
+        )
+        and all(where(chosen[place.of], place.kind, scene) == place.value for place in claims.places)
         and all(RELATIONS[r.kind](chosen[r.one], chosen[r.other]) for r in claims.relations)
+        for chosen in permutations(scene.things, len(claims.mentions))
     )
 
 
-def is_such(thing: Thing, said: Mention) -> bool:
-    """Whether a mention fits a thing."""
-    return thing.name == said.name and all(
-        value in (None, getattr(thing, field)) for field, value in said._asdict().items()
-    )
-
-
-def is_at(thing: Thing, place: Place, scene: Scene) -> bool:
-    """Whether a thing is at a place."""
-    if place.kind == "on":
-        return scene.under(thing.column, thing.row) == place.value
-    return getattr(thing, place.kind) == place.value
+def where(thing: Thing, kind: str, scene: Scene) -> str:
+    """The column or row of a thing, or the stuff that it is on."""
+    return scene.under(thing.column, thing.row) if kind == "on" else getattr(thing, kind)
 
 
 def describe(rng: Random, thing: Thing) -> Mention:
@@ -124,9 +113,7 @@ def describe(rng: Random, thing: Thing) -> Mention:
 def locate(rng: Random, number: int, thing: Thing, scene: Scene) -> Place:
     """Something true of where a thing is."""
     kind = rng.choice(["column", "column", "row", "on"])
-    if kind == "on":
-        return Place(number, "on", scene.under(thing.column, thing.row))
-    return Place(number, kind, thing.column if kind == "column" else thing.row)
+    return Place(number, kind, where(thing, kind, scene))
 
 
 def relate(rng: Random, one: int, other: int, things: list[Thing]) -> Relation:

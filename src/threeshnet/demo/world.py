@@ -27,6 +27,7 @@ from threeshnet.demo.classes import CLASSES
 from threeshnet.demo.render import STYLES, Style, render
 from threeshnet.demo.scene import KINDS, Scene, single, twins
 from threeshnet.errors import ConfigError, DataError, one_of
+from threeshnet.files import write_text
 from threeshnet.records import AnnotatedSet, Photo
 
 log = logging.getLogger(__name__)
@@ -108,7 +109,8 @@ class DemoWorld:
         console = Console(stderr=True)
         for entry in track(entries, f"rendering the {self.name} world", console=console, transient=True):
             paint(aside, entry, self.style)
-        write_json(aside / FILE, {**self.header, "dataset": self.name, "classes": CLASSES, "images": images(entries)})
+        content = {**self.header, "dataset": self.name, "classes": CLASSES, "images": images(entries)}
+        write_text(aside / FILE, json.dumps(content))
         begun.unlink()
         if raw.exists():
             log.warning("%s held another demo world (%s); replaced by %s", raw, self._stored(raw), self.header)
@@ -162,13 +164,6 @@ def images(entries: list[Entry]) -> list[dict[str, Any]]:
         }
         for number, entry in enumerate(entries)
     ]
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content), encoding="utf-8")
-    part.rename(path)
 
 
 def photo(raw: Path, image: dict[str, Any]) -> Photo:

@@ -6,7 +6,7 @@ import argparse
 import logging
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,12 +68,13 @@ def load_official_checkpoint(
     """
     if activation not in ACTIVATIONS:
         raise ConfigError(one_of("activation", activation, ACTIVATIONS))
-    image_state, text_state = (_without_wrapper(state) for state in read_states(Path(path), allow_pickle=allow_pickle))
-    sizes = _sizes(Path(path), image_state)
-    image_encoder = _image_encoder(sizes, ACTIVATIONS[activation]())
-    text_encoder = BertTextEncoder(
-        bert=untrained(text_config), dim=sizes.dim, pooling=GeneralizedPooling(), pretrained=True
+    image_state, text_state = (
+        {key.removeprefix("module."): value for key, value in state.items()}  # of DataParallel
+        for state in read_states(Path(path), allow_pickle=allow_pickle)
     )
+    dim, width, classes = _sizes(Path(path), image_state)
+    image_encoder = _image_encoder(dim, width, classes, ACTIVATIONS[activation]())
+    text_encoder = BertTextEncoder(bert=untrained(text_config), dim=dim, pooling=GeneralizedPooling(), pretrained=True)
     problems = Problems(f"{path} does not fit the authors' layout")
     _load(image_encoder, image_state, IMAGE_MODULES, "image", problems)
     _load(text_encoder, text_state, TEXT_MODULES, "text", problems)
@@ -111,14 +112,11 @@ def read_states(path: Path, *, allow_pickle: bool = False) -> tuple[dict[str, Te
             ) from reason
         content = _unpickled(path)
     states = content.get("model") if isinstance(content, dict) else None
-    if not (isinstance(states, list | tuple) and len(states) == 2 and all(map(_is_state, states))):
+    two = isinstance(states, list | tuple) and len(states) == 2
+    if not (two and all(isinstance(state, dict) and all(isinstance(key, str) for key in state) for state in states)):
         found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(f"{path}: expected `model` to be [image state, text state]; found {found}")
     return states[0], states[1]
-
-
-def _is_state(state: Any) -> bool:
-    return isinstance(state, dict) and all(isinstance(key, str) for key in state)
 
 
 def _unpickled(path: Path) -> Any:
@@ -148,18 +146,8 @@ def _harmless_types() -> list[Any]:
     return [argparse.Namespace, scalar, (scalar, "numpy.core.multiarray.scalar"), *kinds]
 
 
-def _without_wrapper(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Keys without DataParallel's prefix."""
-    return {key.removeprefix("module."): value for key, value in state.items()}
-
-
-class _Sizes(NamedTuple):
-    dim: int
-    width: int
-    classes: int
-
-
-def _sizes(path: Path, state: dict[str, Tensor]) -> _Sizes:
+def _sizes(path: Path, state: dict[str, Tensor]) -> tuple[int, int, int]:
+    """D, the width of a region, and C."""
     shapes = []
     for key in ("fc.weight", "embed_category.0.weight"):
         if key not in state:
@@ -168,11 +156,10 @@ def _sizes(path: Path, state: dict[str, Tensor]) -> _Sizes:
             raise CheckpointError(f"{path}: {key} is no matrix, so the sizes of the model are unknown")
         shapes.append(state[key].shape)
     (dim, width), (_, classes) = shapes
-    return _Sizes(dim, width, classes)
+    return dim, width, classes
 
 
-def _image_encoder(sizes: _Sizes, activation: nn.Module) -> ImageEncoder:
-    dim, width, classes = sizes
+def _image_encoder(dim: int, width: int, classes: int, activation: nn.Module) -> ImageEncoder:
     fusions = {
         "semantic": SemanticFusion(classes=classes, dim=dim, activation=activation),
         "spatial": SpatialFusion(classes=classes, dim=dim),

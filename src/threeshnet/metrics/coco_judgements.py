@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from threeshnet.errors import ConfigError, DataError, Problems
-from threeshnet.metrics.precision import Positions, Rows, caption_rows, image_rows, percent_of, positions_in_rows
+from threeshnet.metrics.precision import Rows, caption_rows, image_rows, percent_of, positions_in_rows
 from threeshnet.metrics.similarity import SimilarityLike, as_similarity
 
 PACKAGE = "eccv_caption"
@@ -77,18 +77,19 @@ def judged(
     listed = torch.tensor(sorted(captions.values()))
     if len(listed) < source.captions:
         source = source.part(torch.arange(source.images), listed)
-    caption_row = {number: row for row, number in enumerate(_inverse(captions, listed))}
+    caption_row = {number: row for row, number in enumerate(sorted(captions, key=captions.__getitem__))}
     image_row = {int(name): row for row, name in enumerate(image_ids)}
     every_image, every_caption = torch.arange(source.images), torch.arange(source.captions)
     scores: dict[str, dict[str, dict[str, float]]] = {}
     for name, numbers in REPORTED.items():
-        queried = _queries(judgements.i2t[name], image_row, caption_row)
-        rows = image_rows(source.part(queried.queries, every_caption))
-        i2t = percent_of(_positions(rows, source.captions, queried))
-        queried = _queries(judgements.t2i[name], caption_row, image_row)
-        rows = caption_rows(source.part(every_image, queried.queries))
-        t2i = percent_of(_positions(rows, source.images, queried))
-        scores[name] = {side: {key: value[key] for key in numbers} for side, value in (("i2t", i2t), ("t2i", t2i))}
+        i2t, t2i = judgements.i2t[name], judgements.t2i[name]
+        rows = image_rows(source.part(_rows_of(i2t, image_row), every_caption))
+        of_images = _percents(rows, source.captions, i2t, caption_row)
+        rows = caption_rows(source.part(every_image, _rows_of(t2i, caption_row)))
+        of_captions = _percents(rows, source.images, t2i, image_row)
+        scores[name] = {
+            side: {key: values[key] for key in numbers} for side, values in (("i2t", of_images), ("t2i", of_captions))
+        }
     return scores
 
 
@@ -116,33 +117,19 @@ def caption_numbers(owner: Tensor, image_ids: Sequence[str], judgements: Judgeme
     }
 
 
-class _Queries(NamedTuple):
-    """The rows of a table's queries, and the rows of each query's right items."""
-
-    queries: Tensor
-    right: list[list[int]]
-    absent: Tensor  # [queries] int64, right items that are not in the gallery
+def _rows_of(table: Table, row: Mapping[int, int]) -> Tensor:
+    return torch.tensor([row[number] for number in table])
 
 
-def _queries(table: Table, query_row: Mapping[int, int], item_row: Mapping[int, int]) -> _Queries:
-    queries = torch.tensor([query_row[number] for number in table])
-    right = [[item_row[number] for number in numbers if number in item_row] for numbers in table.values()]
-    absent = [len(numbers) - len(there) for numbers, there in zip(table.values(), right, strict=True)]
-    return _Queries(queries, right, torch.tensor(absent))
+def _percents(rows: Rows, items: int, table: Table, row: Mapping[int, int]) -> dict[str, float]:
+    """`percent_of` the queries of a table; `row` are the rows of the items.
 
-
-def _positions(rows: Rows, items: int, queried: _Queries) -> Positions:
-    """ECCV's table has two captions (of images with more than five) that are not among the 25,000.
-
-    They count as right items that are never found, as in the package and so in published numbers.
+    ECCV's table has two captions (of images with more than five) that are not among the 25,000. They count as right
+    items that are never found, as in the package and so in published numbers.
     """
-    ranked = positions_in_rows(rows, items, queried.right)
-    return ranked._replace(counts=ranked.counts + queried.absent)
-
-
-def _inverse(captions: Mapping[int, int], rows: Tensor) -> list[int]:
-    numbers = {row: number for number, row in captions.items()}
-    return [numbers[row] for row in rows.tolist()]
+    right = [[row[number] for number in numbers if number in row] for numbers in table.values()]
+    ranked = positions_in_rows(rows, items, right)
+    return percent_of(ranked._replace(counts=torch.tensor([len(numbers) for numbers in table.values()])))
 
 
 def _table(file: Path) -> dict[int, list[int]]:

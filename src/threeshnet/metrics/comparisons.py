@@ -131,27 +131,19 @@ def over_seeds_and_photos(apart: np.ndarray, *, level: float = LEVEL) -> Differe
     seeds, photos = apart.shape
     mean = float(apart.mean())
     by_seed, by_photo = apart.mean(axis=1, keepdims=True), apart.mean(axis=0, keepdims=True)
-    rest = _Square(float(((apart - by_seed - by_photo + mean) ** 2).sum()), (seeds - 1) * (photos - 1))
-    of_seeds = _Square(photos * float(((by_seed - mean) ** 2).sum()), seeds - 1)
-    of_photos = _Square(seeds * float(((by_photo - mean) ** 2).sum()), photos - 1)
-    above = [square for square in (of_seeds, of_photos) if square.mean > rest.mean]
-    parts = [*above, *([rest] if len(above) != 1 else [])]
-    variance = sum(square.mean for square in above) - (len(above) - 1) * rest.mean
+    sums = {  # of squares, and degrees of freedom
+        "seeds": (photos * float(((by_seed - mean) ** 2).sum()), seeds - 1),
+        "photos": (seeds * float(((by_photo - mean) ** 2).sum()), photos - 1),
+        "rest": (float(((apart - by_seed - by_photo + mean) ** 2).sum()), (seeds - 1) * (photos - 1)),
+    }
+    squares = {part: total / freedom for part, (total, freedom) in sums.items()}
+    above = [part for part in ("seeds", "photos") if squares[part] > squares["rest"]]
+    parts = [*above, *(["rest"] if len(above) != 1 else [])]
+    variance = sum(squares[part] for part in above) - (len(above) - 1) * squares["rest"]
     if variance == 0.0:
         return Difference(mean, Interval(mean, mean), level)
-    freedom = variance**2 / sum(square.mean**2 / square.freedom for square in parts)
+    freedom = variance**2 / sum(squares[part] ** 2 / sums[part][1] for part in parts)
     return Difference(mean, _t_interval(mean, np.sqrt(variance / apart.size), float(freedom), level), level)
-
-
-class _Square(NamedTuple):
-    """A sum of squares and its degrees of freedom."""
-
-    total: float
-    freedom: int
-
-    @property
-    def mean(self) -> float:
-        return self.total / self.freedom
 
 
 def compare(

@@ -153,24 +153,18 @@ class Corrected:
         return hubs[torch.cat(nearest)].double()
 
 
-def both_sides(
+def corrected(
     name: str, similarity: EmbeddingSimilarity, images: Tensor, captions: Tensor
-) -> tuple[Correction, Correction]:
-    """Corrections of the images by the bank's `captions` [m, D], and of the captions by its `images` [n, D].
+) -> tuple[Corrected, Corrected]:
+    """Similarities with images corrected by a bank's `captions` [m, D] (for t2i), and captions by its `images` [n, D].
 
     Raises ConfigError for a correction that does not exist.
     """
     if name not in CORRECTIONS:
         raise ConfigError(one_of("correction", name, list(CORRECTIONS)))
     correct = CORRECTIONS[name]
-    return correct(similarity.image_embeddings, captions), correct(similarity.caption_embeddings, images)
-
-
-def corrected(
-    name: str, similarity: EmbeddingSimilarity, images: Tensor, captions: Tensor
-) -> tuple[Corrected, Corrected]:
-    """Similarities with corrected images (for t2i) and with corrected captions (for i2t); see `both_sides`."""
-    of_images, of_captions = both_sides(name, similarity, images, captions)
+    of_images = correct(similarity.image_embeddings, captions)
+    of_captions = correct(similarity.caption_embeddings, images)
     return Corrected(similarity, of_images, items="images"), Corrected(similarity, of_captions, items="captions")
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from threeshnet.errors import ConfigError, DataError, one_of
 from threeshnet.records import VOID, ImageBatch, TokenSet
 
+SEGMENTATION = ("seg_semantic", "seg_map", "seg_categories")
 SHARE = 0.5  # of the tokens, cells or classes that are changed
 Perturb = Callable[[ImageBatch, torch.Generator], ImageBatch]
 
@@ -38,7 +39,7 @@ def swap_segmentation(images: ImageBatch, generator: torch.Generator) -> ImageBa
 
     Raises DataError for a batch of one image.
     """
-    count = _size(images)
+    count = next(len(field.mask if isinstance(field, TokenSet) else field) for field in images if field is not None)
     if count < 2:
         raise DataError(
             "perturb='swap_segmentation' needs two images in every batch, and one batch has a single image; "
@@ -48,7 +49,7 @@ def swap_segmentation(images: ImageBatch, generator: torch.Generator) -> ImageBa
     order = torch.randperm(count, generator=generator)
     other = torch.empty_like(order)
     other[order] = order.roll(1)
-    return _with_segmentation(images, lambda field: field[other.to(field.device)])
+    return _changed(images, **dict.fromkeys(SEGMENTATION, lambda field: field[other.to(field.device)]))
 
 
 def noisy_segmentation(images: ImageBatch, generator: torch.Generator, *, share: float = SHARE) -> ImageBatch:
@@ -58,10 +59,11 @@ def noisy_segmentation(images: ImageBatch, generator: torch.Generator, *, share:
     weight `share`. Each category is replaced, with probability `share`, by that of a random image of the batch.
     """
     classes = _classes(images)
-    return images._replace(
-        seg_map=None if images.seg_map is None else _noisy_map(images.seg_map, classes, generator, share),
-        seg_semantic=None if images.seg_semantic is None else _noisy_scene(images.seg_semantic, generator, share),
-        seg_categories=None if images.seg_categories is None else _mixed(images.seg_categories, generator, share),
+    return _changed(
+        images,
+        seg_map=lambda cells: _noisy_map(cells, classes, generator, share),
+        seg_semantic=lambda scene: _noisy_scene(scene, generator, share),
+        seg_categories=lambda categories: _mixed(categories, generator, share),
     )
 
 
@@ -76,11 +78,11 @@ def shuffle_map(images: ImageBatch, generator: torch.Generator) -> ImageBatch:
 
 def blank_segmentation(images: ImageBatch, _: torch.Generator) -> ImageBatch:
     """Removes all information from the segmentation: uniform probabilities, a map of void, no category."""
-    scene, cells, categories = images.seg_semantic, images.seg_map, images.seg_categories
-    return images._replace(
-        seg_semantic=None if scene is None else torch.full_like(scene, 1 / scene.shape[1]),
-        seg_map=None if cells is None else torch.full_like(cells, VOID),
-        seg_categories=None if categories is None else torch.zeros_like(categories),
+    return _changed(
+        images,
+        seg_semantic=lambda scene: torch.full_like(scene, 1 / scene.shape[1]),
+        seg_map=lambda cells: torch.full_like(cells, VOID),
+        seg_categories=torch.zeros_like,
     )
 
 
@@ -184,19 +186,10 @@ def _mixed(categories: Tensor, generator: torch.Generator, share: float) -> Tens
     return torch.where(chosen.to(categories.device), categories.gather(0, donors.to(categories.device)), categories)
 
 
-def _with_segmentation(images: ImageBatch, change: Callable[[Tensor], Tensor]) -> ImageBatch:
-    fields = ("seg_semantic", "seg_map", "seg_categories")
-    segmentation = {name: getattr(images, name) for name in fields}
-    return images._replace(**{name: None if field is None else change(field) for name, field in segmentation.items()})
-
-
-def _size(images: ImageBatch) -> int:
-    tokens = images.regions or images.grid
-    if tokens is not None:
-        return len(tokens.mask)
-    return next(
-        len(field) for field in (images.seg_semantic, images.seg_map, images.seg_categories) if field is not None
-    )
+def _changed(images: ImageBatch, **changes: Callable[[Tensor], Tensor]) -> ImageBatch:
+    """Each named field changed by its function where the batch has it."""
+    there = {name: getattr(images, name) for name in changes}
+    return images._replace(**{name: changes[name](field) for name, field in there.items() if field is not None})
 
 
 def _classes(images: ImageBatch) -> int:

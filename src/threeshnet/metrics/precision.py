@@ -29,20 +29,15 @@ class Positions(NamedTuple):
     counts: Tensor  # [Q] int64, right items of each query
 
 
-def positions(similarity: Tensor | np.ndarray, right: Sequence[Sequence[int]]) -> Positions:
-    """Ranks of the items `right` of each query, from a [queries, items] matrix.
+def positions_in_rows(rows: Rows, items: int, right: Sequence[Sequence[int]]) -> Positions:
+    """Ranks of the items `right` of each query, from similarities that are computed some queries at a time.
 
     Raises DataError when an item does not exist or is named twice, when a query has no right item, and for NaN.
 
-    >>> positions(torch.tensor([[0.9, 0.5, 0.7], [0.1, 0.1, 0.0]]), [[0, 1], [0]])
+    >>> matrix = torch.tensor([[0.9, 0.5, 0.7], [0.1, 0.1, 0.0]])
+    >>> positions_in_rows(lambda start, stop: matrix[start:stop], 3, [[0, 1], [0]])
     Positions(ranks=tensor([[1, 3], [2, 0]]), counts=tensor([2, 1]))
     """
-    matrix = torch.as_tensor(similarity)
-    return positions_in_rows(lambda start, stop: matrix[start:stop], matrix.shape[1], right)
-
-
-def positions_in_rows(rows: Rows, items: int, right: Sequence[Sequence[int]]) -> Positions:
-    """`positions` from rows of similarities that are computed some queries at a time."""
     numbers, counts = _padded(right, items)
     size = max(BLOCK_CELLS // items, 1)
     parts = [

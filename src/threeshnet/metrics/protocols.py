@@ -1,8 +1,12 @@
-"""Evaluation protocols; the name of the protocol is printed with every number."""
+"""Evaluation protocols; the name of the protocol is printed with every number.
+
+`full` ranks a whole split. `transfer` does so with a model trained on another data set, and `ensemble` by the mean
+similarity of several models. `five_fold_1k` ranks each of five consecutive folds of 1,000 images of COCO testall.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +19,7 @@ from threeshnet.metrics.ranks import Ranks, rank_similarity
 from threeshnet.metrics.recalls import Recall, fold_ranks, mean_of_folds, recall_of_ranks
 from threeshnet.metrics.similarity import MeanSimilarity, SimilarityLike
 
+PROTOCOLS = ("full", "five_fold_1k", "transfer", "ensemble")
 COCO_TESTALL_IMAGES = 5_000
 COCO_TESTALL_CAPTIONS = 25_000, 25_010  # five an image, and all of them
 FOLDS = 5  # of five_fold_1k
@@ -43,7 +48,7 @@ class Scored(NamedTuple):
 
 
 def score(protocol: str, similarities: Sequence[SimilarityLike], scored: Scored) -> Recall:
-    """Recalls by protocol: full, transfer, five_fold_1k (one model each) or ensemble (two models or more).
+    """Recalls by protocol: of two models or more by `ensemble`, of one by the others.
 
     Raises ConfigError for a protocol that does not exist or does not apply to these data.
     """
@@ -52,9 +57,9 @@ def score(protocol: str, similarities: Sequence[SimilarityLike], scored: Scored)
 
 def rank(protocol: str, similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
     """The ranks of `score`; those of `five_fold_1k` are within folds.  Raises ConfigError as `score` does."""
-    if protocol not in PROTOCOLS:
-        raise ConfigError(one_of("protocol", protocol, PROTOCOLS))
-    return PROTOCOLS[protocol](similarities, scored)
+    check_protocol(protocol, len(similarities), scored)
+    source, folds = MeanSimilarity(similarities) if len(similarities) > 1 else similarities[0], folds_of(protocol)
+    return rank_similarity(source, scored.owner) if folds == 1 else fold_ranks(source, scored.owner, folds=folds)
 
 
 def recall_by(protocol: str, ranks: Ranks, scored: Scored) -> Recall:
@@ -70,79 +75,37 @@ def folds_of(protocol: str) -> int:
 
 def check_protocol(protocol: str, models: int, scored: Scored) -> None:
     """Raises ConfigError, before anything is encoded, when `rank` would refuse this number of models or these data."""
-    if protocol not in CHECKS:
+    if protocol not in PROTOCOLS:
         raise ConfigError(one_of("protocol", protocol, PROTOCOLS))
-    CHECKS[protocol](models, scored)
-
-
-def full(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
-    """Ranks the whole split."""
-    _check_full(len(similarities), scored)
-    return rank_similarity(similarities[0], scored.owner)
-
-
-def transfer(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
-    """Ranks the whole split with a model that was trained on another data set.
-
-    Raises ConfigError when the two data sets share photos according to their names, and when the training's data set is
-    unknown.
-    """
-    _check_transfer(len(similarities), scored)
-    return rank_similarity(similarities[0], scored.owner)
-
-
-def five_fold_1k(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
-    """Ranks each of five consecutive folds of 1,000 images of COCO testall."""
-    _check_five_folds(len(similarities), scored)
-    return fold_ranks(similarities[0], scored.owner, folds=FOLDS)
-
-
-def ensemble(similarities: Sequence[SimilarityLike], scored: Scored) -> Ranks:
-    """Ranks the whole split by the mean similarity of several models."""
-    _check_ensemble(len(similarities), scored)
-    return rank_similarity(MeanSimilarity(similarities), scored.owner)
-
-
-PROTOCOLS: dict[str, Callable[[Sequence[SimilarityLike], Scored], Ranks]] = {
-    "full": full,
-    "five_fold_1k": five_fold_1k,
-    "transfer": transfer,
-    "ensemble": ensemble,
-}
-
-
-def _one_model(protocol: str, models: int) -> None:
-    if models != 1:
+    if protocol == "ensemble" and models < 2:
+        raise ConfigError("protocol='ensemble' averages models and got one; give more: CKPT=\"a.ckpt b.ckpt\"")
+    if protocol != "ensemble" and models != 1:
         raise ConfigError(f"protocol={protocol!r} scores one model and got {models}; take protocol=ensemble")
+    if protocol == "transfer":
+        _check_transfer(scored)
+    if protocol == "five_fold_1k":
+        _check_five_folds(scored)
 
 
-def _check_full(models: int, scored: Scored) -> None:  # noqa: ARG001 any split will do
-    _one_model("full", models)
-
-
-def _check_transfer(models: int, scored: Scored) -> None:
-    _one_model("transfer", models)
+def _check_transfer(scored: Scored) -> None:
+    """Raises ConfigError when the data sets share photos by their names, or the training's data set is unknown."""
     known, data = scored.trained_on, scored.data
+    start = "protocol='transfer' is for a model trained on other data, and"
     if known is None:
         raise ConfigError(
-            "protocol='transfer' is for a model trained on other data, and the checkpoint does not say what data it "
-            "was trained on; say it: trained_on=<data set>, or take protocol=full"
+            f"{start} the checkpoint does not say what data it was trained on; say it: trained_on=<data set>, or take "
+            "protocol=full"
         )
     if known == data:
-        raise ConfigError(
-            f"protocol='transfer' is for a model trained on other data, and this one was trained on {known!r}, which "
-            "is scored; take protocol=full"
-        )
+        raise ConfigError(f"{start} this one was trained on {known!r}, which is scored; take protocol=full")
     if share_photos(known, data):
         raise ConfigError(
-            f"protocol='transfer' is for a model trained on other data, and this one was trained on {known!r}, which "
-            f"shares photos with {data!r}: no protocol is clean here; protocol=full says beside its numbers that "
-            "photos of the training may be among those scored"
+            f"{start} this one was trained on {known!r}, which shares photos with {data!r}: no protocol is clean here; "
+            "protocol=full says beside its numbers that photos of the training may be among those scored"
         )
 
 
-def _check_five_folds(models: int, scored: Scored) -> None:
-    _one_model("five_fold_1k", models)
+def _check_five_folds(scored: Scored) -> None:
     reasons = why_not_coco_5k(scored)
     if not reasons and _image_order(scored) == "other":
         reasons = [
@@ -154,19 +117,6 @@ def _check_five_folds(models: int, scored: Scored) -> None:
             f"protocol='five_fold_1k' is for COCO's testall, whole and in the source's order: {'; '.join(reasons)}; "
             "take protocol=full"
         )
-
-
-def _check_ensemble(models: int, scored: Scored) -> None:  # noqa: ARG001 any split will do
-    if models < 2:
-        raise ConfigError("protocol='ensemble' averages models and got one; give more: CKPT=\"a.ckpt b.ckpt\"")
-
-
-CHECKS: dict[str, Callable[[int, Scored], None]] = {
-    "full": _check_full,
-    "five_fold_1k": _check_five_folds,
-    "transfer": _check_transfer,
-    "ensemble": _check_ensemble,
-}
 
 
 def describe(protocol: str, scored: Scored) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from threeshnet.errors import DataError, Problems
-from threeshnet.metrics.similarity import EmbeddingSimilarity, SimilarityLike, as_similarity, tiles
+from threeshnet.metrics.similarity import SimilarityLike, as_similarity, tiles
 
 BLOCK_CELLS = 1 << 22  # similarities of a tile: 32 MB of float64, and as much again for comparisons
 
@@ -58,13 +58,6 @@ def _count(at_least: Tensor, own: tuple[Tensor, Tensor], *, dim: int) -> Tensor:
     ones = torch.ones(at_least.shape[dim], device=at_least.device)
     numbers = at_least.float()  # exact: a tile is far narrower than 2**24
     return (numbers @ ones if dim else ones @ numbers).long().cpu()
-
-
-def rank_embeddings(
-    images: Tensor, captions: Tensor, owner: Tensor | np.ndarray, *, block_cells: int = BLOCK_CELLS
-) -> Ranks:
-    """Ranks from embeddings [G, D] and [Q, D] without ever holding all G x Q similarities."""
-    return rank_similarity(EmbeddingSimilarity(images, captions), owner, block_cells=block_cells)
 
 
 def check_owner(owner: Tensor | np.ndarray, images: int, captions: int) -> Tensor:

@@ -97,23 +97,10 @@ def fold_ranks(similarity: SimilarityLike, owner: Tensor | np.ndarray, *, folds:
 
 
 def mean_of_folds(ranks: Ranks, owner: Tensor | np.ndarray, *, folds: int = 5) -> Recall:
-    """Mean of the recalls of consecutive folds, from the ranks within each."""
+    """Mean of each number over consecutive folds, from the ranks within each; `rsum` is the sum of the means."""
     parts = consecutive_folds(len(ranks.i2t), owner, folds)
-    return mean_recall([recall_of_ranks(Ranks(ranks.i2t[fold.images], ranks.t2i[fold.captions])) for fold in parts])
-
-
-def fold_mean(similarity: SimilarityLike, owner: Tensor | np.ndarray, *, folds: int = 5) -> Recall:
-    """Mean of the recalls (and of the median and mean ranks) of consecutive folds, each ranked by itself.
-
-    >>> fold_mean(torch.eye(4), torch.arange(4), folds=2)["rsum"]
-    600.0
-    """
-    return mean_of_folds(fold_ranks(similarity, owner, folds=folds), owner, folds=folds)
-
-
-def mean_recall(recalls: list[Recall]) -> Recall:
-    """Mean of each number; `rsum` is the sum of the means."""
-    return with_sum(_mean([one["i2t"] for one in recalls]), _mean([one["t2i"] for one in recalls]))
+    recalls = [recall_of_ranks(Ranks(ranks.i2t[fold.images], ranks.t2i[fold.captions])) for fold in parts]
+    return with_sum(_mean([each["i2t"] for each in recalls]), _mean([each["t2i"] for each in recalls]))
 
 
 def _mean(sides: list[DirectionRecall]) -> DirectionRecall:

@@ -25,18 +25,18 @@ def check_rows(rows: int | None) -> int | None:
 
 
 def triplet_hinge_in_blocks(
-    images: Tensor, captions: Tensor, owners: Tensor, *, margin: float, hardest: bool, same_image: bool, rows: int
+    images: Tensor, captions: Tensor, owners: Tensor, rows: int, margin: float, hardest: bool
 ) -> Tensor:
-    """`triplet_hinge` of the pairs [B, D], at most `rows` images at a time.
+    """`triplet_hinge` of the pairs [B, D], at most `rows` images at a time; pairs of one owner are not negatives.
 
-    With `same_image`, pairs of one owner are not negatives. Equal hardest negatives share the gradient, as in `amax`.
+    Equal hardest negatives share the gradient, as in `amax`.
     """
     true = (images * captions).sum(dim=1)
 
     def hinges(start: int) -> tuple[Tensor, Tensor]:
         """Hinges of the images from `start` on as queries, and of all captions as queries: both [b, B]."""
         stop = start + rows
-        similarity, match = images[start:stop] @ captions.T, _same(owners, start, stop, same_image)
+        similarity, match = images[start:stop] @ captions.T, owners[start:stop, None] == owners
         as_image_query = (margin + similarity - true[start:stop, None]).clamp(min=0).masked_fill(match, 0.0)
         return as_image_query, (margin + similarity - true).clamp(min=0).masked_fill(match, 0.0)
 
@@ -51,23 +51,20 @@ def triplet_hinge_in_blocks(
     return _total(of_block, len(images), rows)
 
 
-def cross_entropy_in_blocks(
-    images: Tensor, captions: Tensor, owners: Tensor, *, scale: Tensor, same_image: bool, rows: int
-) -> Tensor:
+def cross_entropy_in_blocks(images: Tensor, captions: Tensor, owners: Tensor, rows: int, scale: Tensor) -> Tensor:
     """Mean cross-entropy of the true pair in both directions, at most `rows` images at a time; `scale` of similarities.
 
-    With `same_image` other pairs of one owner are left out of the denominators.
+    Other pairs of one owner are left out of the denominators.
     """
-    true = (images * captions).sum(dim=1) * scale
+    true, pairs = (images * captions).sum(dim=1) * scale, torch.arange(len(owners), device=owners.device)
 
     def denominators(start: int) -> tuple[Tensor, Tensor]:
         """Log denominators: of the images from `start` on [b], and of all captions over these images [B]."""
         stop = start + rows
         logits = images[start:stop] @ captions.T * scale
-        if same_image:
-            others = _same(owners, start, stop, same_image) & ~_same(owners, start, stop, False)
-            # Not infinity: the gradient of a caption whose image fills this block would be NaN.
-            logits = logits.masked_fill(others, torch.finfo(logits.dtype).min / 2)
+        others = (owners[start:stop, None] == owners) & (pairs[start:stop, None] != pairs)
+        # Not infinity: the gradient of a caption whose image fills this block would be NaN.
+        logits = logits.masked_fill(others, torch.finfo(logits.dtype).min / 2)
         return logits.logsumexp(dim=1), logits.logsumexp(dim=0)
 
     parts = [_again(denominators, start) for start in range(0, len(images), rows)]
@@ -95,9 +92,3 @@ def _total(of_block: Callable[[int], Any], count: int, rows: int) -> Tensor:
 def _again(of_block: Callable[[int], Any], start: int) -> Any:
     """The result of a block; its matrices are discarded, and computed again for the gradient."""
     return checkpoint(of_block, start, use_reentrant=False, preserve_rng_state=False)
-
-
-def _same(owners: Tensor, start: int, stop: int, same_image: bool) -> Tensor:
-    """Pairs of one owner, or the true pairs alone, [b, B]."""
-    names = owners if same_image else torch.arange(len(owners), device=owners.device)
-    return names[start:stop, None] == names

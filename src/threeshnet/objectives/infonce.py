@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,17 +26,12 @@ class InfoNCELoss(nn.Module):
     def forward(self, images: Tensor, captions: Tensor, owners: Tensor, epoch: float) -> dict[str, Tensor]:
         """Embeddings [B, D] of pairs and the image of each caption [B] -> `loss` and `temperature`; ignores `epoch`."""
         scale = self.log_scale.clamp(max=math.log(100.0)).exp()
-        if self.rows is None:
-            loss = self._at_once(images, captions, owners, scale)
+        pairs = torch.arange(len(owners), device=owners.device)
+        names = owners if self.mask_same_image else pairs
+        if self.rows is not None:
+            loss = cross_entropy_in_blocks(images, captions, names, self.rows, scale)
         else:
-            options: dict[str, Any] = {"scale": scale, "same_image": self.mask_same_image, "rows": self.rows}
-            loss = cross_entropy_in_blocks(images, captions, owners, **options)
+            others = (names.unsqueeze(1) == names).fill_diagonal_(False)
+            logits = (images @ captions.T * scale).masked_fill(others, float("-inf"))
+            loss = (nn.functional.cross_entropy(logits, pairs) + nn.functional.cross_entropy(logits.T, pairs)) / 2
         return {"loss": loss, "temperature": (-self.log_scale).exp().detach()}
-
-    def _at_once(self, images: Tensor, captions: Tensor, owners: Tensor, scale: Tensor) -> Tensor:
-        logits = images @ captions.T * scale
-        if self.mask_same_image:
-            same = owners.unsqueeze(1) == owners
-            logits = logits.masked_fill(same.fill_diagonal_(False), float("-inf"))
-        target = torch.arange(len(logits), device=logits.device)
-        return (nn.functional.cross_entropy(logits, target) + nn.functional.cross_entropy(logits.T, target)) / 2

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import torch
 from torch import Tensor, nn
 
 from threeshnet.objectives.blocks import check_rows, triplet_hinge_in_blocks
@@ -37,18 +36,16 @@ class TripletLoss(nn.Module):
         Row i of both sides is a true pair.
         """
         hardest = epoch >= self.warm_up_epochs
+        names = owners if self.mask_same_image else torch.arange(len(owners), device=owners.device)
         if self.rows is not None:
-            options: dict[str, Any] = {"margin": self.margin, "hardest": hardest, "same_image": self.mask_same_image}
-            return {"loss": triplet_hinge_in_blocks(images, captions, owners, rows=self.rows, **options)}
-        similarity = images @ captions.T
-        match = owners.unsqueeze(1) == owners if self.mask_same_image else _diagonal(similarity)
-        return {"loss": triplet_hinge(similarity, match, margin=self.margin, hardest=hardest)}
+            return {"loss": triplet_hinge_in_blocks(images, captions, names, self.rows, self.margin, hardest)}
+        match = names.unsqueeze(1) == names
+        return {"loss": triplet_hinge(images @ captions.T, match, margin=self.margin, hardest=hardest)}
 
 
 def triplet_hinge(similarity: Tensor, match: Tensor, *, margin: float, hardest: bool) -> Tensor:
     """Sum of the hinges of both directions over `similarity` [B, B]; pairs in `match` [B, B] are not negatives.
 
-    >>> import torch
     >>> similarity = torch.tensor([[0.9, 0.8], [0.1, 0.9]])
     >>> round(triplet_hinge(similarity, torch.eye(2).bool(), margin=0.2, hardest=True).item(), 4)
     0.2
@@ -59,9 +56,3 @@ def triplet_hinge(similarity: Tensor, match: Tensor, *, margin: float, hardest: 
     if hardest:
         return as_image_query.amax(dim=1).sum() + as_caption_query.amax(dim=0).sum()
     return as_image_query.sum() + as_caption_query.sum()
-
-
-def _diagonal(similarity: Tensor) -> Tensor:
-    mask = similarity.new_zeros(similarity.shape).bool()
-    mask.fill_diagonal_(True)
-    return mask

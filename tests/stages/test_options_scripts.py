@@ -1,4 +1,4 @@
-"""The script that asks what views and corrections are worth when a model is scored: its scores are the evaluation's."""
+"""Scripts of experiments/options, which score runs again in other ways: their scores are those of the evaluation."""
 
 from __future__ import annotations
 
@@ -16,22 +16,26 @@ from threeshnet.runs.run import Run
 
 from ..scripts import loaded
 
-SCRIPT = Path(__file__).parents[2] / "experiments/options/views_scored.py"
+OPTIONS = Path(__file__).parents[2] / "experiments/options"
 
 
-@pytest.fixture(scope="module")
-def views_scored() -> Any:
-    return loaded(SCRIPT)
+def test_what_models_know_by_heart_is_scored_as_the_run_was(whole: Path, synthetic_shards: Path) -> None:
+    by_heart = loaded(OPTIONS / "by_heart.py")
+    train, held_out = by_heart.rows_of(Run(whole), synthetic_shards, ["train", "testall"])
+    scored = json.loads((whole / "metrics.json").read_text())
+    assert held_out["photos"] == train["photos"] == scored["images"]  # as many as the smaller split has
+    assert held_out["rsum"] == f"{scored['rsum']:.1f}"
+    assert held_out["i2t_r1"] == f"{scored['i2t']['R@1']:.1f}"
+    assert held_out["checkpoint"] == scored["checkpoint"]
+    assert (train["split"], train["seed"], train["objective"]) == ("train", 0, "triplet")
+    assert train["rsum"] != held_out["rsum"]
+    assert set(by_heart.COLUMNS) == train.keys()
 
 
-def test_scores_are_those_of_the_evaluation(
-    views_scored: Any,
-    whole: Path,
-    synthetic_shards: Path,
-    command: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_views_and_corrections_are_scored_as_by_evaluate(
+    whole: Path, synthetic_shards: Path, command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    views_scored = loaded(OPTIONS / "views_scored.py")
     name = json.loads((synthetic_shards / "manifest.json").read_text())["dataset"]
     shutil.copytree(synthetic_shards, tmp_path / name)
     for number in views_scored.VIEWS:
@@ -57,9 +61,10 @@ def test_scores_are_those_of_the_evaluation(
         assert len(set(scored.values())) > 1
 
 
+@pytest.mark.parametrize("name", ["by_heart", "views_scored"])
 def test_a_folder_without_runs_is_named(
-    views_scored: Any, tmp_path: Path, synthetic_shards: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, synthetic_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["views_scored.py", str(tmp_path), "--shards", str(synthetic_shards)])
+    monkeypatch.setattr("sys.argv", [f"{name}.py", str(tmp_path), "--shards", str(synthetic_shards)])
     with pytest.raises(DataError, match=f"no finished run in or below {tmp_path}"):
-        views_scored.main()
+        loaded(OPTIONS / f"{name}.py").main()
