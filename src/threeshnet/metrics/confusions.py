@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from threeshnet.metrics.precision import Rows, caption_rows, image_rows
 from threeshnet.metrics.ranks import BLOCK_CELLS, check_owner
-from threeshnet.metrics.similarity import SimilarityLike, as_similarity, tiles
+from threeshnet.metrics.similarity import SimilarityLike, as_similarity
 
 
 class Confusion(NamedTuple):
@@ -33,22 +34,13 @@ def hardest_confusions(
     [Confusion(image=1, caption=1, wrong=0, gap=0.3...)]
     """
     source = as_similarity(similarity)
-    owners = check_owner(owner, source.images, source.captions)
-    right = source.pairs(owners).cpu()
-    right = right if right.is_floating_point() else right.double()
-    below = torch.full((), -torch.inf, dtype=right.dtype)
-    wrong_caption, wrong_image = below.repeat(source.images), below.repeat(source.captions)
-    captions_at = torch.zeros(source.images, dtype=torch.long)
-    images_at = torch.zeros(source.captions, dtype=torch.long)
-    for images, captions in tiles(source.images, source.captions, block_cells):
-        own = owners[captions] == torch.arange(images.start, images.stop).unsqueeze(1)
-        block = source.block(images, captions).cpu().to(right.dtype).masked_fill(own, -torch.inf)
-        _keep_best(block, 1, captions.start, wrong_caption[images], captions_at[images])
-        _keep_best(block, 0, images.start, wrong_image[captions], images_at[captions])
-    best, own_at = _best_own(right, owners, source.images)
-    by_image = (wrong_caption - best, torch.arange(source.images), own_at, captions_at)
-    by_caption = (wrong_image - right, owners, torch.arange(source.captions), images_at)
-    return {"i2t": _hardest(*by_image, count=count), "t2i": _hardest(*by_caption, count=count)}
+    owners, images = check_owner(owner, source.images, source.captions), torch.arange(source.images)
+    i2t = _hardest(image_rows(source), images, owners, count, block_cells)
+    t2i = _hardest(caption_rows(source), owners, images, count, block_cells)
+    return {
+        "i2t": [Confusion(query, right, wrong, gap) for query, right, wrong, gap in i2t],
+        "t2i": [Confusion(right, query, wrong, gap) for query, right, wrong, gap in t2i],
+    }
 
 
 def nearest_captions(similarity: SimilarityLike, images: Sequence[int], *, count: int) -> list[list[tuple[int, float]]]:
@@ -66,23 +58,19 @@ def nearest_captions(similarity: SimilarityLike, images: Sequence[int], *, count
     return nearest
 
 
-def _keep_best(block: Tensor, dim: int, start: int, best: Tensor, at: Tensor) -> None:
-    """Keeps the maximum of `block` along `dim` in `best`, and its number in `at`, where it is larger."""
-    values, numbers = block.max(dim=dim)
-    larger = values > best
-    best[larger] = values[larger]
-    at[larger] = numbers[larger] + start
-
-
-def _best_own(right: Tensor, owners: Tensor, images: int) -> tuple[Tensor, Tensor]:
-    """Similarity and number of the most similar own caption of each image."""
-    best = right.new_full((images,), -torch.inf).scatter_reduce(0, owners, right, "amax")
-    numbers = torch.arange(len(owners)).masked_fill(right < best[owners], len(owners))
-    return best, torch.full((images,), len(owners)).scatter_reduce(0, owners, numbers, "amin")
-
-
-def _hardest(gaps: Tensor, images: Tensor, captions: Tensor, wrong: Tensor, *, count: int) -> list[Confusion]:
+def _hardest(
+    rows: Rows, queries: Tensor, items: Tensor, count: int, block_cells: int
+) -> list[tuple[int, int, int, float]]:
+    """(query, nearest right item, nearest wrong item, gap); `queries` [Q] and `items` [N] are the image of each."""
+    size, parts = max(block_cells // len(items), 1), []
+    for start in range(0, len(queries), size):
+        images = queries[start : start + size, None]
+        block = rows(start, start + len(images)).cpu()
+        block = block if block.is_floating_point() else block.double()
+        best, right = block.masked_fill(images != items, -torch.inf).max(dim=1)
+        worst, wrong = block.masked_fill(images == items, -torch.inf).max(dim=1)
+        parts.append((right, wrong, worst - best))
+    right, wrong, gaps = (torch.cat(column) for column in zip(*parts, strict=True))
     order = gaps.argsort(descending=True, stable=True)[:count]
     order = order[gaps[order] >= 0]
-    columns = (images[order], captions[order], wrong[order], gaps[order])
-    return [Confusion(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+    return list(zip(*(column.tolist() for column in (order, right[order], wrong[order], gaps[order])), strict=True))

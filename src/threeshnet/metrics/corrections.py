@@ -22,12 +22,11 @@ import torch
 from torch import Tensor
 
 from threeshnet.errors import ConfigError, DataError, one_of
-from threeshnet.metrics.precision import caption_rows, image_rows
+from threeshnet.metrics.precision import blocks, caption_rows, image_rows
 from threeshnet.metrics.similarity import EmbeddingSimilarity, SimilarityLike, as_similarity
 
 BETA = 20.0  # inverse temperature of the authors of QB-Norm
 CSLS_NEAREST = 10  # k of the authors of CSLS
-BLOCK_CELLS = 1 << 22
 
 
 class Hubs(NamedTuple):
@@ -44,10 +43,8 @@ class Hubs(NamedTuple):
         """
         source = EmbeddingSimilarity(self.items, self.bank)
         result = torch.zeros(source.images, dtype=torch.bool)
-        size = max(BLOCK_CELLS // source.images, 1)
-        for start in range(0, source.captions, size):
-            nearest = source.block(slice(source.images), slice(start, start + size)).argmax(dim=0)
-            result[nearest.cpu()] = True
+        for _, block in blocks(caption_rows(source), source.captions, source.images):
+            result[block.argmax(dim=1).cpu()] = True
         return result
 
 
@@ -148,8 +145,7 @@ class Corrected:
             return torch.ones(queries, dtype=torch.float64)
         hubs = self.correction.hubs.among()
         rows = caption_rows(self.source) if self.items == "images" else image_rows(self.source)
-        size = max(BLOCK_CELLS // len(hubs), 1)
-        nearest = [rows(start, min(start + size, queries)).argmax(dim=1).cpu() for start in range(0, queries, size)]
+        nearest = [block.argmax(dim=1).cpu() for _, block in blocks(rows, queries, len(hubs))]
         return hubs[torch.cat(nearest)].double()
 
 
@@ -173,6 +169,5 @@ def _blocks(items: Tensor, bank: Tensor) -> Iterator[Tensor]:
     if not len(bank):
         raise DataError("the bank of a correction is empty; give the embeddings of training captions (or photos)")
     source = EmbeddingSimilarity(items, bank)
-    size = max(BLOCK_CELLS // source.captions, 1)
-    for start in range(0, source.images, size):
-        yield source.block(slice(start, start + size), slice(source.captions))
+    for _, block in blocks(image_rows(source), source.images, source.captions):
+        yield block

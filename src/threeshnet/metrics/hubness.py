@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from threeshnet.errors import ConfigError, DataError
-from threeshnet.metrics.precision import BLOCK_CELLS, Rows, caption_rows, image_rows
+from threeshnet.metrics.precision import Rows, blocks, caption_rows, image_rows
 from threeshnet.metrics.similarity import SimilarityLike, as_similarity
 
 NEAREST = 10
@@ -32,10 +32,9 @@ def k_occurrence(rows: Rows, queries: int, items: int, *, k: int = NEAREST) -> T
     """
     if not 1 <= k <= items:
         raise ConfigError(f"k={k}: expected a number of nearest items, 1 to {items}")
-    size = max(BLOCK_CELLS // items, 1)
     counts = torch.zeros(items, dtype=torch.float64)
-    for start in range(0, queries, size):
-        counts += _shares(rows(start, min(start + size, queries)), k).sum(dim=0).cpu()
+    for _, block in blocks(rows, queries, items):
+        counts += _shares(block, k).sum(dim=0).cpu()
     return counts
 
 

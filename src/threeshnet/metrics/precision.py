@@ -7,7 +7,7 @@ of the precision up to that rank where the item is right, and of 0 where it is w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,13 +39,7 @@ def positions_in_rows(rows: Rows, items: int, right: Sequence[Sequence[int]]) ->
     Positions(ranks=tensor([[1, 3], [2, 0]]), counts=tensor([2, 1]))
     """
     numbers, counts = _padded(right, items)
-    size = max(BLOCK_CELLS // items, 1)
-    parts = [
-        _of_block(
-            rows(start, min(start + size, len(counts))), numbers[start : start + size], counts[start : start + size]
-        )
-        for start in range(0, len(counts), size)
-    ]
+    parts = [_of_block(block, numbers[part], counts[part]) for part, block in blocks(rows, len(counts), items)]
     return Positions(torch.cat(parts), counts)
 
 
@@ -57,6 +51,14 @@ def positions_of_owners(similarity: SimilarityLike, owner: Tensor | np.ndarray) 
         captions[image].append(caption)
     i2t = positions_in_rows(image_rows(source), source.captions, captions)
     return i2t, positions_in_rows(caption_rows(source), source.images, owners.unsqueeze(1).tolist())
+
+
+def blocks(rows: Rows, queries: int, items: int) -> Iterator[tuple[slice, Tensor]]:
+    """Similarities [some queries, items] and the queries that they are of: about BLOCK_CELLS numbers at a time."""
+    size = max(BLOCK_CELLS // items, 1)
+    for start in range(0, queries, size):
+        part = slice(start, min(start + size, queries))
+        yield part, rows(part.start, part.stop)
 
 
 def image_rows(source: Similarity) -> Rows:
