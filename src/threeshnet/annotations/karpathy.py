@@ -60,17 +60,15 @@ class KarpathyReader:
         require(raw, "the folder of raw data", self.name)
         path = raw / self.file
         entries = dataset_entries(path, load_json(path, f"the annotations of {self.name}", self.name))
-        splits = self._splits({entry["split"] for entry in entries})
+        splits = {"train": "train", "restval": "train", "val": self.test_name}
+        if any(entry["split"] == "test" for entry in entries):
+            splits |= {"val": "dev", "test": self.test_name}
         problems: list[str] = []
         folders = [raw / self.images, raw]
         photos = [photo_of(entry, splits[entry["split"]], problems, *folders) for entry in entries]
         if self.dev_photos and all(photo.split != "dev" for photo in photos):
             photos = slice_dev(photos, self.dev_photos, self.name)
         return finish(self.name, located(photos, folders, problems), problems, raw)
-
-    def _splits(self, named: set[str]) -> dict[str, str]:
-        held_out = {"val": "dev", "test": self.test_name} if "test" in named else {"val": self.test_name}
-        return {"train": "train", "restval": "train", **held_out}
 
 
 def dataset_entries(path: Path, content: Any) -> list[Any]:

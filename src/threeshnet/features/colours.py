@@ -20,7 +20,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     both off at 255. What is transparent lies on white, as on a page: the colours stored beneath are arbitrary.
     """
     if image.mode.startswith("I;16"):
-        image = scaled(image, 0, _brightest(image))
+        bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))
+        image = scaled(image, 0, 2 ** min(16, *bits) - 1)
     elif image.mode == "I" and image.format == "PPM":
         image = scaled(image, 0, 65535)  # Pillow brings the 16-bit grey of PGM to this range
     elif image.mode in ("I", "F"):
@@ -63,8 +64,3 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, np.ndarray]]:
     for top in range(0, image.height, rows):
         part = image.crop((0, top, image.width, min(top + rows, image.height)))
         yield top, np.asarray(part).astype(np.float64)
-
-
-def _brightest(image: Image.Image) -> int:
-    tags = getattr(image, "tag_v2", {})
-    return 2 ** min(16, *tags.get(BITS_PER_SAMPLE, (16,))) - 1

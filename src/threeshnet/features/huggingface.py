@@ -16,8 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig
-from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig, ViTImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
 from threeshnet.errors import ConfigError, DataError
@@ -40,7 +39,10 @@ def located(name: str | Path, *, revision: str | None = None, instead: str = "ex
     """
     group = instead.partition("=")[0]
     folder = Path(name) if Path(name).is_dir() else _from_hub(str(name), revision, instead)
-    missing = [part for part, there in _parts(folder).items() if not there]
+    there = {file.name for file in folder.iterdir() if file.is_file()}
+    missing = [] if CONFIG in there else [CONFIG]
+    missing += [] if there & set(PROCESSORS) else [PROCESSOR]
+    missing += [] if weight_files(folder) else ["model.safetensors"]
     if missing:
         raise DataError(
             f"{folder}: {', '.join(missing)} missing; {group}.name takes {FOLDER}, or the name of such a model on the "
@@ -63,14 +65,6 @@ def _from_hub(name: str, revision: str | None, instead: str) -> Path:
             f"offline with {instead}."
         ) from reason
     return folder
-
-
-def _parts(folder: Path) -> dict[str, bool]:
-    return {
-        CONFIG: (folder / CONFIG).is_file(),
-        PROCESSOR: any((folder / file).is_file() for file in PROCESSORS),
-        "model.safetensors": bool(weight_files(folder)),
-    }
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -122,7 +116,7 @@ def loaded(
     """
     options: dict[str, Any] = {} if config is None else {"config": config}
     if renamed:  # transformers' own key_mapping knows but one group a pattern
-        options["state_dict"] = {_renamed(key, renamed): weight for key, weight in _state(folder).items()}
+        options["state_dict"] = {_renamed(key, renamed): weight for key, weight in _weights(folder).items()}
     try:
         with quietly():
             network, report = kind.from_pretrained(
@@ -141,12 +135,12 @@ def loaded(
     return network.requires_grad_(False).eval()
 
 
-def _state(folder: Path) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = {}
+def _weights(folder: Path) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = {}
     for file in weight_files(folder):
         pickled = file.suffix == ".bin"
-        state |= torch.load(file, map_location="cpu", weights_only=True) if pickled else load_file(file)
-    return state
+        weights |= torch.load(file, map_location="cpu", weights_only=True) if pickled else load_file(file)
+    return weights
 
 
 def _renamed(key: str, patterns: Mapping[str, str]) -> str:

@@ -121,7 +121,9 @@ class Lite0(Extractor):
         side = GRID_PIXELS // STRIDE
         self.grid_size = (side, side)
         group = ward_groups(self.network.classifier.weight.numpy(), groups)
-        self.class_names = tuple(group_name(np.flatnonzero(group == number)) for number in range(groups))
+        # A group's name lists its ImageNet classes, so that the table's hash stands for the grouping.
+        members = (np.flatnonzero(group == number) for number in range(groups))
+        self.class_names = tuple("imagenet " + " ".join(map(str, numbers)) for numbers in members)
         self.membership: Tensor
         membership = functional.one_hot(torch.from_numpy(group), groups).float()  # [1000, groups]
         self.register_buffer("membership", membership, persistent=False)
@@ -165,11 +167,6 @@ def ward_groups(rows: np.ndarray, groups: int) -> np.ndarray:
     labels = fcluster(linkage(rows.astype(np.float64), "ward"), groups, "maxclust")
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse]
-
-
-def group_name(members: np.ndarray) -> str:
-    """The name of a group says which ImageNet classes it has, so that the table's hash stands for the grouping."""
-    return "imagenet " + " ".join(str(member) for member in members)
 
 
 def packaged_weights() -> Path:

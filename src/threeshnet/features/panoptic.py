@@ -12,8 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModelForUniversalSegmentation, CLIPTokenizer, PreTrainedConfig
-from transformers.models.oneformer.image_processing_pil_oneformer import OneFormerImageProcessorPil
+from transformers import (
+    AutoModelForUniversalSegmentation,
+    CLIPTokenizer,
+    OneFormerImageProcessorPil,
+    PreTrainedConfig,
+)
 
 from threeshnet.annotations.coco_classes import COCO_PANOPTIC, COCO_STUFF, aligned
 from threeshnet.errors import ConfigError, DataError, Problems, one_of
@@ -80,7 +84,13 @@ class PanopticSegmentation(Extractor):
         at_once: int = 4,
     ) -> None:
         super().__init__()
-        check_settings(score_threshold=score_threshold, overlap_threshold=overlap_threshold, at_once=at_once)
+        problems = Problems("segmentation")
+        for key, value in (("score_threshold", score_threshold), ("overlap_threshold", overlap_threshold)):
+            if not 0 <= value <= 1:
+                problems.add(f"{key}={value}: a share, 0 to 1")
+        if at_once < 1:
+            problems.add(f"at_once={at_once}: a number of photos, 1 or more")
+        problems.raise_as(ConfigError)
         self.folder = located(name, revision=revision, instead=OFFLINE)
         config = architecture(self.folder)
         if config.model_type not in self.families:
@@ -170,17 +180,6 @@ class PanopticSegmentation(Extractor):
         kept = candidates(probabilities, masks, score_threshold=self.score_threshold)
         panoptic = merged_segments(kept, overlap_threshold=self.overlap_threshold, stuff=self.stuff)
         return Segmented(panoptic, query_shares(probabilities, masks))
-
-
-def check_settings(*, score_threshold: float, overlap_threshold: float, at_once: int) -> None:
-    """ConfigError, once for all settings that cannot be."""
-    problems = Problems("segmentation")
-    for key, value in (("score_threshold", score_threshold), ("overlap_threshold", overlap_threshold)):
-        if not 0 <= value <= 1:
-            problems.add(f"{key}={value}: a share, 0 to 1")
-    if at_once < 1:
-        problems.add(f"at_once={at_once}: a number of photos, 1 or more")
-    problems.raise_as(ConfigError)
 
 
 def class_names(config: PreTrainedConfig, weights: str) -> list[str]:

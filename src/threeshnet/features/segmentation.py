@@ -50,14 +50,11 @@ class AnnotatedSegmentation(Extractor):
                 raise DataError(f"{photo.segmentation}: a mask of mode {mask.mode}; expected 8-bit class numbers")
             upright = frame_of(mask).upright(mask)
             numbers = np.array(upright.resize((WORK_SIDE, WORK_SIDE), Image.Resampling.NEAREST))
-        return {"mask": torch.from_numpy(self._checked(numbers, photo))}
-
-    def _checked(self, numbers: np.ndarray, photo: Photo) -> np.ndarray:
         wrong = (numbers >= len(self.class_names)) & (numbers != VOID)
         if wrong.any():
             known = f"0 to {len(self.class_names) - 1}, and {VOID} for void"
             raise DataError(f"{photo.segmentation}: class {numbers[wrong][0]}; there are {known}")
-        return numbers
+        return {"mask": torch.from_numpy(numbers)}
 
     def forward(self, inputs: Mapping[str, Tensor]) -> ImageArrays:
         mask = inputs["mask"]

@@ -67,10 +67,13 @@ def chosen(fields: Sequence[str], makers: Makers, given: Given, class_names: Seq
         "Give them: Retriever.load(…, extractor=<name>, grid=<name>, segmentation=<name>), where needed. Names of "
         f"extractors: {', '.join(names('extractor'))}; of segmentations: {', '.join(names('segmentation'))}.",
     )
-    return [
-        _maker(source, [field for field in picked if picked[field] is source], makers)
-        for source in dict.fromkeys(picked.values())
-    ]
+    made = []
+    for source in dict.fromkeys(picked.values()):
+        own = [field for field in picked if picked[field] is source]
+        facts = [makers.get(field, {}) for field in own]
+        precision = next((maker["precision"] for maker in facts if maker.get("precision")), "")
+        made.append(Maker(source.only(own), precision, tuple(maker.get("dtype", "") for maker in facts)))
+    return made
 
 
 def names(group: str) -> list[str]:
@@ -115,12 +118,6 @@ def _from_card(recipe: Any, there: list[tuple[Any, Extractor]], named: Annotated
     return source
 
 
-def _maker(source: Extractor, fields: Sequence[str], makers: Makers) -> Maker:
-    said = [makers.get(field, {}) for field in fields]
-    precision = next((maker["precision"] for maker in said if maker.get("precision")), "")
-    return Maker(source.only(fields), precision, tuple(maker.get("dtype", "") for maker in said))
-
-
 def _unknown(maker: Mapping[str, Any]) -> str:
     if maker.get("name"):
         return f"the training read {maker['name']}, which is no extractor that can be built from the checkpoint"
@@ -128,9 +125,8 @@ def _unknown(maker: Mapping[str, Any]) -> str:
 
 
 def _differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    lines = [
+    return "; ".join(
         f"{key} {str(expected.get(key))[:SHOWN]!r} was expected, {str(found.get(key))[:SHOWN]!r} is here"
         for key in IDENTITY
         if expected.get(key) != found.get(key)
-    ]
-    return "; ".join(lines)
+    )

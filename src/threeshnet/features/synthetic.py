@@ -38,13 +38,12 @@ class SyntheticPhotos:
         counts = {"train": self.images - sum(rest.values())} | rest
         splits = [split for split, count in counts.items() for _ in range(count)]
         generator = np.random.default_rng(self.seed)
-        photos = (self._photo(number, split, generator) for number, split in enumerate(splits))
+        photos = []
+        for number, split in enumerate(splits):
+            lengths = generator.integers(8, 15, CAPTIONS)
+            captions = tuple(" ".join(generator.choice(WORDS, length)) + "." for length in lengths)
+            photos.append(Photo(f"synthetic-{number:06d}", Path(f"{number:06d}.jpg"), split, captions))
         return AnnotatedSet(self.name, tuple(photos))
-
-    def _photo(self, number: int, split: str, generator: np.random.Generator) -> Photo:
-        lengths = generator.integers(8, 15, CAPTIONS)
-        captions = tuple(" ".join(generator.choice(WORDS, length)) + "." for length in lengths)
-        return Photo(f"synthetic-{number:06d}", Path(f"{number:06d}.jpg"), split, captions)
 
 
 class SyntheticArrays(Extractor):

@@ -56,26 +56,23 @@ class Hdf5Rows(RowReader):
         if number not in self._open:
             self._open[number] = h5py.File(self.files[number], "r", locking=False)
         file: Any = self._open[number]
-        if isinstance(place, dict):
+        if isinstance(place, dict):  # paths of the arrays of one image
             read = {name: file[path][()] for name, path in place.items()}
+        elif isinstance(place, slice):
+            read = {ours: file[theirs][place] for ours, theirs in self.names.items()}
         else:
-            read = self._rows(file, place)
+            row, count = place
+            read = {ours: file[theirs][row][:count] for ours, theirs in self.names.items()}
+        if "features" in read:
+            values = read.pop("features")
+            if values.ndim == 3:
+                return {"grid": np.ascontiguousarray(values.reshape(len(values), -1).T)}
+            read["regions"] = values
         if "scores" in read and read["scores"].ndim == 2:
             read["scores"] = read["scores"][:, 1:].max(axis=1)  # class probabilities; the first is the background's
         if "boxes" in read:
             read["boxes"] = read["boxes"][:, :4]
         return read
-
-    def _rows(self, file: Any, place: slice | tuple[int, int]) -> dict[str, np.ndarray]:
-        if isinstance(place, slice):
-            read = {ours: file[theirs][place] for ours, theirs in self.names.items()}
-        else:
-            row, count = place
-            read = {ours: file[theirs][row][:count] for ours, theirs in self.names.items()}
-        values = read.pop("features")
-        if values.ndim == 3:
-            return {"grid": np.ascontiguousarray(values.reshape(len(values), -1).T)}
-        return {"regions": values} | read
 
     def where(self, key: Key) -> str:
         number, place = key
@@ -122,18 +119,15 @@ class Hdf5Layout(PublishedLayout):
             reader=Hdf5Rows(files, names.names),
             files=files,
             dtypes={field: frozenset(kind for part in parts for kind in part.dtypes[field]) for field in first.fields},
-            remarks=first.remarks,
         )
 
 
 def _names(file: Any) -> dict[str, str]:
     """Which of the known names the file has; none without features."""
-    found = {ours: next((name for name in known if _is_array(file, name)), "") for ours, known in NAMES.items()}
+    arrays = {name for names in NAMES.values() for name in names if name in file}
+    arrays = {name for name in arrays if isinstance(file[name], h5py.Dataset)}
+    found = {ours: next((name for name in names if name in arrays), "") for ours, names in NAMES.items()}
     return {ours: theirs for ours, theirs in found.items() if theirs} if found["features"] else {}
-
-
-def _is_array(file: Any, name: str) -> bool:
-    return name in file and isinstance(file[name], h5py.Dataset)
 
 
 def _of_images(file: Any) -> dict[str, dict[str, str]]:

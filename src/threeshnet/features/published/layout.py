@@ -151,15 +151,14 @@ def opened_sources(
             problems.add(f"raw={raw} does not exist")
             continue
         remarks: list[str] = []
-        layouts = [_checked(layout, raw)] if isinstance(layout, PublishedLayout) else layout.fitting(raw)
+        if isinstance(layout, AnyLayout):
+            layouts = layout.fitting(raw)
+        elif missed := layout.missed(raw):
+            raise DataError(f"{raw}: layout={layout.name} needs {layout.holds}; {missed}")
+        else:
+            layouts = [layout]
         for fitting in without_neighbours(raw, layouts, remarks):
             source = fitting.open(raw, request, problems)
             sources.append(source._replace(remarks=(*source.remarks, *remarks)))
             remarks = []
     return sources, problems
-
-
-def _checked(layout: PublishedLayout, raw: Path) -> PublishedLayout:
-    if missed := layout.missed(raw):
-        raise DataError(f"{raw}: layout={layout.name} needs {layout.holds}; {missed}")
-    return layout

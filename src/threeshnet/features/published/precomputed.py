@@ -34,6 +34,7 @@ ARRAYS = {  # ending of the file -> field, name in ImageArrays, its axes after t
     "seg_maps": ("seg", "seg_map", f"{MAP_SIDE}, {MAP_SIDE}"),
     "cat_onehots": ("seg", "seg_categories", "C"),
 }
+FEATURES = {"region": "ims", "seg": "segmentations"}  # field -> ending of its array of floats
 FIXED = {"segmentations": (None, SCENE_SIDE, SCENE_SIDE), "seg_maps": (MAP_SIDE, MAP_SIDE), "cat_onehots": (None,)}
 READ = (*(f"{ending}.npy" for ending in ARRAYS), "caps.txt", "ids.txt")  # after <split>_
 MOST_REPEATS = 100  # of one image's row, when repeats are looked for in files without ids
@@ -116,7 +117,9 @@ class PrecomputedLayout(PublishedLayout):
         if unread:
             remarks.append(f"{raw}: not read: {some(unread, 9)}")
         types = {
-            field: frozenset(str(rows.dtype) for files in splits.values() for rows in _features(files, field))
+            field: frozenset(
+                str(f.arrays[FEATURES[field]].dtype) for f in splits.values() if FEATURES[field] in f.arrays
+            )
             for field in fields
         }
         return Source(
@@ -149,7 +152,7 @@ def _shape_faults(rows: NpyRows, ending: str, axes: str) -> list[str]:
         want not in (None, length) for want, length in zip(fixed, rows.shape[1:], strict=True)
     ):
         return [f"{rows.file}: shape {rows.shape}; expected (images, {axes})"]
-    if ending in ("ims", "segmentations") and str(rows.dtype.newbyteorder("=")) not in FLOATS:
+    if ending in FEATURES.values() and str(rows.dtype.newbyteorder("=")) not in FLOATS:
         return [f"{rows.file}: type {rows.dtype}; expected one of {', '.join(FLOATS)}"]
     return []
 
@@ -186,23 +189,15 @@ def _common_fields(raw: Path, splits: Mapping[str, Split], problems: Problems) -
     return tuple(fields)
 
 
-def _features(files: Split, field: str) -> list[NpyRows]:
-    endings = {"region": "ims", "seg": "segmentations"}
-    return [files.arrays[endings[field]]] if endings[field] in files.arrays else []
-
-
 def _check_widths(splits: Mapping[str, Split], problems: Problems) -> None:
-    for what, pairs in {
-        "width Dr": [(rows, rows.shape[-1]) for files in splits.values() for rows in _features(files, "region")],
-        "number of classes C": [
-            (files.arrays[ending], files.arrays[ending].shape[1])
-            for files in splits.values()
-            for ending in ("segmentations", "cat_onehots")
-            if ending in files.arrays and len(files.arrays[ending].shape) > 1
-        ],
-    }.items():
-        if len({width for _, width in pairs}) > 1:
-            problems.add(f"{what} differs: " + ", ".join(f"{rows.file.name} {width}" for rows, width in pairs))
+    for what, axis, endings in (
+        ("width Dr", -1, ["ims"]),
+        ("number of classes C", 1, ["segmentations", "cat_onehots"]),
+    ):
+        arrays = [files.arrays[ending] for files in splits.values() for ending in endings if ending in files.arrays]
+        widths = [(rows.file.name, rows.shape[axis]) for rows in arrays if len(rows.shape) > 1]
+        if len({width for _, width in widths}) > 1:
+            problems.add(f"{what} differs: " + ", ".join(f"{name} {width}" for name, width in widths))
 
 
 def _entries(raw: Path, split: str, files: Split, problems: Problems, remarks: list[str]) -> list[Entry]:

@@ -59,7 +59,11 @@ class TsvRows(RowReader):
         with self.files[key.file].open("rb") as stream:
             for name, (start, length) in key.columns.items():
                 stream.seek(start)
-                arrays[name] = _decoded(stream.read(length), name)
+                try:
+                    decoded = bytearray(base64.b64decode(stream.read(length), validate=True))
+                    arrays[name] = np.frombuffer(decoded, NUMBER).astype(np.float32, copy=False)
+                except (binascii.Error, ValueError) as error:
+                    raise DataError(f"{name}: not whole base64 of float32 ({error})") from error
         shapes = {"features": (key.regions, -1), "boxes": (key.regions, 4), "scores": (key.regions,)}
         try:
             shaped = {name: values.reshape(shapes[name]) for name, values in arrays.items()}
@@ -182,10 +186,3 @@ def _whole(plain: dict[str, bytes], name: str) -> int:
     if not value.is_integer():
         raise ValueError(f"{name}={value}; expected a whole number")
     return int(value)
-
-
-def _decoded(text: bytes, name: str) -> np.ndarray:
-    try:
-        return np.frombuffer(bytearray(base64.b64decode(text, validate=True)), NUMBER).astype(np.float32, copy=False)
-    except (binascii.Error, ValueError) as error:
-        raise DataError(f"{name}: not whole base64 of float32 ({error})") from error
