@@ -5,7 +5,7 @@ The other readers leave out photos that are not on disk; here no photo is looked
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +74,12 @@ def _json(file: Path, split: str | None, problems: list[str], ids: str | None) -
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list):
         raise DataError(f"{file}: no list `images`; expected a dataset_*.json or COCO's captions_*.json")
-    if "annotations" in content:
-        return _coco(file, content, split, problems)
-    return _dataset(file, content, split, problems, ids)
+    if "annotations" not in content:
+        return _dataset(file, content, split, problems, ids)
+    chosen = split or ("train" if "train" in file.stem else "test" if "val" in file.stem else None)
+    if chosen is None:
+        raise DataError(f"{file}: neither train nor val in its name; say where its photos belong: split=test")
+    return captioned_photos(file, content, chosen, problems)
 
 
 def _dataset(file: Path, content: Any, split: str | None, problems: list[str], ids: str | None) -> list[Photo]:
@@ -90,14 +93,6 @@ def _dataset(file: Path, content: Any, split: str | None, problems: list[str], i
     if lacking := sum(ids not in entry for entry in entries):
         raise ConfigError(f"ids={ids}: {lacking} of {len(entries)} images of {file} have none")
     return [photo._replace(id=str(entry[ids])) for photo, entry in zip(photos, entries, strict=True)]
-
-
-def _coco(file: Path, content: Mapping[str, Any], split: str | None, problems: list[str]) -> list[Photo]:
-    own = "train" if "train" in file.stem else "test" if "val" in file.stem else None
-    chosen = split or own
-    if chosen is None:
-        raise DataError(f"{file}: neither train nor val in its name; say where its photos belong: split=test")
-    return captioned_photos(file, content, chosen, problems)
 
 
 def _lines(file: Path, split: str | None, left_out: list[str]) -> list[Photo]:

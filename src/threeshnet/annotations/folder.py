@@ -104,14 +104,10 @@ class FolderReader:
 
     def _photo(self, key: str, file: Path, lines: list[Line]) -> Photo:
         named = next((line.split for line in lines if line.split), None)
-        split = SPLITS[named] if named else self._hashed_split(key)
+        percent = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % 100
+        hashed = "dev" if percent < self.test_percent + self.dev_percent else "train"
+        split = SPLITS[named] if named else "test" if percent < self.test_percent else hashed
         return Photo(key, file, split, tuple(line.caption for line in lines))
-
-    def _hashed_split(self, key: str) -> str:
-        share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % 100
-        if share < self.test_percent:
-            return "test"
-        return "dev" if share < self.test_percent + self.dev_percent else "train"
 
 
 def matched(

@@ -160,13 +160,13 @@ class Detector(HubExtractor):
         arrays = ImageArrays()
         if "region" in self.fields:
             arrays = arrays._replace(
-                regions=[half(one.regions) for one in found],
-                boxes=[one.boxes.cpu().numpy() for one in found],
-                scores=[one.scores.cpu().numpy() for one in found],
-                labels=[one.labels.cpu().numpy().astype(np.int16) for one in found],
+                regions=[half(photo.regions) for photo in found],
+                boxes=[photo.boxes.cpu().numpy() for photo in found],
+                scores=[photo.scores.cpu().numpy() for photo in found],
+                labels=[photo.labels.cpu().numpy().astype(np.int16) for photo in found],
             )
         if "grid" in self.fields:
-            arrays = arrays._replace(grid=np.stack([half(one.grid) for one in found if one.grid is not None]))
+            arrays = arrays._replace(grid=np.stack([half(photo.grid) for photo in found if photo.grid is not None]))
         return arrays
 
     def detect(self, pixels: Tensor) -> list[Found]:
@@ -183,15 +183,14 @@ class Detector(HubExtractor):
         boxes = corners(made.pred_boxes.float())
         hidden = made.last_hidden_state
         grid = as_cells(feature_map, self.cells) if "grid" in self.fields else [None] * len(pixels)
-        return [self._kept(*one) for one in zip(scores, labels, boxes, hidden, feature_map, grid, strict=True)]
-
-    def _kept(
-        self, scores: Tensor, labels: Tensor, boxes: Tensor, hidden: Tensor, feature_map: Tensor, grid: Tensor | None
-    ) -> Found:
-        numbers = self.chosen(scores, boxes)
-        kept = boxes[numbers]
-        regions = hidden[numbers] if self.features == "decoder" else roi_means(feature_map, kept)
-        return Found(regions, kept, scores[numbers], labels[numbers], grid)
+        found = []
+        for score, label, box, state, cells, photo in zip(
+            scores, labels, boxes, hidden, grid, feature_map, strict=True
+        ):
+            kept = self.chosen(score, box)
+            regions = state[kept] if self.features == "decoder" else roi_means(photo, box[kept])
+            found.append(Found(regions, box[kept], score[kept], label[kept], cells))
+        return found
 
     def chosen(self, scores: Tensor, boxes: Tensor) -> Tensor:
         """The numbers of the queries that become regions, the surest first.  scores: [Q]; boxes: [Q, 4]."""

@@ -44,7 +44,11 @@ class Extractor(nn.Module):
     def __new__(cls, *_: Any, **options: Any) -> Self:
         """Keep the recipe, which goes into manifests and checkpoints."""
         made = super().__new__(cls)
-        object.__setattr__(made, "recipe", recipe_of(cls, options))
+        try:
+            recipe = {"_target_": f"{cls.__module__}.{cls.__qualname__}", **plain(options)}
+        except TypeError:
+            recipe = {}
+        object.__setattr__(made, "recipe", recipe)
         return made
 
     def __init__(self, *, fields: Sequence[str] | None = None) -> None:
@@ -88,14 +92,6 @@ class Extractor(nn.Module):
         raise NotImplementedError
 
 
-def recipe_of(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A class and its arguments as plain values; nothing where an argument is of another kind."""
-    try:
-        return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **plain(options)}
-    except TypeError:
-        return {}
-
-
 def plain(value: Any) -> Any:
     """A value as texts, numbers, lists and dictionaries; TypeError where that loses something."""
     if isinstance(value, Extractor):
@@ -133,11 +129,8 @@ def as_input(batch: Tensor) -> Tensor:
 
 def merged(parts: Sequence[tuple[Extractor, ImageArrays]]) -> ImageArrays:
     """One record out of what several sources made, each giving its `fields`."""
-    arrays: dict[str, Any] = {}
-    for source, made in parts:
-        for field in source.fields:
-            arrays |= {name: getattr(made, name) for name in PARTS[field]}
-    return ImageArrays(**arrays)
+    named = [(name, made) for source, made in parts for field in source.fields for name in PARTS[field]]
+    return ImageArrays(**{name: getattr(made, name) for name, made in named})
 
 
 def half(values: Tensor) -> np.ndarray:

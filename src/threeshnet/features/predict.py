@@ -37,9 +37,8 @@ class Extraction(pl.LightningModule):
     def predict_step(self, batch: LoadedBatch) -> Extracted:
         if not batch.numbers:
             return Extracted([], [], ImageArrays(), batch.damaged)
-        made = [(source, source(inputs)) for source, inputs in zip(self.sources, batch.inputs, strict=True)]
-        joined = merged(made)  # pyright: ignore
-        return Extracted(batch.numbers, batch.sizes, joined, batch.damaged, batch.fingerprints)
+        made: Any = [(source, source(inputs)) for source, inputs in zip(self.sources, batch.inputs, strict=True)]
+        return Extracted(batch.numbers, batch.sizes, merged(made), batch.damaged, batch.fingerprints)
 
 
 class PhotoProgress(TQDMProgressBar):
@@ -50,14 +49,8 @@ class PhotoProgress(TQDMProgressBar):
         self.photos = photos
 
     def init_predict_tqdm(self) -> Any:
-        return tqdm(
-            total=self.photos,
-            unit="photo",
-            desc="Extracting",
-            smoothing=0,
-            dynamic_ncols=True,
-            disable=self.is_disabled,
-        )
+        shown: Any = {"unit": "photo", "desc": "Extracting", "smoothing": 0, "dynamic_ncols": True}
+        return tqdm(total=self.photos, disable=self.is_disabled, **shown)
 
     def on_predict_batch_start(self, *args: Any, **kwargs: Any) -> None:
         """Lightning would set the bar back to batches here."""
@@ -79,14 +72,13 @@ def choose_sources(
     `grid` and `segmentation` take these fields over from `extractor`.
     """
     wanted = checked_fields(fields, FIELDS, "fields")
-    specialists = {
-        field: other for field, other in (("grid", grid), ("seg", segmentation)) if other and field in wanted
-    }
-    prepared = {field: other.prepare(annotated) for field, other in specialists.items()}
-    others = {field: one for field, one in prepared.items() if one}
+    others: dict[str, Extractor] = {}
+    for field, other in (("grid", grid), ("seg", segmentation)):
+        if other and field in wanted and (prepared := other.prepare(annotated)):
+            others[field] = prepared
     first = extractor.prepare(annotated)
     sources = [first.only([field for field in wanted if field not in others])] if first else []
-    sources += [one.only([field]) for field, one in others.items()]
+    sources += [other.only([field]) for field, other in others.items()]
     given = {field for source in sources for field in source.fields}
     if missing := [field for field in wanted if field not in given]:
         raise ConfigError(

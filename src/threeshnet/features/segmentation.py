@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from threeshnet.features.photos import open_photo
 from threeshnet.records import MAP_SIDE, SCENE_SIDE, VOID, AnnotatedSet, ImageArrays, Photo
 
 WORK_SIDE = SCENE_SIDE * MAP_SIDE  # masks are brought to this side, so that both 7 and 64 cells divide it
+
+SHOWN = 5  # ids in a message
 
 
 class AnnotatedSegmentation(Extractor):
@@ -37,7 +39,9 @@ class AnnotatedSegmentation(Extractor):
             problems.add("the data set has no table of classes")
         bare = [photo for photo in annotated.photos if photo.segmentation is None]
         if bare:
-            problems.add(f"{len(bare)} of {len(annotated.photos)} photos have no mask, {shown_ids(bare)}")
+            shown = ", ".join(repr(photo.id) for photo in bare[:SHOWN])
+            more = f" and {len(bare) - SHOWN} more" if len(bare) > SHOWN else ""
+            problems.add(f"{len(bare)} of {len(annotated.photos)} photos have no mask, {shown}{more}")
         problems.raise_as(DataError, "choose segmentation=own (the extractor's) instead")
         self.class_names = annotated.classes
         return self
@@ -59,12 +63,6 @@ class AnnotatedSegmentation(Extractor):
     def forward(self, inputs: Mapping[str, Tensor]) -> ImageArrays:
         mask = inputs["mask"]
         return arrays_of_classes(mask, class_shares(mask, len(self.class_names), SCENE_SIDE))
-
-
-def shown_ids(photos: Sequence[Photo], most: int = 5) -> str:
-    """The first ids of some photos, for a message."""
-    more = f" and {len(photos) - most} more" if len(photos) > most else ""
-    return ", ".join(repr(photo.id) for photo in photos[:most]) + more
 
 
 def arrays_of_classes(classes: Tensor, semantic: Tensor) -> ImageArrays:

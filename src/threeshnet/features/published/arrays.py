@@ -87,10 +87,10 @@ class PublishedArrays(Extractor):
         return {name: items if name in ragged else torch.stack(items) for name, items in columns.items()}
 
     def forward(self, inputs: Mapping[str, Any]) -> ImageArrays:
-        arrays: dict[str, Any] = {}
-        for name, values in inputs.items():
-            arrays[name] = [item.numpy() for item in values] if isinstance(values, list) else values.numpy()
-        return ImageArrays(**arrays)
+        ragged = {
+            name: [item.numpy() for item in values] for name, values in inputs.items() if isinstance(values, list)
+        }
+        return ImageArrays(**{name: ragged.get(name) or values.numpy() for name, values in inputs.items()})
 
     def _features(self, values: np.ndarray, name: str) -> np.ndarray:
         """The numbers in the type that is kept; DataError when one is not finite, or the width is another."""

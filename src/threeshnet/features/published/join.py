@@ -87,13 +87,8 @@ def joined(
 
 def _photos(sources: Sequence[Source]) -> tuple[Photo, ...]:
     """The images of the first source that has captions."""
-    for source in sources:
-        if any(entry.captions for entry in source.entries):
-            return tuple(
-                Photo(entry.id, entry.file, entry.split or "train", entry.captions, size=entry.size)
-                for entry in source.entries
-            )
-    return ()
+    entries = next((source.entries for source in sources if any(entry.captions for entry in source.entries)), ())
+    return tuple(Photo(e.id, e.file, e.split or "train", e.captions, size=e.size) for e in entries)
 
 
 def _of_splits(photos: Sequence[Photo], request: Request, left_out: list[str], problems: Problems) -> list[Photo]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy_format
 
-from threeshnet.errors import DataError, Problems
+from threeshnet.errors import DataError
 
 HEADERS = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
 # Beside its own, what NumPy lets through of its parser of headers.
@@ -77,15 +77,6 @@ class NpyRows:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_stream": None}  # an open file stays in its process
-
-
-def opened(file: Path, problems: Problems) -> NpyRows | None:
-    """The rows of a file, or None and a line in `problems`."""
-    try:
-        return NpyRows(file)
-    except (DataError, OSError) as error:
-        problems.add(str(error))
-        return None
 
 
 def _header(file: Path, stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -24,7 +24,7 @@ from threeshnet.features.published.layout import (
     repeated,
     some,
 )
-from threeshnet.features.published.npy import NpyRows, opened
+from threeshnet.features.published.npy import NpyRows
 from threeshnet.records import MAP_SIDE, SCENE_SIDE
 
 SPLITS = {"train": "train", "dev": "dev", "val": "dev", "test": "test", "testall": "testall"}  # theirs -> ours
@@ -139,9 +139,13 @@ def _split(raw: Path, split: str, request: Request, problems: Problems) -> Split
     arrays = {}
     for ending, (field, _, axes) in ARRAYS.items():
         file = raw / f"{split}_{ending}.npy"
-        if request.wants(field) and file.is_file() and (rows := opened(file, problems)) is not None:
-            problems.extend(_shape_faults(rows, ending, axes))
-            arrays[ending] = rows
+        if not (request.wants(field) and file.is_file()):
+            continue
+        try:
+            arrays[ending] = NpyRows(file)
+            problems.extend(_shape_faults(arrays[ending], ending, axes))
+        except (DataError, OSError) as error:
+            problems.add(str(error))
     captions, ids = (_lines(raw / f"{split}_{ending}.txt", problems) for ending in ("caps", "ids"))
     return Split(arrays, captions, ids)
 
