@@ -86,23 +86,3 @@ def test_an_ensemble_ranks_by_the_mean_of_its_models(run: Path, demo_shards: Pat
         mean = mean + images @ model.encode_texts(split.caption_texts).T / 2
     assert found["rsum"] == pytest.approx(recall(mean, torch.from_numpy(split.owners))["rsum"])
     assert (found["protocol"], len(set(found["checkpoint"]))) == ("ensemble", 2)
-
-
-def test_what_evaluate_refuses(run: Path, demo_shards: Path, synthetic_shards: Path, command, tmp_path: Path) -> None:
-    file = f"checkpoint={run / 'checkpoints' / 'best.ckpt'}"
-    golden = Path(__file__).parents[1] / "golden" / "official_checkpoint.pth"
-    for overrides, said in {
-        (file, f"shards={demo_shards}", "split=tset"): "'tset'; there are: dev, test, train",
-        (file, f"shards={demo_shards}", "protocol=fulll"): "protocol='fulll' does not exist",
-        (file, f"shards={demo_shards}", "protocol=five_fold_1k"): "five_fold_1k",
-        (file, f"shards={demo_shards}", "protocol=ensemble"): "got one",
-        (file, f"shards={synthetic_shards}", "split=testall"): "class table",
-        (f"checkpoint={run / 'best.ckpt'}", f"shards={demo_shards}"): "no such file",
-        (f"checkpoint={golden}", f"shards={demo_shards}"): "TEXT=<folder>",
-        (file, f"shards={tmp_path / 'none'}"): "No shards",
-    }.items():
-        ended = command("evaluate", *overrides, "workers=0", "accelerator=cpu", f"out={tmp_path}")
-        assert ended.code == 1, overrides
-        assert said in ended.err, ended.err
-        assert "Traceback" not in ended.err
-    assert not (tmp_path / "metrics.json").exists()

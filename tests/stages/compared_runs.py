@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
+from threeshnet.training.module import RetrievalModule
+
+STAGES = {"training": "training", "validation": "validating", "test": "testing"}
 STEPS = 7  # batches of 16 in the 120 captions of `synthetic_shards`
 
 
@@ -17,12 +23,27 @@ class Killed(BaseException):
     """What stands for a process that is gone."""
 
 
+@contextmanager
+def at_step(step: int, act: Callable[[], Any], where: str = "training") -> Iterator[None]:
+    """Lets something happen before a step (or in the first validation or test after it)."""
+    original = getattr(RetrievalModule, f"{where}_step")
+
+    def acting(self: RetrievalModule, *arguments: Any) -> Any:
+        if self.trainer.global_step == step and getattr(self.trainer, STAGES[where]):
+            act()
+        return original(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RetrievalModule, f"{where}_step", acting)
+        yield
+
+
 def checkpoint(out: Path, name: str = "last") -> dict[str, Any]:
     return torch.load(out / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
 def check_same_run(one: Path, other: Path) -> None:
-    """Weights, optimizer, schedule, random numbers, the best score, and the scores, bit for bit."""
+    """Weights, optimizer, schedule, random numbers, the best score, the scores and the logged steps, bit for bit."""
     for name in ("last", "best"):
         left, right = checkpoint(one, name), checkpoint(other, name)
         for part in ("state_dict", "optimizer_states", "lr_schedulers", "random_states", "global_step", "epoch"):
@@ -31,6 +52,8 @@ def check_same_run(one: Path, other: Path) -> None:
     scores = [json.loads((out / "metrics.json").read_text()) for out in (one, other)]
     assert [score["rsum"] for score in scores] == [scores[0]["rsum"]] * 2
     assert scores[0]["i2t"] == scores[1]["i2t"]
+    assert logged(one, "train/loss") == list(range(2 * STEPS))
+    assert logged(one, "dev/rsum") == [STEPS - 1, 2 * STEPS - 1]
 
 
 def assert_equal(left: Any, right: Any, where: str) -> None:

@@ -11,12 +11,10 @@ from typing import Any
 import pytest
 
 from threeshnet.records import Photo
-from threeshnet.training.module import RetrievalModule
 
-from .compared_runs import STEPS, Killed
+from .compared_runs import STEPS, Killed, at_step
 from .pictures import picture
 
-STAGES = {"training": "training", "validation": "validating", "test": "testing"}
 Train = Callable[..., dict[str, Any]]
 
 
@@ -54,30 +52,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory, train: Train) -> Path:
 
 
 @pytest.fixture
-def at_step(monkeypatch: pytest.MonkeyPatch):
-    """Lets something happen before a step (or in the first validation after it)."""
+def killed(train: Train):
+    """A run that dies there."""
 
-    def set_up(step: int, act: Callable[[], Any], where: str = "training") -> None:
-        original = getattr(RetrievalModule, f"{where}_step")
+    def call(out: Path, step: int, where: str = "training", *overrides: str) -> Path:
+        def die() -> None:
+            raise Killed
 
-        def acting(self: RetrievalModule, *arguments: Any) -> Any:
-            if self.trainer.global_step == step and getattr(self.trainer, STAGES[where]):
-                act()
-            return original(self, *arguments)
+        with at_step(step, die, where), pytest.raises(Killed):
+            train(out, *overrides)
+        return out
 
-        monkeypatch.setattr(RetrievalModule, f"{where}_step", acting)
-
-    return set_up
-
-
-@pytest.fixture
-def killed(at_step):
-    """Lets a run die there."""
-
-    def die() -> None:
-        raise Killed
-
-    return lambda step, where="training": at_step(step, die, where)
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from threeshnet.errors import DataError
-from threeshnet.evaluation.compare import REMARK, content_of, differences, read_evaluation, read_pair, rows_of
+from threeshnet.evaluation.compare import REMARK, content_of, differences, read_evaluation, read_pair, recalls_of
 from threeshnet.files import write_json
 from threeshnet.metrics.comparisons import compare
 from threeshnet.metrics.protocols import Scored, recall_by
@@ -40,29 +40,28 @@ def left(folder: Path, ranks: Ranks, owner: torch.Tensor = OWNER, **facts: Any) 
 
 def test_a_case_by_hand(tmp_path: Path) -> None:
     pair = read_pair(left(tmp_path / "good", GOOD), left(tmp_path / "bad", BAD, seed=1, perturb="drop_regions"))
-    rows = {row.name: row for row in rows_of(*pair)}
-    assert list(rows) == ["i2t R@1", "i2t R@5", "i2t R@10", "t2i R@1", "t2i R@5", "t2i R@10", "rsum"]
-    i2t, t2i, rsum = rows["i2t R@1"], rows["t2i R@5"], rows["rsum"]
-    assert (i2t.one, i2t.other, i2t.apart.value) == pytest.approx((90.0, 10.0, 80.0))
-    assert (t2i.one, t2i.other, t2i.apart.value) == pytest.approx((1200 / 13, 100 / 13, 1100 / 13))
-    assert rsum.apart.value == pytest.approx(3 * (80 + 1100 / 13))
+    recalls = recalls_of(*pair)
+    assert list(recalls) == ["i2t R@1", "i2t R@5", "i2t R@10", "t2i R@1", "t2i R@5", "t2i R@10", "rsum"]
+    i2t, t2i = ([recalls[name][key] for key in ("one", "other", "difference")] for name in ("i2t R@1", "t2i R@5"))
+    assert i2t == pytest.approx((90.0, 10.0, 80.0))
+    assert t2i == pytest.approx((1200 / 13, 100 / 13, 1100 / 13))
+    assert recalls["rsum"]["difference"] == pytest.approx(3 * (80 + 1100 / 13))
     # Of 1,024 ways to exchange the models, 22 part ten images as 9 to 1 or clearer.
-    assert i2t.apart.p == pytest.approx(22 / 1024, abs=0.01)
-    assert i2t.apart.verdict == "difference"
-    content = content_of(*pair, list(rows.values()))
+    assert recalls["i2t R@1"]["p"] == pytest.approx(22 / 1024, abs=0.01)
+    assert recalls["i2t R@1"]["verdict"] == "difference"
+    content = content_of(*pair, recalls)
     assert json.loads(json.dumps(content)) == content
     assert (content["images"], content["captions"], content["unit"]) == (10, 13, "image")
     assert content["other"] == {"folder": str(tmp_path / "bad"), "seed": 1, "perturb": "drop_regions"}
-    assert content["recalls"]["i2t R@1"]["difference"] == pytest.approx(80.0)
 
 
 def test_folds_are_compared_within(tmp_path: Path) -> None:
     """The second fold has three captions more than the others, and each fold counts as much as another."""
     folders = [left(tmp_path / name, ranks, protocol="five_fold_1k") for name, ranks in (("a", GOOD), ("b", BAD))]
-    rows = {row.name: row for row in rows_of(*read_pair(*folders))}
-    assert rows["t2i R@1"].one == pytest.approx(100 * (4 + 1 / 2) / 5)
-    for row in rows.values():
-        assert row.apart.value == pytest.approx(row.one - row.other)
+    recalls = recalls_of(*read_pair(*folders))
+    assert recalls["t2i R@1"]["one"] == pytest.approx(100 * (4 + 1 / 2) / 5)
+    for row in recalls.values():
+        assert row["difference"] == pytest.approx(row["one"] - row["other"])
 
 
 RANK = st.integers(1, 15)
@@ -71,9 +70,8 @@ RANK = st.integers(1, 15)
 @given(st.lists(st.tuples(RANK, st.lists(RANK, min_size=1, max_size=4)), min_size=1, max_size=12))
 def test_a_model_does_not_differ_from_itself(images: list[tuple[int, list[int]]]) -> None:
     owner = torch.tensor([row for row, (_, captions) in enumerate(images) for _ in captions])
-    itself = Ranks(
-        torch.tensor([best for best, _ in images]), torch.tensor([rank for _, captions in images for rank in captions])
-    )
+    i2t, t2i = [best for best, _ in images], [rank for _, captions in images for rank in captions]
+    itself = Ranks(torch.tensor(i2t), torch.tensor(t2i))
     for found in compare(itself, itself, owner, draws=50).values():
         assert (found.value, tuple(found.interval), found.p) == (0.0, (0.0, 0.0), 1.0)
         assert found.verdict == "no difference shown"
@@ -87,16 +85,14 @@ def test_other_items_are_refused_with_every_reason(tmp_path: Path) -> None:
     other = left(tmp_path / "other", GOOD, owner, **facts, ids=ids)
     with pytest.raises(DataError) as refused:
         read_pair(one, other)
-    for part in (
-        "6 problems",
+    assert [line.removeprefix("  - ") for line in str(refused.value).splitlines()[1:-1]] == [
         "data: demo and dusk",
         "fingerprint: f00d and beef",
         "split: test and dev",
         "protocol: full and ensemble",
         "image ids: number 1 is 'photo-1' and 'photo-2'",
         "images of the captions: number 3 is 2 and 1",
-    ):
-        assert part in str(refused.value)
+    ]
 
 
 def test_counts_missing_files_and_foreign_ranks_are_refused(tmp_path: Path) -> None:
@@ -148,10 +144,8 @@ def test_ranks_are_those_of_the_correction_and_of_the_folds(
     evaluated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """40 photos stand for COCO's 5,000: five folds of eight, where no rank can be more than eight."""
-    plain, corrected = (
-        check_ranks(evaluated(tmp_path / "plain")),
-        check_ranks(evaluated(tmp_path / "csls", "correction=csls", "bank=train")),
-    )
+    plain = check_ranks(evaluated(tmp_path / "plain"))
+    corrected = check_ranks(evaluated(tmp_path / "csls", "correction=csls", "bank=train"))
     assert not torch.equal(plain.ranks.t2i, corrected.ranks.t2i)
     monkeypatch.setattr("threeshnet.metrics.protocols.why_not_coco_5k", lambda _: [])
     items = check_ranks(evaluated(tmp_path / "folds", "split=train", "protocol=five_fold_1k"))
@@ -176,16 +170,14 @@ def test_the_command_compares(command, demo_run: Path, evaluated, tmp_path: Path
 
 
 def test_the_command_fits_a_narrow_terminal_and_refuses_with_the_way_out(
-    command, demo_run: Path, evaluated, tmp_path: Path
+    command, demo_run: Path, tmp_path: Path
 ) -> None:
     ended = command("compare", f"one={demo_run}", f"other={demo_run}")
     assert ended.code == 0, ended.err
     (rsum,) = [line for line in ended.out.splitlines() if line.split()[:1] == ["rsum"]]
     assert rsum.split()[3:] == ["+0.0", "+0.0", "to", "+0.0", "1.0000", "no", "difference", "shown"]
-    ended = command(
-        "compare", f"one={demo_run}", f"other={evaluated(tmp_path / 'dev', 'split=dev')}", f"out={tmp_path / 'x'}"
-    )
+    ended = command("compare", f"one={demo_run}", f"other={left(tmp_path / 'a', GOOD)}", f"out={tmp_path / 'x'}")
     assert (ended.code, ended.out) == (1, "")
-    assert "split: test and dev" in ended.err
+    assert "f00d" in ended.err
     assert "Traceback" not in ended.err
     assert not (tmp_path / "x").exists()

@@ -44,10 +44,8 @@ def test_the_batches_are_what_they_are_said_to_be(found: dict[str, Any]) -> None
     """One has an image twice, in different processes too; the other does not divide by 2 or 4."""
     even, uneven = found["owners"]["8 pairs"], found["owners"]["7 pairs, uneven"]
     assert (len(even), len(uneven)) == (8, 7)
-    for owners in (even, uneven):
-        assert max(Counter(owners).values()) > 1
-    halves = set(even[:4]) & set(even[4:])
-    assert halves, "no image in both processes: choose another batch"
+    assert max(Counter(uneven).values()) > 1
+    assert set(even[:4]) & set(even[4:]), "no image in both processes: choose another batch"
 
 
 def test_loss_and_every_gradient_are_those_of_one_process(found: dict[str, Any]) -> None:
@@ -56,9 +54,7 @@ def test_loss_and_every_gradient_are_those_of_one_process(found: dict[str, Any])
     assert len(cases) == 3 * 2 * 2 + 3
     assert len(rows) == len(SEVERAL) * len(cases)
     for row in rows:
-        assert row["loss"] < EXACT, row
-        assert row["gradient"] < EXACT, row
-        assert row["buffers"] < EXACT, row
+        assert max(row[number] for number in ("loss", "gradient", "buffers")) < EXACT, row
 
 
 @pytest.mark.parametrize("way", NAIVE_LENGTHS)
@@ -88,12 +84,7 @@ def test_whole_training_is_that_of_one_process(found: dict[str, Any]) -> None:
     assert len(rows) == 3 * len(SEVERAL)
     for row in [*rows, *found["N=1"]["trainings"]]:
         assert row["steps"] == 6
-        for number in ("loss", "parameters", "buffers"):
-            assert row[number] < EXACT, row
-
-
-def test_recalls_do_not_depend_on_the_processes(found: dict[str, Any]) -> None:
-    """13 photos in batches of 3, and a caption that every process encodes."""
-    for row in rows_of(found, "trainings"):
+        assert max(row[number] for number in ("loss", "parameters", "buffers")) < EXACT, row
+    for row in rows:  # 13 photos in batches of 3, and a caption that every process encodes
         assert row["same_recalls"], row
         assert row["rsum"][0] > 0

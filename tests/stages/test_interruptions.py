@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,9 +83,11 @@ def test_a_worker_takes_no_notice_of_signals_until_the_loader_ends_it(method: st
     assert ended(worker)
 
 
-def test_the_loader_ends_its_worker() -> None:
+def test_the_loader_ends_its_worker_and_signals_are_held_back_from_workers_alone() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     batches = iter(Loader(Numbers(), num_workers=1, multiprocessing_context="fork"))
     worker = int(next(batches))
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
     subprocess.run(["kill", "-TERM", str(worker)], check=True)
     wait_until_taken(worker)
     os.kill(worker, signal.SIGTERM)
@@ -99,20 +102,11 @@ def wait_until_taken(worker: int, seconds: float = 10) -> None:
         time.sleep(0.01)
 
 
-def ended(worker: int, seconds: float = 10) -> bool:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if worker not in [child.pid for child in multiprocessing.active_children()]:
-            return True
-        time.sleep(0.01)
-    return False
-
-
-def test_signals_are_held_back_from_workers_alone() -> None:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    batches = iter(Loader(Numbers(), num_workers=1))
-    next(batches)
-    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+def ended(worker: int) -> bool:
+    (process,) = [child for child in multiprocessing.active_children() if child.pid == worker] or [None]
+    if process is not None:
+        process.join(10)
+    return process is None or process.exitcode is not None
 
 
 def test_a_worker_that_dies_of_the_signal_is_an_interruption() -> None:
@@ -130,15 +124,19 @@ def test_a_worker_that_dies_of_the_signal_is_an_interruption() -> None:
 # ---- one run in a folder
 
 
+def failing(code: int) -> Callable[..., None]:
+    def fail(*_: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
 @pytest.mark.parametrize("locks", [True, False])
 def test_the_holder_of_a_folder_is_named_and_a_dead_one_is_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: bool
 ) -> None:
-    def refusing(*_: Any) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
     if not locks:
-        monkeypatch.setattr(fcntl, "flock", refusing)
+        monkeypatch.setattr(fcntl, "flock", failing(errno.ENOLCK))
 
     def die() -> None:
         with locked(tmp_path):
@@ -153,10 +151,7 @@ def test_the_holder_of_a_folder_is_named_and_a_dead_one_is_taken_over(
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refusing(*_: Any) -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    monkeypatch.setattr(lock, "_acquire", refusing)
+    monkeypatch.setattr(lock, "_acquire", failing(errno.EROFS))
     with pytest.raises(ConfigError, match="cannot be written: Read-only file system; give another OUT"):
         locked(tmp_path).__enter__()
 
@@ -180,21 +175,18 @@ def test_random_states_come_back() -> None:
         set_random_states(before)
 
 
-def loaded(known: dict[str, Any], rank: int = 0) -> RandomStates:
-    callback = RandomStates()
-    callback.on_load_checkpoint(SimpleNamespace(global_rank=rank), None, known)  # pyright: ignore[reportArgumentType]
-    return callback
+def pending(checkpoint: dict[str, Any], rank: int = 0) -> dict[str, Any] | None:
+    states, trainer = RandomStates(), SimpleNamespace(global_rank=rank)
+    states.on_load_checkpoint(trainer, None, checkpoint)  # pyright: ignore[reportArgumentType]
+    return states.pending
 
 
-def test_every_process_takes_its_own_states_and_a_new_one_keeps_its_seed() -> None:
-    known: dict[str, Any] = {"random_states": ["of rank 0", "of rank 1"]}
-    assert [loaded(known, rank).pending for rank in (0, 1, 2)] == ["of rank 0", "of rank 1", None]
-
-
-@pytest.mark.parametrize("known", [{}, {"random_states": {"torch": torch.get_rng_state()}}])
-def test_a_checkpoint_of_an_earlier_version_is_refused(known: dict[str, Any]) -> None:
-    with pytest.raises(CheckpointError, match=r"of an earlier version.* another OUT"):
-        loaded(known)
+def test_every_process_takes_its_own_states_a_new_one_keeps_its_seed_and_an_earlier_version_is_refused() -> None:
+    checkpoint: dict[str, Any] = {"random_states": ["of rank 0", "of rank 1"]}
+    assert [pending(checkpoint, rank) for rank in (0, 1, 2)] == ["of rank 0", "of rank 1", None]
+    for earlier in ({}, {"random_states": {"torch": torch.get_rng_state()}}):
+        with pytest.raises(CheckpointError, match=r"of an earlier version.* another OUT"):
+            pending(earlier)
 
 
 # ---- the order of the captions when the number of processes changes
@@ -225,7 +217,10 @@ def test_the_order_goes_on_with_another_number_of_processes(before: int, after: 
 
 
 def test_the_log_is_whole_and_carried_on(tmp_path: Path) -> None:
-    log = RunLog(str(tmp_path), name="", version="log")
+    def a_log() -> RunLog:
+        return RunLog(str(tmp_path), name="", version="log")
+
+    log = a_log()
     log.log_metrics({"train/loss": 3.0}, 0)
     log.log_metrics({"train/loss": 2.0}, 1)
     log.save()
@@ -238,12 +233,10 @@ def test_the_log_is_whole_and_carried_on(tmp_path: Path) -> None:
     with file.open("a") as stream:
         stream.write("7.5")  # a line that was cut
     for pending, expected in ((False, ["3.0", "2.0", None]), (True, ["3.0", "2.0"])):
-        again = RunLog(str(tmp_path), name="", version="log")
         late = {"train/loss": 2.0, "step": 1}
-        assert carry_on([again], {"global_step": 2, "evaluation_pending": pending, "row": late}) == 2
+        assert carry_on([a_log()], {"global_step": 2, "evaluation_pending": pending, "row": late}) == 2
         assert [row.get("train/loss") for row in rows_of(file)] == expected
-    last = RunLog(str(tmp_path), name="", version="log")
-    carry_on([last], {"global_step": 3, "evaluation_pending": False, "row": {"train/loss": 0.5, "step": 2}})
+    carry_on([a_log()], {"global_step": 3, "evaluation_pending": False, "row": {"train/loss": 0.5, "step": 2}})
     assert [row["train/loss"] for row in rows_of(file)] == ["3.0", "2.0", "0.5"]
 
 
@@ -252,12 +245,8 @@ def test_a_log_that_cannot_be_written_keeps_its_rows(
 ) -> None:
     log = RunLog(str(tmp_path), name="", version="log")
     log.log_metrics({"train/loss": 3.0}, 0)
-
-    def failing(_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as full:
-        full.setattr(os, "fsync", failing)
+        full.setattr(os, "fsync", failing(errno.ENOSPC))
         log.save()
         log.save()
     assert caplog.text.count("cannot be written yet: No space left on device") == 1

@@ -104,13 +104,11 @@ def test_a_chunk_draws_the_same_numbers_every_time() -> None:
     grads = [weight.grad for weight in weights if weight.grad is not None]
     slope = sum(float((grad * way).sum()) for grad, way in zip(grads, ways, strict=True))
     sides = []
-    for sign in (1, -1):
-        with torch.no_grad():
+    with torch.no_grad():
+        for sign in (1, -2):  # a step forwards, and two back
             for weight, way in zip(weights, ways, strict=True):
                 weight.add_(way, alpha=sign * 1e-7)
             sides.append(loss().item())
-            for weight, way in zip(weights, ways, strict=True):
-                weight.add_(way, alpha=-sign * 1e-7)
     assert (sides[0] - sides[1]) / 2e-7 == pytest.approx(slope, rel=1e-4)
     torch.manual_seed(6)
     assert loss_of(some(images)).item() != pytest.approx(found.item(), rel=1e-6)  # dropout is on

@@ -97,10 +97,10 @@ def test_a_model_is_scored_under_a_perturbation(evaluate, name: str, numbers: di
 
 
 def test_what_cannot_be_asked_is_said_before_anything_runs(
-    command, checkpoint: str, demo_shards: Path, monkeypatch: pytest.MonkeyPatch
+    command, checkpoint: str, demo_shards: Path, synthetic_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluation, "encode", lambda *_: pytest.fail("a model encodes"))
-    name = checkpoint.partition("=")[2]
+    name, golden = checkpoint.partition("=")[2], Path(__file__).parents[1] / "golden" / "official_checkpoint.pth"
     for overrides, said in {
         ("protocol=fulll",): "protocol='fulll' does not exist; there are: full, five_fold_1k",
         ("protocol=five_fold_1k",): "is for COCO's testall",
@@ -109,6 +109,11 @@ def test_what_cannot_be_asked_is_said_before_anything_runs(
         (f"checkpoint=['{name}','{name}']", "protocol=ensemble"): f"{name} is the same model as {name}",
         (f"checkpoint={Path(name).parents[1]}",): f"is a folder; there are: {Path(name).parent / 'best.ckpt'}",
         (f"checkpoint={demo_shards}",): "is a folder; there is no .ckpt in it",
+        (f"checkpoint={Path(name).parents[1] / 'best.ckpt'}",): "no such file",
+        (f"checkpoint={golden}",): "TEXT=<folder>",
+        ("split=tset",): "'tset'; there are: dev, test, train",
+        (f"shards={synthetic_shards}", "split=testall"): "class table",
+        (f"shards={tmp_path / 'none'}",): "No shards",
         ("perturb=shuffle_map",): "would replace the unperturbed one",
         ("perturb=shufle_map", "out=x"): "perturb='shufle_map' does not exist; there are: drop_regions",
         ("bank=test", "extended=true"): "test queries must not correct each other",

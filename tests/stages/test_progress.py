@@ -56,13 +56,12 @@ class Seen(pl.Callback):
     on_train_epoch_end = on_train_batch_end
 
 
-def fit(folder: Path, *, seconds: float = 0.0, stop: BaseException | None = None, epochs: int = 3) -> list[Progress]:
+def fit(folder: Path, *, seconds: float = 0.0, stop: BaseException | None = None) -> list[Progress]:
     seen = Seen(folder)
     callbacks: list[pl.Callback] = [monitoring.ProgressWriter(run=Run(folder), seconds=seconds), seen]
-    steps: dict[str, Any] = {"max_epochs": epochs, "num_sanity_val_steps": 0, "accelerator": "cpu"}
+    steps: dict[str, Any] = {"max_epochs": 3, "num_sanity_val_steps": 0, "accelerator": "cpu"}
     trainer = pl.Trainer(callbacks=callbacks, default_root_dir=folder, **steps, **QUIET)
-    data = DataLoader(torch.zeros(2, 1))
-    trainer.fit(Module(stop), data, DataLoader(torch.zeros(1, 1)))
+    trainer.fit(Module(stop), DataLoader(torch.zeros(2, 1)), DataLoader(torch.zeros(1, 1)))
     return seen.states
 
 
@@ -82,8 +81,7 @@ def test_progress_follows_the_run(tmp_path: Path) -> None:
 
 
 def test_between_epochs_it_writes_seldom(tmp_path: Path) -> None:
-    states = fit(tmp_path, seconds=math.inf)
-    assert [state.step for state in states] == [0, 0, 2, 2, 2, 4, 4, 4, 6]
+    assert [state.step for state in fit(tmp_path, seconds=math.inf)] == [0, 0, 2, 2, 2, 4, 4, 4, 6]
 
 
 @pytest.mark.parametrize(("stop", "state"), [(SystemExit(75), "interrupted"), (ValueError("no"), "failed")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -71,20 +72,13 @@ def test_other_arrays_are_refused(file: Path, changed: dict[str, np.ndarray], sa
 
 
 def test_torn_and_foreign_files_are_refused(file: Path) -> None:
-    whole = file.read_bytes()
-    for end in range(0, len(whole), 97):
-        file.write_bytes(whole[:end])
+    whole, array = file.read_bytes(), io.BytesIO()
+    np.save(array, np.arange(3))
+    cut = [whole[:end] for end in range(0, len(whole), 97)]
+    for content in (*cut, whole[:60] + bytes(30) + whole[90:], array.getvalue()):
+        file.write_bytes(content)
         with pytest.raises(DataError, match="evaluate again"):
             read_ranks(file)
-    turned = bytearray(whole)
-    turned[60:90] = bytes(30)
-    file.write_bytes(turned)
-    with pytest.raises(DataError, match="evaluate again"):
-        read_ranks(file)
-    with file.open("wb") as opened:
-        np.save(opened, np.arange(3))
-    with pytest.raises(DataError, match="evaluate again"):
-        read_ranks(file)
     np.savez(file, i2t=np.ones(2, np.uint8))
     with pytest.raises(DataError, match="t2i"):
         read_ranks(file)

@@ -20,21 +20,24 @@ from threeshnet.errors import ConfigError
 from threeshnet.training.averaging import AveragedWeights
 from threeshnet.training.schedules import cosine, scheduled, steps_of_run
 
-from .compared_runs import assert_equal, checkpoint
+from .compared_runs import assert_equal, at_step, checkpoint
 
 STEPS = 3  # an epoch of the captions of 10 images of `synthetic_shards` in batches of 16
+
+
+OPTIMIZER = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
 
 
 @pytest.mark.parametrize(
     ("make", "said"),
     [
         (partial(AveragedWeights, decay=1.0), "averaging.decay=1.0"),
-        (partial(cosine, torch.optim.SGD([nn.Parameter(torch.zeros(1))]), steps=9, warm_up_share=2), "warm_up_share=2"),
-        (partial(cosine, torch.optim.SGD([nn.Parameter(torch.zeros(1))]), steps=math.inf), "trainer.max_epochs"),
+        (partial(cosine, OPTIMIZER, steps=9, warm_up_share=2), "warm_up_share=2"),
+        (partial(cosine, OPTIMIZER, steps=math.inf), "trainer.max_epochs"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(make: Any, said: str) -> None:
-    with pytest.raises(ConfigError, match=said.replace("[", r"\[")):
+    with pytest.raises(ConfigError, match=said):
         make()
 
 
@@ -59,11 +62,8 @@ def test_the_rate_rises_in_a_line_and_falls_along_a_cosine(steps: int, warm_up: 
 
 
 def test_other_schedules_go_by_the_epoch_and_do_not_count_steps() -> None:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
-    made = scheduled(
-        partial(torch.optim.lr_scheduler.MultiStepLR, milestones=[1]), optimizer, lambda: pytest.fail("asked")
-    )
-    assert made["interval"] == "epoch"
+    by_epoch = partial(torch.optim.lr_scheduler.MultiStepLR, milestones=[1])
+    assert scheduled(by_epoch, OPTIMIZER, lambda: pytest.fail("asked"))["interval"] == "epoch"
 
 
 @given(
@@ -98,7 +98,7 @@ OPTIONS = ["averaging=ema", "schedule=cosine", "objective=infonce", "warm_up_epo
 QUICK = ["fusion=[]", "parts=[local]", "batches.limit_train_images=10"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def train(command, synthetic_shards: Path, small: list[str]):
     def call(out: Path, *overrides: str) -> dict[str, Any]:
         settings = ["trainer.max_epochs=2", "highlights=0", "trainer.log_every_n_steps=1", *OPTIONS, *QUICK]
@@ -111,8 +111,10 @@ def train(command, synthetic_shards: Path, small: list[str]):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("undisturbed") / "run"
+def undisturbed(train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    train(out)
+    return out
 
 
 KEPT = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "global_step")
@@ -120,23 +122,18 @@ KEPT = ("state_dict", "current_model_state", "averaging_state", "optimizer_state
 
 @pytest.mark.parametrize(("where", "step"), [("training", STEPS + 1), ("validation", STEPS)])
 def test_a_run_with_these_options_is_resumed_exactly(
-    train, at_step, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, step: int
+    train, undisturbed: Path, tmp_path: Path, where: str, step: int
 ) -> None:
     """Stopped where the rate, the share and the mean are on their way, and where the mean is in the weights' place."""
-    if not undisturbed.exists():
-        train(undisturbed)
 
     def fail() -> None:
         raise ArithmeticError
 
-    out = tmp_path / "run"
-    at_step(step, fail, where)
-    with pytest.raises(ArithmeticError):
-        train(out)
-    monkeypatch.undo()
-    assert train(out, "resume=true")["resumed_at_step"] == step
+    with at_step(step, fail, where), pytest.raises(ArithmeticError):
+        train(tmp_path)
+    assert train(tmp_path, "resume=true")["resumed_at_step"] == step
     for name in ("best", "last"):
-        one, other = checkpoint(undisturbed, name), checkpoint(out, name)
+        one, other = checkpoint(undisturbed, name), checkpoint(tmp_path, name)
         for key in KEPT:
             assert_equal(one[key], other[key], f"{name}: {key}")
 

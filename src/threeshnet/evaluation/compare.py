@@ -13,9 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from threeshnet.errors import DataError, Problems, shortened
+from threeshnet.evaluation.table import changes
 from threeshnet.files import write_json
 from threeshnet.installation import current_commit
-from threeshnet.metrics.comparisons import Difference, compare
+from threeshnet.metrics.comparisons import compare
 from threeshnet.metrics.intervals import DRAWS, LEVEL, NAMES
 from threeshnet.metrics.protocols import Scored, folds_of, recall_by
 from threeshnet.metrics.rank_files import RankedItems
@@ -23,7 +24,6 @@ from threeshnet.runs.records import Metrics, read_record
 from threeshnet.runs.run import Run
 from threeshnet.settings import CompareSettings
 
-COMPARISON = "comparison.json"
 SAME = ("data", "fingerprint", "split", "protocol")  # of both evaluations
 ROUNDING = 1e-9  # the same counts, divided in another order
 AGAIN = "make evaluate CKPT=<file> SHARDS=<folder> SPLIT={} PROTOCOL={} OUT=<new folder>"
@@ -32,6 +32,7 @@ WAY_OUT = (
     "another extractor have another fingerprint too."
 )
 MAY_DIFFER = ("seed", "checkpoint", "scored_views", "correction", "bank", "perturb")  # and is named
+Compared = Mapping[str, Mapping[str, Any]]  # i2t R@1, …, rsum: of both evaluations, and what differs
 REMARK = (
     "Interval and p are of other test photos, drawn with all their captions, for these two models as they are. "
     "They say nothing about other seeds: two trainings of one recipe may differ as much."
@@ -41,12 +42,12 @@ REMARK = (
 def compare_evaluations(settings: CompareSettings) -> None:
     """Print what differs between two evaluations, and write it as JSON into the folder `out`, if any."""
     pair = read_pair(Path(settings.one), Path(settings.other))
-    rows = rows_of(*pair)
+    recalls = recalls_of(*pair)
     console = Console()
-    console.print(table_of(*pair, rows))
+    console.print(table_of(*pair, recalls))
     if settings.out:
-        file = Path(settings.out) / COMPARISON
-        write_json(file, content_of(*pair, rows) | {"commit": current_commit()})
+        file = Path(settings.out) / "comparison.json"
+        write_json(file, content_of(*pair, recalls) | {"commit": current_commit()})
         console.print(str(file), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -60,8 +61,6 @@ class Comparable(Metrics):
 
 
 class Evaluation(NamedTuple):
-    """The files of an evaluation."""
-
     folder: Path
     metrics: Mapping[str, Any]
     items: RankedItems
@@ -148,43 +147,31 @@ def first_apart(one: Sequence[Any], other: Sequence[Any]) -> str:
     return f"number {row} is {shortened(repr(one[row]), 200)} and {shortened(repr(other[row]), 200)}"
 
 
-class Row(NamedTuple):
-    """A recall, or rsum, of both."""
-
-    name: str  # i2t R@1, …, rsum
-    one: float
-    other: float
-    apart: Difference  # one minus the other
-
-
-def rows_of(one: Evaluation, other: Evaluation) -> list[Row]:
-    """The six recalls and rsum of two evaluations of the same items."""
+def recalls_of(one: Evaluation, other: Evaluation) -> Compared:
+    """The six recalls and rsum of two evaluations of the same items; the difference is one minus other."""
     folds = folds_of(one.metrics["protocol"])
     compared = compare(one.items.ranks, other.items.ranks, one.items.owner, folds=folds)
-    return [
-        Row(name, value_of(one.metrics, name), value_of(other.metrics, name), apart) for name, apart in compared.items()
-    ]
+    return {
+        name: {
+            "one": value_of(one.metrics, name),
+            "other": value_of(other.metrics, name),
+            "difference": apart.value,
+            "interval": list(apart.interval),
+            "p": apart.p,
+            "verdict": apart.verdict,
+        }
+        for name, apart in compared.items()
+    }
 
 
-def content_of(one: Evaluation, other: Evaluation, rows: Sequence[Row]) -> dict[str, Any]:
-    """The comparison as it stands in comparison.json."""
+def content_of(one: Evaluation, other: Evaluation, recalls: Compared) -> dict[str, Any]:
     return {
         **{name: one.metrics[name] for name in SAME},
         "images": len(one.items.ranks.i2t),
         "captions": len(one.items.ranks.t2i),
         "one": _facts(one),
         "other": _facts(other),
-        "recalls": {
-            row.name: {
-                "one": row.one,
-                "other": row.other,
-                "difference": row.apart.value,
-                "interval": list(row.apart.interval),
-                "p": row.apart.p,
-                "verdict": row.apart.verdict,
-            }
-            for row in rows
-        },
+        "recalls": recalls,
         "level": LEVEL,
         "draws": DRAWS,
         "unit": "image",
@@ -192,7 +179,7 @@ def content_of(one: Evaluation, other: Evaluation, rows: Sequence[Row]) -> dict[
     }
 
 
-def table_of(one: Evaluation, other: Evaluation, rows: Sequence[Row]) -> Table:
+def table_of(one: Evaluation, other: Evaluation, recalls: Compared) -> Table:
     """One row for each recall, with the data and the two models above and a remark on the intervals below."""
     facts = one.metrics
     counts = f"{len(one.items.ranks.i2t):,} images, {len(one.items.ranks.t2i):,} captions"
@@ -205,26 +192,18 @@ def table_of(one: Evaluation, other: Evaluation, rows: Sequence[Row]) -> Table:
     for column in ("one", "other", "apart", f"{LEVEL:.0%} interval", "p"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("verdict")
-    for row in rows:
-        values = f"{row.one:.1f}", f"{row.other:.1f}", f"{row.apart.value:+.1f}"
-        low, high = row.apart.interval
-        table.add_row(row.name, *values, f"{low:+.1f} to {high:+.1f}", f"{row.apart.p:.4f}", row.apart.verdict)
+    for name, row in recalls.items():
+        values = f"{row['one']:.1f}", f"{row['other']:.1f}", f"{row['difference']:+.1f}"
+        low, high = row["interval"]
+        table.add_row(name, *values, f"{low:+.1f} to {high:+.1f}", f"{row['p']:.4f}", row["verdict"])
     return table
 
 
 def label(evaluation: Evaluation) -> str:
     """The folder of an evaluation, with its seed, views, correction and perturbation."""
     metrics = evaluation.metrics
-    parts = [str(evaluation.folder)]
-    if metrics.get("seed") is not None:
-        parts.append(f"seed {metrics['seed']}")
-    if metrics.get("scored_views"):
-        parts.append(f"mean of {1 + len(metrics['scored_views'])} views")
-    if metrics.get("correction"):
-        parts.append(f"corrected: {metrics['correction']} by {metrics.get('bank')}")
-    if metrics.get("perturb"):
-        parts.append(f"perturbed: {metrics['perturb']}")
-    return shortened(", ".join(parts), 300)
+    seed = [] if metrics.get("seed") is None else [f"seed {metrics['seed']}"]
+    return shortened(", ".join([str(evaluation.folder), *seed, *changes(metrics)]), 300)
 
 
 def _facts(evaluation: Evaluation) -> dict[str, Any]:

@@ -41,14 +41,6 @@ class LoadedModel(NamedTuple):
     training: dict[str, Any]  # facts of its training, empty for the authors' checkpoints
 
 
-class EncodedSplit(NamedTuple):
-    """A split as a model encodes it."""
-
-    embeddings: Embeddings
-    split: ShardedSplit
-    training: dict[str, Any]
-
-
 def evaluate(settings: EvaluateSettings, invocation: Invocation) -> None:
     """Score checkpoints on a split; write and print the scores."""
     started = time.perf_counter()
@@ -57,18 +49,20 @@ def evaluate(settings: EvaluateSettings, invocation: Invocation) -> None:
     check_request(settings, len(files))
     hashes = hashes_of(files)
     views = scored_views(settings)
-    encoded = []
+    embeddings, training, splits = [], [], []
     for file in files:
         loaded = load(settings, file, settings.split, views)
         trained = trained_on([loaded.training], loaded.split)
         check_protocol(settings.protocol, len(files), scored_of(loaded.split, **trained))
-        encoded.append(encode(settings, loaded, settings.perturb))
+        embeddings.append(encode(settings, loaded, settings.perturb))
+        training.append(loaded.training)
+        splits.append(loaded.split)
         del loaded  # so that there is one model in memory, however many are averaged
-    split, training = encoded[0].split, [each.training for each in encoded]
-    bank = encode(settings, load(settings, files[0], settings.bank)).embeddings if settings.bank else None
+    split = splits[0]
+    bank = encode(settings, load(settings, files[0], settings.bank)) if settings.bank else None
     scores = scores_of(
         settings.protocol,
-        [each.embeddings for each in encoded],
+        embeddings,
         split,
         **trained_on(training, split),
         extended=settings.extended,
@@ -138,7 +132,7 @@ def load(settings: EvaluateSettings, file: Path, split: str, views: Sequence[str
     return LoadedModel(model, datamodule, datamodule.split(str(datamodule.test_split)), training)
 
 
-def encode(settings: EvaluateSettings, loaded: LoadedModel, perturb: str | None = None) -> EncodedSplit:
+def encode(settings: EvaluateSettings, loaded: LoadedModel, perturb: str | None = None) -> Embeddings:
     """Encode the split, perturbed by that name if any."""
     if perturb:
         perturb_inputs(perturb, loaded.model, loaded.split, settings.perturb_seed)
@@ -150,7 +144,7 @@ def encode(settings: EvaluateSettings, loaded: LoadedModel, perturb: str | None 
         raise ConfigError(f"accelerator={settings.accelerator!r}: {error}") from error
     trainer.test(module, datamodule=loaded.datamodule, verbose=False)
     assert module.embeddings is not None
-    return EncodedSplit(module.embeddings, loaded.split, loaded.training)
+    return module.embeddings
 
 
 def training_of(settings: EvaluateSettings, file: Path, card: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from threeshnet.evaluation.inspection import inspection
 from threeshnet.evaluation.model_card import model_card, result_row
-from threeshnet.evaluation.pictures import draw_highlights, spread_evenly
+from threeshnet.evaluation.pictures import draw_highlights
 from threeshnet.evaluation.scores import Scores
 from threeshnet.evaluation.table import print_results
 from threeshnet.runs.rank import process_rank
@@ -28,15 +28,13 @@ def finish(
     run.mark(FINISHED)
     assert module.embeddings is not None
     model, split = module.model.eval(), module.datamodule.split(str(module.datamodule.test_split))
-    draw_highlights(model, split, module.embeddings, fields=fields, run=run, count=pictures)
-    files = {number: run.picture(split.name, number) for number in spread_evenly(split.images, pictures)}
+    files = draw_highlights(model, split, module.embeddings, fields=fields, run=run, count=pictures)
     relative = {number: file.relative_to(run.folder).as_posix() for number, file in files.items()}
     run.write_inspection(inspection(model, split, module.embeddings, fields=fields, pictures=relative))
     show(scores.metrics, run, seconds)
 
 
 def write_scores(run: Run, scores: Scores) -> None:
-    """Write what every evaluation leaves in its folder."""
     metrics, ranked = scores
     run.write_scores(metrics, ranked, card=model_card(metrics), row=result_row(metrics))
 

@@ -101,7 +101,6 @@ def panel_rows(highlight: Highlight) -> list[list[Panel]]:
 
 
 def branch_panels(photo: np.ndarray, branch: Attention) -> list[Panel]:
-    """The panels of a branch."""
     _, boxes, grid, weights, attention = branch
     shown: list[Panel] = []
     if weights is not None and boxes is not None:
@@ -142,12 +141,12 @@ def best_and_worst(captions: Mapping[str, int]) -> list[tuple[str, int]]:
 
 def draw_highlights(
     model: RetrievalModel, split: ShardedSplit, embeddings: Embeddings, *, fields: Sequence[str], run: Run, count: int
-) -> list[Path]:
-    """Draw PNGs of `count` images spread evenly over the split, named by their number in it."""
+) -> dict[int, Path]:
+    """Draw PNGs of `count` images spread evenly over the split; returns the files by the number of the image."""
     numbers = spread_evenly(split.images, count)
     ranks = rank_similarity(EmbeddingSimilarity(*embeddings), split.owners).t2i
     arrays = split.read(numbers, fields)
-    files = []
+    files = {}
     for row, number in enumerate(numbers):
         own = np.flatnonzero(split.owners == number)
         captions = {split.caption_texts[caption]: int(ranks[caption]) for caption in own.tolist()}
@@ -160,8 +159,8 @@ def draw_highlights(
             captions=best_and_worst(captions),
             candidates=split.images,
         )
-        files.append(run.picture(split.name, number))
-        draw(highlight, files[-1])
+        files[number] = run.picture(split.name, number)
+        draw(highlight, files[number])
     return files
 
 
@@ -179,7 +178,8 @@ def _branches(
 ) -> Iterator[Attention]:
     encoder = model.image_encoder
     branches = encoder.branches if isinstance(encoder, HybridEncoder) else {"": encoder}
-    images = collate_images(_item(arrays, row)).to(model.device)
+    parts: Any = (None if part is None else part[row : row + 1] for part in arrays)
+    images = collate_images(ImageArrays(*parts)).to(model.device)
     for branch in branches.values():
         assert isinstance(branch, ImageEncoder)
         with torch.inference_mode():
@@ -193,12 +193,6 @@ def _branches(
             semantic=weights,
             spatial=attention_of_tokens(attention["spatial"], weights) if "spatial" in attention else None,
         )
-
-
-def _item(arrays: ImageArrays, row: int) -> ImageArrays:
-    """The image in that row alone."""
-    parts: Any = (None if part is None else part[row : row + 1] for part in arrays)
-    return ImageArrays(*parts)
 
 
 def _photo(file: Path) -> np.ndarray:

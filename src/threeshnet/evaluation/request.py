@@ -11,12 +11,7 @@ from threeshnet.batches.datamodule import held_out
 from threeshnet.errors import ConfigError, Problems, no_numbers, one_of
 from threeshnet.metrics.corrections import CORRECTIONS, CSLS_NEAREST
 from threeshnet.metrics.extended import constants
-from threeshnet.metrics.perturbations import (
-    CAPTION_PERTURBATIONS,
-    IMAGE_PERTURBATIONS,
-    Perturbed,
-    check_perturbation,
-)
+from threeshnet.metrics.perturbations import CAPTION_PERTURBATIONS, IMAGE_PERTURBATIONS, Perturbed, check_perturbation
 from threeshnet.metrics.protocols import PROTOCOLS
 from threeshnet.runs.identity import views_read
 from threeshnet.settings import EvaluateSettings
@@ -62,7 +57,6 @@ def scored_views(settings: EvaluateSettings) -> list[str]:
 
 
 def _view_faults(settings: EvaluateSettings) -> Iterator[str]:
-    """What is wrong with `views`."""
     yield from no_numbers("views", settings.views)
     if settings.out is None:
         yield f"views={settings.views} without OUT: its metrics.json would replace that of the photos as they are"
@@ -70,49 +64,36 @@ def _view_faults(settings: EvaluateSettings) -> Iterator[str]:
         yield f"views={settings.views} with perturb={settings.perturb}: ask for one of them"
 
 
-def _bank_faults(settings: EvaluateSettings) -> list[str]:
+def _bank_faults(settings: EvaluateSettings) -> Iterator[str]:
     """What is wrong with `bank`: it must share no image with the scored split.  Raises DataError without shards."""
     folder = open_shards(settings.shards)
     splits = Manifest.load(folder).splits
     bank, scored = (held_out(str(name), splits) for name in (settings.bank, settings.split))
     if bank == scored:
-        return [
-            f"bank={settings.bank!r} is the split that is scored, {scored!r}: test queries must not correct each other"
-        ]
-    if not {bank, scored} <= splits.keys():
-        return []  # reported, with the existing splits, where the split is opened to be encoded
+        yield f"bank={settings.bank!r} is the split that is scored, {bank!r}: test queries must not correct each other"
+    if bank == scored or not {bank, scored} <= splits.keys():
+        return  # a missing split is reported, with those that exist, where it is opened to be encoded
     images = ShardedSplit(folder, bank).image_ids
-    problems = []
     if len(images) < CSLS_NEAREST and (settings.extended or settings.correction == "csls"):
-        problems.append(
-            f"bank={settings.bank!r} has {len(images)} images: csls takes the {CSLS_NEAREST} nearest of a bank"
-        )
+        yield f"bank={settings.bank!r} has {len(images)} images: csls takes the {CSLS_NEAREST} nearest of a bank"
     # Karpathy's COCO has its first 1,000 held-out photos as `test` and all 5,000 as `testall`.
     shared = set(images) & set(ShardedSplit(folder, scored).image_ids)
     if shared:
-        problems.append(
+        yield (
             f"bank={settings.bank!r} shares {len(shared)} images with split={settings.split!r}, the first of them "
             f"{min(shared)!r}: test queries must not correct each other"
         )
-    return problems
 
 
-def _correction_faults(settings: EvaluateSettings) -> list[str]:
-    """What is wrong with `correction`."""
-    problems = []
+def _correction_faults(settings: EvaluateSettings) -> Iterator[str]:
     if settings.correction not in CORRECTIONS:
-        problems.append(one_of("correction", settings.correction, list(CORRECTIONS)))
+        yield one_of("correction", settings.correction, CORRECTIONS)
     if not settings.bank:
-        problems.append(
-            f"correction={settings.correction} without a bank: name a split known before testing, bank=train"
-        )
+        yield f"correction={settings.correction} without a bank: name a split known before testing, bank=train"
     if settings.out is None:
-        problems.append(
-            f"correction={settings.correction} without OUT: its metrics.json would replace the uncorrected one"
-        )
+        yield f"correction={settings.correction} without OUT: its metrics.json would replace the uncorrected one"
     if settings.extended:
-        problems.append("extended=true is of the similarities as they are: ask for it without correction")
-    return problems
+        yield "extended=true is of the similarities as they are: ask for it without correction"
 
 
 def recorded(settings: EvaluateSettings, views: Sequence[str]) -> dict[str, Any]:

@@ -22,24 +22,12 @@ from threeshnet.metrics.twins import pair_accuracy, told_apart, twins
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training.encoding import Embeddings
 
-KIB_PER_GIB = 2**20  # Linux counts the peak in KiB
-BYTES_PER_GIB = 2**30
-OF_TRAINING = (
-    "seed",
-    "experiment",
-    "features",
-    "guidance",
-    "parts",
-    "batch_size",
-    "precision",
-    "commit",
-    "fingerprint",
-)
+KIB, GIB = 2**10, 2**30  # bytes
+OF_TRAINING = ("seed", "experiment", "features", "guidance", "parts", "batch_size", "precision")
+OF_TRAINING += ("commit", "fingerprint")
 
 
 class Scores(NamedTuple):
-    """The result of scoring a split."""
-
     metrics: dict[str, Any]  # as they stand in metrics.json
     ranked: RankedItems  # the ranks that these recalls are of
 
@@ -104,13 +92,13 @@ def scored_of(split: ShardedSplit, trained_on: str | None, train_splits: Sequenc
 
 def facts_of_run(training: Mapping[str, Any], trainer: pl.Trainer) -> dict[str, Any]:
     """What stands in metrics.json of a training beside its recalls; `training` are its facts (`training_facts`)."""
-    on_gpu = {"peak_gpu_memory_gb": round(torch.cuda.max_memory_allocated() / BYTES_PER_GIB, 2)}
+    on_gpu = {"peak_gpu_memory_gb": round(torch.cuda.max_memory_allocated() / GIB, 2)}
     return (on_gpu if torch.cuda.is_available() else {}) | {
         **{name: training[name] for name in OF_TRAINING},
         "parameters": sum(parameter.numel() for parameter in trainer.lightning_module.parameters()),
         "devices": trainer.world_size,
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
-        "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB_PER_GIB, 2),
+        "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB / GIB, 2),
         "trained": [dict(training)],
     }

@@ -30,7 +30,7 @@ def results_table(metrics: Mapping[str, Any], *, seconds: float | None = None) -
 
 
 def named_protocol(metrics: Mapping[str, Any]) -> str:
-    """The protocol's name, with how images were seen, what corrects the recalls and what was changed on purpose.
+    """The protocol's name and `changes`.
 
     >>> named_protocol({"protocol": "full", "correction": "csls", "bank": "train"})
     'full, csls by train'
@@ -39,14 +39,19 @@ def named_protocol(metrics: Mapping[str, Any]) -> str:
     >>> named_protocol({"protocol": "full", "perturb": "shuffle_map"})
     'full, perturbed: shuffle_map'
     """
-    parts = [metrics["protocol"]]
+    return ", ".join([metrics["protocol"], *changes(metrics)])
+
+
+def changes(metrics: Mapping[str, Any]) -> list[str]:
+    """How images were seen, what corrects the recalls, and what was changed on purpose."""
+    parts = []
     if metrics.get("scored_views"):
         parts.append(f"mean of {1 + len(metrics['scored_views'])} views")
     if metrics.get("correction"):
         parts.append(f"{metrics['correction']} by {metrics['bank']}")
     if metrics.get("perturb"):
         parts.append(f"perturbed: {metrics['perturb']}")
-    return ", ".join(parts)
+    return parts
 
 
 def print_results(metrics: Mapping[str, Any], *, seconds: float | None = None, console: Console | None = None) -> None:
@@ -81,8 +86,6 @@ def _caption(metrics: Mapping[str, Any], seconds: float | None) -> str:
     parts = [f"rsum {metrics['rsum']:.1f}"]
     if intervals := metrics.get("intervals"):
         parts[0] += f"{_half(intervals['rsum'])} (± half the {intervals['level']:.0%} interval over images)"
-    if metrics.get("perturb"):
-        parts.append(f"perturbed: {metrics['perturb']}")
     if metrics.get("warning"):
         parts.append(metrics["warning"])
     if metrics.get("seed") is not None:

@@ -7,19 +7,19 @@ import logging
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from threeshnet.errors import CheckpointError
 from threeshnet.files import PARTIAL
 from threeshnet.runs.run import LAST, PREVIOUS, Run
 
-GIGABYTE = 1e9
 log = logging.getLogger(__name__)
 
 
@@ -101,19 +101,25 @@ def newest_whole(run: Run) -> Path | None:
 
 def size_of(content: Any) -> int:
     """Bytes of the tensors in `content`, those that share memory counted once."""
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _tensors(content)}
+    storages: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> None:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+
+    apply_to_collection(content, Tensor, count)
     return sum(storages.values())
 
 
 def explained(error: OSError, file: Path, needed: int) -> str:
     """Why `file`, of about `needed` bytes, could not be written, and the way out."""
+    text = f"{file} cannot be written: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         free = shutil.disk_usage(file.parent).free
         of = f"it needs {in_units(needed)}, {in_units(free)} are free"
-        return f"{file} cannot be written: {error.strerror} ({of}). Make room there, or give another OUT"
+        return f"{text} ({of}). Make room there, or give another OUT"
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"{file} cannot be written: {error.strerror}. Make {file.parent} writable, or give another OUT"
-    return f"{file} cannot be written: {error.strerror or error}"
+        return f"{text}. Make {file.parent} writable, or give another OUT"
+    return text
 
 
 def in_units(count: int) -> str:
@@ -122,7 +128,7 @@ def in_units(count: int) -> str:
     >>> in_units(3_200_000), in_units(1_900_000_000)
     ('3.2 MB', '1.90 GB')
     """
-    return f"{count / GIGABYTE:.2f} GB" if count >= GIGABYTE else f"{count / 1e6:.1f} MB"
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _save(content: Mapping[str, Any], stream: Any) -> None:
@@ -158,14 +164,3 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _tensors(node: Any) -> Iterator[Tensor]:
-    if isinstance(node, Tensor):
-        yield node
-    elif isinstance(node, Mapping):
-        for value in node.values():
-            yield from _tensors(value)
-    elif isinstance(node, list | tuple):
-        for value in node:
-            yield from _tensors(value)

@@ -11,11 +11,9 @@ from typing import Any
 from threeshnet.shards.manifest import Manifest, open_view
 
 # Settings that change no number: names, folders, logging, pictures.
-NAMES = ("study", "job_name", "factors", "experiment_name")
-FOLDERS = ("shards", "out", "resume")
-LOGGING = ("logger", "highlights", "trainer.enable_progress_bar", "trainer.log_every_n_steps")
-WANDB = ("wandb", "wandb_project", "wandb_artifact")
-NOT_OF_THE_RUN = (*NAMES, *FOLDERS, *LOGGING, *WANDB)
+NOT_OF_THE_RUN = ("study", "job_name", "factors", "experiment_name", "shards", "out", "resume", "logger", "highlights")
+NOT_OF_THE_RUN += ("trainer.enable_progress_bar", "trainer.log_every_n_steps")
+NOT_OF_THE_RUN += ("wandb", "wandb_project", "wandb_artifact")
 
 
 def identity(settings: Mapping[str, Any], fingerprint: str, views: Sequence[str] = ()) -> str:

@@ -232,8 +232,7 @@ class Run:
                 _link(self.folder / entry.name, entry)
         own = {key: value for key, value in job.items() if key not in OF_THE_SOURCE}
         files.write_json(
-            self.folder / JOB,
-            source.job.content() | own | {"source": os.path.relpath(source.folder, self.folder)},
+            self.folder / JOB, source.job.content() | own | {"source": os.path.relpath(source.folder, self.folder)}
         )
         _link(self.metrics_file, source.metrics_file)  # last: a run with metrics is finished
 

@@ -26,24 +26,21 @@ def open_run(folder: Path, *, mode: str, **facts: Any) -> Any | None:
     """
     for attempt in dict.fromkeys((mode, "offline")):
         try:
-            facts |= {"mode": attempt, "dir": str(folder), "settings": _settings()}
+            settings = wandb.Settings(
+                silent=True,
+                console="off",
+                disable_git=True,
+                disable_code=True,
+                init_timeout=SECONDS_TO_START,
+                finish_timeout=SECONDS_TO_FINISH,
+            )
+            facts |= {"mode": attempt, "dir": str(folder), "settings": settings}
             run = wandb.init(**facts, resume="allow", reinit="create_new")
             _define_axes(run)
             return run
         except Exception as reason:  # of any kind: the training does not depend on it
             log.warning("W&B (%s) could not be started: %s", attempt, reason)
     return None
-
-
-def _settings() -> wandb.Settings:
-    return wandb.Settings(
-        silent=True,
-        console="off",
-        disable_git=True,
-        disable_code=True,
-        init_timeout=SECONDS_TO_START,
-        finish_timeout=SECONDS_TO_FINISH,
-    )
 
 
 def _define_axes(run: Any) -> None:
@@ -55,10 +52,9 @@ def _define_axes(run: Any) -> None:
         run.define_metric(pattern, step_metric="epoch")
     run.define_metric("dev/rsum", step_metric="epoch", summary="max")
     for side in ("i2t", "t2i"):
-        for recall in ("R@1", "R@5", "R@10"):
-            run.define_metric(f"dev/{side}_{recall}", step_metric="epoch", summary="max")
-        for rank in LOWER_IS_BETTER:
-            run.define_metric(f"dev/{side}_{rank}", step_metric="epoch", summary="min")
+        for name in ("R@1", "R@5", "R@10", *LOWER_IS_BETTER):
+            best = "min" if name in LOWER_IS_BETTER else "max"
+            run.define_metric(f"dev/{side}_{name}", step_metric="epoch", summary=best)
 
 
 class WandbLog(WandbLogger):

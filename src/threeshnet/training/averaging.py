@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
@@ -23,22 +23,24 @@ class AveragedWeights(WeightAveraging):
     def __init__(self, *, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
             raise ConfigError(f"averaging.decay={decay} is not a share from 0 to below 1")
-        super().__init__(multi_avg_fn=lambda average, latest, steps: move(average, latest, min(decay, _early(steps))))
+
+        def average(mean: list[Tensor], latest: list[Tensor], steps: Tensor | int) -> None:
+            move(mean, latest, min(decay, (int(steps) + 1) / (int(steps) + 10)))
+
+        super().__init__(multi_avg_fn=average)
         self.swapped = False  # whether the module holds the average, and the callback the learning weights
 
-    def _swap_models(self, pl_module: pl.LightningModule) -> None:
+    def _swap_models(self, pl_module: LightningModule) -> None:
         super()._swap_models(pl_module)
         self.swapped = not self.swapped
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if self.swapped:  # within an evaluation
             mean, learning = checkpoint["current_model_state"], checkpoint["state_dict"]
             checkpoint["state_dict"], checkpoint["current_model_state"] = mean, learning
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do nothing: the checkpoint of the last step, which may be scored, must hold the learning weights too."""
 
 
@@ -50,7 +52,3 @@ def move(average: list[Tensor], latest: list[Tensor], decay: float) -> None:
             kept.lerp_(new, 1 - decay)
         else:
             kept.copy_(new)
-
-
-def _early(steps: Tensor | int) -> float:
-    return (int(steps) + 1) / (int(steps) + 10)

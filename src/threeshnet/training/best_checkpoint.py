@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
+from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from threeshnet.errors import CheckpointError
@@ -31,7 +31,7 @@ class BestModelCheckpoint(ModelCheckpoint):
         )
         self.files, self.agreement = files, agreement
 
-    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
         if self.agreement.any(self.files.failure is not None)[0]:
             raise CheckpointError(self.files.failure or "the first process cannot write its checkpoint")

@@ -117,16 +117,16 @@ def build_trainer(
 
 
 def callbacks(settings: TrainSettings, run: Run) -> list[pl.Callback]:
-    """The mean of the weights where it is asked for, the step clock, the watch, progress.json and a progress bar."""
-    found: list[pl.Callback] = [*averaging(settings), StepClock(), CollapseWatch(), ProgressWriter(run=run)]
+    """The mean of the weights where it is asked for, the step clock, the watch, progress.json and a progress bar.
+
+    The mean comes before the keepers of checkpoints: what they save after a step holds the mean of that step.
+    """
+    found: list[pl.Callback] = [StepClock(), CollapseWatch(), ProgressWriter(run=run)]
+    if settings.averaging:
+        found.insert(0, instantiate(settings.averaging))
     if settings.trainer.get("enable_progress_bar", True):
         found.append(RichProgressBar() if sys.stderr.isatty() else TQDMProgressBar(refresh_rate=50))
     return found
-
-
-def averaging(settings: TrainSettings) -> list[pl.Callback]:
-    """Before the keepers of checkpoints: what they save after a step holds the mean of that step."""
-    return [instantiate(settings.averaging)] if settings.averaging else []
 
 
 def keepers(settings: TrainSettings, run: Run, files: WholeFiles, signals: Signals) -> list[pl.Callback]:
@@ -134,8 +134,5 @@ def keepers(settings: TrainSettings, run: Run, files: WholeFiles, signals: Signa
     shared: dict[str, Any] = {"run": run, "files": files, "agreement": Agreement()}
     states = RandomStates()
     best = [BestModelCheckpoint(**shared)] if settings.data.dev_split is not None else []
-    return [
-        states,
-        *best,
-        LastCheckpoint(**shared, signals=signals, random_states=states, **plain(settings.checkpoints)),
-    ]
+    last = LastCheckpoint(**shared, signals=signals, random_states=states, **plain(settings.checkpoints))
+    return [states, *best, last]

@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 import torch
 from hydra.utils import get_object
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.encoders.official import unreadable, weight_fault
 from threeshnet.encoders.removed import without_removed
 from threeshnet.errors import CheckpointError, Problems
 from threeshnet.files import sha256
-from threeshnet.forms import faults_of
+from threeshnet.forms import json_faults
 from threeshnet.runs.run import Run
 from threeshnet.shards.manifest import Manifest
 
@@ -47,8 +47,6 @@ class FieldMaker(Form):
 
 
 class TrainingFacts(Form):
-    """What a training run says about itself."""
-
     experiment: str | None = None
     setting: str | None = None
     recipe: str | None = None
@@ -92,8 +90,6 @@ class Content(Form):
 
 
 class RunState(Form):
-    """What Lightning needs to go on with a run."""
-
     lightning: str = Field(alias="pytorch-lightning_version")
     epoch: int
     global_step: int
@@ -170,7 +166,7 @@ def model_weights(content: Mapping[str, Any]) -> dict[str, Any]:
 def check_resumable(path: str | Path, content: Mapping[str, Any], model: RetrievalModel) -> None:
     """Raises CheckpointError, with all that is wrong, for one that a run with this model cannot go on from."""
     problems = Problems(f"{path}: a run cannot go on from it")
-    problems.extend(form_faults(RunState, content))
+    problems.extend(json_faults(TypeAdapter(RunState), content))
     problems.raise_as(CheckpointError, CHANGED)
     began = "A run goes on with the settings that it began with; for others give another OUT (out=<folder>)."
     _check_weights(path, model, model_weights(content), began)
@@ -204,18 +200,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict) or "threeshnet" not in content:
         raise CheckpointError(f"{file} was not written by `make train` ({AUTHORS_WAY})")
     problems = Problems(f"{file} is not a checkpoint of this version")
-    problems.extend(form_faults(Content, content))
+    problems.extend(json_faults(TypeAdapter(Content), content))
     problems.raise_as(CheckpointError, CHANGED)
     return content
-
-
-def form_faults(form: type[Form], content: Mapping[str, Any]) -> list[str]:
-    """What in a checkpoint is of another form than what we write."""
-    try:
-        form.model_validate(content)
-    except ValidationError as error:
-        return faults_of(error)
-    return []
 
 
 def checkpoint_hash(path: str | Path) -> str:

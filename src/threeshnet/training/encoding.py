@@ -53,7 +53,6 @@ class EncodingModule(pl.LightningModule):
         self.embeddings = self.gather(self.split_name("test"))
 
     def start_collecting(self) -> None:
-        """Make an empty collector for each loader of an evaluation."""
         self._collectors = tuple(Collector() for _ in range(2 + len(self.datamodule.scored_views)))
 
     def gather(self, split: str | None) -> Embeddings:
@@ -69,7 +68,6 @@ class EncodingModule(pl.LightningModule):
 
     @property
     def datamodule(self) -> RetrievalDataModule:
-        """The data module of the running trainer."""
         return self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -90,7 +88,9 @@ class Collector:
 
         Processes exchange numbers first, so each embedding travels once, and a process holds the split once.
         """
-        embeddings, numbers = self._mine()
+        embeddings, numbers = torch.zeros(0, 0), torch.zeros(0, dtype=torch.long)
+        if self.numbers:
+            embeddings, numbers = torch.cat(self.embeddings), torch.cat(self.numbers)
         if process_count() == 1:
             return in_order([(embeddings, numbers)], items)
         shares = gather_objects((numbers, embeddings.shape[1]))
@@ -98,42 +98,26 @@ class Collector:
         parts[process_index()] = (embeddings, numbers)
         return add_up(in_order(parts, items, width=max(width for _, width in shares)))
 
-    def _mine(self) -> tuple[Tensor, Tensor]:
-        if not self.numbers:
-            return torch.zeros(0, 0), torch.zeros(0, dtype=torch.long)
-        return torch.cat(self.embeddings), torch.cat(self.numbers)
-
 
 def in_order(parts: Sequence[tuple[Tensor, Tensor]], items: int, width: int | None = None) -> Tensor:
     """Rows [items, D] from (embeddings, numbers) pairs; an item that was encoded twice counts once.
 
-    With `width` D, parts with embeddings [b, 0] are held by other processes: their rows are 0 here.
+    With `width` D, parts with embeddings [b, 0] are held by other processes: their rows are 0 here. Raises DataError
+    when one of `items` was not encoded.
 
     >>> in_order([(torch.tensor([[2.0]]), torch.tensor([1])), (torch.tensor([[1.0]]), torch.tensor([0]))], 2)
     tensor([[1.],
             [2.]])
     """
-    kept = first_encoded([numbers for _, numbers in parts], items)
-    result = torch.zeros(items, parts[0][0].shape[1] if width is None else width)
-    for (embeddings, numbers), first in zip(parts, kept, strict=True):
-        if embeddings.shape[1]:
-            result[numbers[first]] = embeddings[first]
-    return result
-
-
-def first_encoded(shares: Sequence[Tensor], items: int) -> list[Tensor]:
-    """Which entries of each process's numbers [b] count, [b] bool: an item that was encoded twice counts once.
-
-    Raises DataError when one of `items` was not encoded.
-
-    >>> first_encoded([torch.tensor([0, 2]), torch.tensor([1, 2])], 3)
-    [tensor([True, True]), tensor([ True, False])]
-    """
-    numbers = torch.cat(list(shares))
+    numbers = torch.cat([share for _, share in parts])
     missing = sorted(set(range(items)) - set(numbers.tolist()))
     if missing:
         raise DataError(f"{len(missing)} of {items} items were not encoded, the first of them number {missing[0]}")
     first = torch.full((items,), len(numbers)).scatter_reduce(0, numbers, torch.arange(len(numbers)), "amin")
     kept = torch.zeros(len(numbers), dtype=torch.bool)
     kept[first] = True
-    return list(kept.split([len(share) for share in shares]))
+    result = torch.zeros(items, parts[0][0].shape[1] if width is None else width)
+    for (embeddings, share), counts in zip(parts, kept.split([len(share) for _, share in parts]), strict=True):
+        if embeddings.shape[1]:
+            result[share[counts]] = embeddings[counts]
+    return result

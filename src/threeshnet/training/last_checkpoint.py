@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
@@ -68,23 +68,21 @@ class LastCheckpoint(Checkpoint):
 
     # ---- steps
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.signals.take_over()
         self.written, self.phase = time.monotonic(), "between"
         of_model = [each for each in pl_module.buffers() if each.numel()]
         self.buffers = of_model, [each.clone() for each in of_model]
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self.phase = "in a step"
         _copy(*self.buffers)
 
-    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         self.phase = "changing weights"
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loop = trainer.fit_loop.epoch_loop
         if loop._should_accumulate():  # gradients wait for the batches that belong to them
@@ -101,51 +99,49 @@ class LastCheckpoint(Checkpoint):
         if stop:
             raise self._interrupted(trainer)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.fit_loop.epoch_loop._num_ready_batches_reached() and not evaluates(trainer):
             self._save(trainer)
-            if self.agreement.any(self.signals.received is not None)[0]:
-                raise self._interrupted(trainer)
+            self._leave_if_asked(trainer)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.phase = "outside"
         if self.saved != (trainer.global_step, False):
             self._save(trainer, must=True)
 
     # ---- evaluation
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.phase = "evaluating"
         self.shared = self.agreement.fewest([int(count) for count in trainer.num_val_batches])
 
     def on_validation_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if self._stops_at(batch_idx, dataloader_idx):
             self._save(trainer, pending=True)
             raise self._interrupted(trainer)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.phase = "between"
         if self.max_steps != NO_LIMIT:
             trainer.fit_loop.epoch_loop.max_steps, self.max_steps = self.max_steps, NO_LIMIT
         self._save(trainer)
-        if self.agreement.any(self.signals.received is not None)[0]:
-            raise self._interrupted(trainer)
+        self._leave_if_asked(trainer)
 
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.signals.take_over()
         self.shared = self.agreement.fewest([int(count) for count in trainer.num_test_batches])
 
     def on_test_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if self._stops_at(batch_idx, dataloader_idx):
             raise self._interrupted(trainer)
 
     # ---- what goes wrong
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the state after the last whole step, unless one of several processes may have failed alone."""
         batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
         whole = self.phase in ("between", "in a step", "evaluating") and trainer.global_step > 0
@@ -163,9 +159,7 @@ class LastCheckpoint(Checkpoint):
 
     # ---- what is written
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint[EVALUATION_PENDING], checkpoint[EPOCHS] = self.pending, self._epochs(trainer)
         checkpoint[ROW], self.row = self.row, None
         loops = checkpoint["loops"]["fit_loop"]
@@ -180,9 +174,7 @@ class LastCheckpoint(Checkpoint):
         if self.pending:
             _before_evaluation(loops)
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         pending = checkpoint.get(EVALUATION_PENDING, False)
         self.saved = checkpoint["global_step"], pending
         if pending:  # Lightning ends a run at its last step, before it evaluates
@@ -192,7 +184,7 @@ class LastCheckpoint(Checkpoint):
     row: dict[str, float] | None = None  # of the step that ends; Lightning logs it after its callbacks
     pending = undo = False  # what to change in the checkpoint that Lightning collects
 
-    def _save(self, trainer: pl.Trainer, *, pending: bool = False, undo: bool = False, must: bool = False) -> None:
+    def _save(self, trainer: Trainer, *, pending: bool = False, undo: bool = False, must: bool = False) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, CSVLogger):
                 logger.save()  # first, so that no saved step lacks its row
@@ -209,12 +201,12 @@ class LastCheckpoint(Checkpoint):
         elif self.files.failure:
             log.warning("%s. The run goes on and will try again", self.files.failure)
 
-    def _epochs(self, trainer: pl.Trainer) -> int:
+    def _epochs(self, trainer: Trainer) -> int:
         progress: Any = trainer.fit_loop.epoch_progress.current
         at_its_end = trainer.fit_loop.epoch_loop._num_ready_batches_reached() and not (self.pending or self.undo)
         return progress.processed + int(progress.ready > progress.processed and at_its_end)
 
-    def _due(self, trainer: pl.Trainer) -> bool:
+    def _due(self, trainer: Trainer) -> bool:
         by_steps = self.steps is not None and trainer.global_step % self.steps == 0
         return by_steps or (self.minutes is not None and time.monotonic() - self.written >= 60 * self.minutes)
 
@@ -222,7 +214,11 @@ class LastCheckpoint(Checkpoint):
         """Whether to leave an evaluation, decided at batches that all processes have."""
         return batch < self.shared[loader] and self.agreement.any(self.signals.received is not None)[0]
 
-    def _interrupted(self, trainer: pl.Trainer) -> Interrupted:
+    def _leave_if_asked(self, trainer: Trainer) -> None:
+        if self.agreement.any(self.signals.received is not None)[0]:
+            raise self._interrupted(trainer)
+
+    def _interrupted(self, trainer: Trainer) -> Interrupted:
         step, source = trainer.global_step, self.signals.received or "another process"
         if self.saved is None:
             return Interrupted(f"{source}: left at step {step}, and nothing could be saved")
@@ -230,12 +226,12 @@ class LastCheckpoint(Checkpoint):
         return Interrupted(f"{source}: left after step {step}, {saved}")
 
 
-def evaluates(trainer: pl.Trainer) -> bool:
+def evaluates(trainer: Trainer) -> bool:
     """Whether the dev split is scored at the end of this epoch."""
     return trainer.fit_loop.epoch_loop._should_check_val_epoch()
 
 
-def row_of_step(trainer: pl.Trainer) -> dict[str, float] | None:
+def row_of_step(trainer: Trainer) -> dict[str, float] | None:
     """The row that Lightning is about to log for a step; None where it will log nothing."""
     connector = trainer._logger_connector
     if not connector.should_update_logs:
@@ -251,7 +247,6 @@ def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:
 
 
 def _counters(loops: dict[str, Any], *, but: str) -> Iterator[dict[str, int]]:
-    """The counters of a fit loop's batches and optimizer steps."""
     for name, state in loops.items():
         if name.startswith("epoch_loop.") and not name.startswith(but):
             yield from _trackers(state)

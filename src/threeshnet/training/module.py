@@ -57,9 +57,7 @@ class RetrievalModule(EncodingModule):
                 "set one of them to null"
             )
         self.chunk, self.sync_batchnorm, self.compile_by = chunk, sync_batchnorm, compile
-        self.encoders: tuple[Encode, Encode] | None = (
-            None  # of images and captions in training, None for the plain ones
-        )
+        self.encoders: tuple[Encode, Encode] | None = None  # of training, None for the plain ones
         self.synchronized = False
         self.objective, self.optimization = objective, optimization
         self.card = dict(card or {})
@@ -93,10 +91,8 @@ class RetrievalModule(EncodingModule):
         if self.chunk:
             self.encoders = ChunkedEncoder(images, rows=self.chunk), ChunkedEncoder(captions, rows=self.chunk)
         elif self.compile_by:
-            self.encoders = (
-                torch.compile(images, backend=self.compile_by),
-                torch.compile(captions, backend=self.compile_by),
-            )
+            images, captions = (torch.compile(side, backend=self.compile_by) for side in (images, captions))
+            self.encoders = images, captions
 
     def on_fit_start(self) -> None:
         if self.global_rank:  # processes with one seed would drop the same neurons of different pairs
@@ -138,7 +134,6 @@ class RetrievalModule(EncodingModule):
     def validation_step(
         self, batch: tuple[ImageBatch | TokenSet, Tensor], batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """One batch of the dev split, as in `test_step`."""
         self.test_step(batch, batch_idx, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
@@ -151,15 +146,13 @@ class RetrievalModule(EncodingModule):
         self.log_dict(numbers | {"dev/rsum": scores["rsum"]}, rank_zero_only=False, sync_dist=False)
         self.log("dev_rsum", scores["rsum"], prog_bar=True, logger=False)
 
-    def batches_of_epoch(self) -> int:
-        """Batches of an epoch, the same number in every process."""
-        return len(self.datamodule.train_dataloader())
-
     def configure_optimizers(self) -> dict[str, Any]:
         chosen = self.optimization
         rates = {"learning_rate": chosen.learning_rate, "pretrained_factor": chosen.pretrained_factor}
         optimizer = chosen.optimizer(parameter_groups(self, **rates))
-        schedule = scheduled(chosen.schedule, optimizer, lambda: steps_of_run(self.trainer, self.batches_of_epoch()))
+        schedule = scheduled(
+            chosen.schedule, optimizer, lambda: steps_of_run(self.trainer, len(self.datamodule.train_dataloader()))
+        )
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

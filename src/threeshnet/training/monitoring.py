@@ -8,8 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
@@ -33,31 +32,24 @@ class StepClock(Callback):
         self.steps = 0
         self.mark = 0.0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.mark = time.perf_counter()  # a run resumed in mid-epoch starts no epoch first
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.waited = self.worked = 0.0
         self.steps, self.mark = 0, time.perf_counter()
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         now = time.perf_counter()
         self.waited, self.mark = self.waited + now - self.mark, now
 
     def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = time.perf_counter()
         self.worked, self.mark, self.steps = self.worked + now - self.mark, now, self.steps + 1
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.steps:
             whole = self.worked + self.waited
             pl_module.log("time/step_seconds", whole / self.steps)
@@ -74,16 +66,16 @@ class CollapseWatch(Callback):
     def __init__(self) -> None:
         self.total, self.steps, self.warned = 0.0, 0, False
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.total, self.steps = 0.0, 0
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.total, self.steps = self.total + outputs[RetrievalModule.OVER_COLLAPSED], self.steps + 1
 
     @rank_zero_only
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         mean = float(self.total) / max(self.steps, 1)
         if trainer.current_epoch > 0 and mean >= COLLAPSED and not self.warned:
             self.warned = True
@@ -112,28 +104,28 @@ class ProgressWriter(Callback):
         self.dev: float | None = None
         self.best: float | None = None
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(trainer, RUNNING)
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.first_step is None:  # counted from the end of the first step, which is slower than the others
             self.first_step, self.began = trainer.global_step, time.monotonic()
         if time.monotonic() - self.written >= self.seconds:
             self._write(trainer, RUNNING)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rsum = trainer.callback_metrics.get("dev/rsum")
         if rsum is None or trainer.sanity_checking:
             return
         self.dev = float(rsum)
         self.best = self.dev if self.best is None else max(self.best, self.dev)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(trainer, RUNNING, epoch=trainer.current_epoch + 1)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._write(trainer, INTERRUPTED if isinstance(exception, STOPPED_FROM_OUTSIDE) else FAILED)
 
     @property
@@ -148,7 +140,7 @@ class ProgressWriter(Callback):
         self.dev, self.best = state_dict["dev_rsum"], state_dict["best_dev_rsum"]
         self.before = state_dict.get("seconds", 0.0)
 
-    def _write(self, trainer: pl.Trainer, state: str, epoch: int | None = None) -> None:
+    def _write(self, trainer: Trainer, state: str, epoch: int | None = None) -> None:
         if not trainer.is_global_zero:
             return
         steps = trainer.estimated_stepping_batches if self.first_step is not None else math.inf

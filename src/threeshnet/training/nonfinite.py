@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from threeshnet.batches.dataset import CaptionDataset
 from threeshnet.errors import DataError
@@ -43,19 +42,15 @@ def _damaged(batch: Batch, dataset: Any) -> list[str]:
     """`field of image id, row of its shard` of every image with a feature that is not finite."""
     if not isinstance(dataset, CaptionDataset):
         return []
-    damaged = []
-    for field, values in _features(batch).items():
+    damaged, images = [], batch.images
+    for field, tokens in (("region", images.regions), ("grid", images.grid), ("seg", images.seg_semantic)):
+        if tokens is None:
+            continue
+        values = tokens.values if isinstance(tokens, TokenSet) else tokens
         whole = values.reshape(len(values), -1).isfinite().all(dim=1)
         owners = batch.owners[~whole.to(batch.owners.device)]
         damaged += [f"{field} of {dataset.image(owner)}" for owner in torch.unique(owners).tolist()]
     return damaged
-
-
-def _features(batch: Batch) -> dict[str, Tensor]:
-    images = batch.images
-    sets = {"region": images.regions, "grid": images.grid, "seg": images.seg_semantic}
-    tensors = {name: each.values if isinstance(each, TokenSet) else each for name, each in sets.items()}
-    return {name: each for name, each in tensors.items() if each is not None}
 
 
 def _some(items: list[Any]) -> str:
@@ -64,5 +59,4 @@ def _some(items: list[Any]) -> str:
 
 
 def _of_all(items: list[Any]) -> list[Any]:
-    """The items of all processes, by rank."""
     return [item for share in gather_objects(items) for item in share]

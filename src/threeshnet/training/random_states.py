@@ -6,9 +6,8 @@ import random
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning import Callback, LightningModule, Trainer
 
 from threeshnet.errors import CheckpointError
 from threeshnet.nn.collectives import gather_objects
@@ -25,14 +24,10 @@ class RandomStates(Callback):
         self.pending: dict[str, Any] | None = None  # of a checkpoint, until the first step
         self.before_step: dict[str, Any] | None = None
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["random_states"] = gather_objects(self.pending or random_states())
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Raises CheckpointError for a checkpoint of an earlier version."""
         states = checkpoint.get("random_states")  # by rank
         if not isinstance(states, list):
@@ -43,9 +38,7 @@ class RandomStates(Callback):
             )
         self.pending = states[trainer.global_rank] if trainer.global_rank < len(states) else None
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """After everything else that draws numbers at the start of a run; in mid-epoch too, where no epoch starts."""
         states, self.pending = self.pending, None
         if states is not None:
@@ -53,7 +46,6 @@ class RandomStates(Callback):
         self.before_step = states or random_states()
 
     def undo_step(self) -> None:
-        """Restore the states from before the step that has begun."""
         if self.before_step is not None:
             set_random_states(self.before_step)
 
@@ -71,7 +63,6 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """The opposite of `random_states`."""
     version, words, gauss = states["python"]
     random.setstate((version, tuple(words), gauss))
     kind, keys, position, has_gauss, cached = states["numpy"]

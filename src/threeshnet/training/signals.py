@@ -23,7 +23,7 @@ class Signals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Signals:
-        if self._may_set():
+        if threading.current_thread() is threading.main_thread():  # others may not set handlers
             self._before = {each: signal.getsignal(each) for each in STOPPING}
         self.take_over()
         return self
@@ -36,7 +36,6 @@ class Signals:
             raise Interrupted(f"{self.received}: left, as a loader worker was") from error
 
     def take_over(self) -> None:
-        """Set our handlers again."""
         for each in self._before:
             signal.signal(each, self._remember)
 
@@ -49,10 +48,6 @@ class Signals:
         elif not again:
             leave = "; a second one leaves at once" if arrived is signal.SIGINT else ""
             os.write(2, f"{arrived.name}: saving at the end of this step{leave}\n".encode())
-
-    @staticmethod
-    def _may_set() -> bool:
-        return threading.current_thread() is threading.main_thread()
 
 
 def worker_death(error: BaseException | None) -> bool:

@@ -21,10 +21,18 @@ SHARDED = "weights and AdamW's state are 2 GB with bert-base and fit every GPU, 
 
 def lightning_options(trainer: Mapping[str, Any]) -> dict[str, Any]:
     """The options of Lightning's Trainer.  Raises ConfigError, once, for all that do not go together."""
-    settings = dict(trainer)
-    problems = Problems("trainer")
-    settings["precision"] = _precision(settings, problems)
-    _check_strategy(settings["strategy"], problems)
+    settings, problems = dict(trainer), Problems("trainer")
+    given = str(settings["precision"])
+    precision = settings["precision"] = SHORT.get(given, given)
+    if precision not in PRECISIONS:
+        problems.add(one_of("trainer.precision", given, PRECISIONS) + (f" ({IN_HALVES})" if "true" in given else ""))
+    if precision == "16-mixed" and _on_cpu(settings["accelerator"]):
+        problems.add("trainer.precision=16-mixed needs a GPU; on CPUs take bf16-mixed")
+    strategy = settings["strategy"]
+    if isinstance(strategy, dict):  # a DDPStrategy with options of its own
+        strategy = "ddp" if str(strategy.get("_target_")).endswith(".DDPStrategy") else strategy.get("_target_")
+    if strategy not in STRATEGIES:
+        problems.add(f"{one_of('trainer.strategy', str(strategy), STRATEGIES)} ({SHARDED})")
     if settings["accumulate_grad_batches"] < 1:
         problems.add(f"trainer.accumulate_grad_batches={settings['accumulate_grad_batches']} must be at least 1")
     problems.raise_as(ConfigError, "docs/guides/many_gpus.md says what each of them does.")
@@ -34,23 +42,6 @@ def lightning_options(trainer: Mapping[str, Any]) -> dict[str, Any]:
 def module_options(trainer: Mapping[str, Any]) -> dict[str, Any]:
     """The options of the training module.  Raises ConfigError."""
     return {"sync_batchnorm": trainer["sync_batchnorm"], "compile": _backend(trainer["compile"])}
-
-
-def _precision(settings: dict[str, Any], problems: Problems) -> str:
-    asked = str(settings["precision"])
-    chosen = SHORT.get(asked, asked)
-    if chosen not in PRECISIONS:
-        problems.add(one_of("trainer.precision", asked, PRECISIONS) + (f" ({IN_HALVES})" if "true" in asked else ""))
-    if chosen == "16-mixed" and _on_cpu(settings):
-        problems.add("trainer.precision=16-mixed needs a GPU; on CPUs take bf16-mixed")
-    return chosen
-
-
-def _check_strategy(strategy: Any, problems: Problems) -> None:
-    if isinstance(strategy, dict):  # a DDPStrategy with options of its own
-        strategy = "ddp" if str(strategy.get("_target_")).endswith(".DDPStrategy") else strategy.get("_target_")
-    if strategy not in STRATEGIES:
-        problems.add(f"{one_of('trainer.strategy', str(strategy), STRATEGIES)} ({SHARDED})")
 
 
 def _backend(asked: bool | str | None) -> str | None:
@@ -66,6 +57,6 @@ def _backend(asked: bool | str | None) -> str | None:
     return backend
 
 
-def _on_cpu(settings: dict[str, Any]) -> bool:
+def _on_cpu(accelerator: str) -> bool:
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    return settings["accelerator"] == "cpu" or (settings["accelerator"] == "auto" and not gpu)
+    return accelerator == "cpu" or (accelerator == "auto" and not gpu)
