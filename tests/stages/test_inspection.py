@@ -57,14 +57,14 @@ def test_the_nearest_captions_are_in_order() -> None:
 
 
 def test_the_weights_of_the_set_sizes_that_occur() -> None:
-    model = torch.nn.ModuleDict({"pooling": GeneralizedPooling()})
+    pooling = GeneralizedPooling()
     masks = torch.arange(9) < torch.tensor([2, 3, 3, 9]).unsqueeze(1)
-    with _set_sizes(model) as seen:  # pyright: ignore[reportArgumentType]
-        model["pooling"](TokenSet(torch.rand(4, 9, 5), masks))
-    model["pooling"](TokenSet(torch.rand(1, 4, 5), torch.ones(1, 4, dtype=torch.bool)))  # no longer looked at
+    with _set_sizes({"pooling": pooling}) as seen:
+        pooling(TokenSet(torch.rand(4, 9, 5), masks))
+    pooling(TokenSet(torch.rand(1, 4, 5), torch.ones(1, 4, dtype=torch.bool)))  # no longer looked at
     assert seen == {"pooling": [2, 3, 3, 9]}
     with torch.no_grad():
-        found = _by_size(model["pooling"], seen["pooling"])
+        found = _by_size(pooling, seen["pooling"])
     assert {size: len(row) for size, row in found.items()} == {"2": 2, "3": 3, "9": 9}
     assert all(sum(row) == pytest.approx(1, abs=1e-3) for row in found.values())
 

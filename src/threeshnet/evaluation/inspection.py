@@ -106,10 +106,11 @@ def weights(model: RetrievalModel, split: ShardedSplit, fields: Sequence[str]) -
     numbers = np.unique(np.linspace(0, split.images - 1, num=min(SAMPLED, split.images), dtype=int))
     images = collate_images(split.read(numbers, fields)).to(model.device)
     rows = np.flatnonzero(np.isin(split.owners, numbers))
-    with _set_sizes(model) as seen:
+    poolings = {name: module for name, module in model.named_modules() if isinstance(module, GeneralizedPooling)}
+    with _set_sizes(poolings) as seen:
         model.encode_images(images)
         model.encode_texts([split.caption_texts[int(row)] for row in rows[:SAMPLED]])
-    pooling = {name: _by_size(module, seen[name]) for name, module in _poolings(model) if seen[name]}
+    pooling = {name: _by_size(module, seen[name]) for name, module in poolings.items() if seen[name]}
     semantic = {}
     for branch in (module for module in model.modules() if isinstance(module, ImageEncoder)):
         if (attention := branch.highlights(images).get("semantic")) is not None:
@@ -117,19 +118,15 @@ def weights(model: RetrievalModel, split: ShardedSplit, fields: Sequence[str]) -
     return {"pooling": pooling, "semantic": semantic}
 
 
-def _poolings(model: RetrievalModel) -> list[tuple[str, GeneralizedPooling]]:
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, GeneralizedPooling)]
-
-
 @contextmanager
-def _set_sizes(model: RetrievalModel) -> Iterator[dict[str, list[int]]]:
+def _set_sizes(poolings: Mapping[str, GeneralizedPooling]) -> Iterator[dict[str, list[int]]]:
     """Collects the sizes of the sets that each pooling gets."""
-    seen: dict[str, list[int]] = {name: [] for name, _ in _poolings(model)}
+    seen: dict[str, list[int]] = {name: [] for name in poolings}
 
     def note(name: str, _: Any, given: tuple[TokenSet]) -> None:
         seen[name].extend(given[0].lengths.tolist())
 
-    hooks = [module.register_forward_pre_hook(partial(note, name)) for name, module in _poolings(model)]
+    hooks = [module.register_forward_pre_hook(partial(note, name)) for name, module in poolings.items()]
     try:
         yield seen
     finally:
