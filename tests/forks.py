@@ -205,7 +205,8 @@ def call(name: str, words: list[str]) -> int:
         if script.suffix == ".py":
             runpy.run_path(name, run_name="__main__")
         else:
-            runpy.run_module(name if "." in name else "threeshnet.__main__", run_name="__main__")
+            module = name if "." in name else "threeshnet.__main__"
+            runpy.run_module(module, run_name="__main__", alter_sys="." in name)  # pickle looks for classes there
     except SystemExit as ended:
         if isinstance(ended.code, int | None):
             return ended.code or 0
