@@ -144,7 +144,7 @@ class Retriever:
         inputs = PhotoInputs(photos, masks, [maker.source for maker in makers], batch_size)
         unreadable = Problems("photos")
         with _bar(len(photos), "photo", progress) as bar:
-            for loaded in DataLoader(inputs, batch_size=None, num_workers=workers, collate_fn=_as_it_is):  # pyright: ignore
+            for loaded in DataLoader(inputs, batch_size=None, num_workers=workers, collate_fn=LoadedBatch._make):  # pyright: ignore
                 unreadable.extend(reason for _, reason in loaded.damaged)
                 bar.update(len(loaded.numbers) + len(loaded.damaged))
                 if not unreadable:  # else the others are only read, to name all that cannot be
@@ -285,7 +285,3 @@ def _precision(name: str, device: torch.device) -> Any:
 def _bar(total: int, unit: str, progress: bool | None) -> Any:
     shown = total >= LONG if progress is None else progress
     return tqdm(total=total, unit=unit, desc="Encoding", disable=not shown, dynamic_ncols=True)
-
-
-def _as_it_is(batch: LoadedBatch) -> LoadedBatch:
-    return batch

@@ -23,7 +23,7 @@ from threeshnet.features.huggingface import as_cells, in_equal_sizes, located, w
 from threeshnet.features.photos import PhotoBatches
 from threeshnet.files import sha256
 from threeshnet.records import ImageArrays, Photo
-from threeshnet.shards.array_checks import faults
+from threeshnet.shards.row_checks import array_faults
 from threeshnet.shards.schema import layout_of_arrays
 
 from .pictures import assert_alike, extract, picture, slow_cells
@@ -39,7 +39,7 @@ FAMILIES = [*DETECTORS, *GRIDS]
 def test_a_folder_becomes_arrays_that_fit_a_shard(family: str, folder_of: Any, photos: list[Photo]) -> None:
     extractor = build(family, folder_of(family))
     arrays = extract(extractor, photos)
-    assert not faults(arrays, layout_of_arrays(arrays, extractor.grid_size), [photo.id for photo in photos])
+    assert not array_faults(arrays, layout_of_arrays(arrays, extractor.grid_size), [photo.id for photo in photos])
     assert arrays.grid.shape[:2] == (len(photos), 49)
     assert arrays.grid.dtype == np.float16
     assert arrays.grid.std(axis=0).max() > 0.01  # the photos differ

@@ -25,8 +25,8 @@ from threeshnet.features.panoptic import (
 )
 from threeshnet.features.photos import PhotoBatches
 from threeshnet.records import VOID, ImageArrays, Photo
-from threeshnet.shards.array_checks import faults
 from threeshnet.shards.manifest import class_table_hash
+from threeshnet.shards.row_checks import array_faults
 from threeshnet.shards.schema import layout_of_arrays
 
 from .pictures import extract, picture
@@ -124,7 +124,7 @@ def test_planted_classes_come_in_the_order_of_coco(folder_of: Callable[..., Path
 def test_a_mixed_batch_is_one_photo_at_a_time(family: str, folder_of: Callable[..., Path], photos: list[Photo]) -> None:
     source = build(family, folder_of(family), score_threshold=0.0, overlap_threshold=0.0, at_once=3)
     together = extract(source, photos)
-    assert not faults(together, layout_of_arrays(together, None), [photo.id for photo in photos])
+    assert not array_faults(together, layout_of_arrays(together, None), [photo.id for photo in photos])
     semantic, classes, categories = whole(together)
     assert semantic.dtype == np.float16
     assert (classes != VOID).any(), "random queries made no segment: nothing is compared"

@@ -303,7 +303,7 @@ def test_a_shard_that_lies_is_refused_by_reader_and_verify(
             "dtypes: region='int8' does not exist; there are: float16",
         ),
         (lambda content: content["layout"].update(classes=None), "classes=None with the fields region, grid, seg"),
-        (lambda content: content.update(raw="a\0b"), "raw: 'a\\x00b': a text with a zero byte in it"),
+        (lambda content: content.update(raw="a\0b"), "raw='a\\x00b': a text with a zero byte in it"),
     ],
 )
 def test_a_manifest_that_lies_is_refused(

@@ -18,8 +18,8 @@ from threeshnet.features.fingerprints import ROUND_BITS, perceptual_hash
 from threeshnet.features.photos import PhotoBatches, open_photo
 from threeshnet.features.tiny import Tiny
 from threeshnet.records import Photo
-from threeshnet.shards.left_out import printable
 from threeshnet.shards.make import MadeShards, ShardSettings, make_shards
+from threeshnet.shards.manifest import printable
 
 
 def noise(width: int = 40, height: int = 30, seed: int = 0) -> Image.Image:

@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.records import ImageArrays, Photo
 from threeshnet.shards import files
-from threeshnet.shards.compression import check_filters, filter_options
 from threeshnet.shards.direct import direct_rows
-from threeshnet.shards.files import ShardFiles
+from threeshnet.shards.files import ShardFiles, check_filters
 from threeshnet.shards.manifest import Manifest, ShardEntry, SplitEntry
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.shards.schema import layout_of_arrays
-from threeshnet.shards.writer import write_shard
+from threeshnet.shards.writer import filter_options, write_shard
 
 TYPES = (np.float16, np.float32, np.uint8, np.int64)
 

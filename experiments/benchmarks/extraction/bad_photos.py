@@ -21,8 +21,8 @@ from PIL import Image
 from threeshnet.annotations.folder import FolderReader
 from threeshnet.features.tiny import Tiny
 from threeshnet.records import AnnotatedSet, Photo
-from threeshnet.shards.left_out import LEFT_OUT_LIST, printable
 from threeshnet.shards.make import ShardSettings, make_shards
+from threeshnet.shards.manifest import LEFT_OUT_LIST, printable
 from threeshnet.shards.reader import ShardedSplit
 
 Write = Callable[[Path], Any]

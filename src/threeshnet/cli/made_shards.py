@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from threeshnet.shards.leakage import coverage, crossing, leaks
-from threeshnet.shards.left_out import LEFT_OUT_LIST
 from threeshnet.shards.make import MadeShards
+from threeshnet.shards.manifest import LEFT_OUT_LIST
 
 
 def show(made: MadeShards, console: Console, shown: int = 20) -> None:

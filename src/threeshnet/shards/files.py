@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import h5py
 
-from threeshnet.shards.compression import check_filters
+from threeshnet.errors import DataError
 from threeshnet.shards.direct import DirectRows, direct_rows
+from threeshnet.shards.schema import FIELDS
+from threeshnet.shards.structure import array_of
 
 OPEN_FILES = 64  # a process may have 1,024, and a large data set has more shards than that
 OPEN_HANDLES = 8  # h5py keeps a megabyte or so of each
 CHUNK_CACHE_BYTES = 0  # chunks are read once: without the cache HDF5 reads or unpacks them straight into our arrays
-ROW_FIELDS = ("region", "grid", "seg")  # groups whose data sets have rows of numbers
 
 
 class ShardFiles:
@@ -54,8 +57,10 @@ class ShardFiles:
         """Where the rows of a data set lie in its shard, looked up once; None where h5py has to read them."""
         if shard not in self._direct:
             with self._opened(shard) as opened:
-                keys = [f"{group}/{name}" for group in ROW_FIELDS if group in opened for name in _names(opened, group)]
-                self._direct[shard] = {key: _where(opened[key]) for key in keys}
+                keys = [f"{group}/{name}" for group in FIELDS if group in opened for name in array_of(opened, group)]
+                for each in keys:
+                    check_filters(opened[each])
+                self._direct[shard] = {each: direct_rows(array_of(opened, each)) for each in keys}
         return self._direct[shard].get(key)
 
     def close(self) -> None:
@@ -81,11 +86,22 @@ def _make_room(opened: OrderedDict[int, Any], most: int, close: Callable[[Any], 
         close(opened.popitem(last=False)[1])
 
 
-def _names(opened: h5py.File, group: str) -> list[str]:
-    members: Any = opened[group]
-    return list(members)
+def check_filters(dataset: Any) -> None:
+    """Raises DataError when an array has a compression that this installation cannot read.
 
-
-def _where(dataset: Any) -> DirectRows | None:
-    check_filters(dataset)
-    return direct_rows(dataset)
+    Earlier versions wrote Blosc, which HDF5 knows as soon as the package hdf5plugin is imported.
+    """
+    plist, h5z = dataset.id.get_create_plist(), importlib.import_module("h5py.h5z")
+    filters = [plist.get_filter(number) for number in range(plist.get_nfilters())]
+    if all(h5z.filter_avail(number) for number, *_ in filters):
+        return
+    with suppress(ImportError):
+        importlib.import_module("hdf5plugin")
+    absent = [
+        f"{name.decode(errors='replace')} ({number})" for number, _, _, name in filters if not h5z.filter_avail(number)
+    ]
+    if absent:
+        raise DataError(
+            f"{dataset.file.filename}: {dataset.name} is compressed by {', '.join(absent)}, which needs a package: pip "
+            "install hdf5plugin"
+        )

@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 
 from threeshnet.errors import DataError
 from threeshnet.features.predict import Extracted
-from threeshnet.shards.left_out import printable
+from threeshnet.shards.manifest import printable
 from threeshnet.shards.plan import PlannedShard
 from threeshnet.shards.writer import ShardWriter
 
@@ -71,45 +71,22 @@ class ShardFiller(BasePredictionWriter):
         del pl_module, args, kwargs
         if trainer.received_sigterm:  # Lightning's predict loop notes a SIGTERM but would go on
             raise SystemExit(128 + signal.SIGTERM)
+        shard = self.waiting[0]
         if self.writer is None:
-            self._open(self.waiting[0])
-        assert self.writer is not None
+            options: Any = {"fingerprint": shard.fingerprint, "compression": self.compression}
+            self.writer = ShardWriter(self.folder / shard.file, raw=self.raw, grid_size=self.grid_size, **options)
+            self.left = len(shard.photos)
         photos = [self.photos[number] for number in prediction.numbers]
         self.writer.append(photos, prediction.arrays, prediction.sizes, prediction.fingerprints)
-        self._leave_out([reason for _, reason in prediction.damaged])
-        self._count(len(prediction.numbers) + len(prediction.damaged))
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        del trainer, pl_module
-        if self.writer is not None:
-            self.writer.abandon()
-        if isinstance(exception, KeyboardInterrupt | SystemExit):
-            log.warning("Stopped. Whole shards are kept in %s; the same command goes on after them.", self.folder)
-
-    def _open(self, shard: PlannedShard) -> None:
-        path = self.folder / shard.file
-        self.writer = ShardWriter(
-            path,
-            raw=self.raw,
-            grid_size=self.grid_size,
-            fingerprint=shard.fingerprint,
-            compression=self.compression,
-        )
-        self.left = len(shard.photos)
-
-    def _leave_out(self, reasons: list[str]) -> None:
+        reasons = [reason for _, reason in prediction.damaged]
         if reasons and self.on_error == "stop":
             raise DataError(f"{reasons[0]}; put the photo right, or leave damaged photos out with on_error=skip")
-        assert self.writer is not None
-        self.writer.left_out += [printable(reason) for reason in reasons]
-
-    def _count(self, photos: int) -> None:
-        shard = self.waiting[0]
-        now = time.perf_counter()
+        self.writer.left_out += map(printable, reasons)
+        now, worked_on = time.perf_counter(), len(photos) + len(reasons)
         self.seconds[shard.split] += now - self._clock  # pyright: ignore
-        self.done[shard.split] += photos
-        self._clock, self.left = now, self.left - photos
-        if self.left == 0 and self.writer is not None:
+        self.done[shard.split] += worked_on
+        self._clock, self.left = now, self.left - worked_on
+        if self.left == 0:
             if not self.writer.images:
                 raise DataError(
                     f"{shard.file}: none of its {len(shard.photos)} photos can be read, the first because "
@@ -118,3 +95,10 @@ class ShardFiller(BasePredictionWriter):
             self.writer.close()
             self.writer = None
             self.waiting.pop(0)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        del trainer, pl_module
+        if self.writer is not None:
+            self.writer.abandon()
+        if isinstance(exception, KeyboardInterrupt | SystemExit):
+            log.warning("Stopped. Whole shards are kept in %s; the same command goes on after them.", self.folder)

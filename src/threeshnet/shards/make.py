@@ -23,21 +23,19 @@ from threeshnet.features.predict import Extraction, PhotoProgress
 from threeshnet.features.views import View
 from threeshnet.files import sha256
 from threeshnet.records import AnnotatedSet
-from threeshnet.shards.compression import filter_options
 from threeshnet.shards.fill import ShardFiller, batches_within_shards
-from threeshnet.shards.left_out import printable, write_left_out
-from threeshnet.shards.manifest import MANIFEST, Manifest, ShardEntry, SplitEntry
+from threeshnet.shards.manifest import LEFT_OUT_LIST, MANIFEST, Manifest, ShardEntry, SplitEntry, printable
 from threeshnet.shards.plan import (
     PlannedShard,
     folder_fingerprint,
     masks_digest,
     plan_shards,
     remove_shards,
-    share_of,
     stored_left_out,
     unfinished,
 )
 from threeshnet.shards.schema import layout_of_file
+from threeshnet.shards.writer import filter_options
 
 ON_ERROR = ("skip", "stop")
 ASIDE = ".unfinished-"  # a folder in the shard folder, of one process
@@ -91,6 +89,15 @@ class ShardSettings:
         if self.on_error not in ON_ERROR:
             raise ConfigError(one_of("on_error", self.on_error, ON_ERROR))
         filter_options(self.compression)
+        if not isinstance(self.part, int) or not isinstance(self.parts, int) or self.parts < 1:
+            raise ConfigError(f"part={self.part} of={self.parts}: whole numbers are needed, such as part=0 of=1")
+        if not 0 <= self.part < self.parts:
+            raise ConfigError(f"part={self.part} of={self.parts}: the parts of {self.parts} are 0 to {self.parts - 1}")
+        if self.overwrite and self.parts > 1:
+            raise ConfigError(
+                f"overwrite=true with of={self.parts}: the parts would remove each other's shards; remove the folder "
+                "first, or choose another one (out=…, or make data OUT=…)"
+            )
 
     @property
     def of_the_content(self) -> list[str]:
@@ -118,9 +125,8 @@ def make_shards(
     made_by = [makers, tables, DECODER, *settings.of_the_content]
     cut = {"images_per_shard": settings.images_per_shard, "limit": settings.limit}
     planned = plan_shards(annotated, raw=raw, makers=made_by, **cut)
-    share = {shard.file for shard in share_of(planned, part=settings.part, parts=settings.parts)}
+    share = {shard.file for shard in planned[settings.part :: settings.parts]}  # so that splits are shared too
     if settings.overwrite:
-        refuse_parts(settings.parts)
         remove_shards(folder)
     absent = unfinished(folder, planned, contents=True)
     pending = [shard for shard in absent if shard.file in share]
@@ -132,8 +138,9 @@ def make_shards(
         (folder / MANIFEST).unlink(missing_ok=True)
     if pending:
         extract(predictor(filler, settings), sources, filler, pending, settings)
-    if settings.parts == 1:
-        remove_aside(folder)
+    if settings.parts == 1:  # alone in the folder, so these are of processes that were killed
+        for left in folder.glob(f"{ASIDE}*"):
+            shutil.rmtree(left, ignore_errors=True)
     missing = unfinished(folder, planned)
     finished = None
     if not missing:
@@ -153,21 +160,6 @@ def refuse_masks(sources: Sequence[Extractor], view: View | None) -> None:
             f"view={view.identity.split()[0]}: {', '.join(blind)} reads no photo, so it would segment the whole photo; "
             "take one that looks at the view, as segmentation=own does"
         )
-
-
-def refuse_parts(parts: int) -> None:
-    """ConfigError for overwrite=true with several parts: each would remove what the others have made."""
-    if parts > 1:
-        raise ConfigError(
-            f"overwrite=true with of={parts}: the parts would remove each other's shards; remove the folder first, "
-            "or choose another one (out=…, or make data OUT=…)"
-        )
-
-
-def remove_aside(folder: Path) -> None:
-    """Remove what processes left that were killed while they wrote a manifest; for one that works there alone."""
-    for left in folder.glob(f"{ASIDE}*"):
-        shutil.rmtree(left, ignore_errors=True)
 
 
 def predictor(filler: ShardFiller, settings: ShardSettings) -> pl.Trainer:
@@ -206,13 +198,9 @@ def extract(
         PhotoBatches(filler.photos, sources, list(batches_within_shards(pending, settings.batch_size)), settings.view),
         batch_size=None,  # an item is a batch
         num_workers=settings.workers,
-        collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType]
+        collate_fn=LoadedBatch._make,  # as it is
     )
     trainer.predict(Extraction(sources), loader, return_predictions=False)
-
-
-def _as_it_is(batch: LoadedBatch) -> LoadedBatch:
-    return batch
 
 
 def finish(
@@ -255,6 +243,8 @@ def finish(
         **facts,
     )
     with TemporaryDirectory(dir=folder, prefix=ASIDE) as aside:
-        write_left_out(folder, manifest.left_out, aside=Path(aside))
+        listed = Path(aside) / LEFT_OUT_LIST
+        listed.write_text("".join(f"{reason}\n" for reason in left_out), encoding="utf-8")
+        listed.replace(folder / LEFT_OUT_LIST) if left_out else (folder / LEFT_OUT_LIST).unlink(missing_ok=True)
         manifest.save(Path(aside)).replace(folder / MANIFEST)
     return manifest

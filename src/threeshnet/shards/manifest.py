@@ -14,18 +14,16 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 
 from threeshnet.errors import DataError, shortened
 from threeshnet.files import write_json
-from threeshnet.forms import faults_of
-from threeshnet.shards.remote import address_of, is_remote, mirror
+from threeshnet.forms import PlainText, faults_of
+from threeshnet.shards.remote import MANIFEST, address_of, is_remote, mirror
 from threeshnet.shards.schema import BEYOND, FORMAT, Layout
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 CARD = "card.html"  # a page for people, beside the manifest; `reports` writes it
 STAND_IN = "synthetic"  # data set of random arrays in COCO's layout, for smoke tests of any experiment
 MAKE_DATA = "make it with: make data DATA=<name> [RAW=<folder>] [OUT=<shards>]"
-
-
+LEFT_OUT_LIST = "left_out.txt"  # of what has no row, beside the manifest
 LONGEST_NAME = 200  # of a data set, a split or a shard, which are parts of file names
 SHOWN_FAULTS = 5
 
@@ -45,14 +43,16 @@ def checked_name(name: str) -> str:
     raise ValueError(f"{name[:LONGEST_NAME]!r} is not a plain name")
 
 
-def checked_text(text: str) -> str:
-    """A text that file systems take; ValueError for one with a zero byte."""
-    if "\0" in text:
-        raise ValueError(f"{text[:100]!r}: a text with a zero byte in it")
-    return text
+def printable(text: str) -> str:
+    """One line that can be written as UTF-8: names of files may hold line breaks and bytes that are no text.
+
+    >>> printable("two\\nlines and \\udcff")
+    'two\\\\nlines and \\\\udcff'
+    """
+    escaped = text.replace("\r", "\\r").replace("\n", "\\n")
+    return escaped.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-Text = Annotated[str, AfterValidator(checked_text)]
 Name = Annotated[str, AfterValidator(checked_name)]
 Count = Annotated[int, Field(ge=0, lt=BEYOND)]
 
@@ -66,7 +66,7 @@ class ShardEntry:
     file: Name
     images: Count
     captions: Count
-    sha256: Text
+    sha256: PlainText
 
 
 @dataclass(frozen=True)
@@ -102,15 +102,15 @@ class Manifest:
     class_names: tuple[str, ...] = ()  # empty for published arrays without a table
     label_names: tuple[str, ...] = ()  # of the regions' labels, where a detector gave them
     extractors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # field -> name, weights (sha256), …
-    raw: Text = ""  # folder of the photos that `image/file` is relative to, as it was given
+    raw: PlainText = ""  # folder of the photos that `image/file` is relative to, as it was given
     left_out: tuple[str, ...] = ()  # photos and entries without a row, each with its reason
     config: Mapping[str, Any] = field(default_factory=dict)
-    commit: Text = "unknown"
-    fingerprint: Text = ""  # of the photos, captions and extractors; equal means the same shards
-    masks: Text = ""  # hash over the content of the photos' masks; empty without masks
+    commit: PlainText = "unknown"
+    fingerprint: PlainText = ""  # of the photos, captions and extractors; equal means the same shards
+    masks: PlainText = ""  # hash over the content of the photos' masks; empty without masks
     format: Literal[1] = FORMAT
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # field -> `_target_` and arguments
-    precision: Text = ""  # of the extractors, as Lightning names it; empty where nobody said it
+    precision: PlainText = ""  # of the extractors, as Lightning names it; empty where nobody said it
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -14,11 +14,10 @@ from typing import Any
 import h5py
 
 from threeshnet.annotations.photo_files import is_companion
-from threeshnet.errors import ConfigError, DataError, Problems
+from threeshnet.errors import DataError, Problems
 from threeshnet.files import sha256
 from threeshnet.records import AnnotatedSet, Photo
-from threeshnet.shards.left_out import LEFT_OUT_LIST
-from threeshnet.shards.manifest import CARD, MANIFEST, Manifest
+from threeshnet.shards.manifest import CARD, LEFT_OUT_LIST, MANIFEST, Manifest
 from threeshnet.shards.schema import FORMAT
 from threeshnet.shards.writer import FINGERPRINT, LEFT_OUT
 
@@ -55,18 +54,6 @@ def plan_shards(
             digest = _fingerprint(part, annotated, raw, makers)
             planned.append(PlannedShard(split, f"{split}-{number:05d}.h5", part, digest))
     return planned
-
-
-def share_of(planned: Sequence[PlannedShard], *, part: int, parts: int) -> list[PlannedShard]:
-    """The shards that are made by process `part` (0, 1, …) of `parts`: every parts-th, so that splits are shared too.
-
-    Raises ConfigError for a part that cannot be.
-    """
-    if not isinstance(part, int) or not isinstance(parts, int) or parts < 1:
-        raise ConfigError(f"part={part} of={parts}: whole numbers are needed, such as part=0 of=1")
-    if not 0 <= part < parts:
-        raise ConfigError(f"part={part} of={parts}: the parts of {parts} are 0 to {parts - 1}")
-    return list(planned[part::parts])
 
 
 def folder_fingerprint(planned: Sequence[PlannedShard]) -> str:

@@ -9,7 +9,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
-import h5py
 import numpy as np
 
 from threeshnet.errors import DataError, Problems, one_of
@@ -19,7 +18,7 @@ from threeshnet.shards.files import OPEN_FILES, ShardFiles
 from threeshnet.shards.manifest import MAKE_DATA, MANIFEST, Manifest, ShardEntry, SplitEntry
 from threeshnet.shards.remote import RemoteStore, store_of
 from threeshnet.shards.schema import FIELDS, READ_BY_MODELS, row_types
-from threeshnet.shards.structure import UNREADABLE, mismatches
+from threeshnet.shards.structure import UNREADABLE, array_of, form_faults, rows_of, strange_datasets
 from threeshnet.shards.texts import Texts
 
 FEW_OPEN_FILES = 4
@@ -161,12 +160,15 @@ class ShardedSplit:
     def _take_in(self, shard: ShardEntry, start: int, owners: list[np.ndarray]) -> Iterator[str]:
         try:
             with self._store.opened(shard.file) as opened:
-                if faults := mismatches(opened, self.manifest.layout, images=shard.images, captions=shard.captions):
-                    yield from (f"{shard.file}: {fault}" for fault in faults)
-                    return
-                owners.append(_array(opened, "caption/owner").astype(np.int32) + np.int32(start))
-                offsets = _array(opened, "region/offsets").astype(np.int32) if "region/offsets" in opened else None
-                self._offsets.append(offsets)
+                sizes = {"images": shard.images, "captions": shard.captions}
+                faults = list(strange_datasets(opened)) or form_faults(opened, self.manifest.layout, **sizes)[0]
+                if not faults:
+                    own = array_of(opened, "caption/owner")[:]
+                    offsets = array_of(opened, "region/offsets")[:] if "region/offsets" in opened else None
+                    faults = list(_index_faults(own, offsets, shard.images, rows_of(opened, "region/features")))
+                    owners.append(own.astype(np.int32) + np.int32(start))
+                    self._offsets.append(None if offsets is None else offsets.astype(np.int32))
+                yield from (f"{shard.file}: {fault}" for fault in faults)
         except FileNotFoundError:
             yield f"{shard.file}: missing; the manifest lists it with {shard.images} images"
         except UNREADABLE as error:
@@ -180,8 +182,7 @@ class ShardedSplit:
         entry = self._entry.shards[shard]
         try:
             with self._store.opened(entry.file) as opened:
-                dataset: Any = opened.get(key)
-                return [""] * entry.captions if dataset is None else dataset.asstr()[:].tolist()
+                return array_of(opened, key).asstr()[:].tolist() if key in opened else [""] * entry.captions
         except (OSError, RuntimeError, UnicodeDecodeError) as error:
             raise self._unreadable(shard, key, error) from error
 
@@ -260,8 +261,7 @@ class ShardedSplit:
             if direct is not None and direct.dtype == out.dtype:
                 direct.read_into(out, self._files.descriptor(shard), first, end)
             else:
-                dataset: Any = self._files.handle(shard)[key]
-                dataset.read_direct(out, np.s_[first:end])
+                array_of(self._files.handle(shard), key).read_direct(out, np.s_[first:end])
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise self._unreadable(shard, f"{key}, rows {first} to {end - 1},", error) from error
 
@@ -277,6 +277,12 @@ def cell_boxes(height: int, width: int) -> np.ndarray:
     return np.stack(edges, axis=1).astype(np.float32)
 
 
-def _array(opened: h5py.File, key: str) -> np.ndarray:
-    dataset: Any = opened[key]
-    return dataset[:]
+def _index_faults(owners: np.ndarray, offsets: np.ndarray | None, images: int, regions: int) -> Iterator[str]:
+    """Captions of images that are not there, and regions that cannot be cut where it is said.
+
+    Wrong rows would be read silently as those of another image.
+    """
+    if len(owners) and not (owners.min() >= 0 and owners.max() < images):
+        yield f"caption/owner from {owners.min()} to {owners.max()}; there are images 0 to {images - 1}"
+    if offsets is not None and (offsets[0] != 0 or offsets[-1] != regions or (np.diff(offsets) < 0).any()):
+        yield f"region/offsets do not rise from 0 to {regions}, the number of regions"

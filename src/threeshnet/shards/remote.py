@@ -13,7 +13,7 @@ import importlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +97,9 @@ class Store:
         """The shard as a file of this machine."""
         return self.folder / file
 
-    @contextmanager
-    def opened(self, file: str) -> Iterator[h5py.File]:
+    def opened(self, file: str) -> AbstractContextManager[h5py.File]:
         """The shard, open in h5py, for its small arrays."""
-        with h5py.File(self.folder / file, "r", locking=False) as shard:  # a finished shard never changes
-            yield shard
+        return h5py.File(self.folder / file, "r", locking=False)  # a finished shard never changes
 
 
 class RemoteStore(Store):

@@ -1,4 +1,4 @@
-"""What may be wrong with single rows of a shard, looked for chunk by chunk, and how those rows are named."""
+"""What may be wrong with single rows of a shard, in a file or before they are written, and how rows are named."""
 
 from __future__ import annotations
 
@@ -10,11 +10,24 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from threeshnet.records import VOID
-from threeshnet.shards.schema import TABLE
+from threeshnet.errors import Problems
+from threeshnet.records import VOID, ImageArrays
+from threeshnet.shards.schema import (
+    FEATURE_TYPES,
+    FEATURES,
+    MAX_REGIONS,
+    REGIONS,
+    TABLE,
+    Layout,
+    arrays_by_key,
+    layout_of_arrays,
+    row_types,
+)
 
 CHUNK_BYTES = 1 << 24  # looked at together, to bound memory
 LONGEST_CAPTION = 2000  # characters; BERT reads 512 wordpieces, and the longest caption of COCO has 250 characters
+CONTROL = "has control characters (or line breaks)"
+LONG = f"has more than {LONGEST_CAPTION} characters"
 HALF_STEP = 2**-10  # of float16 below 1: sums of probabilities may pass 1 by as much
 Advance = Callable[[int], None]  # called with the number of bytes that were checked
 Rows = np.ndarray  # row numbers, ascending
@@ -91,12 +104,7 @@ def value_checks(classes: int | None) -> Mapping[str, RowCheck]:
 
 
 def look_at_values(
-    shard: h5py.File,
-    classes: int | None,
-    names: RowNames,
-    notes: Notes,
-    advance: Advance,
-    skipped: Collection[str] = (),
+    shard: h5py.File, classes: int | None, names: RowNames, notes: Notes, advance: Advance, *, skipped: Collection[str]
 ) -> None:
     """Read every number of an open shard once, but for datasets `skipped`, and note the rows that fail a check."""
     known = value_checks(classes)
@@ -120,18 +128,68 @@ def look_at_values(
             (notes.faults if check.is_fault else notes.remarks).append(line)
 
 
+def array_faults(arrays: ImageArrays, layout: Layout, names: Sequence[str]) -> Problems:
+    """What keeps the arrays of these images (`names` are their ids) from being written under this layout."""
+    problems = Problems("arrays that do not fit the shard")
+    found = layout_of_arrays(arrays, layout.grid_size)
+    problems.extend(layout.differences(found))
+    strange = {name: dtype for name, dtype in found.dtypes.items() if dtype not in FEATURE_TYPES}
+    problems.extend(f"{name} of type {dtype}; expected {FEATURES}" for name, dtype in strange.items())
+    for faults in (_count_faults, _shape_faults, _value_faults):  # each relies on those before it
+        if not problems:
+            problems.extend(faults(arrays, layout, names))
+    return problems
+
+
+def _count_faults(arrays: ImageArrays, layout: Layout, names: Sequence[str]) -> Iterator[str]:
+    for name, values in arrays._asdict().items():
+        if values is not None and len(values) != len(names):
+            yield f"{name}: {len(values)} entries for {len(names)} images"
+    for together in (("boxes", "scores"), ("seg_semantic", "seg_map", "seg_categories")):
+        if len({getattr(arrays, name) is None for name in together}) > 1:
+            yield f"{', '.join(together)} come together: one of them is missing"
+    if arrays.regions is None and (arrays.boxes or arrays.labels):
+        yield "boxes or labels without regions"
+    for name, regions in zip(names, arrays.regions or (), strict=False):
+        if not 1 <= len(regions) <= MAX_REGIONS:
+            yield f"image {name!r}: {len(regions)} regions; an image needs 1 to {MAX_REGIONS}"
+    if (layout.classes or 0) > VOID:
+        yield f"{layout.classes} classes; the map counts in 8 bits and keeps {VOID} for void, so {VOID} is the most"
+
+
+def _shape_faults(arrays: ImageArrays, layout: Layout, names: Sequence[str]) -> Iterator[str]:
+    for array, values in arrays_by_key(arrays):
+        row, dtype = row_types(layout)[array.key]
+        for number, value in enumerate(values):
+            shape = (len((arrays.regions or ())[number]), *row) if array.rows == REGIONS else row
+            if value.shape != shape or (array.dtype == FEATURES and value.dtype != dtype):
+                found, expected = f"{value.shape}, {value.dtype}", f"{shape}, {dtype}"
+                yield f"image {names[number]!r}: {array.key} of shape {found}; expected {expected}"
+
+
+def _value_faults(arrays: ImageArrays, layout: Layout, names: Sequence[str]) -> Iterator[str]:
+    known = value_checks(layout.classes)
+    for array, values in arrays_by_key(arrays):
+        in_regions = array.rows == REGIONS
+        owners = np.repeat(np.arange(len(names)), list(map(len, values)) if in_regions else 1)
+        rows = np.concatenate(values) if in_regions else np.asarray(values)
+        for check in (known[name] for name in array.checks if known[name].is_fault):
+            failed = np.flatnonzero(check.fails(rows))
+            for owner, first in zip(*np.unique(owners[failed], return_index=True), strict=True):
+                said = check.says.format(found=check.example(rows[failed[first]]))
+                yield f"image {names[owner]!r}: {array.key} {said}"
+
+
 def look_at_texts(key: str, texts: Iterable[bytes], names: RowNames, notes: Notes) -> None:
     """Texts that are no UTF-8 are a fault; control characters and great length are worth a remark."""
     decoded = [text_of(text) for text in texts]
-    broken = [row for row, text in enumerate(decoded) if text is None]
-    if broken:
-        notes.faults.append(f"{key} has text that is not UTF-8: {names.say(key, np.array(broken))}")
-    control = [row for row, text in enumerate(decoded) if text and _has_control(text)]
-    if control:
-        notes.remarks.append(f"{key} has control characters (or line breaks): {names.say(key, np.array(control))}")
-    long = [row for row, text in enumerate(decoded) if text and len(text) > LONGEST_CAPTION]
-    if long:
-        notes.remarks.append(f"{key} has more than {LONGEST_CAPTION} characters: {names.say(key, np.array(long))}")
+    for found, says, said in (
+        ([text is None for text in decoded], "has text that is not UTF-8", notes.faults),
+        ([bool(text) and _has_control(text) for text in decoded], CONTROL, notes.remarks),
+        ([bool(text) and len(text) > LONGEST_CAPTION for text in decoded], LONG, notes.remarks),
+    ):
+        if any(found):
+            said.append(f"{key} {says}: {names.say(key, np.flatnonzero(found))}")
 
 
 def chunks(dataset: Any, advance: Advance) -> Iterator[tuple[int, np.ndarray]]:

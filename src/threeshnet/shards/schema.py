@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -72,6 +72,17 @@ READ_BY_MODELS = {
     "grid": ("grid/features",),
     "seg": ("seg/semantic", "seg/map", "seg/categories"),
 }
+# The entries of ImageArrays, in the order in which a shard gets them.
+STORED_AS = {
+    "regions": "region/features",
+    "boxes": "region/boxes",
+    "scores": "region/scores",
+    "labels": "region/labels",
+    "grid": "grid/features",
+    "seg_semantic": "seg/semantic",
+    "seg_map": "seg/map",
+    "seg_categories": "seg/categories",
+}
 Size = Annotated[int, Field(ge=1, lt=BEYOND)]
 
 
@@ -123,6 +134,13 @@ def row_types(layout: Layout) -> Mapping[str, tuple[tuple[int, ...], np.dtype]]:
         array.key: (layout.row_shape(array), np.dtype(stored[array.group] if array.dtype == FEATURES else array.dtype))
         for array in there
     }
+
+
+def arrays_by_key(arrays: ImageArrays) -> Iterator[tuple[StoredArray, Any]]:
+    """The arrays of images that there are, each with its line of the table."""
+    for name, key in STORED_AS.items():
+        if (values := getattr(arrays, name)) is not None:
+            yield ARRAYS[key], values
 
 
 def needed_keys(layout: Layout) -> list[str]:

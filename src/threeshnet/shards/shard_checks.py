@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -18,14 +17,8 @@ import numpy as np
 from threeshnet.files import sha256
 from threeshnet.shards.manifest import Manifest, ShardEntry
 from threeshnet.shards.row_checks import Advance, Notes, RowNames, chunks, look_at_texts, look_at_values, text_of
-from threeshnet.shards.schema import ARRAYS, MAX_REGIONS, expected_shapes, layout_of_file, needed_keys
-from threeshnet.shards.structure import (
-    UNREADABLE,
-    count_faults,
-    misshapen_datasets,
-    rows_of,
-    strange_datasets,
-)
+from threeshnet.shards.schema import ARRAYS, MAX_REGIONS
+from threeshnet.shards.structure import UNREADABLE, array_of, form_faults, rows_of, strange_datasets
 from threeshnet.shards.writer import LEFT_OUT
 
 # A fork starts in milliseconds, but only Linux's is safe beside a library's threads; the child touches none of them.
@@ -78,55 +71,45 @@ def look_inside(file: Path, manifest: Manifest, shard: ShardEntry, advance: Adva
 
 def _look(opened: h5py.File, manifest: Manifest, shard: ShardEntry, look: ShardLook, advance: Advance) -> None:
     notes = look.notes
-    if strange := strange_datasets(opened, ARRAYS):
-        notes.faults += strange
+    notes.faults += strange_datasets(opened)
+    if notes.faults:
         return
-    counts = {"images": shard.images, "captions": shard.captions, "regions": rows_of(opened, "region/features")}
-    shapes = expected_shapes(manifest.layout, **counts)
-    notes.remarks += [f"{key} is not part of a shard; it is never read" for key in _strangers(opened, shapes)]
-    missing = [key for key in needed_keys(manifest.layout) if key not in opened]
-    if missing:
-        notes.faults.append(f"no {', '.join(missing)}")
-    else:
-        notes.faults += manifest.layout.differences(layout_of_file(opened))
     look.captions, look.regions = rows_of(opened, "caption/text"), rows_of(opened, "region/features")
-    notes.faults += _own_counts(opened, shard)
-    notes.faults += count_faults(opened, shapes)
-    misshapen = dict(misshapen_datasets(opened, shapes))
-    notes.faults += misshapen.values()
+    found: list[str] = []
+    opened.visititems(lambda key, item: found.append(key) if isinstance(item, h5py.Dataset) else None)
+    strangers = sorted(set(found) - set(ARRAYS) - {LEFT_OUT})
+    notes.remarks += [f"{key} is not part of a shard; it is never read" for key in strangers]
+    faults, misshapen = form_faults(opened, manifest.layout, images=shard.images, captions=shard.captions)
+    notes.faults += faults
+    for name, count in (("images", shard.images), ("captions", shard.captions)):
+        if name in opened.attrs and int(opened.attrs[name]) != count:  # pyright: ignore[reportArgumentType]
+            notes.faults.append(f"says of itself that it has {opened.attrs[name]} {name}; the manifest says {count}")
     names = RowNames([], NOTHING, NOTHING)
     try:
-        names = _look_at_structure(opened, {key for key in shapes if key in opened} - set(misshapen), look)
+        names = _look_at_structure(opened, {key for key in ARRAYS if key in opened} - misshapen, look)
     except UNREADABLE as error:
         notes.faults.append(f"image/, caption/ or region/offsets cannot be read ({error})")
     look_at_values(opened, manifest.classes, names, notes, advance, skipped=misshapen)
-    if "seg/map" in shapes and "seg/map" in opened and "seg/map" not in misshapen:
-        look.maps = _different_maps(opened["seg/map"])
-
-
-def _different_maps(maps: Any) -> list[bytes]:
-    """The first map, and the first that differs from it."""
-    found: list[bytes] = []
-    with suppress(*UNREADABLE):  # said already
-        for row in (row.tobytes() for _, part in chunks(maps, lambda _: None) for row in part):
-            if row not in found:
-                found.append(row)
-            if len(found) > 1:
-                break
-    return found
+    if "seg/map" in opened and "seg/map" not in misshapen:
+        with suppress(*UNREADABLE):  # said already
+            for row in (row.tobytes() for _, part in chunks(opened["seg/map"], lambda _: None) for row in part):
+                if row not in look.maps:
+                    look.maps.append(row)
+                if len(look.maps) > 1:
+                    break
 
 
 def _look_at_structure(opened: h5py.File, there: set[str], look: ShardLook) -> RowNames:
     """Look at ids, captions and region offsets, of the datasets `there`, and make what names rows out of them."""
     notes = look.notes
-    stored = {key: _array(opened, key) for key in ("image/id", "image/file", "caption/text") if key in there}
+    keys = ("image/id", "image/file", "caption/text", "caption/owner", "region/offsets")
+    stored = {key: array_of(opened, key)[:] for key in keys if key in there}
     ids = [text_of(name) for name in stored.get("image/id", ())]
     look.ids = [f"row {row}" if name is None else name for row, name in enumerate(ids)]
-    owners = _array(opened, "caption/owner") if "caption/owner" in there else NOTHING
-    offsets = _array(opened, "region/offsets") if "region/offsets" in there else NOTHING
+    owners, offsets = stored.get("caption/owner", NOTHING), stored.get("region/offsets", NOTHING)
     names = RowNames(look.ids, owners, offsets)
-    for key, texts in stored.items():
-        look_at_texts(key, texts, names, notes)
+    for key in keys[:3]:
+        look_at_texts(key, stored.get(key, ()), names, notes)
     notes.faults += _caption_faults(stored.get("caption/text", NOTHING), owners, len(ids), names)
     bare = np.setdiff1d(np.arange(len(ids)), owners)
     if len(bare):
@@ -134,18 +117,6 @@ def _look_at_structure(opened: h5py.File, there: set[str], look: ShardLook) -> R
     if len(offsets):
         notes.faults += _offset_faults(offsets, look.regions, len(ids), names)
     return names
-
-
-def _strangers(opened: h5py.File, known: Mapping[str, Any]) -> list[str]:
-    found: list[str] = []
-    opened.visititems(lambda key, item: found.append(key) if isinstance(item, h5py.Dataset) else None)
-    return sorted(set(found) - set(known) - {LEFT_OUT})
-
-
-def _own_counts(opened: h5py.File, shard: ShardEntry) -> Iterator[str]:
-    for name, count in (("images", shard.images), ("captions", shard.captions)):
-        if name in opened.attrs and int(opened.attrs[name]) != count:  # pyright: ignore[reportArgumentType]
-            yield f"says of itself that it has {opened.attrs[name]} {name}; the manifest says {count}"
 
 
 def _caption_faults(texts: np.ndarray, owners: np.ndarray, images: int, names: RowNames) -> Iterator[str]:
@@ -171,8 +142,3 @@ def _offset_faults(offsets: np.ndarray, regions: int, images: int, names: RowNam
         fewest, most = counts[wrong].min(), counts[wrong].max()
         span = str(fewest) if fewest == most else f"{fewest} to {most}"
         yield f"region/offsets gives an image {span} regions, not 1 to {MAX_REGIONS}: {names.say('image/id', wrong)}"
-
-
-def _array(opened: h5py.File, key: str) -> np.ndarray:
-    dataset: Any = opened[key]
-    return dataset[:]

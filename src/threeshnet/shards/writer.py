@@ -7,22 +7,38 @@ same bytes.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import h5py
 import numpy as np
 
-from threeshnet.errors import DataError
+from threeshnet.errors import ConfigError, DataError, one_of
 from threeshnet.features.fingerprints import Fingerprints
 from threeshnet.records import ImageArrays, Photo
-from threeshnet.shards.array_checks import faults
-from threeshnet.shards.claim import claim
-from threeshnet.shards.compression import filter_options
-from threeshnet.shards.schema import ARRAYS, FEATURES, FINGERPRINT_KEYS, FORMAT, TEXT, Layout, layout_of_arrays
+from threeshnet.shards.row_checks import array_faults
+from threeshnet.shards.schema import (
+    ARRAYS,
+    FEATURES,
+    FINGERPRINT_KEYS,
+    FORMAT,
+    REGIONS,
+    TEXT,
+    Layout,
+    arrays_by_key,
+    layout_of_arrays,
+)
+from threeshnet.shards.structure import array_of
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+GZIP: Mapping[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 STRINGS = h5py.string_dtype("utf-8")
 SMALL_CHUNK_BYTES = 1 << 16
 LEFT_OUT = "left_out"
@@ -46,7 +62,7 @@ class ShardWriter:
         fingerprint: str = "",
         compression: str | None = None,
     ) -> None:
-        """`compression` of the features and the segmentation, of `compression.CHOICES`."""
+        """`compression` of the features and the segmentation: gzip or None."""
         self.path, self.raw, self.grid_size = Path(path), raw, grid_size
         self.filters = filter_options(compression)
         self.partial = self.path.with_name(self.path.name + ".partial")
@@ -73,18 +89,20 @@ class ShardWriter:
         if not photos:
             return
         self.layout = self.layout or layout_of_arrays(arrays, self.grid_size)
-        faults(arrays, self.layout, [photo.id for photo in photos]).raise_as(
-            DataError, f"nothing was written to {self.path}; the extractor (or the import) has to be put right"
+        array_faults(arrays, self.layout, [photo.id for photo in photos]).raise_as(
+            DataError,
+            f"nothing was written to {self.path}; the extractor (or the import) has to be put right (float16 ends at "
+            "65504)",
         )
         self._append_photos(photos, sizes)
         for key, values in zip(FINGERPRINT_KEYS, fingerprints or (), strict=False):  # none where no photo was decoded
             self._extend(key, values)
-        self._append_regions(arrays)
-        grid_attributes = dict(zip("HW", self.grid_size or (), strict=False))
-        self._extend("grid/features", arrays.grid, grid_attributes)
-        self._extend("seg/semantic", arrays.seg_semantic)
-        self._extend("seg/map", arrays.seg_map)
-        self._extend("seg/categories", arrays.seg_categories)
+        if arrays.regions is not None:
+            ends = self.regions + np.cumsum([len(regions) for regions in arrays.regions], dtype=np.int64)
+            self._extend("region/offsets", ends if self.images else np.concatenate([[0], ends]))
+            self.regions = int(ends[-1])
+        for array, values in arrays_by_key(arrays):
+            self._extend(array.key, np.concatenate(values) if array.rows == REGIONS else values)
         self.images += len(photos)
 
     def _append_photos(self, photos: Sequence[Photo], sizes: Sequence[tuple[int, int]]) -> None:
@@ -101,23 +119,8 @@ class ShardWriter:
         self._extend("caption/tag", _texts(tags))
         self.captions += len(owners)
 
-    def _append_regions(self, arrays: ImageArrays) -> None:
-        if arrays.regions is None:
-            return
-        ends = self.regions + np.cumsum([len(regions) for regions in arrays.regions], dtype=np.int64)
-        self._extend("region/offsets", ends if self.images else np.concatenate([[0], ends]))
-        self._extend("region/features", np.concatenate(arrays.regions))
-        if arrays.boxes is not None and arrays.scores is not None:
-            self._extend("region/boxes", np.concatenate(arrays.boxes))
-            self._extend("region/scores", np.concatenate(arrays.scores))
-        if arrays.labels is not None:
-            self._extend("region/labels", np.concatenate(arrays.labels))
-        self.regions = int(ends[-1])
-
-    def _extend(self, key: str, values: np.ndarray | None, attributes: Mapping[str, Any] | None = None) -> None:
+    def _extend(self, key: str, values: np.ndarray) -> None:
         """Append rows to an array of the table, which is created with its first rows."""
-        if values is None:
-            return
         array = ARRAYS[key]
         text = array.dtype == TEXT
         values = values if text or array.dtype == FEATURES else values.astype(array.dtype, copy=False)
@@ -132,15 +135,16 @@ class ShardWriter:
                 dtype=STRINGS if text else values.dtype,
                 track_times=False,
                 **(self.filters if array.chunk else {}),  # the large ones; the rest is not worth it
-            ).attrs.update(attributes or {})
-        dataset: Any = self._file[key]
+            )
+            if key == "grid/features":
+                self._file[key].attrs.update(zip("HW", self.grid_size or (), strict=False))
+        dataset = array_of(self._file, key)
         start = len(dataset)
         dataset.resize(start + len(values), axis=0)
         dataset[start:] = values
 
     def _relative(self, file: Path) -> str:
-        inside = self.raw is not None and file.is_relative_to(self.raw)
-        return str(file.relative_to(self.raw) if inside and self.raw is not None else file)
+        return str(file.relative_to(self.raw) if self.raw and file.is_relative_to(self.raw) else file)
 
     def close(self) -> None:
         """Finish the file and give it its name."""
@@ -189,3 +193,41 @@ def write_shard(
     with ShardWriter(path, raw=raw, grid_size=grid_size, **options) as writer:
         writer.append(photos, arrays, sizes)
     return writer.path
+
+
+def filter_options(name: str | None) -> Mapping[str, Any]:
+    """What `create_dataset` takes for a compression: nothing for None.  Raises ConfigError for an unknown name."""
+    if name not in (None, "gzip"):
+        raise ConfigError(one_of("compression", name, ("gzip", "null")))
+    return GZIP if name else {}
+
+
+def claim(file: Path) -> IO[bytes]:
+    """Open `file`, made where it is missing, and hold it until it is closed or this process ends, however it ends.
+
+    Raises DataError when another process holds it. HDF5's own lock comes too late: it cuts a file to nothing before it
+    finds that another process is writing there. A file system without locks is taken as it is.
+    """
+    while True:
+        handle = file.open("ab")
+        try:
+            if fcntl:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            handle.close()
+            raise DataError(
+                f"{file}: another process is writing it; wait until it has ended, or give each process a part of its "
+                "own (part=0 of=2, part=1 of=2)"
+            ) from error
+        except OSError:  # this file system has no locks
+            return handle
+        if _is_still(file, handle):
+            return handle
+        handle.close()  # finished by another process between opening and locking, and renamed
+
+
+def _is_still(file: Path, handle: IO[bytes]) -> bool:
+    try:
+        return os.path.samestat(file.stat(), os.fstat(handle.fileno()))
+    except FileNotFoundError:
+        return False
