@@ -15,7 +15,7 @@ from huggingface_hub import snapshot_download
 from lightning_fabric.utilities.apply_func import move_data_to_device
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from threeshnet.batches.collate import collate_images
@@ -23,7 +23,7 @@ from threeshnet.encoders.model import RetrievalModel
 from threeshnet.encoders.official import OFFICIAL_FIELDS, is_official_checkpoint, load_official_checkpoint
 from threeshnet.errors import CheckpointError, ConfigError, DataError, Problems
 from threeshnet.features.extractor import Extractor, merged
-from threeshnet.features.photos import LoadedBatch, LoadedPhoto, collated, open_photo, picture
+from threeshnet.features.photos import LoadedBatch, LoadedPhoto, PhotoBatches, open_photo, picture
 from threeshnet.features.segmentation import AnnotatedSegmentation
 from threeshnet.features.sources import Given, Maker, chosen
 from threeshnet.records import ImageArrays, ImageBatch, Photo
@@ -177,26 +177,18 @@ class Retriever:
         return makers
 
 
-class PhotoInputs(Dataset[LoadedBatch]):
-    """Decodes photos and runs each source's `load` on them, a batch an item."""
+class PhotoInputs(PhotoBatches):
+    """Decodes photos, files or PIL images, and runs each source's `load` on them, a batch an item."""
 
     def __init__(
         self, photos: Sequence[Any], masks: Sequence[Any] | None, sources: Sequence[Extractor], batch_size: int
     ) -> None:
-        self.photos, self.masks, self.sources, self.batch_size = photos, masks, sources, batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.photos) // self.batch_size)
-
-    def __getitem__(self, item: int) -> LoadedBatch:
-        if item >= len(self):
-            raise IndexError(item)
-        first = item * self.batch_size
-        numbers = range(first, min(first + self.batch_size, len(self.photos)))
-        return collated([self._loaded(number) for number in numbers], self.sources)
+        numbers = range(len(photos))
+        super().__init__((), sources, [numbers[first : first + batch_size] for first in numbers[::batch_size]])
+        self.given, self.masks = photos, masks
 
     def _loaded(self, number: int) -> LoadedPhoto:
-        given, mask = self.photos[number], self.masks[number] if self.masks else None
+        given, mask = self.given[number], self.masks[number] if self.masks else None
         name = f"photo {number}" if isinstance(given, Image.Image) else str(given)
         photo = Photo(name, Path(name), "", (), segmentation=Path(mask) if mask else None)
         try:

@@ -29,7 +29,8 @@ from threeshnet.annotations.semantic_masks import read_classes
 from threeshnet.records import ImageArrays, Photo, TokenSet
 from threeshnet.reports.pages import Rows, rendered
 from threeshnet.shards.schema import documentation
-from threeshnet.shards.writer import write_shard
+
+from ..shard_folders import write_shard
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF, GUIDES = ROOT / "conf", ROOT / "docs" / "guides"
@@ -169,7 +170,7 @@ def test_the_formula_of_sizes_is_that_of_a_shard(tmp_path: Path) -> None:
         seg_categories=np.ones((1, 3), np.uint8),
     )
     photo = Photo("a", tmp_path / "a.jpg", "train", ("a dog",))
-    path = write_shard(tmp_path / "s.h5", photos=[photo], arrays=arrays, sizes=[(1, 1)], grid_size=(7, 7))
+    path = write_shard(tmp_path / "s.h5", [photo], arrays, grid_size=(7, 7)).path
     held: dict[str, int] = {}
     with h5py.File(path) as shard:
         shard.visititems(lambda name, item: held.update({name: getattr(item, "nbytes", 0)}))

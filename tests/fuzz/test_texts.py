@@ -21,7 +21,8 @@ from threeshnet.batches.tokenizers import Wordpieces
 from threeshnet.errors import ThreeSHNetError
 from threeshnet.records import ImageArrays, Photo
 from threeshnet.shards.manifest import Manifest
-from threeshnet.shards.writer import write_shard
+
+from ..shard_folders import write_shard
 
 ANYTHING = st.text(st.characters(), max_size=60)  # lone surrogates, control characters and all
 NAMES = ("images", "annotations", "filename", "split", "sentences", "raw", "imgid", "cocoid", "id", "file_name")
@@ -54,7 +55,7 @@ def test_a_caption_of_any_text_can_be_written_and_read(texts: list[str]) -> None
     with tempfile.TemporaryDirectory() as folder:
         photo = Photo(texts[0] or "id", Path(folder) / "x.png", "train", captions)
         arrays = ImageArrays(grid=np.ones((1, 4, 3), np.float32))
-        file = write_shard(Path(folder) / "x.h5", photos=[photo], arrays=arrays, sizes=[(4, 4)], grid_size=(2, 2))
+        file = write_shard(Path(folder) / "x.h5", [photo], arrays, grid_size=(2, 2)).path
         with h5py.File(file) as shard:
             stored: Any = shard["caption/text"]
             assert len(stored.asstr()[:]) == len(captions)

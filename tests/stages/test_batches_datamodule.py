@@ -19,11 +19,9 @@ from threeshnet.batches.datamodule import Augmentation, BatchOptions, RetrievalD
 from threeshnet.batches.loader import TrainingLoader
 from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
 from threeshnet.errors import ConfigError, DataError
-from threeshnet.files import sha256
 from threeshnet.records import Batch, ImageArrays, Photo
-from threeshnet.shards.manifest import Manifest, ShardEntry, SplitEntry
-from threeshnet.shards.schema import Layout, layout_of_arrays
-from threeshnet.shards.writer import write_shard
+
+from ..shard_folders import write_folder
 
 WORDS = ("a", "red", "bike", "##s", "dog", "on", "grass")
 CLASSES, GRID = 3, (2, 2)
@@ -49,19 +47,9 @@ def photos_of(split: str, count: int) -> list[Photo]:
 def make_shards(folder: Path, sizes: dict[str, list[int]]) -> Path:
     """Shards of so many images for each split."""
     generator = np.random.default_rng(0)
-    entries, layout = {}, Layout()
-    for split, counts in sizes.items():
-        shards = []
-        for number, count in enumerate(counts):
-            arrays, photos = arrays_of(count, generator), photos_of(split, count)
-            file = folder / f"{split}-{number:05}.h5"
-            write_shard(file, photos=photos, arrays=arrays, sizes=[(8, 8)] * count, grid_size=GRID)
-            layout = layout_of_arrays(arrays, GRID)
-            captions = sum(len(photo.captions) for photo in photos)
-            shards.append(ShardEntry(file.name, count, captions, sha256(file)))
-        captions = sum(shard.captions for shard in shards)
-        entries[split] = SplitEntry(sum(counts), captions, tuple(shards))
-    Manifest(dataset="small", layout=layout, splits=entries, class_names=("sky", "road", "dog")).save(folder)
+    each = ((split, count) for split, counts in sizes.items() for count in counts)
+    shards = [(photos_of(split, count), arrays_of(count, generator)) for split, count in each]
+    write_folder(folder, shards, name="small", options={"grid_size": GRID}, class_names=("sky", "road", "dog"))
     return folder
 
 

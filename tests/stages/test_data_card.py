@@ -17,15 +17,14 @@ from PIL import Image
 
 from threeshnet.errors import ConfigError
 from threeshnet.features.fingerprints import fingerprint, joined
-from threeshnet.files import sha256
 from threeshnet.records import VOID, ImageArrays, Photo
 from threeshnet.reports.card_numbers import TEXTS, feature_norms, gather
 from threeshnet.reports.charts import bars, histogram
 from threeshnet.reports.contact_sheet import contact_sheet, draw_boxes, draw_segmentation, largest_classes
 from threeshnet.reports.data_card import leaked_photos, write_card
-from threeshnet.shards.manifest import Manifest, ShardEntry, SplitEntry
-from threeshnet.shards.schema import FINGERPRINT_KEYS, layout_of_file
-from threeshnet.shards.writer import write_shard
+from threeshnet.shards.manifest import Manifest
+
+from ..shard_folders import write_folder
 
 CLASSES = ("sky-other-merged", "a <b> & $c$", "never seen")
 EVIL = "<script>alert('x')</script> a dog & a 🐕"
@@ -49,45 +48,33 @@ def arrays_of(count: int, seed: int) -> ImageArrays:
 
 def make(folder: Path, *, published: bool = False) -> Path:
     """Shards of two splits and their photos; `published`: grid and captions alone, no photos, no manifest's extras."""
-    raw, splits, layout = folder / "raw", {}, None
+    raw, shards = folder / "raw", []
     raw.mkdir(parents=True)
     for seed, (split, count) in enumerate(COUNTS.items()):
         arrays = ImageArrays(grid=arrays_of(count, seed).grid) if published else arrays_of(count, seed)
+        size = None if published else (WIDTH, HEIGHT)
         photos = [
-            Photo(f"{split}{n}", raw / f"{split}{n}.png", split, (EVIL, "two words")[: 1 + n % 2]) for n in range(count)
+            Photo(f"{split}{n}", raw / f"{split}{n}.png", split, (EVIL, "two words")[: 1 + n % 2], size=size)
+            for n in range(count)
         ]
-        prints = None
-        if not published:
-            found = []
-            for n, photo in enumerate(photos):
-                picture = pixels(seed * 10 + n if (split, n) != ("dev", 1) else 3)  # dev1 is train3
-                picture.save(photo.file)
-                found.append(fingerprint(photo.file, picture))
-            prints = joined(found)
-        size = (0, 0) if published else (WIDTH, HEIGHT)
-        file = write_shard(
-            folder / f"{split}-00000.h5", photos=photos, arrays=arrays, sizes=[size] * count, grid_size=(2, 3), raw=raw
-        )
-        if prints is not None:
-            with h5py.File(file, "r+") as shard:
-                for key, values in zip(FINGERPRINT_KEYS, prints, strict=True):
-                    shard.create_dataset(key, data=values)
-        captions = sum(len(photo.captions) for photo in photos)
-        splits[split] = SplitEntry(count, captions, (ShardEntry(file.name, count, captions, sha256(file)),))
-        with h5py.File(file) as shard:
-            layout = layout_of_file(shard)
-    assert layout is not None
+        found = []
+        for n, photo in enumerate(() if published else photos):
+            picture = pixels(seed * 10 + n if (split, n) != ("dev", 1) else 3)  # dev1 is train3
+            picture.save(photo.file)
+            found.append(fingerprint(photo.file, picture))
+        shards.append((photos, arrays, joined(found)))
     maker = {"name": "tiny", "version": "3", "options": "groups=2", "weights": "ab" * 32}
-    Manifest(
-        "toy <set>",
-        layout,
-        splits,
+    write_folder(
+        folder,
+        shards,
+        name="toy <set>",
+        options={"grid_size": (2, 3), "raw": raw},
         class_names=() if published else CLASSES,
         extractors={} if published else dict.fromkeys(("region", "grid", "seg"), maker),
         raw="" if published else str(raw),
         left_out=() if published else ("train: p9: <img src=x> cannot be read",),
         commit="c0ffee",
-    ).save(folder)
+    )
     return folder
 
 

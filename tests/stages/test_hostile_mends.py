@@ -28,8 +28,9 @@ from threeshnet.reports.dashboard import write_dashboard
 from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.shards.verify import look_through
-from threeshnet.shards.writer import write_shard
 from threeshnet.training.checkpoint import load_model
+
+from ..shard_folders import write_shard
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -193,7 +194,7 @@ def test_zeros_and_half_letters_in_texts_are_kept_out_of_hdf5(tmp_path: Path) ->
     assert tidy("a\0 dog\n") == "a dog"
     photo = Photo("id\0\ud800", tmp_path / "x.png", "train", ("a \ud83d dog",), tags=("t\0",))
     arrays = ImageArrays(grid=np.ones((1, 4, 3), np.float32))
-    write_shard(tmp_path / "x.h5", photos=[photo], arrays=arrays, sizes=[(4, 4)], grid_size=(2, 2))
+    write_shard(tmp_path / "x.h5", [photo], arrays, grid_size=(2, 2))
     with h5py.File(tmp_path / "x.h5") as shard:
         stored = [shard[key][0].decode() for key in ("image/id", "caption/text", "caption/tag")]  # pyright: ignore
     assert stored == ["id\\x00\\ud800", "a \\ud83d dog", "t\\x00"]

@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from threeshnet.batches.readahead import GROUPS_AHEAD, MEGABYTE, Readahead
 from threeshnet.records import ImageArrays, Photo
 from threeshnet.shards import direct
-from threeshnet.shards.manifest import Manifest, ShardEntry, SplitEntry
 from threeshnet.shards.reader import ShardedSplit
-from threeshnet.shards.schema import layout_of_arrays
-from threeshnet.shards.writer import write_shard
+
+from ..shard_folders import write_folder
 
 IMAGES, REGIONS, WIDTH = 40, 36, 1024  # two shards of 20; 73,728 bytes an image
 
@@ -26,12 +25,9 @@ IMAGES, REGIONS, WIDTH = 40, 36, 1024  # two shards of 20; 73,728 bytes an image
 @pytest.fixture(scope="module")
 def split(tmp_path_factory: pytest.TempPathFactory) -> ShardedSplit:
     folder, half = tmp_path_factory.mktemp("readahead"), IMAGES // 2
-    entries, arrays = [], ImageArrays(regions=[np.full((REGIONS, WIDTH), n, np.float16) for n in range(half)])
-    for number in range(2):
-        photos = [Photo(f"{number}-{n}", Path("x.jpg"), "train", ("a",)) for n in range(half)]
-        file = write_shard(folder / f"train-{number:05}.h5", photos=photos, arrays=arrays, sizes=[(1, 1)] * half)
-        entries.append(ShardEntry(file.name, half, half, ""))
-    Manifest("toy", layout_of_arrays(arrays, None), {"train": SplitEntry(IMAGES, IMAGES, tuple(entries))}).save(folder)
+    arrays = ImageArrays(regions=[np.full((REGIONS, WIDTH), n, np.float16) for n in range(half)])
+    photos = ([Photo(f"{number}-{n}", Path("x.jpg"), "train", ("a",)) for n in range(half)] for number in range(2))
+    write_folder(folder, [(some, arrays) for some in photos])
     return ShardedSplit(folder, "train")
 
 

@@ -5,33 +5,32 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import time
+from itertools import pairwise
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from threeshnet.errors import DataError
-from threeshnet.files import sha256
 from threeshnet.records import ImageArrays, Photo
 from threeshnet.shards.manifest import Manifest, ShardEntry, SplitEntry, class_table_hash, open_shards
 from threeshnet.shards.reader import ShardedSplit
-from threeshnet.shards.schema import layout_of_file
-from threeshnet.shards.writer import ShardWriter, write_shard
+from threeshnet.shards.writer import ShardWriter
+
+from ..shard_folders import write_folder, write_shard
 
 RAW = Path("raw")
+OPTIONS = {"raw": RAW, "grid_size": (2, 3)}
 CLASSES = 5
 LABELS = 300  # more than 8 bits count
 
 
 def photos_of(count: int, start: int = 0) -> list[Photo]:
     return [
-        Photo(
-            f"id{number}", RAW / f"{number}.jpg", "train", (f"first {number}", f"second {number} 😀"), ("what", "both")
-        )
-        for number in range(start, start + count)
+        Photo(f"id{n}", RAW / f"{n}.jpg", "train", (f"first {n}", f"second {n} 😀"), ("what", "both"), size=(3, 2))
+        for n in range(start, start + count)
     ]
 
 
@@ -52,25 +51,22 @@ def arrays_of(count: int, seed: int = 0, lengths: list[int] | None = None) -> Im
 
 
 def write(path: Path, photos: list[Photo], arrays: ImageArrays) -> Path:
-    return write_shard(path, photos=photos, arrays=arrays, sizes=[(3, 2)] * len(photos), grid_size=(2, 3), raw=RAW)
+    return write_shard(path, photos, arrays, **OPTIONS).path
 
 
 def make_folder(folder: Path, counts: tuple[int, ...] = (5, 1, 4), name: str = "toy") -> ImageArrays:
     """Shards of a train split with a manifest; returns all arrays."""
     arrays = arrays_of(sum(counts))
-    entries, start = [], 0
-    for number, count in enumerate(counts):
-        part = ImageArrays(*(None if value is None else value[start : start + count] for value in arrays))
-        file = write(folder / f"train-{number:05d}.h5", photos_of(count, start), part)
-        entries.append(ShardEntry(file.name, count, 2 * count, sha256(file)))
-        start += count
-    with h5py.File(folder / "train-00000.h5") as opened:
-        layout = layout_of_file(opened)
-    names = tuple(f"class {number}" for number in range(CLASSES))
-    labels = tuple(f"thing {number}" for number in range(LABELS))
-    splits = {"train": SplitEntry(start, 2 * start, tuple(entries))}
-    Manifest(name, layout, splits, class_names=names, label_names=labels).save(folder)
+    ends = np.cumsum(counts).tolist()
+    shards = [(photos_of(end - start, start), part_of(arrays, start, end)) for start, end in pairwise([0, *ends])]
+    tables = {"class_names": tuple(f"class {number}" for number in range(CLASSES))}
+    tables |= {"label_names": tuple(f"thing {number}" for number in range(LABELS))}
+    write_folder(folder, shards, name=name, options=OPTIONS, **tables)
     return arrays
+
+
+def part_of(arrays: ImageArrays, start: int, end: int) -> ImageArrays:
+    return ImageArrays(*(None if values is None else values[start:end] for values in arrays))
 
 
 @pytest.fixture
@@ -130,11 +126,7 @@ def test_wrong_numbers_and_fields_are_refused(folder: Path) -> None:
 
 
 def test_a_field_that_was_not_made_is_refused(tmp_path: Path) -> None:
-    file = write(tmp_path / "train-00000.h5", photos_of(2), ImageArrays(grid=arrays_of(2).grid))
-    with h5py.File(file) as opened:
-        layout = layout_of_file(opened)
-    entry = SplitEntry(2, 4, (ShardEntry(file.name, 2, 4, ""),))
-    Manifest("toy", layout, {"train": entry}).save(tmp_path)
+    write_folder(tmp_path, [(photos_of(2), ImageArrays(grid=arrays_of(2).grid))], options=OPTIONS)
     with pytest.raises(DataError, match="holds no 'region' arrays, only grid"):
         ShardedSplit(tmp_path, "train").read([0], fields=["region"])
 
@@ -273,8 +265,7 @@ def test_round_trip(tmp_path: Path, lengths: list[int], captions: list[str], bat
     with ShardWriter(tmp_path / "train-00000.h5", grid_size=(2, 3)) as writer:
         for start in range(0, count, batch):
             end = min(start + batch, count)
-            part = ImageArrays(*(None if value is None else value[start:end] for value in arrays))
-            writer.append(photos[start:end], part, [(0, 0)] * (end - start))
+            writer.append(photos[start:end], part_of(arrays, start, end), [(0, 0)] * (end - start))
     entry = SplitEntry(count, count * len(captions), (ShardEntry("train-00000.h5", count, writer.captions, ""),))
     assert writer.layout is not None
     Manifest("toy", writer.layout, {"train": entry}).save(tmp_path)

@@ -17,31 +17,26 @@ from threeshnet.records import ImageArrays, Photo
 from threeshnet.shards import files
 from threeshnet.shards.direct import direct_rows
 from threeshnet.shards.files import ShardFiles, check_filters
-from threeshnet.shards.manifest import Manifest, ShardEntry, SplitEntry
 from threeshnet.shards.reader import ShardedSplit
-from threeshnet.shards.schema import layout_of_arrays
-from threeshnet.shards.writer import filter_options, write_shard
+from threeshnet.shards.writer import filter_options
+
+from ..shard_folders import write_folder
 
 TYPES = (np.float16, np.float32, np.uint8, np.int64)
 
 
 def make(folder: Path, shards: int = 3, images: int = 4) -> ImageArrays:
     """Shards of a train split of random regions and grids with a manifest; returns all arrays."""
-    rng, entries, written = np.random.default_rng(0), [], []
+    rng, written = np.random.default_rng(0), []
     for number in range(shards):
         regions = [rng.standard_normal((1 + image % 3, 5)).astype(np.float16) for image in range(images)]
         arrays = ImageArrays(regions=regions, grid=rng.standard_normal((images, 4, 6)).astype(np.float16))
         names = [f"{number}-{image}" for image in range(images)]
-        photos = [Photo(name, Path(f"{name}.jpg"), "train", (f"größe {name}", "b")) for name in names]
-        file = folder / f"train-{number:05}.h5"
-        write_shard(file, photos=photos, arrays=arrays, sizes=[(1, 1)] * images, grid_size=(2, 2))
-        entries.append(ShardEntry(file.name, images, 2 * images, ""))
-        written.append(arrays)
-    split = SplitEntry(shards * images, 2 * shards * images, tuple(entries))
-    Manifest("toy", layout_of_arrays(written[0], (2, 2)), {"train": split}).save(folder)
+        written.append(([Photo(name, Path("x.jpg"), "train", (f"größe {name}", "b")) for name in names], arrays))
+    write_folder(folder, written, options={"grid_size": (2, 2)})
     return ImageArrays(
-        regions=[region for arrays in written for region in arrays.regions or []],
-        grid=np.concatenate([arrays.grid for arrays in written if arrays.grid is not None]),
+        regions=[region for _, arrays in written for region in arrays.regions or []],
+        grid=np.concatenate([arrays.grid for _, arrays in written if arrays.grid is not None]),
     )
 
 
@@ -116,11 +111,7 @@ def test_scores_are_read_only_when_they_are_asked_for(tmp_path: Path) -> None:
         boxes=[np.array([[0, 0, 1, 1]] * 2, np.float32)],
         scores=[np.ones(2, np.float32)],
     )
-    file = write_shard(
-        tmp_path / "a.h5", photos=[Photo("a", Path("a"), "train", ("a",))], arrays=arrays, sizes=[(1, 1)]
-    )
-    entry = SplitEntry(1, 1, (ShardEntry(file.name, 1, 1, ""),))
-    Manifest("toy", layout_of_arrays(arrays, None), {"train": entry}).save(tmp_path)
+    write_folder(tmp_path, [([Photo("a", Path("a"), "train", ("a",))], arrays)])
     split = ShardedSplit(tmp_path, "train")
     few, all_there = split.read([0], extras=False), split.read([0])
     assert few.scores is None
@@ -159,10 +150,8 @@ def test_compressed_shards_hold_the_same_and_are_smaller(tmp_path: Path) -> None
     arrays, sizes = ImageArrays(regions=regions), []
     for name, choice in (("plain", None), ("small", "gzip")):
         folder = tmp_path / name
-        file = write_shard(folder / "a.h5", photos=photos, arrays=arrays, sizes=[(1, 1)] * 4, compression=choice)
-        split = SplitEntry(4, 4, (ShardEntry(file.name, 4, 4, ""),))
-        Manifest("toy", layout_of_arrays(arrays, None), {"train": split}).save(folder)
-        with h5py.File(file) as opened:
+        write_folder(folder, [(photos, arrays)], options={"compression": choice})
+        with h5py.File(folder / "train-00000.h5") as opened:
             sizes.append(opened["region/features"].id.get_storage_size())  # pyright: ignore
         read = ShardedSplit(folder, "train").read([3, 0, 2], ["region"]).regions
         assert all(map(np.array_equal, read or [], (regions[3], regions[0], regions[2])))

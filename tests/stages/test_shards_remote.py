@@ -10,31 +10,24 @@ import numpy as np
 import pytest
 
 from threeshnet.errors import ConfigError, DataError
-from threeshnet.files import sha256
 from threeshnet.records import ImageArrays, Photo
 from threeshnet.shards import remote
-from threeshnet.shards.manifest import Manifest, ShardEntry, SplitEntry, open_shards, open_view
+from threeshnet.shards.manifest import Manifest, open_shards, open_view
 from threeshnet.shards.reader import ShardedSplit
-from threeshnet.shards.schema import layout_of_arrays
-from threeshnet.shards.writer import write_shard
+
+from ..shard_folders import write_folder
 
 fsspec = pytest.importorskip("fsspec")
 SHARDS, IMAGES = 5, 4
 
 
 def made(folder: Path, seed: int) -> Path:
-    rng, entries = np.random.default_rng(seed), []
-    folder.mkdir()
-    layout = None
+    rng, shards = np.random.default_rng(seed), []
     for number in range(SHARDS):
         arrays = ImageArrays(regions=[rng.standard_normal((3, 512)).astype(np.float16) for _ in range(IMAGES)])
         photos = [Photo(f"{number}-{n}", Path("x.jpg"), "train", (f"caption {number} {n}",)) for n in range(IMAGES)]
-        file = folder / f"train-{number:05}.h5"
-        write_shard(file, photos=photos, arrays=arrays, sizes=[(1, 1)] * IMAGES)
-        entries.append(ShardEntry(file.name, IMAGES, IMAGES, sha256(file)))
-        layout = layout or layout_of_arrays(arrays, None)
-    assert layout is not None
-    Manifest("toy", layout, {"train": SplitEntry(SHARDS * IMAGES, SHARDS * IMAGES, tuple(entries))}).save(folder)
+        shards.append((photos, arrays))
+    write_folder(folder, shards)
     return folder
 
 

@@ -18,13 +18,14 @@ from threeshnet.errors import DataError
 from threeshnet.files import sha256
 from threeshnet.records import ImageArrays, Photo
 from threeshnet.shards import shard_checks
-from threeshnet.shards.manifest import MANIFEST, Manifest, ShardEntry, SplitEntry
+from threeshnet.shards.manifest import MANIFEST, Manifest
 from threeshnet.shards.row_checks import CHUNK_BYTES, RowNames, chunks, not_finite
-from threeshnet.shards.schema import layout_of_file
 from threeshnet.shards.verify import bytes_to_look_at, look_through, verify
-from threeshnet.shards.writer import write_shard
+
+from ..shard_folders import write_folder, write_shard
 
 CLASSES = 5
+GRID = {"grid_size": (2, 3)}
 REGIONS = 3  # of every image
 NO_BOX = "region/boxes has boxes that are not x1 <= x2, y1 <= y2 in [0, 1] of the photo"
 Change = Callable[[h5py.File], None]
@@ -44,21 +45,17 @@ def arrays_of(count: int, width: int = 6, seed: int = 0) -> ImageArrays:
     )
 
 
-def write(file: Path, start: int, count: int, **options: Any) -> ShardEntry:
+def content_of(start: int, count: int, **options: Any) -> tuple[list[Photo], ImageArrays]:
     numbers = range(start, start + count)
-    photos = [Photo(f"id{n}", Path(f"{n}.jpg"), "train", (f"one {n}", f"two {n}")) for n in numbers]
-    write_shard(file, photos=photos, arrays=arrays_of(count, **options), sizes=[(4, 3)] * count, grid_size=(2, 3))
-    return ShardEntry(file.name, count, 2 * count, sha256(file))
+    photos = [Photo(f"id{n}", Path(f"{n}.jpg"), "train", (f"one {n}", f"two {n}"), size=(4, 3)) for n in numbers]
+    return photos, arrays_of(count, **options)
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sound")
-    entries = (write(folder / "train-00000.h5", 0, 5), write(folder / "train-00001.h5", 5, 4))
-    with h5py.File(folder / entries[0].file) as opened:
-        layout = layout_of_file(opened)
     names = tuple(f"class {number}" for number in range(CLASSES))
-    Manifest("toy", layout, {"train": SplitEntry(9, 18, entries)}, class_names=names).save(folder)
+    write_folder(folder, [content_of(0, 5), content_of(5, 4)], options=GRID, class_names=names)
     return folder
 
 
@@ -250,11 +247,11 @@ def with_hashes(file: Path) -> None:
         (of_another_type, ["seg/map is of type float32, which cannot be"]),
         (with_hashes, ["image/perceptual_hash: 3 rows; expected 4"]),
         (
-            lambda file: write(file, 5, 4, width=7),
+            lambda file: write_shard(file, *content_of(5, 4, width=7), **GRID),
             ["region_width: 7 where 6 was expected", "region/features has rows of shape (7,); expected (6,)"],
         ),
         (
-            lambda file: write(file, 5, 3),
+            lambda file: write_shard(file, *content_of(5, 3), **GRID),
             [
                 "says of itself that it has 3 images; the manifest says 4",
                 "grid/features, seg/semantic, seg/map, seg/categories: 3 rows; expected 4",

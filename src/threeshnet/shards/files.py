@@ -14,8 +14,7 @@ import h5py
 
 from threeshnet.errors import DataError
 from threeshnet.shards.direct import DirectRows, direct_rows
-from threeshnet.shards.schema import FIELDS
-from threeshnet.shards.structure import array_of
+from threeshnet.shards.schema import FIELDS, array_of
 
 OPEN_FILES = 64  # a process may have 1,024, and a large data set has more shards than that
 OPEN_HANDLES = 8  # h5py keeps a megabyte or so of each

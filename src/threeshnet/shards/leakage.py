@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import h5py
 import numpy as np
 
 from threeshnet.features.fingerprints import Fingerprints, joined
 from threeshnet.shards.manifest import Manifest, SplitEntry
-from threeshnet.shards.schema import FINGERPRINT_KEYS
+from threeshnet.shards.schema import FINGERPRINT_KEYS, array_of
 
 DISTANCE = 4  # of 64 bits; copies shrunk or compressed again stay within it, different photos begin at 9 (Flickr8k)
 LEAST_BITS = 24  # a hash has 32 bits set unless contrasts are missing; with fewer it is of a plain picture
@@ -121,24 +121,14 @@ def _prints(folder: Path, name: str, entry: SplitEntry) -> Prints:
     for shard in entry.shards:
         with h5py.File(folder / shard.file, "r", locking=False) as opened:
             if all(key in opened for key in FINGERPRINT_KEYS):
-                parts.append(Fingerprints(*(_data(opened, key)[:] for key in FINGERPRINT_KEYS)))
-                ids += _data(opened, "image/id").asstr()[:].tolist()
-                names = _data(opened, "image/file").asstr()[:].tolist()
-                files += names
+                parts.append(Fingerprints(*(array_of(opened, key)[:] for key in FINGERPRINT_KEYS)))
+                ids += array_of(opened, "image/id").asstr()[:].tolist()
+                files += array_of(opened, "image/file").asstr()[:].tolist()
     found = joined(parts) or Fingerprints(np.empty((0, 32), np.uint8), np.empty(0, np.uint64))
     digests = np.ascontiguousarray(found.sha256).view("V32").reshape(-1)
     return Prints(name, ids, files, digests, found.perceptual_hash, entry.images)
 
 
 def _leak(kind: Literal["identical", "near"], home: Prints, first: int, other: Prints, row: int, bits: int) -> Leak:
-    return Leak(
-        kind,
-        (home.split, other.split),
-        (home.ids[first], other.ids[row]),
-        (home.files[first], other.files[row]),
-        bits,
-    )
-
-
-def _data(opened: h5py.File, key: str) -> Any:
-    return opened[key]
+    ids, files = (home.ids[first], other.ids[row]), (home.files[first], other.files[row])
+    return Leak(kind, (home.split, other.split), ids, files, bits)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from threeshnet.errors import DataError, Problems
 from threeshnet.files import sha256
 from threeshnet.records import AnnotatedSet, Photo
 from threeshnet.shards.manifest import CARD, LEFT_OUT_LIST, MANIFEST, Manifest
-from threeshnet.shards.schema import FORMAT
+from threeshnet.shards.schema import FORMAT, array_of
 from threeshnet.shards.writer import FINGERPRINT, LEFT_OUT
 
 
@@ -74,9 +74,8 @@ def changed_photos(file: Path, photos: Sequence[Photo]) -> list[str]:
     with h5py.File(file, "r") as opened:
         if "image/sha256" not in opened:
             return []
-        stored: Any = opened["image/sha256"]
-        ids: Any = opened["image/id"]
-        digests = {name: bytes(row).hex() for name, row in zip(ids.asstr()[:], stored[:], strict=True)}
+        ids, stored = array_of(opened, "image/id").asstr()[:], array_of(opened, "image/sha256")[:]
+        digests = {name: bytes(row).hex() for name, row in zip(ids, stored, strict=True)}
     return [photo.id for photo in photos if photo.id in digests and sha256(photo.file) != digests[photo.id]]
 
 
@@ -85,23 +84,28 @@ def unfinished(folder: Path, planned: Sequence[PlannedShard], *, contents: bool 
 
     contents: look into every photo and mask that shards were made from: their sizes may be equal.
     """
-    photos = {shard.file: shard.photos for shard in planned}
-    digests = {shard.file: shard.fingerprint for shard in planned}
+    plan = {shard.file: shard for shard in planned}
     foreign = Problems(f"{folder} holds shards of other photos, captions or settings")
     finished = set()
     for file in sorted(file for file in folder.glob("*.h5") if not is_companion(file.name)):
-        if file.name in digests and stored_fingerprint(file) == digests[file.name]:
+        stored = stored_fingerprint(file)
+        if stored is None:
+            foreign.add(f"{file.name}: not a readable HDF5 file")
+        elif file.name not in plan:
+            foreign.add(f"{file.name}: not among the files that would be made now")
+        elif stored != plan[file.name].fingerprint:
+            foreign.add(f"{file.name}: made differently")
+        else:
             finished.add(file.name)
-            if contents and (changed := changed_photos(file, photos[file.name])):
+            if contents and (changed := changed_photos(file, plan[file.name].photos)):
                 shown = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
                 foreign.add(f"{file.name}: {len(changed)} photos have other content now: {shown}")
-        else:
-            foreign.add(f"{file.name}: {_why_foreign(file, digests)}")
-    if (folder / MANIFEST).is_file() and Manifest.load(folder).fingerprint != folder_fingerprint(planned):
-        foreign.add(f"{MANIFEST}: {_made_with(Manifest.load(folder))}")
-    if contents and not foreign and (folder / MANIFEST).is_file():
-        masks = Manifest.load(folder).masks  # empty before masks were noted
-        if masks and masks != masks_digest(planned):
+    if (folder / MANIFEST).is_file():
+        manifest = Manifest.load(folder)
+        if manifest.fingerprint != folder_fingerprint(planned):
+            foreign.add(f"{MANIFEST}: {_made_with(manifest)}")
+        # The digest is empty in manifests from before masks were noted.
+        elif contents and not foreign and manifest.masks and manifest.masks != masks_digest(planned):
             foreign.add(f"{MANIFEST}: masks of photos have other content now")
     foreign.raise_as(DataError, "choose another folder (out=…, or make data OUT=…), or replace it: overwrite=true")
     return [shard for shard in planned if shard.file not in finished]
@@ -126,8 +130,7 @@ def stored_fingerprint(file: Path) -> str | None:
 def stored_left_out(file: Path) -> list[str]:
     """Photos that a shard file has no row for, each with its reason."""
     with h5py.File(file, "r") as shard:
-        content: Any = shard[LEFT_OUT][()] if LEFT_OUT in shard else b"[]"  # pyright: ignore
-        return json.loads(content)
+        return json.loads(array_of(shard, LEFT_OUT)[()]) if LEFT_OUT in shard else []
 
 
 def _fingerprint(photos: Sequence[Photo], annotated: AnnotatedSet, raw: Path, makers: Any) -> str:
@@ -149,12 +152,6 @@ def _bytes(file: Path | None) -> int | None:
         return None if file is None else file.stat().st_size
     except OSError:
         return None
-
-
-def _why_foreign(file: Path, digests: Mapping[str, str]) -> str:
-    if stored_fingerprint(file) is None:
-        return "not a readable HDF5 file"
-    return "made differently" if file.name in digests else "not among the files that would be made now"
 
 
 def _made_with(manifest: Manifest) -> str:

@@ -17,8 +17,8 @@ from threeshnet.shards.direct import announce
 from threeshnet.shards.files import OPEN_FILES, ShardFiles
 from threeshnet.shards.manifest import MAKE_DATA, MANIFEST, Manifest, ShardEntry, SplitEntry
 from threeshnet.shards.remote import RemoteStore, store_of
-from threeshnet.shards.schema import FIELDS, READ_BY_MODELS, row_types
-from threeshnet.shards.structure import UNREADABLE, array_of, form_faults, rows_of, strange_datasets
+from threeshnet.shards.schema import FIELDS, READ_BY_MODELS, array_of, row_types
+from threeshnet.shards.structure import UNREADABLE, form_faults, rows_of, strange_datasets
 from threeshnet.shards.texts import Texts
 
 FEW_OPEN_FILES = 4

@@ -30,15 +30,19 @@ CONTROL = "has control characters (or line breaks)"
 LONG = f"has more than {LONGEST_CAPTION} characters"
 HALF_STEP = 2**-10  # of float16 below 1: sums of probabilities may pass 1 by as much
 Advance = Callable[[int], None]  # called with the number of bytes that were checked
-Rows = np.ndarray  # row numbers, ascending
 
 
 @dataclass
-class Notes:
-    """Findings about one shard: faults make it unfit, remarks do not."""
+class ShardLook:
+    """What one shard holds, and the findings about it: faults make it unfit, remarks do not."""
 
     faults: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    captions: int = 0
+    regions: int = 0
+    maps: list[bytes] = field(default_factory=list)  # different ones of `seg/map`, two at most
+    sound_checksum: bool = False
 
 
 class RowNames:
@@ -47,8 +51,8 @@ class RowNames:
     def __init__(self, ids: Sequence[str], owners: np.ndarray, offsets: np.ndarray) -> None:
         self.ids, self.owners, self.offsets = ids, owners, offsets
 
-    def say(self, key: str, rows: Rows) -> str:
-        """All `rows` of dataset `key`, neighbours as ranges, with the image ids of their ends.
+    def say(self, key: str, rows: np.ndarray) -> str:
+        """All `rows` (ascending) of dataset `key`, neighbours as ranges, with the image ids of their ends.
 
         >>> RowNames(["a", "b", "c"], np.array([0, 0]), np.array([])).say("grid/features", np.array([0, 1]))
         "rows 0-1 (images 'a' to 'b')"
@@ -104,7 +108,7 @@ def value_checks(classes: int | None) -> Mapping[str, RowCheck]:
 
 
 def look_at_values(
-    shard: h5py.File, classes: int | None, names: RowNames, notes: Notes, advance: Advance, *, skipped: Collection[str]
+    shard: h5py.File, classes: int | None, names: RowNames, look: ShardLook, advance: Advance, skipped: Collection[str]
 ) -> None:
     """Read every number of an open shard once, but for datasets `skipped`, and note the rows that fail a check."""
     known = value_checks(classes)
@@ -122,10 +126,10 @@ def look_at_values(
                         failed.setdefault(check, []).append(rows + start)
                         said.setdefault(check, check.says.format(found=check.example(part[rows[0]])))
         except (OSError, RuntimeError, ValueError) as error:
-            notes.faults.append(f"{key} cannot be read ({error})")
+            look.faults.append(f"{key} cannot be read ({error})")
         for check, parts in failed.items():
             line = f"{key} {said[check]}: {names.say(key, np.concatenate(parts))}"
-            (notes.faults if check.is_fault else notes.remarks).append(line)
+            (look.faults if check.is_fault else look.remarks).append(line)
 
 
 def array_faults(arrays: ImageArrays, layout: Layout, names: Sequence[str]) -> Problems:
@@ -180,13 +184,13 @@ def _value_faults(arrays: ImageArrays, layout: Layout, names: Sequence[str]) -> 
                 yield f"image {names[owner]!r}: {array.key} {said}"
 
 
-def look_at_texts(key: str, texts: Iterable[bytes], names: RowNames, notes: Notes) -> None:
+def look_at_texts(key: str, texts: Iterable[bytes], names: RowNames, look: ShardLook) -> None:
     """Texts that are no UTF-8 are a fault; control characters and great length are worth a remark."""
     decoded = [text_of(text) for text in texts]
     for found, says, said in (
-        ([text is None for text in decoded], "has text that is not UTF-8", notes.faults),
-        ([bool(text) and _has_control(text) for text in decoded], CONTROL, notes.remarks),
-        ([bool(text) and len(text) > LONGEST_CAPTION for text in decoded], LONG, notes.remarks),
+        ([text is None for text in decoded], "has text that is not UTF-8", look.faults),
+        ([bool(text) and _has_control(text) for text in decoded], CONTROL, look.remarks),
+        ([bool(text) and len(text) > LONGEST_CAPTION for text in decoded], LONG, look.remarks),
     ):
         if any(found):
             said.append(f"{key} {says}: {names.say(key, np.flatnonzero(found))}")

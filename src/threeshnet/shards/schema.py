@@ -189,20 +189,21 @@ def layout_of_file(shard: h5py.File) -> Layout:
     """The layout of an open shard; None for what is not as it should be."""
     dtypes: Any = {}
     sizes: dict[str, Any] = {}
-    if (regions := _dataset(shard, "region/features")) is not None:
-        dtypes["region"], sizes["region_width"] = str(regions.dtype), _length(regions, 1)
-    if (grid := _dataset(shard, "grid/features")) is not None:
-        dtypes["grid"], sizes["grid_width"] = str(grid.dtype), _length(grid, 2)
-        sides = [grid.attrs.get(side) for side in "HW"]
+    for key, size, axis in (
+        ("region/features", "region_width", 1),
+        ("grid/features", "grid_width", 2),
+        ("seg/semantic", "classes", 1),
+    ):
+        if key in shard:
+            dataset = array_of(shard, key)
+            dtypes[ARRAYS[key].group] = str(dataset.dtype)
+            sizes[size] = int(dataset.shape[axis]) if dataset.ndim > axis else None
+    if "grid" in dtypes:
+        sides = [array_of(shard, "grid/features").attrs.get(side) for side in "HW"]
         sizes["grid_size"] = tuple(map(int, sides)) if all(isinstance(side, np.integer) for side in sides) else None
-    if (semantic := _dataset(shard, "seg/semantic")) is not None:
-        dtypes["seg"], sizes["classes"] = str(semantic.dtype), _length(semantic, 1)
     return Layout(boxes="region/boxes" in shard, labels="region/labels" in shard, dtypes=dtypes, **sizes)
 
 
-def _length(dataset: Any, axis: int) -> int | None:
-    return int(dataset.shape[axis]) if dataset.ndim > axis else None
-
-
-def _dataset(shard: h5py.File, key: str) -> Any:
-    return shard.get(key)
+def array_of(shard: h5py.File, key: str) -> Any:
+    """A dataset under a name that is there."""
+    return shard[key]

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
@@ -16,9 +15,9 @@ import numpy as np
 
 from threeshnet.files import sha256
 from threeshnet.shards.manifest import Manifest, ShardEntry
-from threeshnet.shards.row_checks import Advance, Notes, RowNames, chunks, look_at_texts, look_at_values, text_of
-from threeshnet.shards.schema import ARRAYS, MAX_REGIONS
-from threeshnet.shards.structure import UNREADABLE, array_of, form_faults, rows_of, strange_datasets
+from threeshnet.shards.row_checks import Advance, RowNames, ShardLook, chunks, look_at_texts, look_at_values, text_of
+from threeshnet.shards.schema import ARRAYS, MAX_REGIONS, array_of
+from threeshnet.shards.structure import UNREADABLE, form_faults, rows_of, strange_datasets
 from threeshnet.shards.writer import LEFT_OUT
 
 # A fork starts in milliseconds, but only Linux's is safe beside a library's threads; the child touches none of them.
@@ -26,23 +25,11 @@ GUARD = "fork" if sys.platform == "linux" else "spawn"
 NOTHING = np.zeros(0, np.int64)
 
 
-@dataclass
-class ShardLook:
-    """What one shard holds, and the findings about it."""
-
-    notes: Notes = field(default_factory=Notes)
-    ids: list[str] = field(default_factory=list)
-    captions: int = 0
-    regions: int = 0
-    maps: list[bytes] = field(default_factory=list)  # different ones of `seg/map`, two at most
-    sound_checksum: bool = False
-
-
 def look_at_shard(folder: Path, manifest: Manifest, shard: ShardEntry, advance: Advance) -> ShardLook:
     """Look through one shard file, alone; `advance` is called with the bytes that were checked."""
     file = folder / shard.file
     if not file.is_file():
-        return ShardLook(Notes(["missing"]))
+        return ShardLook(["missing"])
     found = sha256(file, advance=advance)
     if found == shard.sha256:
         look = look_inside(file, manifest, shard, advance)
@@ -53,8 +40,8 @@ def look_at_shard(folder: Path, manifest: Manifest, shard: ShardEntry, advance: 
         try:
             look = process.submit(look_inside, file, manifest, shard).result()
         except BrokenProcessPool:
-            look = ShardLook(Notes(["cannot be read (the process that read it crashed)"]))
-    look.notes.faults.insert(0, f"sha256 {found[:12]}…; the manifest says {shard.sha256[:12]}…")
+            look = ShardLook(["cannot be read (the process that read it crashed)"])
+    look.faults.insert(0, f"sha256 {found[:12]}…; the manifest says {shard.sha256[:12]}…")
     return look
 
 
@@ -65,31 +52,30 @@ def look_inside(file: Path, manifest: Manifest, shard: ShardEntry, advance: Adva
         with h5py.File(file, "r", locking=False) as opened:
             _look(opened, manifest, shard, look, advance)
     except UNREADABLE as error:
-        look.notes.faults.append(f"cannot be read ({error})")
+        look.faults.append(f"cannot be read ({error})")
     return look
 
 
 def _look(opened: h5py.File, manifest: Manifest, shard: ShardEntry, look: ShardLook, advance: Advance) -> None:
-    notes = look.notes
-    notes.faults += strange_datasets(opened)
-    if notes.faults:
+    look.faults += strange_datasets(opened)
+    if look.faults:
         return
     look.captions, look.regions = rows_of(opened, "caption/text"), rows_of(opened, "region/features")
     found: list[str] = []
     opened.visititems(lambda key, item: found.append(key) if isinstance(item, h5py.Dataset) else None)
     strangers = sorted(set(found) - set(ARRAYS) - {LEFT_OUT})
-    notes.remarks += [f"{key} is not part of a shard; it is never read" for key in strangers]
+    look.remarks += [f"{key} is not part of a shard; it is never read" for key in strangers]
     faults, misshapen = form_faults(opened, manifest.layout, images=shard.images, captions=shard.captions)
-    notes.faults += faults
+    look.faults += faults
     for name, count in (("images", shard.images), ("captions", shard.captions)):
         if name in opened.attrs and int(opened.attrs[name]) != count:  # pyright: ignore[reportArgumentType]
-            notes.faults.append(f"says of itself that it has {opened.attrs[name]} {name}; the manifest says {count}")
+            look.faults.append(f"says of itself that it has {opened.attrs[name]} {name}; the manifest says {count}")
     names = RowNames([], NOTHING, NOTHING)
     try:
         names = _look_at_structure(opened, {key for key in ARRAYS if key in opened} - misshapen, look)
     except UNREADABLE as error:
-        notes.faults.append(f"image/, caption/ or region/offsets cannot be read ({error})")
-    look_at_values(opened, manifest.classes, names, notes, advance, skipped=misshapen)
+        look.faults.append(f"image/, caption/ or region/offsets cannot be read ({error})")
+    look_at_values(opened, manifest.classes, names, look, advance, misshapen)
     if "seg/map" in opened and "seg/map" not in misshapen:
         with suppress(*UNREADABLE):  # said already
             for row in (row.tobytes() for _, part in chunks(opened["seg/map"], lambda _: None) for row in part):
@@ -101,7 +87,6 @@ def _look(opened: h5py.File, manifest: Manifest, shard: ShardEntry, look: ShardL
 
 def _look_at_structure(opened: h5py.File, there: set[str], look: ShardLook) -> RowNames:
     """Look at ids, captions and region offsets, of the datasets `there`, and make what names rows out of them."""
-    notes = look.notes
     keys = ("image/id", "image/file", "caption/text", "caption/owner", "region/offsets")
     stored = {key: array_of(opened, key)[:] for key in keys if key in there}
     ids = [text_of(name) for name in stored.get("image/id", ())]
@@ -109,13 +94,13 @@ def _look_at_structure(opened: h5py.File, there: set[str], look: ShardLook) -> R
     owners, offsets = stored.get("caption/owner", NOTHING), stored.get("region/offsets", NOTHING)
     names = RowNames(look.ids, owners, offsets)
     for key in keys[:3]:
-        look_at_texts(key, stored.get(key, ()), names, notes)
-    notes.faults += _caption_faults(stored.get("caption/text", NOTHING), owners, len(ids), names)
+        look_at_texts(key, stored.get(key, ()), names, look)
+    look.faults += _caption_faults(stored.get("caption/text", NOTHING), owners, len(ids), names)
     bare = np.setdiff1d(np.arange(len(ids)), owners)
     if len(bare):
-        notes.remarks.append(f"no caption for {len(bare)} of {len(ids)} images: {names.say('image/id', bare)}")
+        look.remarks.append(f"no caption for {len(bare)} of {len(ids)} images: {names.say('image/id', bare)}")
     if len(offsets):
-        notes.faults += _offset_faults(offsets, look.regions, len(ids), names)
+        look.faults += _offset_faults(offsets, look.regions, len(ids), names)
     return names
 
 

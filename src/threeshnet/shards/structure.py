@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import h5py
 import numpy as np
 
-from threeshnet.shards.schema import ARRAYS, FEATURES, TEXT, Layout, expected_shapes, layout_of_file, needed_keys
+from threeshnet.shards.schema import (
+    ARRAYS,
+    FEATURES,
+    TEXT,
+    Layout,
+    array_of,
+    expected_shapes,
+    layout_of_file,
+    needed_keys,
+)
 
 # What h5py raises on damaged files.
 UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError)
@@ -87,8 +95,3 @@ def _may_hold(expected: str, found: np.dtype) -> bool:
 def rows_of(opened: h5py.File, key: str) -> int:
     """Rows of a dataset, 0 when there is no such dataset."""
     return len(array_of(opened, key)) if key in opened else 0
-
-
-def array_of(opened: h5py.File, key: str) -> Any:
-    """A dataset under a name that is there."""
-    return opened[key]

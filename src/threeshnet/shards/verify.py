@@ -11,8 +11,8 @@ from threeshnet.annotations.photo_files import is_companion
 from threeshnet.errors import DataError, Problems
 from threeshnet.records import VOID
 from threeshnet.shards.manifest import MANIFEST, Manifest
-from threeshnet.shards.row_checks import Advance
-from threeshnet.shards.shard_checks import ShardLook, look_at_shard
+from threeshnet.shards.row_checks import Advance, ShardLook
+from threeshnet.shards.shard_checks import look_at_shard
 
 SHOWN = 100_000  # faults that the report lists: all that there will ever be
 WAY_OUT = (
@@ -81,11 +81,11 @@ def look_through(folder: Path, advance: Advance = lambda _: None) -> Findings:
         maps: set[bytes] = set()
         for shard in split.shards:
             look = look_at_shard(folder, manifest, shard, advance)
-            look.notes.faults += _id_faults(look.ids, shard.file, seen)
+            look.faults += _id_faults(look.ids, shard.file, seen)
             maps |= set(look.maps)
             counted.add(look, file.stat().st_size if (file := folder / shard.file).is_file() else 0)
-            found.faults += [f"{shard.file}: {fault}" for fault in look.notes.faults]
-            found.remarks += [f"{shard.file}: {remark}" for remark in look.notes.remarks]
+            found.faults += [f"{shard.file}: {fault}" for fault in look.faults]
+            found.remarks += [f"{shard.file}: {remark}" for remark in look.remarks]
         found.remarks += _map_remarks(name, maps, counted.images)
     return found
 

@@ -28,10 +28,10 @@ from threeshnet.shards.schema import (
     REGIONS,
     TEXT,
     Layout,
+    array_of,
     arrays_by_key,
     layout_of_arrays,
 )
-from threeshnet.shards.structure import array_of
 
 try:
     import fcntl
@@ -175,24 +175,6 @@ def _texts(values: Iterable[str]) -> np.ndarray:
     """[n] objects that HDF5 can store as UTF-8: bytes that are no text, and zeros, which it refuses, are escaped."""
     kept = (value.encode("utf-8", "backslashreplace").decode("utf-8") for value in values)
     return np.array([value.replace("\0", "\\x00") for value in kept], object)
-
-
-def write_shard(
-    path: Path,
-    *,
-    photos: Sequence[Photo],
-    arrays: ImageArrays,
-    sizes: Sequence[tuple[int, int]],
-    grid_size: tuple[int, int] | None = None,
-    raw: Path | None = None,
-    fingerprint: str = "",
-    compression: str | None = None,
-) -> Path:
-    """Write one whole shard at once; DataError when the arrays do not fit together."""
-    options: dict[str, Any] = {"fingerprint": fingerprint, "compression": compression}
-    with ShardWriter(path, raw=raw, grid_size=grid_size, **options) as writer:
-        writer.append(photos, arrays, sizes)
-    return writer.path
 
 
 def filter_options(name: str | None) -> Mapping[str, Any]:
