@@ -31,9 +31,9 @@ FORMATS = {"JPEG": {"quality": 95, "subsampling": 0}, "PNG": {}, "TIFF": {}, "WE
 ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif", "WEBP": ".webp"}
 
 
-def picture(file: Path, seed: int = 0, size: tuple[int, int] = (16, 12)) -> Path:
+def picture(file: Path, seed: int = 0) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 255, (12, 16, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(file)
     return file
 
@@ -56,16 +56,8 @@ def shards(annotated: AnnotatedSet, raw: Path, folder: Path, **options: Any) -> 
 # ---- why a photo is not there
 
 
-def missed(raw: Path, name: str) -> str:
-    (raw / "captions.csv").write_text(f"file,caption\np.jpg,A dog.\n{name},A cat.\n", encoding="utf-8")
-    if not (raw / "p.jpg").exists():
-        picture(raw / "p.jpg")
-    (problem,) = [line for line in FolderReader().read(raw).problems if "line 3" in line]
-    return problem
-
-
-def test_the_reason_is_named(tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
+def test_the_reason_is_named(raw: Path, tmp_path: Path) -> None:
+    picture(raw / "p.jpg")
     for name in ("q.dng", "Q2.JPG", "x/._y.jpg", "@eaDir/t.jpg"):
         picture(raw / name.replace(".dng", ".png")).rename(raw / name)
     (raw / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
@@ -83,8 +75,12 @@ def test_the_reason_is_named(tmp_path: Path) -> None:
         "C:\\photos\\p.jpg": "no such photo",
         "nothing.jpg": "no such photo",
     }
-    for name, reason in reasons.items():
-        assert reason in missed(raw, name), name
+    lines = "".join(f"{name},A cat.\n" for name in reasons)
+    (raw / "captions.csv").write_text(f"file,caption\np.jpg,A dog.\n{lines}", encoding="utf-8")
+    found = [problem for problem in FolderReader().read(raw).problems if " line " in problem]
+    for problem, (name, reason) in zip(found, reasons.items(), strict=True):
+        assert f"{name} left out" in problem
+        assert reason in problem
 
 
 def test_names_are_understood(tmp_path: Path) -> None:
@@ -97,9 +93,8 @@ def test_names_are_understood(tmp_path: Path) -> None:
     assert len(annotated.photos) == 5
     assert annotated.problems == ()
     entries = [
-        {"filename": unicodedata.normalize("NFC", "é.jpg"), "split": "train", "sentences": [{"raw": "A dog."}]},
-        {"filename": str(tmp_path / "a.jpg"), "split": "train", "sentences": [{"raw": "A dog."}]},
-        {"filename": "/disk/a.jpg", "split": "train", "sentences": [{"raw": "A dog."}]},
+        {"filename": name, "split": "train", "sentences": [{"raw": "A dog."}]}
+        for name in (unicodedata.normalize("NFC", "é.jpg"), str(tmp_path / "a.jpg"), "/disk/a.jpg")
     ]
     (tmp_path / "d.json").write_text(json.dumps({"images": entries}), encoding="utf-8-sig")  # a mark, as on Windows
     annotated = KarpathyReader(name="x", file="d.json", images=".").read(tmp_path)
@@ -171,6 +166,10 @@ def test_any_orientation_in_any_format_is_turned_upright(
         assert [photo.segmentation for photo in annotated.photos] == [raw / "masks/p.png"]
 
 
+NOTE = {"image_id": 1, "category_id": 5, "area": 96, "segmentation": [[0, 0, 9, 0, 9, 5]]}
+SKY = [{"id": 5, "name": "sky"}]
+
+
 def coco(raw: Path, orientation: int = 1, size: tuple[int, int] = (16, 12), notes: Any = None) -> CocoReader:
     """One photo, red above and blue below in its stored pixels, with an outline of the upper half."""
     (raw / "val2017").mkdir(parents=True, exist_ok=True)
@@ -180,10 +179,9 @@ def coco(raw: Path, orientation: int = 1, size: tuple[int, int] = (16, 12), note
     exif[0x0112] = orientation
     Image.fromarray(pixels).save(raw / "val2017/1.jpg", exif=exif)
     image = {"id": 1, "file_name": "1.jpg", "width": size[0], "height": size[1]}
-    outline = {"image_id": 1, "category_id": 5, "area": 96, "segmentation": [[0, 0, 15, 0, 15, 5, 0, 5]]}
+    outline = {**NOTE, "segmentation": [[0, 0, 15, 0, 15, 5, 0, 5]]}
     captions = {"images": [image], "annotations": [{"image_id": 1, "caption": "A dog."}]}
-    categories = [{"id": 5, "name": "sky"}]
-    outlines = {"images": [image], "annotations": [outline] if notes is None else notes, "categories": categories}
+    outlines = {"images": [image], "annotations": [outline] if notes is None else notes, "categories": SKY}
     for kind, content in {"captions": captions, "instances": outlines}.items():
         (raw / f"{kind}_val2017.json").write_text(json.dumps(content))
     return CocoReader(name="x", splits={"test": "val2017"}, segmentation="instances")
@@ -210,18 +208,16 @@ def test_outlines_of_another_shape_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_segmentation_in_which_nothing_matches_is_an_error(change: dict[str, Any], said: str, tmp_path: Path) -> None:
-    note = {"image_id": 1, "category_id": 5, "area": 96, "segmentation": [[0, 0, 9, 0, 9, 5]]} | change
     with pytest.raises(DataError, match=said):
-        coco(tmp_path, notes=[note]).read(tmp_path)
+        coco(tmp_path, notes=[NOTE | change]).read(tmp_path)
 
 
 def test_pixels_of_no_segment_are_an_error(tmp_path: Path) -> None:
     """COCO's two-channel PNGs (category, number) in the place of panoptic ones."""
     coco(tmp_path)
-    segments = [{"id": 8_000_001, "category_id": 5}]
-    note = {"image_id": 1, "file_name": "1.png", "segments_info": segments}
-    content = {"images": [], "annotations": [note], "categories": [{"id": 5, "name": "sky"}]}
-    (tmp_path / "panoptic_val2017.json").write_text(json.dumps(content))
+    note = {"image_id": 1, "file_name": "1.png", "segments_info": [{"id": 8_000_001, "category_id": 5}]}
+    content = json.dumps({"images": [], "annotations": [note], "categories": SKY})
+    (tmp_path / "panoptic_val2017.json").write_text(content)
     (tmp_path / "panoptic_val2017").mkdir()
     png = np.zeros((12, 16, 3), np.uint8)
     png[..., :2] = (5, 1)
@@ -239,22 +235,26 @@ def test_class_maps_follow_annotations_and_photos(tmp_path: Path) -> None:
         return np.asarray(Image.open(photo.segmentation))
 
     first = drawn(coco(tmp_path))
-    note = {"image_id": 1, "category_id": 5, "area": 9, "segmentation": [[0, 0, 3, 0, 3, 3]]}
-    assert (drawn(coco(tmp_path, notes=[note])) != first).any(), "other outlines of the same photo"
+    assert (drawn(coco(tmp_path, notes=[NOTE])) != first).any(), "other outlines of the same photo"
     assert drawn(coco(tmp_path, orientation=6)).shape == first.shape[::-1], "another photo of the same name"
     assert np.array_equal(drawn(coco(tmp_path)), first)
 
 
-def test_shards_of_exchanged_photos_and_changed_masks_are_not_kept(tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
-    for number, name in enumerate(("a.bmp", "b.bmp")):
-        picture(raw / name, number)
-        (raw / "masks").mkdir(exist_ok=True)
+def masked(raw: Path, *numbers: int, ending: str = ".png") -> AnnotatedSet:
+    """Photos a, b and so on to train with, each with a mask of one class number."""
+    (raw / "masks").mkdir()
+    for name, number in zip("ab", numbers, strict=False):
+        picture(raw / f"{name}{ending}", ord(name))
         mask = Image.fromarray(np.full((12, 16), number, np.uint8))
-        mask.save(raw / "masks" / f"{name[0]}.png", compress_level=0)  # so that both are of one size
+        mask.save(raw / "masks" / f"{name}.png", compress_level=0)  # so that all are of one size
     (raw / "classes.txt").write_text("x\ny\n")
-    (raw / "captions.csv").write_text("file,caption,split\na.bmp,A dog.,train\nb.bmp,A cat.,train\n")
-    annotated = FolderReader(masks="masks", classes="classes.txt").read(raw)
+    lines = [f"{name}{ending},A dog.,train\n" for name in "ab"[: len(numbers)]]
+    (raw / "captions.csv").write_text("".join(["file,caption,split\n", *lines]))
+    return FolderReader(masks="masks", classes="classes.txt").read(raw)
+
+
+def test_shards_of_exchanged_photos_and_changed_masks_are_not_kept(raw: Path, tmp_path: Path) -> None:
+    annotated = masked(raw, 0, 1, ending=".bmp")
     sources = [Tiny(fields=["grid"]), AnnotatedSegmentation().prepare(annotated)]
     made = shards(annotated, raw, tmp_path / "s", sources=sources)
     assert shards(annotated, raw, tmp_path / "s", sources=sources).kept == len(made.manifest.splits)
@@ -270,29 +270,23 @@ def test_shards_of_exchanged_photos_and_changed_masks_are_not_kept(tmp_path: Pat
         shards(annotated, raw, tmp_path / "s", sources=sources)
 
 
-def test_companions_of_shards_are_passed_over(tmp_path: Path) -> None:
-    picture(tmp_path / "raw/p.png")
-    (tmp_path / "raw/captions.csv").write_text("file,caption,split\np.png,A dog.,val\n")
-    annotated = FolderReader().read(tmp_path / "raw")
-    shards(annotated, tmp_path / "raw", tmp_path / "s")
+def test_companions_of_shards_are_passed_over(raw: Path, tmp_path: Path) -> None:
+    picture(raw / "p.png")
+    (raw / "captions.csv").write_text("file,caption,split\np.png,A dog.,val\n")
+    annotated = FolderReader().read(raw)
+    shards(annotated, raw, tmp_path / "s")
     (tmp_path / "s/._dev-00000.h5").write_bytes(b"\0\5\x16\7")
-    assert shards(annotated, tmp_path / "raw", tmp_path / "s").kept == 1
+    assert shards(annotated, raw, tmp_path / "s").kept == 1
     look_through(tmp_path / "s").raise_faults()
     with pytest.raises(DataError, match="split='val' does not exist; there are: dev; val is called dev here"):
         ShardedSplit(tmp_path / "s", "val")
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_one_changed_byte_of_a_photo_or_mask_is_noticed(seed: int, tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
-    picture(raw / "p.png")
-    (raw / "masks").mkdir()
-    Image.fromarray(np.zeros((12, 16), np.uint8)).save(raw / "masks/p.png")
-    (raw / "classes.txt").write_text("x\n")
-    (raw / "captions.csv").write_text("file,caption,split\np.png,A dog.,train\n")
-    annotated = FolderReader(masks="masks", classes="classes.txt").read(raw)
+def test_one_changed_byte_of_a_photo_or_mask_is_noticed(seed: int, raw: Path, tmp_path: Path) -> None:
+    annotated = masked(raw, 0)
     shards(annotated, raw, tmp_path / "s")
-    file = raw / ("p.png", "masks/p.png")[seed % 2]
+    file = raw / ("a.png", "masks/a.png")[seed % 2]
     content = bytearray(file.read_bytes())
     content[int(np.random.default_rng(seed).integers(len(content)))] ^= 1
     file.write_bytes(content)
@@ -303,15 +297,10 @@ def test_one_changed_byte_of_a_photo_or_mask_is_noticed(seed: int, tmp_path: Pat
 @pytest.mark.parametrize(
     ("classes", "said"), [((255, 255), "void in all of its 2"), ((1, 1), "the same in all"), ((0, 1), "")]
 )
-def test_verify_remarks_on_segmentations_without_content(classes: tuple[int, int], said: str, tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
-    for name, number in zip("ab", classes, strict=True):
-        picture(raw / f"{name}.png", ord(name))
-        (raw / "masks").mkdir(exist_ok=True)
-        Image.fromarray(np.full((12, 16), number, np.uint8)).save(raw / "masks" / f"{name}.png")
-    (raw / "classes.txt").write_text("x\ny\n")
-    (raw / "captions.csv").write_text("file,caption,split\na.png,A dog.,train\nb.png,A cat.,train\n")
-    annotated = FolderReader(masks="masks", classes="classes.txt").read(raw)
+def test_verify_remarks_on_segmentations_without_content(
+    classes: tuple[int, int], said: str, raw: Path, tmp_path: Path
+) -> None:
+    annotated = masked(raw, *classes)
     shards(annotated, raw, tmp_path / "s", sources=[AnnotatedSegmentation().prepare(annotated)])
     remarks = [remark for remark in look_through(tmp_path / "s").remarks if "seg/map" in remark]
     assert len(remarks) == bool(said)

@@ -87,10 +87,11 @@ class PublishedArrays(Extractor):
         return {name: items if name in ragged else torch.stack(items) for name, items in columns.items()}
 
     def forward(self, inputs: Mapping[str, Any]) -> ImageArrays:
-        ragged = {
-            name: [item.numpy() for item in values] for name, values in inputs.items() if isinstance(values, list)
+        arrays: Any = {
+            name: [item.numpy() for item in values] if isinstance(values, list) else values.numpy()
+            for name, values in inputs.items()
         }
-        return ImageArrays(**{name: ragged.get(name) or values.numpy() for name, values in inputs.items()})
+        return ImageArrays(**arrays)
 
     def _features(self, values: np.ndarray, name: str) -> np.ndarray:
         """The numbers in the type that is kept; DataError when one is not finite, or the width is another."""
