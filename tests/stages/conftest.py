@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -115,13 +115,15 @@ def raw(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def imported(command, raw: Path, tmp_path: Path):
-    """Imports folders (or files), by default `raw`; gives what was printed and the folder of the shards."""
+    """Imports folders or files, by default `raw`; gives what was printed, which has `says` in it, and the shards."""
 
-    def call(*raws: Path, code: int = 0, **settings: Any) -> tuple[str, Path]:
+    def call(*raws: Path, code: int = 0, says: Sequence[str] = (), **settings: Any) -> tuple[str, Path]:
         words = [f"raw=[{','.join(map(str, raws or [raw]))}]", *(f"{key}={value}" for key, value in settings.items())]
         ended = command("import", f"out={tmp_path / 'shards'}", "name=set", "progress=false", *words)
         assert ended.code == code, ended.err + ended.out
         assert "Traceback" not in ended.err
-        return ended.out + ended.err, tmp_path / "shards" / "set"
+        said = ended.out + ended.err
+        assert [part for part in says if part not in said] == [], said
+        return said, tmp_path / "shards" / "set"
 
     return call

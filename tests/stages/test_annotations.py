@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from threeshnet.annotations.caption_lists import read_caption_lists
 from threeshnet.annotations.folder import FolderReader
 from threeshnet.annotations.karpathy import KarpathyReader
 from threeshnet.errors import ConfigError, DataError
@@ -192,3 +193,31 @@ def test_a_folder_without_captions(tmp_path: Path) -> None:
     (tmp_path / "captions.txt").write_bytes("a.jpg\tcafé".encode("latin-1"))
     with pytest.raises(DataError, match="not UTF-8"):
         FolderReader().read(tmp_path)
+
+
+def test_captions_of_cocos_own_site_and_lists(tmp_path: Path) -> None:
+    content = {
+        "images": [
+            {"id": 9, "file_name": "000000000009.jpg", "width": 4, "height": 3},
+            {"id": 8, "file_name": "8.jpg"},
+        ],
+        "annotations": [{"image_id": 9, "caption": " a \n dog "}],
+    }
+    file = tmp_path / "captions_val2017.json"
+    file.write_text(json.dumps(content))
+    photos = read_caption_lists([file], name="x").photos
+    assert [(photo.id, photo.split, photo.captions, photo.size) for photo in photos] == [
+        ("9", "test", ("a dog",), (4, 3)),
+        ("8", "test", (), None),
+    ]
+    table = tmp_path / "captions.csv"
+    table.write_text("file,caption,split\na.jpg,one,val\na.jpg,two,val\nb.jpg,three,train\n")
+    photos = read_caption_lists([table], name="x").photos
+    assert [(photo.id, photo.split, photo.captions) for photo in photos] == [
+        ("a.jpg", "dev", ("one", "two")),
+        ("b.jpg", "train", ("three",)),
+    ]
+    (tmp_path / "captions.txt").write_text("a.jpg\tone\n")
+    with pytest.raises(DataError, match="split=test"):
+        read_caption_lists([tmp_path / "captions.txt"], name="x")
+    assert read_caption_lists([tmp_path / "captions.txt"], name="x", split="test").photos[0].split == "test"

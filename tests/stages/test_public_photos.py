@@ -27,8 +27,7 @@ from threeshnet.shards.make import MadeShards, ShardSettings, make_shards
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.shards.verify import look_through
 
-FORMATS = {"JPEG": {"quality": 95, "subsampling": 0}, "PNG": {}, "TIFF": {}, "WEBP": {"lossless": True}}
-ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif", "WEBP": ".webp"}
+FORMATS = {".jpg": {"quality": 95, "subsampling": 0}, ".png": {}, ".tif": {}, ".webp": {"lossless": True}}
 
 
 def picture(file: Path, seed: int = 0) -> Path:
@@ -38,13 +37,13 @@ def picture(file: Path, seed: int = 0) -> Path:
     return file
 
 
-def turned(image: Image.Image, orientation: int, file: Path, form: str) -> None:
+def turned(image: Image.Image, orientation: int, file: Path) -> None:
     """Store a picture so that it is displayed as given after its EXIF orientation was applied."""
     undo = {6: 8, 8: 6}.get(orientation, orientation)  # the others undo themselves
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = image.transpose(METHODS[undo]) if orientation > 1 else image
-    stored.save(file, form, exif=exif, **FORMATS[form])
+    stored.save(file, exif=exif, **FORMATS[file.suffix])
 
 
 def shards(annotated: AnnotatedSet, raw: Path, folder: Path, **options: Any) -> MadeShards:
@@ -143,7 +142,7 @@ def test_the_caption_file_that_is_read_is_named(tmp_path: Path, caplog: pytest.L
     st.integers(1, 8), st.sampled_from(list(FORMATS)), st.integers(8, 40), st.integers(8, 40), st.sampled_from([1, 2])
 )
 def test_any_orientation_in_any_format_is_turned_upright(
-    orientation: int, form: str, width: int, height: int, scale: int
+    orientation: int, ending: str, width: int, height: int, scale: int
 ) -> None:
     """A photo has the size and the pixels that it is displayed with, and an upright mask fits it."""
     rng = np.random.default_rng([width, height])
@@ -153,15 +152,15 @@ def test_any_orientation_in_any_format_is_turned_upright(
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder)
         (raw / "masks").mkdir()
-        file = raw / f"p{ENDINGS[form]}"
-        turned(displayed, orientation, file, form)
+        file = raw / f"p{ending}"
+        turned(displayed, orientation, file)
         mask.save(raw / "masks/p.png")
         (raw / "classes.txt").write_text("a\nb\nc\n")
         (raw / "captions.csv").write_text(f"file,caption\n{file.name},A dog.\n")
         frame = photo_frame(file)
         assert frame.displayed == open_photo(file).size == displayed.size
         difference = np.abs(np.asarray(open_photo(file), int) - np.asarray(displayed, int))
-        assert difference.max() <= (40 if form == "JPEG" else 0)
+        assert difference.max() <= (40 if ending == ".jpg" else 0)
         annotated = FolderReader(masks="masks", classes="classes.txt").read(raw)
         assert [photo.segmentation for photo in annotated.photos] == [raw / "masks/p.png"]
 
