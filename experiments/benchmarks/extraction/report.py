@@ -5,26 +5,21 @@ python -m experiments.benchmarks.extraction.report
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
 from threeshnet.reports.markdown import fill
 
+from ..common import ROOT, read_rows
+
 HERE = Path(__file__).resolve().parent
-GUIDE = HERE.parents[2] / "docs" / "guides" / "extractors.md"
-FIELDS = {
-    "lite0": "region, grid, seg",
-    "rtdetr": "region, grid",
-    "detr": "region, grid",
-    "conditional_detr": "region, grid",
-}
+GUIDE = ROOT / "docs" / "guides" / "extractors.md"
+FIELDS = {"lite0": "region, grid, seg", **dict.fromkeys(("rtdetr", "detr", "conditional_detr"), "region, grid")}
 PROCESSES = 2  # of one thread each, that share the work of a machine with two cores
 
 
 def main() -> None:
-    with (HERE / "throughput.csv").open(encoding="utf-8", newline="") as opened:
-        rows = list(csv.DictReader(opened))
+    rows = read_rows(HERE / "throughput.csv")
     speed = json.loads((HERE / "import_speed.json").read_text(encoding="utf-8"))
     fill(HERE / "README.md", {"throughput": throughput(rows), "import": imports(speed)})
     fill(GUIDE, {"throughput": throughput(rows)})

@@ -10,7 +10,6 @@ Each model is measured in a process of its own, whose peak memory is then its ow
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 import tempfile
@@ -21,6 +20,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from threeshnet.files import write_rows
 
 from ..common import composed, in_own_process, peak_gb
 
@@ -38,10 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     for name in options.names:
         given = list(sys.argv[1:] if arguments is None else arguments)
         kept = [argument for argument in given if argument not in options.names]
-        rows.append(with_hours(in_own_process(__spec__.name, name, *kept, "--one")))
+        row = in_own_process(__spec__.name, name, *kept, "--one")
+        rows.append(row | {f"hours_{name}": count / row["photos_a_second"] / 3600 for name, count in PHOTOS.items()})
     show(rows)
     if options.out:
-        write(rows, Path(options.out))
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        rounded = [{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+        write_rows(Path(options.out), columns, rounded)
     return rows
 
 
@@ -108,7 +112,7 @@ def build(name: str, models: Path) -> tuple[str, Any]:
     settings = [f"{group}={name}", "data=folder"]
     if name in EXTRACTORS | SEGMENTATIONS:
         settings += [f"{group}.name={save(name, models / name)}", f"{group}.revision=null"]
-    return group, instantiate(composed(*settings, command="shards")[group])
+    return group, instantiate(composed(*settings, command="data")[group])
 
 
 def found_photos(folder: Path, count: int) -> list[Any]:
@@ -131,38 +135,16 @@ def run(extractor: Any, inputs: Any, options: argparse.Namespace) -> None:
         extractor(moved)
 
 
-def with_hours(row: dict[str, Any]) -> dict[str, Any]:
-    hours = {f"hours_{name}": count / row["photos_a_second"] / 3600 for name, count in PHOTOS.items()}
-    return row | hours
-
-
 def show(rows: Sequence[dict[str, Any]]) -> None:
     table = Table(title="Loading and extracting in one process, one after the other")
-    for heading in (
-        "",
-        "load, s/photo",
-        "network, s/photo",
-        "photos/s",
-        "peak, GB",
-        *(f"{name}, h" for name in PHOTOS),
-    ):
+    headings = ("", "load, s/photo", "network, s/photo", "photos/s", "peak, GB", *(f"{name}, h" for name in PHOTOS))
+    for heading in headings:
         table.add_column(heading, justify="right")
     for row in rows:
         numbers = [row["load"] / row["count"], row["forward"] / row["count"], row["photos_a_second"]]
         numbers += [row.get("peak_device_gb", row["peak_gb"]), *(row[f"hours_{name}"] for name in PHOTOS)]
         table.add_row(row["name"], *(f"{number:.3g}" for number in numbers))
     Console().print(table)
-
-
-def write(rows: Sequence[dict[str, Any]], file: Path) -> None:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, columns, restval="")
-        writer.writeheader()
-        shown = (
-            {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()} for row in rows
-        )
-        writer.writerows(shown)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ it is done; rows that are there are not measured again. README.md gets the table
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import platform
@@ -28,7 +27,7 @@ from threeshnet.installation import current_commit
 from threeshnet.reports.markdown import fill, table
 from threeshnet.shards.manifest import open_shards
 
-from ..common import composed, flops, module_command, surroundings, text_overrides
+from ..common import composed, flops, module_command, read_rows, surroundings, text_overrides
 
 HERE = Path(__file__).parent
 CASES = [(precision, compiled) for precision in ("32-true", "bf16-mixed") for compiled in (False, True)]
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parsed(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "step.csv"
-    rows = list(csv.DictReader(file.open(encoding="utf-8"))) if file.is_file() else []
+    rows = read_rows(file)
     for precision, compiled in CASES:
         key = {"device": device(), "precision": precision, "compile": str(compiled).lower()}
         key |= {name: str(getattr(options, name)) for name in ("batch", "dim", "text")}
@@ -91,8 +90,7 @@ def measured(options: argparse.Namespace, precision: str, compiled: bool) -> dic
         how += [f"trainer.max_epochs={options.epochs}", "highlights=0", "trainer.enable_progress_bar=false"]
         command("train", *overrides, f"shards={shards}", *how)
         metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-        log = list(csv.DictReader((run / "log" / "metrics.csv").open(encoding="utf-8")))
-    last = [row for row in log if row.get("time/step_seconds")][-1]
+        last = [row for row in read_rows(run / "log" / "metrics.csv") if row.get("time/step_seconds")][-1]
     seconds, pairs = float(last["time/step_seconds"]), options.batch
     speed, product = of_pair * pairs / seconds / 1e12, product_tflops(precision)
     peak = next((peaks[precision] for name, peaks in PEAKS.items() if name in device()), None)

@@ -11,7 +11,6 @@ case anew, remove its row.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections import Counter
 from pathlib import Path
@@ -20,8 +19,9 @@ import pytest
 
 from threeshnet.reports.markdown import fill
 
+from ..common import ROOT, read_rows
+
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[2]
 ROWS = HERE / "rows.csv"
 
 
@@ -35,8 +35,7 @@ def main() -> int:
         words = ["-m", "nightly", "-q", "--tb=line", "-p", "no:cacheprovider", f"--hostile-rows={ROWS}"]
         words += ["-o", "tmp_path_retention_policy=failed"]
         code = int(pytest.main([str(ROOT / "tests" / "fuzz"), *words, "-k", options.cases]))
-    with ROWS.open(newline="", encoding="utf-8") as stream:
-        fill(HERE / "README.md", {"outcomes": table(list(csv.DictReader(stream)))})
+    fill(HERE / "README.md", {"outcomes": table(read_rows(ROWS))})
     return code
 
 

@@ -71,18 +71,33 @@ def read_only(scene: Scene) -> int:
 # ---- shards
 
 
+@contextlib.contextmanager
+def mended(shard: Path) -> Iterator[None]:
+    """Whatever happens to the shard inside, it is whole again afterwards."""
+    kept = shard.parent.with_name("kept.h5")
+    shutil.copy(shard, kept)
+    yield
+    kept.replace(shard)
+
+
+def while_running(scene: Scene, damage: Callable[[Path], None]) -> int:
+    with mended(scene.shard):
+        process = scene.begin()
+        wait_for_save(scene.folder, process)
+        damage(scene.shard)
+        return finish(process)
+
+
 @fault("a shard vanishes while it is open")
 def shard_vanishes(scene: Scene) -> int:
-    return while_running(scene, lambda file: file.unlink())
+    return while_running(scene, Path.unlink)
 
 
 @fault("a shard is not there at the start")
 def shard_missing(scene: Scene) -> int:
-    kept = scene.folder / "kept.h5"
-    scene.shard.replace(kept)
-    code = finish(scene.begin())
-    kept.replace(scene.shard)
-    return code
+    with mended(scene.shard):
+        scene.shard.unlink()
+        return finish(scene.begin())
 
 
 @fault("a shard shrinks")
@@ -90,25 +105,11 @@ def shard_shrinks(scene: Scene) -> int:
     return while_running(scene, lambda file: os.truncate(file, file.stat().st_size // 2))
 
 
-def while_running(scene: Scene, damage: Callable[[Path], None]) -> int:
-    kept = scene.folder / "kept.h5"
-    shutil.copy(scene.shard, kept)
-    process = scene.begin()
-    wait_for_save(scene.folder, process)
-    damage(scene.shard)
-    code = finish(process)
-    kept.replace(scene.shard)
-    return code
-
-
 @fault("a byte of a shard flipped, then `make verify`")
 def flipped_shard(scene: Scene) -> int:
-    kept = scene.folder / "kept.h5"
-    shutil.copy(scene.shard, kept)
-    flip(scene.shard, scene.shard.stat().st_size // 2)
-    code = finish(scene.begin_other(main, "verify", f"shards={scene.folder / 'synthetic'}"))
-    kept.replace(scene.shard)
-    return code
+    with mended(scene.shard):
+        flip(scene.shard, scene.shard.stat().st_size // 2)
+        return finish(scene.begin_other(main, "verify", f"shards={scene.folder / 'synthetic'}"))
 
 
 def flip(file: Path, place: int) -> None:

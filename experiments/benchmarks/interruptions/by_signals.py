@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from threeshnet.cli import main
@@ -22,9 +23,7 @@ def signalled(scene: Scene, number: signal.Signals, *, everywhere: bool = False)
     return finish(process)
 
 
-@fault("SIGTERM")
-def sigterm(scene: Scene) -> int:
-    return signalled(scene, signal.SIGTERM)
+fault("SIGTERM")(partial(signalled, number=signal.SIGTERM))
 
 
 @fault("SIGTERM to the loader's workers as well")
@@ -33,14 +32,8 @@ def sigterm_to_all(scene: Scene) -> int:
     return signalled(scene, signal.SIGTERM, everywhere=True)
 
 
-@fault("SIGINT")
-def sigint(scene: Scene) -> int:
-    return signalled(scene, signal.SIGINT)
-
-
-@fault("SIGUSR1")
-def sigusr1(scene: Scene) -> int:
-    return signalled(scene, signal.SIGUSR1)
+fault("SIGINT")(partial(signalled, number=signal.SIGINT))
+fault("SIGUSR1")(partial(signalled, number=signal.SIGUSR1))
 
 
 @fault("SIGTERM in an evaluation")
@@ -73,7 +66,7 @@ def _terminate() -> None:
 
 
 def at_call(owner: Any, name: str, call: int, act: Callable[[], None]) -> None:
-    """Trains, and acts when a method is called for the so many-th time; only in a fork."""
+    """Trains, and acts at the call of this number, counted from 0, of a method; only in a fork."""
     ours, count = getattr(owner, name), iter(range(1_000_000))
 
     def acting(*arguments: Any, **named: Any) -> Any:
@@ -85,6 +78,4 @@ def at_call(owner: Any, name: str, call: int, act: Callable[[], None]) -> None:
     main()
 
 
-@fault("SIGKILL while a checkpoint is written")
-def sigkill(scene: Scene) -> int:
-    return signalled(scene, signal.SIGKILL, everywhere=True)
+fault("SIGKILL while a checkpoint is written")(partial(signalled, number=signal.SIGKILL, everywhere=True))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import json
 import os
 import shutil
@@ -29,10 +28,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from threeshnet.cli import main as threeshnet
-from threeshnet.files import PARTIAL
+from threeshnet.files import write_rows
 from threeshnet.reports.markdown import fill
 
-from ..common import finish
+from ..common import finish, read_rows
 from .runs import RUN, SHARDS, digest, partial_of, start, step_of, wait_for_save
 
 KINDS = ("in a save", "after a save", "in a save", "after the start")
@@ -70,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seconds = to_first, time.perf_counter() - begun - to_first
         for chain in range(len({row.chain for row in rows}), options.kills // options.chain):
             rows += killed(folder, chain, [*RUN, *where], seconds, expected, options)
-            write(rows, options.csv)
+            write_rows(options.csv, Kill._fields, [row._asdict() for row in rows])
     write_table(rows, options.csv.with_name("README.md"))
     return int(any(row.equal == "False" for row in rows))
 
@@ -128,33 +127,15 @@ def killed(
 
 def read(file: Path, chain: int) -> list[Kill]:
     """The rows of the chains that are whole."""
-    if not file.is_file():
-        return []
-    with file.open(newline="", encoding="utf-8") as stream:
-        read = [dict(row) for row in csv.DictReader(stream)]
+    counts = {"chain", "workers", "kill", "resumed_at_step", "kept_step"}
     rows = [
-        Kill(
-            chain=int(row["chain"]),
-            workers=int(row["workers"]),
-            kill=int(row["kill"]),
-            kind=row["kind"],
-            after_s=row["after_s"],
-            resumed_at_step=int(row["resumed_at_step"]),
-            kept_step=int(row["kept_step"]),
-            unfinished_file=row["unfinished_file"] == "True",
-            equal=row["equal"],
+        Kill(**{name: int(cell) if name in counts else cell for name, cell in row.items()})._replace(  # pyright: ignore
+            unfinished_file=row["unfinished_file"] == "True"
         )
-        for row in read
+        for row in read_rows(file)
     ]
     whole = {row.chain for row in rows if row.equal} & {row.chain for row in rows if row.kill == chain}
     return [row for row in rows if row.chain in whole]
-
-
-def write(rows: Sequence[Kill], file: Path) -> None:
-    partial = file.with_name(file.name + PARTIAL)
-    with partial.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([Kill._fields, *rows])
-    partial.replace(file)
 
 
 def write_table(rows: Sequence[Kill], file: Path) -> None:

@@ -7,7 +7,6 @@ Real processes over gloo on CPUs, tiny sizes. Every number compares N processes 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import tempfile
 import warnings
@@ -23,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from threeshnet.batches.collate import collate_images
 from threeshnet.batches.order import EveryItemOnce
+from threeshnet.files import write_json
 from threeshnet.installation import current_commit
 from threeshnet.metrics.recalls import recall
 from threeshnet.metrics.similarity import EmbeddingSimilarity
@@ -178,13 +178,8 @@ def compare(one: dict[str, Any], several: list[dict[str, Any]]) -> dict[str, Any
     for key, alone in one["steps"].items():
         name, masked, kind, dtype, chunk = key
         reference = one["steps"][name, masked, kind, dtype, None]  # chunks are compared with the plain step
-        row = {
-            "objective": name,
-            "masked": masked,
-            "batch": kind,
-            "dtype": dtype.removeprefix("torch."),
-            "chunk": chunk,
-        }
+        row = {"objective": name, "masked": masked, "batch": kind}
+        row |= {"dtype": dtype.removeprefix("torch."), "chunk": chunk}
         worst["steps"].append(row | difference(reference, [each["steps"][key] for each in several]))
         assert alone["loss"] > 0
     for name, way in several[0]["otherwise"]:
@@ -249,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             several = [one] if processes == 1 else together(processes, work, Path(folder))
             found[f"N={processes}"] = compare(one, several)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "result.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_json(options.out / "result.json", found)
     fill(options.out / "README.md", {"equality": text_of(found)})
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,19 +19,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from threeshnet.installation import current_commit
+from threeshnet.files import write_json
 from threeshnet.reports.markdown import fill, table
 from threeshnet.training.module import RetrievalModule
 
-from ..common import module_command, peak_gb, surroundings
-from .scaling import build, made_up
+from ..common import in_own_process, peak_gb
+from .scaling import build, made_up, rows_of
 from .world import furthest, gradients
 
 SETTINGS = ("dim", "text", "chunk", "rows", "threads")
 
 
 def work(options: argparse.Namespace) -> None:
-    """One step; what it took goes to the file `worker`, its gradients to `gradients` or against those there."""
+    """One step; what it took is printed, its gradients go to `gradients` or against those there."""
     torch.set_num_threads(options.threads)
     module = build(options.dim, options.text)
     for part in module.modules():
@@ -53,7 +52,7 @@ def work(options: argparse.Namespace) -> None:
         torch.save(gradients(module), options.gradients)
     elif options.gradients.is_file():
         found["gradient"] = furthest(torch.load(options.gradients, weights_only=True), gradients(module))
-    options.worker.write_text(json.dumps(found), encoding="utf-8")
+    print(json.dumps(found))
 
 
 def take(module: RetrievalModule, pairs: int) -> None:
@@ -63,12 +62,10 @@ def take(module: RetrievalModule, pairs: int) -> None:
 
 def measure(options: argparse.Namespace, pairs: int, chunked: bool, folder: Path) -> dict[str, Any]:
     """One row, in a process of its own."""
-    result = folder / "row.json"
     said = [f"--{name}={getattr(options, name)}" for name in SETTINGS]
-    said += [f"--out={options.out}", f"--worker={result}", f"--pairs={pairs}", f"--gradients={folder / f'{pairs}.pt'}"]
-    command = module_command(__spec__.name, *said, *(["--chunked"] if chunked else []))
-    subprocess.run(command, check=True, env=surroundings())
-    return {"pairs": pairs, "chunked": chunked, **json.loads(result.read_text(encoding="utf-8"))}
+    said += [f"--out={options.out}", f"--pairs={pairs}", f"--gradients={folder / f'{pairs}.pt'}"]
+    found = in_own_process(__spec__.name, *said, *(["--chunked"] if chunked else []))
+    return {"pairs": pairs, "chunked": chunked, **found}
 
 
 def text_of(found: dict[str, Any]) -> str:
@@ -94,19 +91,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=512, help="images compared with all captions at a time")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--again", action="store_true", help="measure rows that are there already")
-    for inner in ("--worker", "--gradients"):  # what a process is told
-        parser.add_argument(inner, type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--gradients", type=Path, help=argparse.SUPPRESS)  # this and what follows: for a process
     parser.add_argument("--pairs", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--chunked", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.worker:
+    if options.pairs:
         work(options)
         return
     options.out.mkdir(parents=True, exist_ok=True)
-    file, settings = options.out / "large_batch.json", {name: getattr(options, name) for name in SETTINGS}
-    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() and not options.again else {}
-    if found.get("settings") != settings:
-        found = {"settings": settings, "commit": current_commit(), "torch": torch.__version__, "rows": []}
+    file = options.out / "large_batch.json"
+    found = rows_of(file, {name: getattr(options, name) for name in SETTINGS}, again=options.again)
     there = {(row["pairs"], row["chunked"]) for row in found["rows"]}
     cases = [(pairs, way) for pairs in options.at_once for way in (False, True)]
     with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 continue
             found["rows"] = [row for row in found["rows"] if (row["pairs"], row["chunked"]) != (pairs, chunked)]
             found["rows"].append(measure(options, pairs, chunked, Path(folder)))
-            file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            write_json(file, found)
     fill(options.out / "README.md", {"large_batch": f"\n{text_of(found)}\n"})
 
 

@@ -26,6 +26,7 @@ import torch.distributed as dist
 from hydra.utils import instantiate
 from torch.nn.parallel import DistributedDataParallel
 
+from threeshnet.files import write_json
 from threeshnet.installation import current_commit
 from threeshnet.nn.collectives import leave_together
 from threeshnet.objectives.triplet import TripletLoss
@@ -78,6 +79,14 @@ def made_up(pairs: int, seed: int) -> Batch:
     )
     captions = TokenSet(torch.randint(1000, 30_000, words.shape, generator=draw) * words, words)
     return Batch(images, captions, torch.arange(pairs) + seed * pairs, torch.arange(pairs))
+
+
+def rows_of(file: Path, settings: dict[str, Any], *, again: bool) -> dict[str, Any]:
+    """What was measured with the same settings, or a beginning."""
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() and not again else {}
+    if found.get("settings") == settings:
+        return found
+    return {"settings": settings, "commit": current_commit(), "torch": torch.__version__, "rows": []}
 
 
 # ---- what each process does
@@ -183,25 +192,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--warm-up", type=int, default=2, help="steps that are not counted")
     parser.add_argument("--steps", type=int, default=7, help="steps that are")
     parser.add_argument("--again", action="store_true", help="measure rows that are there already")
-    for inner in ("--worker", "--threads", "--shares"):  # what a process is told
-        kind: dict[str, Any] = {"action": "store_true"} if inner == "--shares" else {"type": Path}
-        parser.add_argument(inner, help=argparse.SUPPRESS, **({"type": int} if inner == "--threads" else kind))
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)  # this and what follows: for a process
+    parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--shares", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     options.sync = not options.shares
     if options.worker:
         work(options)
         return
     options.out.mkdir(parents=True, exist_ok=True)
-    file, settings = options.out / "scaling.json", {name: getattr(options, name) for name in SETTINGS}
-    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() and not options.again else {}
-    if found.get("settings") != settings:
-        found = {"settings": settings, "commit": current_commit(), "torch": torch.__version__, "rows": []}
+    file = options.out / "scaling.json"
+    found = rows_of(file, {name: getattr(options, name) for name in SETTINGS}, again=options.again)
     there = {(row["processes"], row["threads"], row["sync"]) for row in found["rows"]}
     for case in CASES:
         if case not in there:
             found["rows"].append(measure(options, case))
-            file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    found.pop("paper", None)  # of earlier versions
+            write_json(file, found)
     fill(options.out / "README.md", {"scaling": f"\n{tables(found)}\n"})
 
 

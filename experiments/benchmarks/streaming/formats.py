@@ -63,22 +63,42 @@ class StandIn(ModuleType):
         return type(name, (), {})
 
 
-def write_shards(folder: Path, images: int, compression: str | None = None) -> None:
-    entries = []
+def save_shards(
+    folder: Path,
+    name: str,
+    images: int,
+    *,
+    photo: Callable[[int], Photo],
+    regions: Callable[[range], list[np.ndarray]],
+    compression: str | None = None,
+) -> None:
+    """A data set of images with regions and captions alone."""
+    entries, layout = [], None
     for first in range(0, images, IMAGES_PER_SHARD):
-        count = min(IMAGES_PER_SHARD, images - first)
-        file = folder / f"train-{first // IMAGES_PER_SHARD:05}.h5"
+        here = range(first, min(first + IMAGES_PER_SHARD, images))
+        file, captions = folder / f"train-{first // IMAGES_PER_SHARD:05}.h5", 0
         with ShardWriter(file, compression=compression) as writer:
-            for start in range(first, first + count, APPEND):
-                part = min(APPEND, first + count - start)
-                photos = [
-                    Photo(str(n), Path(f"{n}.jpg"), "train", (f"a photo {n}",)) for n in range(start, start + part)
-                ]
-                arrays = ImageArrays(regions=list(samples(part, start)))
-                writer.append(photos, arrays, [(1, 1)] * part)
-        entries.append(ShardEntry(file.name, count, count, ""))
-    layout = layout_of_arrays(ImageArrays(regions=list(samples(1))), None)
-    Manifest("bench", layout, {"train": SplitEntry(images, images, tuple(entries))}).save(folder)
+            for start in range(0, len(here), APPEND):
+                numbers = here[start : start + APPEND]
+                photos, arrays = list(map(photo, numbers)), ImageArrays(regions=regions(numbers))
+                writer.append(photos, arrays, [(1, 1)] * len(numbers))
+                captions += sum(len(each.captions) for each in photos)
+                layout = layout or layout_of_arrays(arrays, None)
+        entries.append(ShardEntry(file.name, len(here), captions, ""))
+    assert layout is not None
+    together = SplitEntry(images, sum(entry.captions for entry in entries), tuple(entries))
+    Manifest(name, layout, {"train": together}).save(folder)
+
+
+def write_shards(folder: Path, images: int, compression: str | None = None) -> None:
+    save_shards(
+        folder,
+        "bench",
+        images,
+        photo=lambda n: Photo(str(n), Path(f"{n}.jpg"), "train", (f"a photo {n}",)),
+        regions=lambda numbers: list(samples(len(numbers), numbers.start)),
+        compression=compression,
+    )
 
 
 def write_files(folder: Path, images: int) -> None:

@@ -15,13 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
+from threeshnet.records import Photo
+
 from ..common import add_row, in_own_process, proportional_bytes, read_rows
 from .compare import anonymous_bytes
-from .formats import size_of
+from .formats import IMAGES_PER_SHARD, REGIONS, save_shards, size_of
 from .tables import rewrite
 
 HERE = Path(__file__).parent
-CAPTIONS, REGIONS, PER_SHARD = 5, 36, 1000
+CAPTIONS = 5
 WORDS = tuple("a red dog runs over the grass beside two old men in front of their house".split())  # noqa: SIM905
 SIZES = ((2_000, 256), (20_000, 256), (200_000, 256), (2_000, 2048), (20_000, 2048))  # images, width
 COLUMNS = ["images", "captions", "width", "disk_gb", "workers", "start_method", "start_mb", "anonymous_mb", "file_mb"]
@@ -81,32 +83,20 @@ def write(folder: Path, images: int, width: int) -> Path:
     """Shards of random regions, with five captions an image; made once."""
     if (folder / "manifest.json").is_file():
         return folder
-    from threeshnet.records import ImageArrays, Photo
-    from threeshnet.shards.manifest import Manifest, ShardEntry, SplitEntry
-    from threeshnet.shards.schema import layout_of_arrays
-    from threeshnet.shards.writer import ShardWriter
-
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
-    pool = random.standard_normal((PER_SHARD + 50, 8, width), np.float32).astype(np.float16)  # any bytes do
-    entries, layout = [], None
-    for first in range(0, images, PER_SHARD):
-        file = folder / f"train-{first // PER_SHARD:05}.h5"
-        with ShardWriter(file) as writer:
-            for start in range(0, PER_SHARD, 50):
-                numbers = range(first + start, first + start + 50)
-                photos = [Photo(f"{n:06}", Path(f"{n:06}.jpg"), "train", captions(n, random)) for n in numbers]
-                regions = [np.resize(pool[(n % PER_SHARD) : (n % PER_SHARD) + 5], (REGIONS, width)) for n in numbers]
-                writer.append(photos, ImageArrays(regions=regions), [(1, 1)] * 50)
-                layout = layout or layout_of_arrays(ImageArrays(regions=regions), None)
-        entries.append(ShardEntry(file.name, PER_SHARD, PER_SHARD * CAPTIONS, ""))
-    assert layout is not None
-    Manifest("memory", layout, {"train": SplitEntry(images, images * CAPTIONS, tuple(entries))}).save(folder)
+    pool = random.standard_normal((IMAGES_PER_SHARD + 50, 8, width), np.float32).astype(np.float16)  # any bytes do
+
+    def photo(number: int) -> Photo:
+        captions = (f"{' '.join(random.choice(WORDS, 9))} {number}" for _ in range(CAPTIONS))
+        return Photo(f"{number:06}", Path(f"{number:06}.jpg"), "train", tuple(captions))
+
+    def regions(numbers: range) -> list[np.ndarray]:
+        starts = (number % IMAGES_PER_SHARD for number in numbers)
+        return [np.resize(pool[start : start + 5], (REGIONS, width)) for start in starts]
+
+    save_shards(folder, "memory", images, photo=photo, regions=regions)
     return folder
-
-
-def captions(number: int, random: np.random.Generator) -> tuple[str, ...]:
-    return tuple(f"{' '.join(random.choice(WORDS, 9))} {number}" for _ in range(CAPTIONS))
 
 
 def has_row(file: Path, images: int, width: int, workers: int, method: str) -> bool:

@@ -58,30 +58,12 @@ def speed_table(rows: Sequence[Row]) -> str:
             cpu = statistics.median(float(row["cpu_seconds"]) for row in mine) / (images * IMAGE_BYTES / 1e9)
             memory = max(float(row["anonymous_mb"]) for row in mine)
             size = int(mine[0]["disk_bytes"]) / 1e9
-            spread = f"{min(found):,.0f} to {max(found):,.0f}"
-            numbers = [
-                str(len(found)),
-                f"{middle:,.0f}",
-                spread,
-                f"{middle * 1e6 / IMAGE_BYTES:,.0f}",
-                f"{middle / limits[cache]:.2f}",
-            ]
+            numbers = [f"{len(found)}", f"{middle:,.0f}", f"{min(found):,.0f} to {max(found):,.0f}"]
+            numbers += [f"{middle * 1e6 / IMAGE_BYTES:,.0f}", f"{middle / limits[cache]:.2f}"]
             lines.append([way, mine[0]["order"], cache, *numbers, f"{cpu:.2f}", f"{memory:,.0f}", f"{size:.2f}"])
-    head = [
-        "way",
-        "order",
-        "cache",
-        "runs",
-        "MB/s",
-        "least to most",
-        "samples/s",
-        "of raw",
-        "CPU s a GB",
-        "memory MB",
-        "disk GB",
-    ]
+    head = ["way", "order", "cache", "runs", "MB/s", "least to most", "samples/s", "of raw", "CPU s a GB", "memory MB"]
     title = f"{images:,} samples of {IMAGE_BYTES:,} bytes ({images * IMAGE_BYTES / 1e9:.1f} GB), medians of the runs:"
-    return f"{title}\n\n{table(head, lines)}"
+    return f"{title}\n\n{table([*head, 'disk GB'], lines)}"
 
 
 def speeds(rows: Iterable[Row], way: str, cache: str) -> list[float]:

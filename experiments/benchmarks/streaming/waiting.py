@@ -9,12 +9,13 @@ Trains for some steps through the suite's own command, once for each order and n
 from __future__ import annotations
 
 import argparse
-import csv
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+from threeshnet.files import write_rows
+
+from ..common import module_command, read_rows
 from .formats import evict
 from .tables import rewrite
 
@@ -35,9 +36,8 @@ def main() -> None:
         for workers in (0, 1, 2):
             evict(given.shards)
             step, share = run(given, order, workers)
-            rows.append([given.experiment, order, workers, step, share])
-            with (given.out / "waiting.csv").open("w", newline="", encoding="utf-8") as stream:
-                csv.writer(stream).writerows([COLUMNS, *rows])
+            rows.append(dict(zip(COLUMNS, (given.experiment, order, workers, step, share), strict=True)))
+            write_rows(given.out / "waiting.csv", COLUMNS, rows)
     rewrite(given.out)
 
 
@@ -47,12 +47,11 @@ def run(given: argparse.Namespace, order: str, workers: int) -> tuple[str, str]:
         settings = [f"experiment={given.experiment}", f"shards={given.shards}", f"out={out}/run", "highlights=0"]
         settings += [f"batches.order={order}", f"batches.workers={workers}", "data.dev_split=null", "selection=last"]
         settings += ["trainer.max_epochs=1", f"+trainer.limit_train_batches={given.steps}"]
-        command = [sys.executable, "-m", "threeshnet", "train", *settings, *given.overrides]
+        command = module_command("threeshnet", "train", *settings, *given.overrides)
         ended = subprocess.run(command, check=False, capture_output=True, text=True)
         if ended.returncode:
             raise SystemExit(ended.stderr)
-        with next(Path(out).rglob("metrics.csv")).open(newline="", encoding="utf-8") as stream:
-            (row,) = [row for row in csv.DictReader(stream) if row.get("time/step_seconds")]
+        (row,) = [row for row in read_rows(next(Path(out).rglob("metrics.csv"))) if row.get("time/step_seconds")]
     return row["time/step_seconds"], row["time/share_waiting_for_data"]
 
 
