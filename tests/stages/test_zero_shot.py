@@ -1,4 +1,4 @@
-"""Zero-shot baselines: the whole script with tiny random models, against a photo, a caption and a rank at a time."""
+"""Zero-shot baselines: the whole script with tiny random models, against a photo and a caption at a time."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.features.huggingface import PROCESSOR
+from threeshnet.metrics import recall
 
 from .tiny_models import LAYERS, made, saved
 
@@ -204,26 +205,6 @@ def one_by_one(kind: str, folder: Path, raw: Path) -> tuple[np.ndarray, list[int
     return cosines, [number for number, _ in texts]
 
 
-def recalls_by_loops(cosines: np.ndarray, owners: list[int]) -> dict[str, float]:
-    """Every rank counted by hand; a tie counts against the caption or image that is looked for."""
-    images, captions = cosines.shape
-    ranks: dict[str, list[int]] = {"i2t": [], "t2i": []}
-    for image in range(images):
-        own = [caption for caption in range(captions) if owners[caption] == image]
-        others = [caption for caption in range(captions) if owners[caption] != image]
-        ranks["i2t"].append(min(sum(cosines[image, o] >= cosines[image, mine] for o in others) for mine in own))
-    for caption in range(captions):
-        own_image = cosines[owners[caption], caption]
-        others = [image for image in range(images) if image != owners[caption]]
-        ranks["t2i"].append(sum(cosines[image, caption] >= own_image for image in others))
-    found = {
-        f"{side}_R@{k}": 100 * sum(rank < k for rank in ranks[side]) / len(ranks[side])
-        for side in ranks
-        for k in (1, 5, 10)
-    }
-    return found | {"rsum": sum(found.values())}
-
-
 # ---- what a run does
 
 
@@ -240,8 +221,10 @@ def test_a_row_is_what_plain_loops_find(
     (row,) = rows_of(out)
     assert (row["baseline"], row["split"], row["protocol"], row["seed"]) == (f"zero-shot {kind}", "test", "full", "")
     assert (row["images"], row["captions"]) == (str(PHOTOS), str(len(owners)))
-    expected = {key: f"{value:.2f}" for key, value in recalls_by_loops(cosines, owners).items()}
-    assert {key: row[key] for key in expected} == expected
+    expected = recall(cosines, np.array(owners))
+    sides = {f"{side}_R@{k}": expected[side][f"R@{k}"] for side in ("i2t", "t2i") for k in (1, 5, 10)}
+    assert {key: row[key] for key in sides} == {key: f"{value:.2f}" for key, value in sides.items()}
+    assert row["rsum"] == f"{expected['rsum']:.2f}"
     assert 0 < float(row["rsum"]) < 600
     assert rows_of(out, "demo") == before  # the floors of other data stay
 

@@ -112,11 +112,11 @@ def read_states(path: Path, *, allow_pickle: bool = False) -> tuple[dict[str, Te
             ) from reason
         content = _unpickled(path)
     states = content.get("model") if isinstance(content, dict) else None
-    two = isinstance(states, list | tuple) and len(states) == 2
-    if not (two and all(isinstance(state, dict) and all(isinstance(key, str) for key in state) for state in states)):
+    pair = states if isinstance(states, list | tuple) and len(states) == 2 else ()
+    if not pair or not all(isinstance(state, dict) and all(isinstance(key, str) for key in state) for state in pair):
         found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(f"{path}: expected `model` to be [image state, text state]; found {found}")
-    return states[0], states[1]
+    return pair[0], pair[1]
 
 
 def _unpickled(path: Path) -> Any:

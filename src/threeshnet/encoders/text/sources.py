@@ -99,5 +99,3 @@ def _unpack(archive: Path, folder: Path) -> None:
         except OSError:
             if not folder.is_dir():  # otherwise another process was faster
                 raise
-        else:
-            Path(aside).mkdir()  # for TemporaryDirectory to remove
