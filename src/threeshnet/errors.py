@@ -32,7 +32,7 @@ class CheckpointError(ThreeSHNetError):
 
 
 class Interrupted(ThreeSHNetError):
-    """A signal asked to stop, all is saved, and the same command with `resume=true` goes on."""
+    """A signal asked to stop; the same command goes on, a training with `resume=true`."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from pathlib import Path
+from typing import Any
 
 _HERE = Path(__file__).resolve().parent
 _IN_WHEEL, _IN_CHECKOUT = _HERE / "conf", _HERE.parents[1] / "conf"
@@ -29,14 +31,48 @@ def experiments_folder() -> Path:
     return (checkout if _IN_CHECKOUT.is_dir() else Path()) / "experiments"
 
 
+def home() -> Path:
+    """The user's home directory; a folder that does not exist where there is none, as in containers without HOME."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/nonexistent")
+
+
+def cache_folder() -> Path:
+    """Where this user's cache of threeshnet lies: below home, or a temporary folder where nothing can be written there.
+
+    Raises nothing; who writes there makes it.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "threeshnet"
+    there = next(each for each in (folder, *folder.absolute().parents) if os.path.lexists(each))
+    if os.access(there, os.W_OK | os.X_OK):
+        return folder
+    return Path(tempfile.gettempdir()) / f"threeshnet-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+
+
 def current_commit() -> str:
     """The commit of the working tree, followed by `+` when files differ from it.
 
-    Without a `.git` folder, as in a container image: the value of $THREESHNET_COMMIT, else `unknown`.
+    Without a checkout of our own, as in a container image or a ZIP: the value of $THREESHNET_COMMIT, else `unknown`.
     """
-    here = Path(__file__).parent
+    described = git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+")
+    return described.strip() if described else os.environ.get("THREESHNET_COMMIT", "unknown")
+
+
+def git(*words: str) -> str | None:
+    """What git says of our checkout; None without git or a checkout.
+
+    A ZIP or an environment may lie inside of another repository, whose commits are not ours. The variables of a git
+    hook name that one too, so they are left out.
+    """
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    options: dict[str, Any] = {"cwd": _HERE, "env": variables, "capture_output": True, "text": True, "check": True}
+    options |= {"encoding": "utf-8", "errors": "surrogateescape"}
     try:
-        asked = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
-        return subprocess.run(asked, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        top = subprocess.run(["git", "rev-parse", "--show-toplevel"], **options).stdout.rstrip("\n")
+        tracked = subprocess.run(["git", "ls-files", "--error-unmatch", __file__], **options).stdout
+        ours = bool(tracked) and Path(top).resolve() == _HERE.parents[1]
+        return subprocess.run(["git", *words], **options).stdout if ours else None
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("THREESHNET_COMMIT", "unknown")
+        return None

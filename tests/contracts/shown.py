@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from threeshnet.errors import ConfigError
-from threeshnet.studies.overrides import divided
+from threeshnet.overrides import divided
 from threeshnet.studies.plan import plan
 from threeshnet.studies.study import load_study
 

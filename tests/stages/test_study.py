@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 
 from threeshnet.cli.door import compose_training
 from threeshnet.errors import ConfigError
+from threeshnet.overrides import divided, listed, text
 from threeshnet.runs.find import finished_runs
-from threeshnet.studies.overrides import divided, listed, text
 from threeshnet.studies.plan import Planned, chosen, plan
 from threeshnet.studies.prepare import PreparedJob, Preparer
 from threeshnet.studies.study import PERTURBATIONS, STUDIES, Study, load_study, parse_study

@@ -18,11 +18,12 @@ from typing_extensions import TypedDict
 
 from threeshnet.annotations.photo_files import Frame, photo_frame, same_shape
 from threeshnet.errors import DataError, Problems
-from threeshnet.files import sha256
+from threeshnet.files import cannot_write, check_writable, sha256
 from threeshnet.forms import PlainText, json_faults
 from threeshnet.records import VOID, Photo
 
 DRAWING = 2  # raised when the same source gives another map, so that maps drawn before are not taken for these
+CACHE = "data.reader.cache"  # the setting of the folder
 AGAIN = "Take the file from cocodataset.org again."
 
 
@@ -109,6 +110,8 @@ class ClassMaps(NamedTuple):
             files[photo.id] = folder / f"{photo.id}.{hashlib.sha256(content.encode()).hexdigest()[:16]}.png"
         problems.raise_as(DataError)
         absent = [photo for photo, file in files.items() if not file.exists()]
+        if absent:
+            check_writable(CACHE, folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             console = Console(stderr=True)
@@ -121,10 +124,8 @@ class ClassMaps(NamedTuple):
                 part = files[photo].with_name(f"{files[photo].name}.{os.getpid()}.part")
                 image.save(part, "PNG")
                 part.rename(files[photo])
-        except PermissionError as error:
-            raise DataError(
-                f"cannot write class maps to {folder} ({error}); set reader.cache to another folder"
-            ) from error
+        except OSError as error:  # a read-only or a full disk is no PermissionError
+            raise cannot_write(CACHE, folder, error) from error
         problems.raise_as(DataError, "Take the annotations that belong to these photos.")
         return files
 

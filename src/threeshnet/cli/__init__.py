@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import difflib
+import io
 import sys
 from collections.abc import Sequence
 
@@ -20,6 +21,9 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 def main(words: Sequence[str] | None = None) -> None:
     """Run the verb that `words` begin with, the words of this process's command line unless given."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for terminals and logs without UTF-8
     words = list(sys.argv[1:] if words is None else words)
     known = verbs()
     if not words or words[0] in HELP:

@@ -13,6 +13,7 @@ from threeshnet.cli.made_shards import show, show_leakage, show_share
 from threeshnet.errors import ConfigError, Problems, no_numbers
 from threeshnet.features.extractor import Extractor
 from threeshnet.features.predict import choose_sources
+from threeshnet.files import check_writable
 from threeshnet.installation import current_commit
 from threeshnet.records import AnnotatedSet
 from threeshnet.settings import DataSettings, plain
@@ -25,6 +26,7 @@ OF_THE_PROCESS = ("part", "of", "device")  # which of several processes this is:
 def make_data(settings: DataSettings) -> None:
     """Photos and captions to shards, or with `view` to the shards of other views of them: a set for each of `views`."""
     wanted = [None] if settings.view is None else numbers(settings.views)
+    check_writable("out", Path(settings.out) / settings.data.name)
     annotated = instantiate(settings.data.reader).read(Path(settings.raw))
     extractor = instantiate(settings.data.extractor or settings.extractor)
     grid, segmentation = instantiate(settings.grid), instantiate(settings.segmentation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import re
@@ -23,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from threeshnet.cli.errors import explained, handled, quiet, report_errors
 from threeshnet.errors import ConfigError, Problems
 from threeshnet.installation import CONF, conf_files
-from threeshnet.studies.overrides import divided
+from threeshnet.overrides import divided
 
 if TYPE_CHECKING:
     from threeshnet.settings import Invocation, Settings, TrainSettings
@@ -39,7 +40,7 @@ def run(verb: str, words: Sequence[str]) -> None:
     command_line = [sys.argv[0], verb, *words]
     words = divided(words, [str(key) for key in primary]) if REST in primary else list(words)
 
-    @handled
+    @functools.partial(handled, verb=verb)
     def task(cfg: DictConfig) -> Any:
         sys.argv = command_line  # Lightning starts its other processes by it
         settings = settings_of(verb, cfg, words)

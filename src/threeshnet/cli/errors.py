@@ -12,7 +12,8 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeGuard
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -21,10 +22,13 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from threeshnet.cli.stopping import Interruption, stopped, stopped_by_signals
 from threeshnet.errors import DataError, Interrupted, Problems, ThreeSHNetError, one_of
+from threeshnet.files import NO_ROOM, free_bytes
 from threeshnet.installation import CONF, conf_files
+from threeshnet.processes import ends_with
 from threeshnet.runs.lock import SHARED_OUT
-from threeshnet.training.signals import worker_death
+from threeshnet.training.signals import ended_by, worker_death
 
 NO_SUCH_KEY = re.compile(r"Could not override '([^']+)'")
 NO_SUCH_CHOICE = re.compile(r"Could not (?:find|load) '([^']+)/([^'/]+)'")  # Hydra says `load` for a choice in a list
@@ -34,9 +38,13 @@ FAILED: list[ThreeSHNetError] = []  # the errors of the jobs of this command, in
 IN_A_WORKER = "DataLoader worker process"
 OUT_OF_MEMORY = (
     "A process that reads batches has ended, or was killed, which a system short of memory does. Less is needed with "
-    "fewer batches.workers (0 reads in the main process), or a smaller batches.batch_size or "
-    "batches.evaluation_batch_size"
+    "fewer {workers} (0 reads in the main process), or a smaller {sizes}"
 )
+WORKERS = {"train": "batches.workers"}  # the keys of a verb; `workers` and `batch_size` of the others
+SIZES = {"train": ("batches.batch_size", "batches.evaluation_batch_size")}
+WITH_BATCHES = ("data", "import", "evaluate")
+FOLDERS = {"collect": "into", "report": "into", "dashboard": "page"}  # the key of what a verb writes; `out` of others
+STARTED_BY_OTHERS = (SHARED_OUT, "TORCHELASTIC_RUN_ID")  # set for the other processes of a run: by Lightning, torchrun
 HYDRAS_CHOICES = ("hydra/_internal/defaults_list.py", "hydra/core/default_element.py")
 SHOW_TRACEBACK = "THREESHNET_TRACEBACK"  # any value: every error is shown with its traceback
 
@@ -58,11 +66,14 @@ def report_errors(main: Callable[[], Any], verb: str = "train", words: Sequence[
     """
     quiet()
     FAILED.clear()
+    end_with_parent = ends_with(os.getppid()) if any(name in os.environ for name in STARTED_BY_OTHERS) else None
+    if end_with_parent is not None:
+        end_with_parent()
     try:
         _call(main)
         if FAILED:
             raise FAILED[0]
-    except _Interruption as left:
+    except Interruption as left:
         _end(str(left.reason), left.reason.exit_code)
     except ThreeSHNetError as error:
         _end(str(error), error.exit_code)
@@ -78,7 +89,8 @@ def report_errors(main: Callable[[], Any], verb: str = "train", words: Sequence[
 def _call(main: Callable[[], Any]) -> None:
     """Call `main` and flush the output here, where an error of writing can still be handled."""
     try:
-        main()
+        with stopped_by_signals():
+            main()
     except SystemExit as ended:  # Hydra's after --help
         if ended.code:
             raise
@@ -104,9 +116,29 @@ def _message_for_users(error: Exception, verb: str, words: Sequence[str]) -> str
         return explained(error, verb, words)
     if _in_choices(error) and (message := _wrong_choices(words)):
         return message
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}"
-    return _out_of_memory(error)
+    if _of_the_system(error):
+        return _system_message(error, verb)
+    if isinstance(error, UnicodeEncodeError) and sys.getfilesystemencoding() != "utf-8":
+        return f"{error.object[:200]!a} cannot be written in this locale ({error.encoding}): set PYTHONUTF8=1"
+    return _out_of_memory(error, verb)
+
+
+def _of_the_system(error: Exception) -> TypeGuard[OSError]:
+    """Whether the system refused a file, or any writing for want of room."""
+    return isinstance(error, OSError) and (error.filename is not None or error.errno in NO_ROOM)
+
+
+def _system_message(error: OSError, verb: str) -> str:
+    """What the system refuses, and for a full disk the way out."""
+    file = "a file" if error.filename is None else os.fsdecode(error.filename)
+    if error.errno not in NO_ROOM:
+        return f"{file}: {error.strerror}"
+    key = FOLDERS.get(verb, "out")
+    free = "" if error.filename is None else f" ({free_bytes(Path(file).parent) / 1e6:.1f} MB are free)"
+    return (
+        f"{file} cannot be written: {error.strerror}{free}. What was finished before is kept: make room, or give "
+        f"another {key}=<folder>, and run the same command again"
+    )
 
 
 def _build_message(error: InstantiationException) -> str:
@@ -142,15 +174,22 @@ def _wrong_choices(words: Sequence[str]) -> str | None:
     )
 
 
-def _out_of_memory(error: Exception) -> str | None:
+def _out_of_memory(error: Exception, verb: str) -> str | None:
     """For an allocation that failed; None for every other error."""
     message = str(error).strip()
     if not isinstance(error, MemoryError) and "can't allocate memory" not in message:
         return None
-    return f"there is not enough memory ({message or 'while allocating'}): lower batches.batch_size, batch_size or dim"
+    keys = {
+        "train": "batches.batch_size or dim",
+        "data": "batch_size",
+        "import": "batch_size",
+        "evaluate": "batch_size",
+    }
+    lower = f": lower {keys[verb]}" if verb in keys else ""
+    return f"there is not enough memory ({message or 'while allocating'}){lower}"
 
 
-def handled(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+def handled(task: Callable[[DictConfig], Any], verb: str = "train") -> Callable[[DictConfig], Any]:
     """Handles errors for users before Hydra, which would print the whole command line of the job first.
 
     A multirun therefore goes on with its next job and ends with the first error. An interruption ends it at once.
@@ -161,13 +200,20 @@ def handled(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
         try:
             return task(cfg)
         except Interrupted as interrupted:
-            raise _Interruption(interrupted) from interrupted
+            raise Interruption(interrupted) from interrupted
         except ThreeSHNetError as error:
             _failed(error)
+        except OSError as error:
+            if isinstance(error, BrokenPipeError) or not _of_the_system(error) or SHOW_TRACEBACK in os.environ:
+                raise
+            _failed(DataError(_system_message(error, verb)))
         except RuntimeError as error:
             if not worker_death(error):
                 raise
-            _failed(DataError(OUT_OF_MEMORY))
+            if name := ended_by(error):
+                raise Interruption(stopped(name)) from error
+            sizes = " or ".join(SIZES.get(verb, ("batch_size",)))
+            _failed(DataError(OUT_OF_MEMORY.format(workers=WORKERS.get(verb, "workers"), sizes=sizes)))
 
     return quietly
 
@@ -176,14 +222,6 @@ def _failed(error: ThreeSHNetError) -> None:
     if FAILED:  # the first error is reported at the end
         sys.stderr.write(f"{error}\n")
     FAILED.append(error)
-
-
-class _Interruption(BaseException):
-    """Carries an interruption past Hydra, which treats every Exception as the end of one job."""
-
-    def __init__(self, reason: ThreeSHNetError) -> None:
-        super().__init__(str(reason))
-        self.reason = reason
 
 
 def quiet() -> None:

@@ -15,6 +15,7 @@ from threeshnet.errors import ConfigError, Problems, one_of
 from threeshnet.features.extractor import FIELDS
 from threeshnet.features.published.join import joined
 from threeshnet.features.published.layout import Request, opened_sources
+from threeshnet.files import check_writable
 from threeshnet.installation import conf_files, current_commit
 from threeshnet.settings import ImportSettings, plain
 from threeshnet.shards.make import ShardSettings, make_shards
@@ -28,6 +29,7 @@ def import_arrays(settings: ImportSettings) -> None:
     console = Console()
     folders = paths(settings.raw)
     name = settings.name or (folders[0].resolve().stem if folders[0].is_file() else folders[0].resolve().name)
+    check_writable("out", Path(settings.out) / name)
     request = requested(settings)
     sources, problems = opened_sources(folders, layout=layout_of(settings), request=request)
     has_own = any(entry.captions for source in sources for entry in source.entries)

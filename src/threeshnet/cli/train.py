@@ -10,9 +10,10 @@ from hydra.utils import instantiate
 
 from threeshnet.evaluation.finish import finish, show
 from threeshnet.evaluation.scores import facts_of_run, scores_of
+from threeshnet.files import check_writable
 from threeshnet.nn.collectives import leave_together
 from threeshnet.runs.facts import job_facts, machine, training_facts
-from threeshnet.runs.resume import checkpoint_to_resume, finished_metrics, interruptible, run_of
+from threeshnet.runs.resume import check_own_settings, checkpoint_to_resume, finished_metrics, interruptible, run_of
 from threeshnet.runs.tracking import Tracker, training_name
 from threeshnet.settings import Invocation, TrainSettings, plain
 from threeshnet.shards.manifest import Manifest
@@ -29,23 +30,26 @@ log = logging.getLogger(__name__)
 def train(settings: TrainSettings, invocation: Invocation) -> None:
     """Train, select, score once."""
     started = time.perf_counter()
-    shards = provide_shards(settings.shards, settings.data)
     run = run_of(settings, invocation)
+    check_writable("out", run.folder)
+    shards = provide_shards(settings.shards, settings.data)
     tracker = Tracker(settings, run, invocation, name=training_name(settings))
     with run.lock(), interruptible(run, invocation), Signals() as signals, tracker:
         resumed = checkpoint_to_resume(run, resume=settings.resume)
         begun = read_checkpoint(resumed) if resumed else None
+        manifest = Manifest.load(shards)
+        settings = building.with_sizes(settings, manifest)
+        facts = training_facts(settings, invocation.choices, shards, manifest)
+        if begun:
+            check_own_settings(run, settings, facts, begun)
         if metrics := finished_metrics(run, settings, begun):
             show(metrics, run, 60 * metrics["minutes"], "finished already: ")
             return
         pl.seed_everything(settings.seed, verbose=False)
-        manifest = Manifest.load(shards)
-        settings = building.with_sizes(settings, manifest)
         model = instantiate(settings.model)
         if resumed and begun:
             check_resumable(resumed, begun, model)
         datamodule = building.build_datamodule(settings, shards, model)
-        facts = training_facts(settings, invocation.choices, shards, manifest)
         module = building.build_module(settings, model, manifest, facts)
         trainer = building.build_trainer(settings, run, signals, tracker.start(manifest))
         run.write_settings(plain(settings))

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
+from threeshnet.files import check_writable
 from threeshnet.reports.data_card import write_card
 from threeshnet.settings import VerifySettings
-from threeshnet.shards.manifest import open_shards
+from threeshnet.shards.manifest import CARD, open_shards
 from threeshnet.shards.row_checks import Advance
 from threeshnet.shards.verify import Findings, bytes_to_look_at, look_through
 
@@ -21,6 +22,9 @@ from threeshnet.shards.verify import Findings, bytes_to_look_at, look_through
 def verify_shards(settings: VerifySettings) -> None:
     """Look through shards, name every fault, write the data card."""
     folder = open_shards(settings.shards)
+    card = folder / CARD if settings.out is None else Path(settings.out)
+    if settings.card:
+        check_writable("out", card.parent)
     started = time.perf_counter()
     with advancing(bytes_to_look_at(folder), shown=settings.progress) as advance:
         findings = look_through(folder, advance)
@@ -29,9 +33,7 @@ def verify_shards(settings: VerifySettings) -> None:
     findings.raise_faults()
     console.print(table_of(findings, seconds=time.perf_counter() - started))
     if settings.card:
-        card = write_card(
-            folder, out=None if settings.out is None else Path(settings.out), photos=settings.photos, seed=settings.seed
-        )
+        write_card(folder, out=card, photos=settings.photos, seed=settings.seed)
         console.print(f"data card: {card}", highlight=False, soft_wrap=True)
 
 

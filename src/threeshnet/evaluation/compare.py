@@ -14,7 +14,7 @@ from rich.text import Text
 
 from threeshnet.errors import DataError, Problems, shortened
 from threeshnet.evaluation.table import changes
-from threeshnet.files import write_json
+from threeshnet.files import check_writable, write_json
 from threeshnet.installation import current_commit
 from threeshnet.metrics.comparisons import compare
 from threeshnet.metrics.intervals import DRAWS, LEVEL, NAMES
@@ -41,6 +41,8 @@ REMARK = (
 
 def compare_evaluations(settings: CompareSettings) -> None:
     """Print what differs between two evaluations, and write it as JSON into the folder `out`, if any."""
+    if settings.out:
+        check_writable("out", settings.out)
     pair = read_pair(Path(settings.one), Path(settings.other))
     recalls = recalls_of(*pair)
     console = Console()

@@ -17,6 +17,7 @@ from threeshnet.evaluation.finish import write_scores
 from threeshnet.evaluation.request import check_request, perturb_inputs, recorded, scored_views
 from threeshnet.evaluation.scores import scored_of, scores_of
 from threeshnet.evaluation.table import print_results
+from threeshnet.files import check_writable
 from threeshnet.installation import current_commit
 from threeshnet.metrics.protocols import check_protocol, share_photos
 from threeshnet.runs.facts import machine
@@ -46,8 +47,10 @@ def evaluate(settings: EvaluateSettings, invocation: Invocation) -> None:
     started = time.perf_counter()
     given = settings.checkpoint
     files = [Path(file) for file in ([given] if isinstance(given, str) else given)]
+    run = Run(settings.out or files[0].parent)
     check_request(settings, len(files))
     hashes = hashes_of(files)
+    check_writable("out", run.folder)
     views = scored_views(settings)
     embeddings, training, splits = [], [], []
     for file in files:
@@ -79,7 +82,6 @@ def evaluate(settings: EvaluateSettings, invocation: Invocation) -> None:
         "trained": training,
     }
     metrics = scores.metrics | facts | recorded(settings, views)
-    run = Run(settings.out or files[0].parent)
     write_scores(run, scores._replace(metrics=metrics))
     print_results(metrics, seconds=time.perf_counter() - started)
     track_evaluation(settings, run, invocation, split, metrics)

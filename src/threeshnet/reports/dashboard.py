@@ -13,6 +13,7 @@ from rich.console import Console
 
 from threeshnet.errors import ConfigError
 from threeshnet.evaluation.table import duration
+from threeshnet.files import check_writable
 from threeshnet.reports.charts import Chart, band_figure, colour, data_uri, pooling_figure, semantic_figure
 from threeshnet.reports.html import write_html
 from threeshnet.reports.study_runs import STATES, StudyRun, bands, best_dev, by_factor, by_variant, read_study, scores
@@ -46,7 +47,9 @@ class Pictures(NamedTuple):
 def show_study(settings: DashboardSettings) -> None:
     """The page of a study, and its workspace and report at W&B."""
     folder = Path(settings.out or Path("runs") / settings.study)
-    page = write_dashboard(folder, study=settings.study, out=Path(settings.page) if settings.page else None)
+    file = Path(settings.page) if settings.page else folder / PAGE
+    check_writable("page", file.parent)
+    page = write_dashboard(folder, study=settings.study, out=file)
     console = Console()
     console.print(f"page: {page.absolute()}", highlight=False, soft_wrap=True)
     if mode_of(settings.wandb) == "online":

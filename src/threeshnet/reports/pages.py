@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from rich.console import Console
 
 from threeshnet.errors import DataError, ThreeSHNetError, one_of
-from threeshnet.files import write_text
+from threeshnet.files import check_writable, write_text
 from threeshnet.installation import conf_files, experiments_folder
 from threeshnet.metrics.comparisons import difference, over_seeds
 from threeshnet.reports.checks import check
@@ -49,6 +49,7 @@ FIRST_PAGE = """\
 def rebuild(settings: ReportSettings) -> None:
     """The page and figure of one study, or all figures and pages."""
     experiments = experiments_folder()
+    check_writable("into", settings.into or experiments)
     if settings.study:
         folder = Path(settings.into or experiments / load_study(settings.study).name)
         rows = Rows(folder.parent, {settings.study: folder})

@@ -31,12 +31,13 @@ def identity(settings: Mapping[str, Any], fingerprint: str, views: Sequence[str]
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def of_the_run(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that identify a run, by dotted key."""
+def of_the_run(settings: Mapping[str, Any], but: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings that identify a run, by dotted key, without those in or below `but`."""
+    left_out = (*NOT_OF_THE_RUN, *but)
     return {
         key: value
         for key, value in flat(settings).items()
-        if not any(key == name or key.startswith(f"{name}.") for name in NOT_OF_THE_RUN)
+        if not any(key == name or key.startswith(f"{name}.") for name in left_out)
     }
 
 
@@ -53,15 +54,24 @@ def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
     return flattened
 
 
+def changes(before: Mapping[str, Any], given: Mapping[str, Any], but: Sequence[str] = ()) -> dict[str, tuple[str, str]]:
+    """The settings in which two runs differ: the value given and the one before, as text.
+
+    >>> changes({"seed": 0, "out": "a"}, {"seed": 1, "out": "b"})
+    {'seed': ('1', '0')}
+    """
+    first, second = of_the_run(before, but), of_the_run(given, but)
+    keys = [key for key in sorted({*first, *second}) if first.get(key) != second.get(key)]
+    return {key: (repr(second.get(key)), repr(first.get(key))) for key in keys}
+
+
 def differing(settings: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
     """The settings in which two runs differ, as `key: value, not value`.
 
     >>> differing({"seed": 0, "out": "a"}, {"seed": 1, "out": "b"})
     ['seed: 0, not 1']
     """
-    first, second = of_the_run(settings), of_the_run(others)
-    keys = [key for key in sorted({*first, *second}) if first.get(key) != second.get(key)]
-    return [f"{key}: {first.get(key)!r}, not {second.get(key)!r}" for key in keys]
+    return [f"{key}: {mine}, not {other}" for key, (other, mine) in changes(settings, others).items()]
 
 
 def views_read(folder: Path, names: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from threeshnet.errors import ConfigError
+from threeshnet.files import cannot_write
 from threeshnet.runs.rank import process_rank
 
 SHARED_OUT = "THREESHNET_RUN_DIRECTORY"  # tells the processes that Lightning starts where rank 0 works
@@ -33,9 +34,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         lock = _acquire(folder)
     except OSError as error:
-        raise ConfigError(
-            f"out={folder} cannot be written: {error.strerror}; give another OUT (out=<folder>)"
-        ) from error
+        raise cannot_write("out", folder, error) from error
     os.environ[SHARED_OUT] = str(folder)
     try:
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,17 +12,29 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from threeshnet.errors import ConfigError, Interrupted
+from threeshnet.errors import ConfigError, Interrupted, Problems, shortened
 from threeshnet.nn.collectives import leave_together
+from threeshnet.overrides import text
 from threeshnet.runs.checkpoint_files import newest_whole
 from threeshnet.runs.find import resumable
+from threeshnet.runs.identity import changes
 from threeshnet.runs.lock import SHARED_OUT
 from threeshnet.runs.rank import process_rank
 from threeshnet.runs.run import Run
-from threeshnet.settings import Invocation, TrainSettings
+from threeshnet.settings import Invocation, TrainSettings, plain
 
 log = logging.getLogger(__name__)
+# Settings that a resumed run may change, beside names, folders and logging: how long, on what, and what is kept of it.
+LIMITS = tuple(f"trainer.{name}" for name in ("max_epochs", "max_steps", "min_epochs", "min_steps", "max_time"))
+MACHINES = tuple(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy"))
+READING = ("batches.workers", "batches.evaluation_batch_size", "data.reader", "data.how_to_get", "data.extractor")
+MAY_DIFFER = (*LIMITS, *MACHINES, *READING, "selection", "checkpoints", "trainer.enable_model_summary")
+OWN_SETTINGS = (
+    "A run goes on with the settings that it began with; epochs, steps, devices, selection, logging and folders may "
+    "differ. For other settings give another OUT (out=<folder>)."
+)
 EPOCHS = "epochs"  # key of a checkpoint: the epochs that are finished, with their evaluation
+LONGEST_VALUE = 200  # characters in a message
 STARTED_BESIDE_OTHERS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")  # the number of processes, by torchrun and by srun
 
 
@@ -57,6 +70,26 @@ def checkpoint_to_resume(run: Run, *, resume: bool) -> Path | None:
     return newest
 
 
+def check_own_settings(run: Run, settings: TrainSettings, facts: Mapping[str, Any], begun: Mapping[str, Any]) -> None:
+    """Raises ConfigError, once, for every setting that is not the run's own, and for other data.
+
+    `facts` are those of this training (`training_facts`), `begun` is the content of the run's checkpoint.
+    """
+    problems = Problems(f"out={run.folder} holds a run with other settings")
+    own = run.settings
+    if own is not None:
+        changed = changes(own, plain(settings), but=MAY_DIFFER)
+        copies = [key for key in changed if key.startswith("model.")]  # of features, text, dim and others
+        for key in changed if len(copies) == len(changed) else [key for key in changed if key not in copies]:
+            given, before = changed[key]
+            problems.add(f"{key}={shortened(given, LONGEST_VALUE)}, but the run began with {before}")
+    trained: Mapping[str, Any] = begun["threeshnet"].get("run", {})
+    for name in ("fingerprint", "views"):
+        if name in trained and trained[name] != facts[name]:
+            problems.add(f"shards={settings.shards}: {name} {facts[name]}, but the run began with {trained[name]}")
+    problems.raise_as(ConfigError, OWN_SETTINGS)
+
+
 def finished_metrics(run: Run, settings: TrainSettings, checkpoint: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The metrics of a run that has nothing left to do under these settings, else None.
 
@@ -82,7 +115,7 @@ def interruptible(run: Run, invocation: Invocation) -> Iterator[None]:
     except Interrupted as interrupted:
         leave_together()
         words = [word for word in invocation.overrides if word.split("=")[0] not in ("out", "resume")]
-        quote = "'" if "=" in str(run.folder) or " " in str(run.folder) else ""
-        words += [f"out={quote}{run.folder}{quote}", "resume=true"]
+        plainly = re.fullmatch(r"[\w/.:-]+", str(run.folder))
+        words += [f"out={run.folder}" if plainly else text("out", run.folder), "resume=true"]
         command = shlex.join(["threeshnet", "train", *words])
         raise Interrupted(f"{interrupted}. To go on: {command}") from interrupted

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from threeshnet import files
+from threeshnet.errors import DataError
 from threeshnet.runs.identity import differing
 from threeshnet.runs.lock import LOCK, is_locked, locked
 from threeshnet.runs.rank import process_rank
@@ -65,11 +66,15 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any] | None:
-        """The resolved settings of the training, None where there are none."""
+        """The resolved settings of the training, None where there are none.  Raises DataError for a damaged file."""
+        import yaml
         from omegaconf import OmegaConf
 
         file = self.folder / SETTINGS
-        content: Any = OmegaConf.to_container(OmegaConf.load(file)) if file.is_file() else None
+        try:
+            content: Any = OmegaConf.to_container(OmegaConf.load(file)) if file.is_file() else None
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise DataError(f"{file} cannot be read: {error}") from error
         return content
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:

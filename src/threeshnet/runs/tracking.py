@@ -6,14 +6,13 @@ import logging
 import netrc
 import os
 import secrets
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from threeshnet.installation import current_commit
+from threeshnet.installation import current_commit, git, home
 from threeshnet.runs.facts import variant_name
 from threeshnet.runs.rank import process_rank
 from threeshnet.runs.run import Run
@@ -123,7 +122,7 @@ def why_offline() -> str | None:
     if os.environ.get("WANDB_API_KEY"):
         return None
     host = urlsplit(os.environ.get("WANDB_BASE_URL") or SERVICE).netloc
-    file = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    file = Path(os.environ.get("NETRC") or home() / ".netrc")
     try:
         login = netrc.netrc(file).authenticators(host)
     except (OSError, netrc.NetrcParseError):
@@ -172,10 +171,8 @@ def facts_of_code() -> dict[str, Any]:
     """The commit, and how far the files differ from it: counts alone, for a patch may hold secrets."""
     commit = current_commit()
     facts: dict[str, Any] = {"commit": commit.removesuffix("+"), "dirty": commit.endswith("+")}
-    command = ["git", "diff", "HEAD", "--numstat"]
-    try:
-        diff = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
+    diff = git("diff", "HEAD", "--numstat")
+    if diff is None:
         return facts
     changed = [line.split("\t")[:2] for line in diff.splitlines()]
     added, removed = (sum(int(row[side]) for row in changed if row[side].isdigit()) for side in (0, 1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import BasePredictionWriter
 
-from threeshnet.errors import DataError
+from threeshnet.errors import DataError, Interrupted
 from threeshnet.features.predict import Extracted
 from threeshnet.shards.manifest import printable
 from threeshnet.shards.plan import PlannedShard
@@ -70,7 +69,7 @@ class ShardFiller(BasePredictionWriter):
     ) -> None:
         del pl_module, args, kwargs
         if trainer.received_sigterm:  # Lightning's predict loop notes a SIGTERM but would go on
-            raise SystemExit(128 + signal.SIGTERM)
+            raise Interrupted("SIGTERM: stopped. Run the same command again")
         shard = self.waiting[0]
         if self.writer is None:
             options: Any = {"fingerprint": shard.fingerprint, "compression": self.compression}
@@ -100,5 +99,5 @@ class ShardFiller(BasePredictionWriter):
         del trainer, pl_module
         if self.writer is not None:
             self.writer.abandon()
-        if isinstance(exception, KeyboardInterrupt | SystemExit):
+        if isinstance(exception, Interrupted) or not isinstance(exception, Exception):
             log.warning("Stopped. Whole shards are kept in %s; the same command goes on after them.", self.folder)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 from threeshnet.errors import DataError
+from threeshnet.overrides import text
+from threeshnet.processes import ends_with
 from threeshnet.settings import DataSet
 from threeshnet.shards.manifest import open_shards
 
@@ -22,7 +25,8 @@ def provide_shards(folder: str | Path, data: DataSet) -> Path:
     except DataError as missing:
         if not data.made_here:
             raise DataError(f"{missing}\n{data.how_to_get}") from missing
-    command = ["-m", "threeshnet", "data", f"data={name}", f"out='{folder}'"]
-    if subprocess.run([sys.executable, *command], check=False).returncode:
+    command = ["-m", "threeshnet", "data", f"data={name}", text("out", folder)]
+    before = ends_with(os.getpid())
+    if subprocess.run([sys.executable, *command], check=False, preexec_fn=before).returncode:
         raise DataError(f"the shards of {name} could not be made; see above")
     return open_shards(folder, name)

@@ -20,6 +20,7 @@ from typing import Any
 import h5py
 from filelock import FileLock
 
+from threeshnet import installation
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.files import sha256
 
@@ -66,7 +67,7 @@ def mirror(address: str) -> Path | None:
 
 def cache_folder() -> Path:
     """Where the cache lies."""
-    return Path(os.environ.get(WHERE) or Path.home() / ".cache" / "threeshnet")
+    return Path(os.environ.get(WHERE) or installation.cache_folder())
 
 
 def cache_bytes() -> int:

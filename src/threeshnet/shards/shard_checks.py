@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -14,6 +15,7 @@ import h5py
 import numpy as np
 
 from threeshnet.files import sha256
+from threeshnet.processes import ends_with
 from threeshnet.shards.manifest import Manifest, ShardEntry
 from threeshnet.shards.row_checks import Advance, RowNames, ShardLook, chunks, look_at_texts, look_at_values, text_of
 from threeshnet.shards.schema import ARRAYS, MAX_REGIONS, array_of
@@ -36,7 +38,8 @@ def look_at_shard(folder: Path, manifest: Manifest, shard: ShardEntry, advance: 
         look.sound_checksum = True
         return look
     # The bytes are not those that were written, and HDF5's C library can crash on damaged inner pages.
-    with ProcessPoolExecutor(1, multiprocessing.get_context(GUARD)) as process:
+    before = ends_with(os.getpid()) if GUARD == "fork" else None
+    with ProcessPoolExecutor(1, multiprocessing.get_context(GUARD), before) as process:
         try:
             look = process.submit(look_inside, file, manifest, shard).result()
         except BrokenProcessPool:

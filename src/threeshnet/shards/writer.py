@@ -18,6 +18,7 @@ import numpy as np
 
 from threeshnet.errors import ConfigError, DataError, one_of
 from threeshnet.features.fingerprints import Fingerprints
+from threeshnet.files import reserve
 from threeshnet.records import ImageArrays, Photo
 from threeshnet.shards.row_checks import array_faults
 from threeshnet.shards.schema import (
@@ -41,6 +42,9 @@ except ImportError:  # Windows
 GZIP: Mapping[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 STRINGS = h5py.string_dtype("utf-8")
 SMALL_CHUNK_BYTES = 1 << 16
+# HDF5's C library crashes the process when a write fails, so room is reserved before: for the rows, and for all that
+# HDF5 adds or still holds in memory (its tables and the chunks that rows only begin).
+SLACK_BYTES = 4 << 20
 LEFT_OUT = "left_out"
 FINGERPRINT = "fingerprint"
 
@@ -94,6 +98,7 @@ class ShardWriter:
             f"nothing was written to {self.path}; the extractor (or the import) has to be put right (float16 ends at "
             "65504)",
         )
+        reserve(self._claim, self.partial, bytes_of(arrays) + SLACK_BYTES)
         self._append_photos(photos, sizes)
         for key, values in zip(FINGERPRINT_KEYS, fingerprints or (), strict=False):  # none where no photo was decoded
             self._extend(key, values)
@@ -148,6 +153,7 @@ class ShardWriter:
 
     def close(self) -> None:
         """Finish the file and give it its name."""
+        reserve(self._claim, self.partial, SLACK_BYTES)
         self._file.attrs["images"], self._file.attrs["captions"] = self.images, self.captions
         if self.left_out:
             # A dataset, not an attribute: attributes end at 64 kB.
@@ -168,7 +174,20 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.abandon() if kind else self.close()
+        if kind:
+            self.abandon()
+            return
+        try:
+            self.close()
+        except OSError:
+            self.abandon()
+            raise
+
+
+def bytes_of(arrays: ImageArrays) -> int:
+    """Bytes of all arrays, those of regions image by image."""
+    several = (values if isinstance(values, list | tuple) else [values] for values in arrays)
+    return sum(each.nbytes for values in several for each in values if isinstance(each, np.ndarray))
 
 
 def _texts(values: Iterable[str]) -> np.ndarray:

@@ -13,7 +13,7 @@ from rich.console import Console
 from threeshnet.errors import ConfigError, DataError, Problems
 from threeshnet.evaluation.compare import read_evaluation
 from threeshnet.evaluation.table import named_protocol
-from threeshnet.files import write_rows
+from threeshnet.files import check_writable, write_rows
 from threeshnet.installation import experiments_folder
 from threeshnet.runs.find import jobs
 from threeshnet.runs.run import Run
@@ -35,6 +35,7 @@ def collect_rows(settings: CollectSettings) -> None:
     if not folders:
         raise DataError(f"{out} holds no <job>/job.json; run it first: make sweep STUDY={study.name} EXP=<experiment>")
     file = into(settings, study.name) / RESULTS
+    check_writable("into", file.parent)
     kept = {"setting": settings.setting_name, "replace": settings.replace}
     count, unfinished = collect(folders, file, factors=list(study.factors), **kept)
     console = Console()

@@ -7,9 +7,7 @@ submitit does the work (cluster.py).
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,6 +18,7 @@ from typing import Any, Protocol
 import torch
 
 from threeshnet.errors import ConfigError
+from threeshnet.processes import ends_with
 from threeshnet.runs.lock import SHARED_OUT
 from threeshnet.runs.run import Run
 
@@ -29,7 +28,6 @@ NOT_INHERITED = (SHARED_OUT, "RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "
 NOT_INHERITED += ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED", "SLURM_NTASKS", "SLURM_PROCID")
 NOT_INHERITED += ("SLURM_LOCALID", "SLURM_JOB_NAME")
 PREFIXES_NOT_INHERITED = ("TORCHELASTIC_", "SLURM_NTASKS_")
-PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal that a process gets when its parent dies
 
 
 @dataclass(frozen=True)
@@ -87,11 +85,12 @@ def environment(*, threads: int, gpus: Sequence[str] | None = None) -> dict[str,
 
 
 def open_process(job: Job, variables: dict[str, str], **more: Any) -> subprocess.Popen[bytes]:
-    """Starts the job's command; its output is appended to the run's output."""
+    """Starts the job's command, which ends with this process; its output is appended to the run's output."""
     job.folder.mkdir(parents=True, exist_ok=True)
     with Run(job.folder).output.open("ab") as output:
         streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
-        process: Any = subprocess.Popen(command(job), env=variables, **streams | more)
+        before = ends_with(os.getpid())
+        process: Any = subprocess.Popen(command(job), env=variables, preexec_fn=before, **streams | more)
     return process
 
 
@@ -166,8 +165,7 @@ class LocalProcess:
 
     def __init__(self, job: Job, variables: dict[str, str], gpus: Sequence[str]) -> None:
         self.gpus = gpus
-        before = _end_with_the_sweep(os.getpid()) if sys.platform == "linux" else None
-        self.process = open_process(job, variables, start_new_session=True, preexec_fn=before)
+        self.process = open_process(job, variables, start_new_session=True)
 
     def poll(self) -> int | None:
         return self.process.poll()
@@ -175,15 +173,3 @@ class LocalProcess:
     def stop(self, number: int) -> None:
         if self.process.poll() is None:
             self.process.send_signal(number)
-
-
-def _end_with_the_sweep(parent: int):
-    """For the new process: when the sweep dies, even by SIGKILL, the job gets SIGTERM, saves and ends."""
-    prctl = ctypes.CDLL(None).prctl  # loaded before the fork: nothing may be loaded after it
-
-    def ask() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # the sweep died between the fork and this line
-            os._exit(1)
-
-    return ask

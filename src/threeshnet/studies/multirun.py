@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from threeshnet.errors import ConfigError
+from threeshnet.overrides import text
 from threeshnet.runs.run import Run
 from threeshnet.studies.board import Board
 from threeshnet.studies.launch import Job, Local, processes, visible_gpus
-from threeshnet.studies.overrides import text
 from threeshnet.studies.scheduler import Scheduler, Status, end
 
 

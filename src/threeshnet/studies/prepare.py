@@ -11,6 +11,7 @@ from typing import Any
 
 from threeshnet.errors import ConfigError
 from threeshnet.installation import current_commit
+from threeshnet.overrides import listed, quoted, text
 from threeshnet.runs.facts import machine
 from threeshnet.runs.identity import data_fingerprint, identity, views_read
 from threeshnet.runs.run import Run
@@ -18,7 +19,6 @@ from threeshnet.settings import TrainSettings, plain
 from threeshnet.shards.manifest import Manifest, view_name
 from threeshnet.shards.provide import provide_shards
 from threeshnet.studies.launch import Job, processes, visible_gpus
-from threeshnet.studies.overrides import listed, quoted, text
 from threeshnet.studies.plan import Planned
 from threeshnet.studies.study import Derived, Study
 

@@ -53,3 +53,8 @@ class Signals:
 def worker_death(error: BaseException | None) -> bool:
     """Whether the error is torch's message about a dead loader worker."""
     return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+
+
+def ended_by(error: BaseException) -> str | None:
+    """The signal that asked a dead loader worker to stop, as `SIGTERM`; None for another death, as by SIGKILL."""
+    return next((each.name for each in STOPPING if f"signal: {signal.strsignal(each)}" in str(error)), None)

