@@ -105,12 +105,8 @@ def card(file: Path, _: Path, generator: Generator) -> str:
 TARGETS = ("os.system", "builtins.eval", "torch.load", "threeshnet.encoders.image.torch.load", "subprocess.run", "")
 TARGETS += ("threeshnet.runs.facts.machine", "threeshnet.nn.mlp", "threeshnet.encoders.${oc.env:HOME}")
 TARGETS += ("threeshnet.encoders.text.sources.bert_folder", "threeshnet.encoders.official.load_official_checkpoint")
-TARGETS += (
-    "threeshnet.batches.loader.TrainingLoader",
-    "threeshnet.encoders.image.ImageEncoder.forward",
-    "..",
-    "x" * 5000,
-)
+TARGETS += ("threeshnet.batches.loader.TrainingLoader", "threeshnet.encoders.image.ImageEncoder.forward")
+TARGETS += ("..", "x" * 5000)
 
 
 def target(file: Path, folder: Path, generator: Generator) -> str:
@@ -222,15 +218,9 @@ def malicious(file: Path, folder: Path, generator: Generator) -> str:
 
 
 def stranger(file: Path, _: Path, generator: Generator) -> str:
-    things = (
-        Stranger(),
-        argparse.Namespace(a=Stranger),
-        OrderedDict(a=Stranger(torch.zeros(2))),
-        np.zeros(3),
-        Path("x"),
-    )
+    held = (Stranger(), argparse.Namespace(a=Stranger), OrderedDict(a=Stranger(torch.zeros(2))), np.zeros(3), Path("x"))
+    thing = pick(generator, held)
     content = torch.load(file, weights_only=False)
-    thing = pick(generator, things)
     torch.save(content | {"options": thing}, file)
     return f"a foreign {type(thing).__name__}"
 
@@ -278,18 +268,16 @@ def official_keys(file: Path, _: Path, generator: Generator) -> str:
 
 def official_options(file: Path, _: Path, generator: Generator) -> str:
     content = _official_content()
-    options = argparse.Namespace(
-        a=pick(generator, (Stranger(), Stranger, np.float64(3), {1: Stranger()}, [np.zeros(2)]))
-    )
+    held = pick(generator, (Stranger(), Stranger, np.float64(3), {1: Stranger()}, [np.zeros(2)]))
+    options = argparse.Namespace(a=held)
     torch.save(content | {"opt": options}, file)
     return f"options with {str(options.a)[:40]}"
 
 
 def official_nodes(file: Path, _: Path, generator: Generator) -> str:
     content = copy.copy(_official_content())
-    content["model"] = pick(
-        generator, (None, [], [{}, {}], [1, 2], ({}, {}, {}), "text", {0: {}, 1: {}}, [content["model"][1]] * 2)
-    )
+    held = (None, [], [{}, {}], [1, 2], ({}, {}, {}), "text", {0: {}, 1: {}}, [content["model"][1]] * 2)
+    content["model"] = pick(generator, held)
     torch.save(content, file)
     return f"model is {str(content['model'])[:40]}"
 

@@ -15,72 +15,19 @@ from .attempts import Attempt
 from .nonsense import Generator, pick
 
 CONF = ROOT / "conf"
-VALUES = ("abc", "''", "null", "-1", "0", "1", "1.5", "1e308", "nan", "inf", "-inf", "true", "false", "[]", "[1,2]")
-VALUES += (
-    "{}",
-    "{a:1}",
-    "${nowhere}",
-    "'${oc.env:NO_SUCH_VARIABLE}'",
-    "'${'",
-    "'???'",
-    "ü€",
-    "0x10",
-    "1_000",
-    "'null'",
-)
-VALUES += (
-    "[[[[]]]]",
-    "'\\x00'",
-    "a/../../b",
-    "-0.0",
-    "'a b'",
-    "'a=b'",
-    "'*'",
-    "[abc]",
-    "'${oc.create:{a:1}}'",
-    "~",
-    "''''",
-)
+VALUES = ("abc", "''", "null", "-1", "0", "1", "1.5", "1e308", "nan", "inf", "-inf", "true", "false", "[]")
+VALUES += ("[1,2]", "{}", "{a:1}", "${nowhere}", "'${oc.env:NO_SUCH_VARIABLE}'", "'${'", "'???'", "ü€", "0x10")
+VALUES += ("1_000", "'null'", "[[[[]]]]", "'\\x00'", "a/../../b", "-0.0", "'a b'", "'a=b'", "'*'", "[abc]")
+VALUES += ("'${oc.create:{a:1}}'", "~", "''''")
 HUGE = ("1" + "0" * 30, "-1" + "0" * 30, "10000000000", "-10000000000", "x" * 5000)
 UNBOUNDED = {  # a huge number is a sensible wish here: it takes long, or starts as many processes
     *("trainer.max_steps", "trainer.max_epochs", "trainer.devices", "images", "batches.workers", "workers"),
     *("data.extractor.region_width", "data.extractor.grid_width", "data.extractor.classes"),
 }
-BAD_WORDS = (
-    "=",
-    "a",
-    "a=",
-    "=b",
-    "a=[1",
-    "a='b",
-    "+",
-    "+a",
-    "~",
-    "~~a",
-    "a.b.c.d=1",
-    "a@b=c",
-    "+seed=1",
-    "'",
-    "a=${",
-    "--no-such-flag",
-)
-BAD_WORDS += (
-    "fusion=[semantic,nowhere]",
-    "parts=nowhere",
-    "text=[bert]",
-    "objective=null",
-    "logger=nowhere",
-    "data=x/y",
-)
-BAD_WORDS += (
-    "+experiment=region_demo",
-    "++seed=abc",
-    "hydra.run.dir=/proc/x",
-    "hydra/launcher=nowhere",
-    "data@x=demo",
-)
-
-
+BAD_WORDS = ("=", "a", "a=", "=b", "a=[1", "a='b", "+", "+a", "~", "~~a", "a.b.c.d=1", "a@b=c", "+seed=1", "'")
+BAD_WORDS += ("a=${", "--no-such-flag", "fusion=[semantic,nowhere]", "parts=nowhere", "text=[bert]")
+BAD_WORDS += ("objective=null", "logger=nowhere", "data=x/y", "+experiment=region_demo", "++seed=abc")
+BAD_WORDS += ("hydra.run.dir=/proc/x", "hydra/launcher=nowhere", "data@x=demo")
 SHORTEST_VALUE = 3  # letters of a value that stand in a message for no other reason
 ORDINARY = {"null", "true", "false", "nan", "inf", "-inf", "1.5"}  # words that may: naming them names nothing
 

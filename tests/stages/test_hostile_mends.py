@@ -33,6 +33,7 @@ from threeshnet.training.checkpoint import load_model
 from ..shard_folders import write_shard
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+TEXT = h5py.string_dtype()
 
 
 # ---- settings
@@ -220,33 +221,18 @@ def link(target: Any) -> Callable[[h5py.File], Any]:
     return change
 
 
-def in_another_file(opened: h5py.File) -> None:
-    del opened["seg/map"]
-    opened["seg"].create_dataset("map", (4, 64, 64), "u1", external=[("/etc/passwd", 0, 16384)])  # pyright: ignore
+def replaced(key: str, *shape_and_type: Any, **options: Any) -> Callable[[h5py.File], Any]:
+    """Another array under a name; without shape and type a group."""
+
+    def change(opened: h5py.File) -> None:
+        del opened[key]
+        opened.create_dataset(key, *shape_and_type, **options) if shape_and_type else opened.create_group(key)
+
+    return change
 
 
-def huge(opened: h5py.File) -> None:
-    del opened["image/id"]
-    opened.create_dataset("image/id", (2**40,), h5py.string_dtype(), chunks=(64,))
-
-
-def group(opened: h5py.File) -> None:
-    del opened["grid/features"]
-    opened.create_group("grid/features")
-
-
-def numbers_for_texts(opened: h5py.File) -> None:
-    rows = len(opened["caption/text"])  # pyright: ignore
-    del opened["caption/text"]
-    opened["caption/text"] = np.zeros(rows)
-
-
-def stray(opened: h5py.File) -> None:
-    opened["caption/owner"][0] = -1  # pyright: ignore
-
-
-def backwards(opened: h5py.File) -> None:
-    opened["region/offsets"][:] = opened["region/offsets"][:][::-1]  # pyright: ignore
+def put(key: str, value: Any) -> Callable[[h5py.File], Any]:
+    return lambda opened: opened[key].__setitem__(slice(0, 1), value)
 
 
 @pytest.mark.parametrize(
@@ -254,12 +240,15 @@ def backwards(opened: h5py.File) -> None:
     [
         (link(h5py.ExternalLink("/etc/x.h5", "/a")), "caption/text is a link, which is never followed"),
         (link(h5py.SoftLink("/image/id")), "caption/text is a link"),
-        (in_another_file, "seg/map has its data in another file, which is never read"),
-        (huge, "image/id declares 8,796,093,022,208 bytes and stores 0"),
-        (group, "grid/features is no dataset"),
-        (numbers_for_texts, "caption/text is of type float64"),
-        (stray, "caption/owner from -1"),
-        (backwards, "region/offsets"),
+        (
+            replaced("seg/map", (4, 64, 64), "u1", external=[("/etc/passwd", 0, 16384)]),
+            "seg/map has its data in another file, which is never read",
+        ),
+        (replaced("image/id", 2**40, TEXT, chunks=(64,)), "image/id declares 8,796,093,022,208 bytes and stores 0"),
+        (replaced("grid/features"), "grid/features is no dataset"),
+        (replaced("caption/text", (3,), "f8", data=np.zeros(3)), "caption/text is of type float64"),
+        (put("caption/owner", -1), "caption/owner from -1"),
+        (put("region/offsets", 9999), "region/offsets"),
     ],
 )
 def test_a_shard_that_lies_is_refused_by_reader_and_verify(
@@ -275,43 +264,28 @@ def test_a_shard_that_lies_is_refused_by_reader_and_verify(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content.update(format=True), "format True"),
-        (lambda content: content.update(dataset="../x"), "dataset: '../x' is not a plain name"),
+        (lambda content, _: content.update(format=True), "format True"),
+        (lambda content, _: content.update(dataset="../x"), "dataset: '../x' is not a plain name"),
+        (lambda content, _: content.update(raw="a\0b"), "raw='a\\x00b': a text with a zero byte in it"),
+        (lambda content, _: content["layout"].update(classes=10**9), "=1000000000: expected less than or equal to 255"),
+        (lambda content, _: content["layout"].update(classes=None), "classes=None with the fields region, grid, seg"),
+        (lambda content, _: content["layout"].update(grid_size=[7]), "grid_size=[7]: expected 2 values or more"),
         (
-            lambda content: content["layout"].update(classes=10**9),
-            "classes=1000000000: expected less than or equal to 255",
-        ),
-        (lambda content: content["layout"].update(grid_size=[7]), "grid_size=[7]: expected 2 values or more"),
-        (
-            lambda content: content["splits"]["dev"].update(images=-1),
-            "dev: images=-1: expected greater than",
-        ),
-        (
-            lambda content: content["splits"]["dev"]["shards"][0].update(file="../x.h5"),
-            "'../x.h5' is not a plain name",
-        ),
-        (
-            lambda content: content["splits"]["dev"]["shards"][0].update(file="/etc/passwd"),
-            "'/etc/passwd' is not a",
-        ),
-        (lambda content: content["splits"]["dev"]["shards"][0].update(file=5), "file=5: expected a text"),
-        (
-            lambda content: content["splits"]["dev"]["shards"][0].update(surprise=5),
-            "splits: dev: shards[0]: surprise is not a part of it",
-        ),
-        (
-            lambda content: content["layout"]["dtypes"].update(region="int8"),
+            lambda content, _: content["layout"]["dtypes"].update(region="int8"),
             "dtypes: region='int8' does not exist; there are: float16",
         ),
-        (lambda content: content["layout"].update(classes=None), "classes=None with the fields region, grid, seg"),
-        (lambda content: content.update(raw="a\0b"), "raw='a\\x00b': a text with a zero byte in it"),
+        (lambda _, dev: dev.update(images=-1), "dev: images=-1: expected greater than"),
+        (lambda _, dev: dev["shards"][0].update(file="../x.h5"), "'../x.h5' is not a plain name"),
+        (lambda _, dev: dev["shards"][0].update(file="/etc/passwd"), "'/etc/passwd' is not a"),
+        (lambda _, dev: dev["shards"][0].update(file=5), "file=5: expected a text"),
+        (lambda _, dev: dev["shards"][0].update(surprise=5), "splits: dev: shards[0]: surprise is not a part of it"),
     ],
 )
 def test_a_manifest_that_lies_is_refused(
-    synthetic_shards: Path, tmp_path: Path, change: Callable[[Any], Any], message: str
+    synthetic_shards: Path, tmp_path: Path, change: Callable[[Any, Any], Any], message: str
 ) -> None:
     content = json.loads((synthetic_shards / "manifest.json").read_text())
-    change(content)
+    change(content, content["splits"]["dev"])
     (tmp_path / "manifest.json").write_text(json.dumps(content))
     with pytest.raises(DataError) as refused:
         Manifest.load(tmp_path)

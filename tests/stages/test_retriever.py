@@ -172,34 +172,28 @@ def test_a_checkpoint_of_before_takes_the_extractor_of_the_caller(run: Path, tmp
         Retriever.load(file, extractor=Tiny(width=8)).encode_photos(files)
 
 
-def other_weights(card: dict[str, Any]) -> None:
-    for maker in card["extractors"].values():
-        maker["weights"] = "of another seed"
-
-
-def a_path(card: dict[str, Any]) -> None:
-    card["extractors"]["region"]["recipe"] = {"_target_": "threeshnet.features.lite0.Lite0", "weights": "/etc/passwd"}
-
-
-def code(card: dict[str, Any]) -> None:
-    card["extractors"]["region"]["recipe"] = {"_target_": "os.system", "command": "true"}
-
-
-def imported(card: dict[str, Any]) -> None:
-    card["extractors"]["region"] |= {"name": "precomp", "recipe": {}}
-
-
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("entries", "message"),
     [
-        (other_weights, "another extractor: weights 'of another seed' was expected, 'random, seed 0' is here"),
-        (a_path, "region: .*weights='/etc/passwd' is a path of the machine that made the shards"),
-        (code, "region: .*'os.system' is no extractor of threeshnet.features"),
-        (imported, "region: the training read precomp, which is no extractor that can be built"),
+        ({"weights": "of another seed"}, "another extractor: weights 'of another seed' was expected, 'random, seed 0'"),
+        (
+            {"recipe": {"_target_": "threeshnet.features.lite0.Lite0", "weights": "/etc/passwd"}},
+            "region: .*weights='/etc/passwd' is a path of the machine that made the shards",
+        ),
+        (
+            {"recipe": {"_target_": "os.system", "command": "true"}},
+            "region: .*'os.system' is no extractor of threeshnet.features",
+        ),
+        (
+            {"name": "precomp", "recipe": {}},
+            "region: the training read precomp, which is no extractor that can be built",
+        ),
     ],
 )
-def test_an_extractor_that_is_not_at_hand(run: Path, tmp_path: Path, shards: Path, change: Any, message: str) -> None:
-    file = changed(run, tmp_path, change)
+def test_an_extractor_that_is_not_at_hand(
+    run: Path, tmp_path: Path, shards: Path, entries: dict[str, Any], message: str
+) -> None:
+    file = changed(run, tmp_path, lambda card: card["extractors"]["region"].update(entries))
     with pytest.raises(CheckpointError, match=rf"(?s){message}.*Give them"):
         Retriever.load(file).encode_photos(photos_of(ShardedSplit(shards, "test"))[:1])
 
