@@ -150,6 +150,12 @@ def out(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def score(zero_shot: ModuleType, raw: Path, out: Path) -> Callable[..., None]:
+    """Runs the script with a model, on the photos or on those of another folder."""
+    return lambda model, *more, raw=raw: zero_shot.main(asked_for(raw, out, model, *more))
+
+
 def rows_of(out: Path, data: str = "folder") -> list[dict[str, str]]:
     with (out / "results.csv").open(encoding="utf-8", newline="") as opened:
         return [row for row in csv.DictReader(opened) if row["data"] == data]
@@ -210,10 +216,10 @@ def one_by_one(kind: str, folder: Path, raw: Path) -> tuple[np.ndarray, list[int
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_row_is_what_plain_loops_find(
-    zero_shot: ModuleType, folders: dict[str, Path], raw: Path, out: Path, kind: str, capsys: pytest.CaptureFixture
+    score: Any, folders: dict[str, Path], raw: Path, out: Path, kind: str, capsys: pytest.CaptureFixture
 ) -> None:
     before = rows_of(out, "demo")
-    zero_shot.main(asked_for(raw, out, folders[kind]))
+    score(folders[kind])
     said = capsys.readouterr()
     assert f"{PHOTOS + 1:02d}.png: no image" in said.out  # left out, and named
     assert f"{PHOTOS + 1}/{PHOTOS + 1}" in said.err  # the bar counts photos
@@ -244,32 +250,32 @@ def test_another_tokenizer_of_siglip_keeps_punctuation(
 
 
 def test_without_weights_there_is_a_row_that_says_so(
-    scripts: dict[str, ModuleType], zero_shot: ModuleType, raw: Path, out: Path, capsys: pytest.CaptureFixture
+    scripts: dict[str, ModuleType], score: Any, folders: dict[str, Path], out: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    zero_shot.main(asked_for(raw, out, "someone/no-such-clip"))
+    """It replaces no measured row, and a measured one replaces it."""
+    absent = "someone/no-such-clip"
+    score(absent)
     (row,) = rows_of(out)
-    assert row["baseline"] == "zero-shot someone/no-such-clip"
+    assert row["baseline"] == f"zero-shot {absent}"
     assert {row[name] for name in (*scripts["run"].RECALLS, "rsum", "machine", "fingerprint")} == {""}
     assert row["reason"] == "weights were not at hand"
     assert (row["images"], row["captions"]) == (str(PHOTOS + 1), str(sum(1 + n % 3 for n in (*range(13), 14))))
     said = capsys.readouterr().out
-    assert "someone/no-such-clip was not run" in said
+    assert f"{absent} was not run" in said
     assert "stays" not in said
     assert said.count("\n") == 1
+    score(folders["clip"], "--name", absent)
+    (measured,) = rows_of(out)
+    assert measured["rsum"]
+    capsys.readouterr()
+    score(absent)
+    assert rows_of(out) == [measured]
+    assert "The row that was measured stays." in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("lacking", "ends"), [("", "measured"), ("model.safetensors", "not run"), (PROCESSOR, "refused")]
-)
+@pytest.mark.parametrize("lacking", ["", "model.safetensors", PROCESSOR])
 def test_what_the_cache_holds_of_a_model(
-    zero_shot: ModuleType,
-    folders: dict[str, Path],
-    raw: Path,
-    out: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    lacking: str,
-    ends: str,
+    score: Any, folders: dict[str, Path], out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
 ) -> None:
     """Where the weights are there and something else is not, their absence is no excuse."""
     model, commit = tmp_path / "models--someone--tiny", "0" * 40
@@ -279,27 +285,13 @@ def test_what_the_cache_holds_of_a_model(
     if lacking:
         (model / "snapshots" / commit / lacking).unlink()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    if ends == "refused":
+    if lacking == PROCESSOR:
         with pytest.raises(DataError, match="someone/tiny: neither a folder"):
-            zero_shot.main(asked_for(raw, out, "someone/tiny"))
+            score("someone/tiny")
         return
-    zero_shot.main(asked_for(raw, out, "someone/tiny"))
+    score("someone/tiny")
     (row,) = rows_of(out)
-    assert (row["baseline"], bool(row["rsum"])) == ("zero-shot someone/tiny", ends == "measured")
-
-
-def test_a_measured_row_is_not_replaced_by_one_that_was_not_run(
-    zero_shot: ModuleType, folders: dict[str, Path], raw: Path, out: Path, capsys: pytest.CaptureFixture
-) -> None:
-    absent = "someone/no-such-clip"
-    zero_shot.main(asked_for(raw, out, absent))
-    zero_shot.main(asked_for(raw, out, folders["clip"], "--name", absent))
-    (measured,) = rows_of(out)  # in the place of the row without recalls
-    assert measured["rsum"]
-    capsys.readouterr()
-    zero_shot.main(asked_for(raw, out, absent))
-    assert rows_of(out) == [measured]
-    assert "The row that was measured stays." in capsys.readouterr().out
+    assert (row["baseline"], bool(row["rsum"])) == ("zero-shot someone/tiny", not lacking)
 
 
 def test_floors_and_zero_shot_rows_leave_each_other_alone(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
@@ -355,13 +347,18 @@ def test_shards_of_another_annotation_are_refused(
             photos_of(zero_shot, other, "--shards", str(shards))
 
 
-def test_a_photo_that_the_shards_hold_must_be_readable(
-    zero_shot: ModuleType, folders: dict[str, Path], raw: Path, shards: Path, out: Path, tmp_path: Path
+def test_a_photo_that_the_shards_hold_must_be_readable_and_one_must_be_left(
+    score: Any, folders: dict[str, Path], raw: Path, shards: Path, tmp_path: Path
 ) -> None:
-    other = shutil.copytree(raw, tmp_path / "other")
+    other, empty = shutil.copytree(raw, tmp_path / "other"), tmp_path / "empty"
     (other / "03.png").write_bytes(b"no photo any more")
     with pytest.raises(DataError, match=r"03.png(.|\n)*The shards hold them"):
-        zero_shot.main(asked_for(other, out, folders["clip"], "--shards", str(shards)))
+        score(folders["clip"], "--shards", str(shards), raw=other)
+    empty.mkdir()
+    (empty / "one.png").write_bytes(b"no photo")
+    (empty / "captions.csv").write_text("file,caption,split\none.png,a dog,test\n")
+    with pytest.raises(DataError, match=r"one.png: no image(.|\n)*No photo is left"):
+        score(folders["clip"], raw=empty)
 
 
 def test_settings_of_the_reader_are_those_of_shards(zero_shot: ModuleType, raw: Path) -> None:
@@ -373,9 +370,7 @@ def test_settings_of_the_reader_are_those_of_shards(zero_shot: ModuleType, raw: 
 # ---- refusals
 
 
-def test_refusals_say_what_is_wrong(
-    zero_shot: ModuleType, folders: dict[str, Path], raw: Path, out: Path, tmp_path: Path
-) -> None:
+def test_refusals_say_what_is_wrong(score: Any, folders: dict[str, Path], out: Path, tmp_path: Path) -> None:
     empty, other = tmp_path / "empty", made("resnet", tmp_path / "resnet")
     empty.mkdir()
     untold = shutil.copytree(folders["clip"], tmp_path / "untold")
@@ -394,17 +389,8 @@ def test_refusals_say_what_is_wrong(
     }
     for words, message in refused.items():
         with pytest.raises((DataError, ConfigError), match=message):
-            zero_shot.main(asked_for(raw, out, *words))
+            score(*words)
     assert (out / "results.csv").read_bytes() == before
-
-
-def test_a_split_without_a_photo_that_can_be_read(
-    zero_shot: ModuleType, folders: dict[str, Path], out: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "one.png").write_bytes(b"no photo")
-    (tmp_path / "captions.csv").write_text("file,caption,split\none.png,a dog,test\n")
-    with pytest.raises(DataError, match=r"one.png: no image(.|\n)*No photo is left"):
-        zero_shot.main(asked_for(tmp_path, out, folders["clip"]))
 
 
 def test_examples_in_docstrings(scripts: dict[str, ModuleType]) -> None:

@@ -116,16 +116,15 @@ def locate(rng: Random, number: int, thing: Thing, scene: Scene) -> Place:
     return Place(number, kind, where(thing, kind, scene))
 
 
+def relations_of(one: Thing, other: Thing) -> list[str]:
+    """How two things stand to each other."""
+    return [kind for kind, is_true in RELATIONS.items() if is_true(one, other)]
+
+
 def relate(rng: Random, one: int, other: int, things: list[Thing]) -> Relation:
     """A true relation of two things; sides are as common as all the others."""
-    kinds = [kind for kind, is_true in RELATIONS.items() if is_true(things[one], things[other])]
-    kinds += [kind for kind in kinds if kind in ("left", "right")]
-    return Relation(one, rng.choice(kinds), other)
-
-
-def related(one: Thing, other: Thing) -> bool:
-    """Whether there is anything to say of how two things stand to each other."""
-    return any(is_true(one, other) for is_true in RELATIONS.values())
+    kinds = relations_of(things[one], things[other])
+    return Relation(one, rng.choice(kinds + [kind for kind in kinds if kind in ("left", "right")]), other)
 
 
 class Speaker:
@@ -167,7 +166,7 @@ class Speaker:
 
     def relation(self, things: list[Thing]) -> tuple[Claims, str]:
         """`on the grass , a red ball lies to the left of a small vase`"""
-        if not related(*things[:2]):
+        if not relations_of(*things[:2]):
             return self.places(things)
         mentions, (one, other) = self._mentions(things[:2])
         link = relate(self.rng, 0, 1, things)
@@ -191,7 +190,7 @@ class Speaker:
         words = stuff_words(self.rng, stuff)
         end = self.rng.choice([f"with {words} in the background", f"with {words} behind", f"with {words} at the back"])
         link, joined = (), "and"
-        if related(*things[:2]) and self.rng.random() < 0.7:
+        if relations_of(*things[:2]) and self.rng.random() < 0.7:
             link = (relate(self.rng, 0, 1, things),)
             joined = relation_words(self.rng, link[0].kind)
         return Claims(mentions, (), link, (stuff,)), f"{one} {joined} {other} {end}"
@@ -201,7 +200,7 @@ class Speaker:
         mentions, (one, other, last) = self._mentions(things[:3])
         at = locate(self.rng, 2, things[2], self.scene)
         words = place_words(self.rng, at.kind, at.value)
-        if related(*things[:2]) and self.rng.random() < 0.7:
+        if relations_of(*things[:2]) and self.rng.random() < 0.7:
             link = relate(self.rng, 0, 1, things)
             joined = relation_words(self.rng, link.kind)
             start = self.rng.choice(["", "", "there is "])

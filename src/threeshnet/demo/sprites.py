@@ -37,24 +37,23 @@ class Ink:
     def __init__(self, image: Image.Image) -> None:
         self.draw, self.side = ImageDraw.Draw(image), image.width
 
-    def add(self, kind: str, numbers: Sequence[float], fill: int | Colour, grow: float = 0.0) -> None:
+    def add(self, kind: str, numbers: Sequence[float], fill: Any, grow: float = 0.0) -> None:
         """An ellipse or polygon, `grow` larger on every side, a line, or the outline of an ellipse (ring)."""
-        fill_: Any = fill
         width = max(1, round((numbers[0] if kind in ("line", "ring") else 2 * grow) * self.side))
         if kind == "ring":
             cx, cy, rx, ry = (value * self.side for value in numbers[1:])
-            self.draw.ellipse([cx - rx, cy - ry, cx + rx, cy + ry], outline=fill_, width=width)
+            self.draw.ellipse([cx - rx, cy - ry, cx + rx, cy + ry], outline=fill, width=width)
         elif kind == "line":
-            self.draw.line(self._points(numbers[1:]), fill=fill_, width=width, joint="curve")
+            self.draw.line(self._points(numbers[1:]), fill=fill, width=width, joint="curve")
         elif kind == "ellipse":
             cx, cy, rx, ry = numbers
             box = (cx - rx - grow, cy - ry - grow, cx + rx + grow, cy + ry + grow)
-            self.draw.ellipse([value * self.side for value in box], fill=fill_)
+            self.draw.ellipse([value * self.side for value in box], fill=fill)
         else:
             points = self._points(numbers)
-            self.draw.polygon(points, fill=fill_)
+            self.draw.polygon(points, fill=fill)
             if grow:
-                self.draw.line([*points, points[0], points[1]], fill=fill_, width=width, joint="curve")
+                self.draw.line([*points, points[0], points[1]], fill=fill, width=width, joint="curve")
 
     def _points(self, numbers: Sequence[float]) -> list[tuple[float, float]]:
         return [(x * self.side, y * self.side) for x, y in zip(numbers[::2], numbers[1::2], strict=True)]
