@@ -1,8 +1,10 @@
-"""Photos of random colours, what an extractor makes of them, and cells by a slow twin."""
+"""Photos of random colours, arrays and shards of them, and cells by a slow twin."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +12,9 @@ from PIL import Image
 
 from threeshnet.features.extractor import Extractor
 from threeshnet.features.photos import PhotoBatches
-from threeshnet.records import ImageArrays, Photo
+from threeshnet.features.tiny import Tiny
+from threeshnet.records import AnnotatedSet, ImageArrays, Photo
+from threeshnet.shards.make import MadeShards, ShardSettings, make_shards
 
 CLOSE = {"atol": 2e-3, "rtol": 4e-3}  # float16 ends at three digits, and sums run in another order in a batch
 
@@ -29,6 +33,15 @@ def extract(extractor: Extractor, photos: list[Photo]) -> ImageArrays:
     assert not loaded.damaged
     with torch.inference_mode():
         return extractor(loaded.inputs[0])
+
+
+def quiet_shards(
+    annotated: AnnotatedSet, raw: Path, folder: Path, *, sources: Sequence[Extractor] | None = None, **settings: Any
+) -> MadeShards:
+    """Shards of the tiny extractor, or of `sources`; made in this process, on the CPU, without a progress bar."""
+    quiet: dict[str, Any] = {"workers": 0, "accelerator": "cpu", "progress": False}
+    given = ShardSettings(**quiet | settings)
+    return make_shards(annotated, sources=sources or [Tiny()], folder=folder, raw=raw, settings=given)
 
 
 def assert_alike(one: ImageArrays, other: ImageArrays) -> None:

@@ -12,12 +12,12 @@ from PIL import Image
 from rich.console import Console
 
 from threeshnet.cli.made_shards import show_leakage
-from threeshnet.features.tiny import Tiny
 from threeshnet.records import AnnotatedSet, Photo
 from threeshnet.shards import leakage
 from threeshnet.shards.leakage import Leak, coverage, crossing, leaks, nearest_within
-from threeshnet.shards.make import ShardSettings, make_shards
 from threeshnet.shards.verify import verify
+
+from .pictures import quiet_shards
 
 
 def noise(seed: int) -> Image.Image:
@@ -51,14 +51,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     photos = [
         Photo(Path(name).stem, raw / name, split, ("a caption",)) for split, names in splits.items() for name in names
     ]
-    made = make_shards(
-        AnnotatedSet("toy", tuple(photos)),
-        sources=[Tiny()],
-        folder=tmp_path_factory.mktemp("shards"),
-        raw=raw,
-        settings=ShardSettings(images_per_shard=4, workers=0, accelerator="cpu", progress=False),
-    )
-    return made.folder
+    shards = tmp_path_factory.mktemp("shards")
+    return quiet_shards(AnnotatedSet("toy", tuple(photos)), raw, shards, images_per_shard=4).folder
 
 
 def test_what_is_in_two_splits_is_found(folder: Path) -> None:

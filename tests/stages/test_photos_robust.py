@@ -18,8 +18,10 @@ from threeshnet.features.fingerprints import ROUND_BITS, perceptual_hash
 from threeshnet.features.photos import PhotoBatches, open_photo
 from threeshnet.features.tiny import Tiny
 from threeshnet.records import Photo
-from threeshnet.shards.make import MadeShards, ShardSettings, make_shards
+from threeshnet.shards.make import MadeShards
 from threeshnet.shards.manifest import printable
+
+from .pictures import quiet_shards
 
 
 def noise(width: int = 40, height: int = 30, seed: int = 0) -> Image.Image:
@@ -227,11 +229,7 @@ def test_too_little_memory_is_not_the_photo_s_fault(tmp_path: Path, monkeypatch:
 
 
 def made_of(raw: Path, **options: object) -> MadeShards:
-    settings: dict = {"progress": False, "workers": 0, "accelerator": "cpu"} | options
-    sources = settings.pop("sources", [Tiny()])
-    annotated = FolderReader(dev_percent=0, test_percent=0).read(raw)
-    where = {"folder": raw.parent / "shards", "raw": raw}
-    return make_shards(annotated, sources=sources, **where, settings=ShardSettings(**settings))
+    return quiet_shards(FolderReader(dev_percent=0, test_percent=0).read(raw), raw, raw.parent / "shards", **options)
 
 
 def test_every_name_is_kept_apart_and_every_failure_listed(tmp_path: Path) -> None:

@@ -23,9 +23,10 @@ from threeshnet.features.photos import open_photo
 from threeshnet.features.segmentation import AnnotatedSegmentation
 from threeshnet.features.tiny import Tiny
 from threeshnet.records import AnnotatedSet
-from threeshnet.shards.make import MadeShards, ShardSettings, make_shards
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.shards.verify import look_through
+
+from .pictures import quiet_shards
 
 FORMATS = {".jpg": {"quality": 95, "subsampling": 0}, ".png": {}, ".tif": {}, ".webp": {"lossless": True}}
 
@@ -44,12 +45,6 @@ def turned(image: Image.Image, orientation: int, file: Path) -> None:
     exif[0x0112] = orientation
     stored = image.transpose(METHODS[undo]) if orientation > 1 else image
     stored.save(file, exif=exif, **FORMATS[file.suffix])
-
-
-def shards(annotated: AnnotatedSet, raw: Path, folder: Path, **options: Any) -> MadeShards:
-    sources = options.pop("sources", [Tiny()])
-    quiet: dict[str, Any] = {"workers": 0, "accelerator": "cpu", "progress": False}
-    return make_shards(annotated, sources=sources, folder=folder, raw=raw, settings=ShardSettings(**quiet | options))
 
 
 # ---- why a photo is not there
@@ -255,27 +250,27 @@ def masked(raw: Path, *numbers: int, ending: str = ".png") -> AnnotatedSet:
 def test_shards_of_exchanged_photos_and_changed_masks_are_not_kept(raw: Path, tmp_path: Path) -> None:
     annotated = masked(raw, 0, 1, ending=".bmp")
     sources = [Tiny(fields=["grid"]), AnnotatedSegmentation().prepare(annotated)]
-    made = shards(annotated, raw, tmp_path / "s", sources=sources)
-    assert shards(annotated, raw, tmp_path / "s", sources=sources).kept == len(made.manifest.splits)
+    made = quiet_shards(annotated, raw, tmp_path / "s", sources=sources)
+    assert quiet_shards(annotated, raw, tmp_path / "s", sources=sources).kept == len(made.manifest.splits)
     before = (raw / "masks/a.png").read_bytes()
     (raw / "masks/a.png").write_bytes((raw / "masks/b.png").read_bytes())
     with pytest.raises(DataError, match=r"manifest\.json: masks of photos have other content now"):
-        shards(annotated, raw, tmp_path / "s", sources=sources)
+        quiet_shards(annotated, raw, tmp_path / "s", sources=sources)
     (raw / "masks/a.png").write_bytes(before)
     (raw / "a.bmp").rename(raw / "t")
     (raw / "b.bmp").rename(raw / "a.bmp")
     (raw / "t").rename(raw / "b.bmp")
     with pytest.raises(DataError, match=r"train-00000\.h5: 2 photos have other content now: a\.bmp, b\.bmp"):
-        shards(annotated, raw, tmp_path / "s", sources=sources)
+        quiet_shards(annotated, raw, tmp_path / "s", sources=sources)
 
 
 def test_companions_of_shards_are_passed_over(raw: Path, tmp_path: Path) -> None:
     picture(raw / "p.png")
     (raw / "captions.csv").write_text("file,caption,split\np.png,A dog.,val\n")
     annotated = FolderReader().read(raw)
-    shards(annotated, raw, tmp_path / "s")
+    quiet_shards(annotated, raw, tmp_path / "s")
     (tmp_path / "s/._dev-00000.h5").write_bytes(b"\0\5\x16\7")
-    assert shards(annotated, raw, tmp_path / "s").kept == 1
+    assert quiet_shards(annotated, raw, tmp_path / "s").kept == 1
     look_through(tmp_path / "s").raise_faults()
     with pytest.raises(DataError, match="split='val' does not exist; there are: dev; val is called dev here"):
         ShardedSplit(tmp_path / "s", "val")
@@ -284,13 +279,13 @@ def test_companions_of_shards_are_passed_over(raw: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize("seed", range(6))
 def test_one_changed_byte_of_a_photo_or_mask_is_noticed(seed: int, raw: Path, tmp_path: Path) -> None:
     annotated = masked(raw, 0)
-    shards(annotated, raw, tmp_path / "s")
+    quiet_shards(annotated, raw, tmp_path / "s")
     file = raw / ("a.png", "masks/a.png")[seed % 2]
     content = bytearray(file.read_bytes())
     content[int(np.random.default_rng(seed).integers(len(content)))] ^= 1
     file.write_bytes(content)
     with pytest.raises(DataError, match="have other content now"):
-        shards(annotated, raw, tmp_path / "s")
+        quiet_shards(annotated, raw, tmp_path / "s")
 
 
 @pytest.mark.parametrize(
@@ -300,7 +295,7 @@ def test_verify_remarks_on_segmentations_without_content(
     classes: tuple[int, int], said: str, raw: Path, tmp_path: Path
 ) -> None:
     annotated = masked(raw, *classes)
-    shards(annotated, raw, tmp_path / "s", sources=[AnnotatedSegmentation().prepare(annotated)])
+    quiet_shards(annotated, raw, tmp_path / "s", sources=[AnnotatedSegmentation().prepare(annotated)])
     remarks = [remark for remark in look_through(tmp_path / "s").remarks if "seg/map" in remark]
     assert len(remarks) == bool(said)
     assert all(said in remark for remark in remarks)

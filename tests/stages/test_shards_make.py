@@ -19,10 +19,12 @@ from threeshnet.features.tiny import Tiny
 from threeshnet.installation import CONF
 from threeshnet.records import AnnotatedSet, Photo
 from threeshnet.shards.fill import batches_within_shards
-from threeshnet.shards.make import MadeShards, ShardSettings, make_shards
+from threeshnet.shards.make import MadeShards
 from threeshnet.shards.plan import plan_shards
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.shards.verify import verify
+
+from .pictures import quiet_shards
 
 
 def annotated_of(folder: Path, train: int = 7, dev: int = 2) -> AnnotatedSet:
@@ -38,20 +40,9 @@ def annotated_of(folder: Path, train: int = 7, dev: int = 2) -> AnnotatedSet:
 
 
 def make(tmp_path: Path, **options: Any) -> MadeShards:
-    settings: dict[str, Any] = {
-        "sources": [Tiny()],
-        "folder": tmp_path / "shards",
-        "raw": tmp_path / "raw",
-        "images_per_shard": 3,
-        "batch_size": 2,
-        "workers": 0,
-        "accelerator": "cpu",
-        "progress": False,
-    }
     annotated = options.pop("annotated", None) or annotated_of(tmp_path / "raw")
-    given = settings | options
-    where = {key: given.pop(key) for key in ("sources", "folder", "raw")}
-    return make_shards(annotated, **where, settings=ShardSettings(**given))
+    where = {"folder": tmp_path / "shards", "raw": tmp_path / "raw"}
+    return quiet_shards(annotated, **where | {"images_per_shard": 3, "batch_size": 2} | options)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

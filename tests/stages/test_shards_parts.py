@@ -22,13 +22,16 @@ from threeshnet.features.tiny import Tiny
 from threeshnet.installation import CONF
 from threeshnet.records import AnnotatedSet, Photo
 from threeshnet.shards.fill import ShardFiller
-from threeshnet.shards.make import MadeShards, ShardSettings, finish, make_shards, predictor
+from threeshnet.shards.make import MadeShards, ShardSettings, finish, predictor
 from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.plan import plan_shards
 from threeshnet.shards.verify import verify
 from threeshnet.shards.writer import ShardWriter, claim
 
+from .pictures import quiet_shards
+
 ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["data=folder", "extractor=tiny", "images_per_shard=2", "workers=0", "accelerator=cpu", "progress=false"]
 
 
 def photos_in(folder: Path, count: int = 10) -> AnnotatedSet:
@@ -46,11 +49,8 @@ def photos_in(folder: Path, count: int = 10) -> AnnotatedSet:
 
 
 def make(tmp_path: Path, folder: str, **options: Any) -> MadeShards:
-    settings: dict[str, Any] = {"images_per_shard": 2, "batch_size": 2, "workers": 0, "progress": False}
-    settings |= {"folder": tmp_path / folder, "raw": tmp_path / "raw", "accelerator": "cpu"}
-    given = settings | options
-    where = {key: given.pop(key) for key in ("folder", "raw")}
-    return make_shards(photos_in(tmp_path / "raw"), sources=[Tiny()], **where, settings=ShardSettings(**given))
+    raw, sizes = tmp_path / "raw", {"images_per_shard": 2, "batch_size": 2}
+    return quiet_shards(photos_in(raw), raw, tmp_path / folder, **sizes | options)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -175,8 +175,7 @@ def test_a_cluster_s_environment_is_not_taken_for_one_run(tmp_path: Path, monkey
 
 def test_the_command_takes_parts_and_says_what_is_missing(tmp_path: Path, command: Any) -> None:
     photos_in(tmp_path / "raw", 14)
-    words = ["data=folder", "extractor=tiny", f"raw={tmp_path / 'raw'}", "images_per_shard=2", "workers=0"]
-    words += ["accelerator=cpu", "progress=false", f"out={tmp_path}"]
+    words = [f"raw={tmp_path / 'raw'}", f"out={tmp_path}", *SMALL]
     first = command("data", *words, "part=1", "of=2")
     assert first.code == 0, first.err
     assert "part 1 of 2: " in first.out
@@ -262,21 +261,13 @@ def test_a_file_renamed_while_it_is_claimed_is_not_taken(tmp_path: Path, monkeyp
 
 def test_torchrun_splits_the_work(tmp_path: Path, command: Any) -> None:
     photos_in(tmp_path / "raw", 14)
-    words = ["data=folder", "extractor=tiny", f"raw={tmp_path / 'raw'}", "images_per_shard=2", "workers=0"]
-    words += ["accelerator=cpu", "progress=false", "out=out"]
+    words = [f"raw={tmp_path / 'raw'}", "out=out", *SMALL]
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "THREESHNET_CONF": str(CONF), "OMP_NUM_THREADS": "1"}
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "threeshnet", "data"]
-    ended = subprocess.run(
-        [sys.executable, *launch, *words],
-        cwd=tmp_path / "two",
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    quiet: Any = {"env": environment, "capture_output": True, "text": True, "timeout": 300, "check": False}
+    ended = subprocess.run([sys.executable, *launch, *words], cwd=tmp_path / "two", **quiet)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("left out: ") >= 1
     here = Path.cwd()

@@ -30,10 +30,11 @@ from threeshnet.records import AnnotatedSet, Photo
 from threeshnet.runs.identity import identity, views_read
 from threeshnet.runs.run import METRICS
 from threeshnet.shards import remote
-from threeshnet.shards.make import ShardSettings, make_shards
 from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training.checkpoint import read_checkpoint
+
+from .pictures import quiet_shards
 
 WORDS = ("a", "red", "dog", "on", "grass")
 SIZES = {"train": 6, "dev": 3, "test": 2}
@@ -60,11 +61,8 @@ def make(folder: Path, name: str, **options: Any) -> Path:
             if not file.exists():
                 noise(40, 30, seed=len(photos)).save(file)
             photos.append(photo_of(f"{split}{number}", split)._replace(file=file))
-    settings: dict[str, Any] = {"sources": [Tiny(fields=FIELDS)], "images_per_shard": 4, "batch_size": 2}
-    settings |= {"workers": 0, "accelerator": "cpu", "progress": False}
-    given = settings | options
-    where = {"sources": given.pop("sources"), "folder": folder / name, "raw": raw}
-    return make_shards(AnnotatedSet(name, tuple(photos)), **where, settings=ShardSettings(**given)).folder
+    given: dict[str, Any] = {"sources": [Tiny(fields=FIELDS)], "images_per_shard": 4, "batch_size": 2} | options
+    return quiet_shards(AnnotatedSet(name, tuple(photos)), raw, folder / name, **given).folder
 
 
 @pytest.fixture(scope="module")
