@@ -148,7 +148,7 @@ def test_shards_of_a_view_are_other_shards(shards: Path) -> None:
 
 
 def test_a_view_of_masks_from_files_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"view=random_crop: annotated reads no photo .* segmentation=own"):
+    with pytest.raises(ConfigError, match=r"view=random_crop: annotated reads no photo, .* segmentation=own"):
         make(tmp_path, "small", sources=[Tiny(fields=["grid"]), AnnotatedSegmentation()], view=RandomCrop())
 
 
