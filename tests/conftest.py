@@ -129,8 +129,4 @@ def two_worlds(tmp_path_factory: pytest.TempPathFactory, command: Command, demo_
 def small() -> list[str]:
     """Overrides for `train` that make any experiment a matter of seconds."""
     sizes = ["text=tiny", "dim=32", "batches.batch_size=16", "batches.workers=0"]
-    return [
-        *sizes,
-        "trainer.accelerator=cpu",
-        "trainer.enable_progress_bar=false",
-    ]
+    return [*sizes, "trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]

@@ -139,12 +139,8 @@ def settings_of_train(words: list[str]) -> list[str]:
             if made and made <= keys - {factor}:
                 raise ValueError(f"{job.name} is undone by {' '.join(given)}")
     names = {factor: {level.name for level in levels} for factor, levels in study.factors.items()}
-    of_train = []
-    for override in given:
-        key, _, value = override.partition("=")
-        if not set(value.split(",")) <= names.get(key, set()):  # else it selects levels
-            of_train.append(override)
-    return of_train
+    parts = [override.partition("=") for override in given]  # those that select levels are not handed on
+    return ["".join(each) for each in parts if not set(each[2].split(",")) <= names.get(each[0], set())]
 
 
 def key_of(override: str) -> str:

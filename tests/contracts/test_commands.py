@@ -53,24 +53,25 @@ def test_a_reader_that_has_enough_is_no_error(unbuffered: str) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+def printed(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
 def test_what_takes_seconds_is_not_loaded_before_there_is_work() -> None:
     code = "import sys, threeshnet.cli.door; print(*sorted(sys.modules))"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert set(HEAVY).isdisjoint(ended.stdout.split())
+    assert set(HEAVY).isdisjoint(printed(code).split())
 
 
 def test_what_builds_no_model_loads_nothing_that_does() -> None:
     names = [OmegaConf.load(CONF / f"{name}.yaml")["_target_"] for name in WITHOUT_A_MODEL]
     code = f"import sys; from hydra.utils import get_method; [get_method(name) for name in {names}]; "
     code += "print(*sorted(sys.modules))"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert {"pytorch_lightning", "transformers", "wandb"}.isdisjoint(ended.stdout.split())
+    assert {"pytorch_lightning", "transformers", "wandb"}.isdisjoint(printed(code).split())
 
 
 def test_training_loads_wandb_only_when_it_is_on() -> None:
     code = "import sys, threeshnet.cli.train, threeshnet.evaluation.evaluate; print('wandb' in sys.modules)"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ended.stdout == "False\n"
+    assert printed(code) == "False\n"
 
 
 def test_a_rank_is_known_before_lightning_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +89,6 @@ def test_the_promised_names_are_there_though_nothing_is_loaded() -> None:
     code = "import sys, threeshnet; assert 'torch' not in sys.modules; print(*dir(threeshnet))\n"
     code += "for name in threeshnet.__all__: print(getattr(threeshnet, name))\n"
     code += "try: threeshnet.nothing\nexcept AttributeError as error: print(error)\n"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    lines = ended.stdout.splitlines()
+    lines = printed(code).splitlines()
     assert {"load_model", "metrics", "Batch"} <= set(lines[0].split())
     assert lines[-1] == "module 'threeshnet' has no attribute 'nothing'"

@@ -44,24 +44,9 @@ def threeshnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def source(folder: Path) -> Path:
     """A copy of what the wheel is built from: a build leaves files behind."""
-    files = subprocess.run(
-        [
-            "git",
-            "ls-files",
-            "-co",
-            "--exclude-standard",
-            "src",
-            "conf",
-            "pyproject.toml",
-            "setup.py",
-            "README.md",
-            "LICENSE",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
+    names = ["src", "conf", "pyproject.toml", "setup.py", "README.md", "LICENSE"]
+    command = ["git", "ls-files", "-co", "--exclude-standard", *names]
+    files = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     for file in filter(lambda file: (ROOT / file).is_file(), files):
         (folder / "source" / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / "source" / file).write_bytes((ROOT / file).read_bytes())

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 from threeshnet.cli.door import compose_training
 from threeshnet.errors import ConfigError
@@ -23,11 +23,9 @@ from threeshnet.studies.sweep import begin
 
 NAMES = sorted(file.stem for file in STUDIES.glob("*.yaml"))
 BEGUN: dict[str, Any] = {"title": "T", "question": "Q"}
-TWO = BEGUN | {
-    "factors": {"activation": ["sigmoid", "softmax"]},
-    "baseline": {"activation": "sigmoid"},
-    "seeds": [0, 1],
-}
+TWO = BEGUN | {"factors": {"activation": ["sigmoid", "softmax"]}, "baseline": {"activation": "sigmoid"}}
+TWO |= {"seeds": [0, 1]}
+OPTION = BEGUN | {"baseline": {"option": "none"}, "seeds": [0]}
 EXPERIMENT = "experiment=region_coco"
 CORRECTED = {"factor": "activation", "of": ["sigmoid"], "correction": "csls"}
 AWAY: dict[str, Any] = {"factor": "activation", "of": ["sigmoid"], "protocol": "transfer", "data": {"coco": "f30k"}}
@@ -48,12 +46,8 @@ def names(content: dict[str, Any], *given: str) -> list[str]:
 def test_every_job_of_a_study_composes_and_is_a_run_of_its_own(name: str, synthetic_shards: Path) -> None:
     """On data that it does not name; of several seeds only the first is composed."""
     shards = f'shards="{synthetic_shards}"'
-    planned = [
-        job
-        for job in plan(load_study(name), ["experiment=hybrid_coco", "seed=0", shards])
-        if not (job.rule and job.rule.data)
-    ]
-    prepared = prepare(planned, load_study(name))
+    planned = plan(load_study(name), ["experiment=hybrid_coco", "seed=0", shards])
+    prepared = prepare([job for job in planned if not (job.rule and job.rule.data)], load_study(name))
     assert len({each.identity for each in prepared}) == len(prepared) >= 1
     assert {each.record["experiment"] for each in prepared} == {"hybrid_coco"}
 
@@ -159,9 +153,8 @@ def test_factors_make_a_product_with_every_seed() -> None:
 
 
 def test_the_command_line_wins_over_the_study_and_that_over_the_experiment() -> None:
-    study = parse_study(
-        "s", BEGUN | {"factors": {"size": {"small": ["dim=8", "features=grid"]}}, "baseline": {"size": "small"}}
-    )
+    small = {"factors": {"size": {"small": ["dim=8", "features=grid"]}}, "baseline": {"size": "small"}}
+    study = parse_study("s", BEGUN | small)
     overrides = {"study": [], "command line": ["dim=16"]}
     found = {who: plan(study, [EXPERIMENT, *words])[0].overrides for who, words in overrides.items()}
     assert [compose_training(words)[0].dim for words in found.values()] == [8, 16]  # coco's own is 1,024
@@ -178,8 +171,7 @@ def test_the_command_line_can_take_fewer_levels_or_more_factors() -> None:
 
 
 def test_levels_with_names_are_taken_by_their_names() -> None:
-    factors = {"option": {"none": [], "soft": ["activation=softmax"], "wide": ["dim=8"]}}
-    content = TWO | {"factors": factors, "baseline": {"option": "none"}}
+    content = OPTION | {"factors": {"option": {"none": [], "soft": ["activation=softmax"], "wide": ["dim=8"]}}}
     content |= {"derived": {"hubs": {"factor": "option", "of": ["none"], "correction": "csls"}}}
     jobs = plan(parse_study("s", content), [EXPERIMENT, "option=none,wide", "seed=0"])
     assert {job.name: job.overrides for job in jobs} == {
@@ -193,11 +185,8 @@ def test_levels_with_names_are_taken_by_their_names() -> None:
 
 
 def test_levels_that_need_something_made_are_run_when_they_are_named() -> None:
-    content = TWO | {
-        "factors": {"option": {"none": [], "views": ["augment.views=[a]"]}},
-        "baseline": {"option": "none"},
-    }
-    content |= {"when_named": {"option": ["views"]}, "seeds": [0]}
+    content = OPTION | {"factors": {"option": {"none": [], "views": ["augment.views=[a]"]}}}
+    content |= {"when_named": {"option": ["views"]}}
     assert names(content) == ["option=none,seed=0"]
     assert names(content, "option=none,views") == ["option=none,seed=0", "option=views,seed=0"]
     assert names(content, "option=views") == ["option=views,seed=0"]
@@ -209,13 +198,8 @@ def test_levels_that_need_something_made_are_run_when_they_are_named() -> None:
 
 
 def test_a_removed_level_is_reported_and_never_run() -> None:
-    content: dict[str, Any] = {
-        "title": "t",
-        "question": "q",
-        "factors": {"option": {"none": [], "mixed": ["objective=mixed"]}},
-        "baseline": {"option": "none"},
-    }
-    content |= {"removed": {"option": {"mixed": "ae0343b"}}, "seeds": [0]}
+    content = OPTION | {"factors": {"option": {"none": [], "mixed": ["objective=mixed"]}}}
+    content |= {"removed": {"option": {"mixed": "ae0343b"}}}
     assert names(content) == ["option=none,seed=0"]
     assert [level.name for level in parse_study("s", content).factors["option"]] == ["none", "mixed"]
     with pytest.raises(ConfigError, match="option=mixed was removed; commit ae0343b is the last one that has it"):
@@ -272,9 +256,7 @@ def test_wrong_calls_say_what_there_is(synthetic_shards: Path) -> None:
 
 
 def test_the_sweep_for_wandbs_agents_gives_overrides_that_exist(root: Path) -> None:
-    content: Any = OmegaConf.to_container(
-        OmegaConf.load(root / "experiments/activation/wandb_sweep.yaml"), resolve=False
-    )
+    content: Any = yaml.safe_load((root / "experiments/activation/wandb_sweep.yaml").read_text(encoding="utf-8"))
     values = {key: given.get("values", [given.get("value")]) for key, given in content["parameters"].items()}
     composed = [compose_training([f"{key}={each[0]}" for key, each in values.items()])[0]]
     composed += [compose_training([f"{key}={value}"])[0] for key, each in values.items() for value in each[1:]]
@@ -298,12 +280,8 @@ def test_words_of_train_are_put_together() -> None:
     kept = ["study=a", "cluster.executor=slurm", "hydra.verbose=true"]
     assert divided(words, own) == [*kept, listed("overrides", ["dim=8", 'shards="a b"', "~logger"]), "--help"]
     assert divided(["study=a"], own) == ["study=a"]
-    assert divided(["--cfg", "job", "study=a", "dim=8"], own) == [
-        "study=a",
-        listed("overrides", ["dim=8"]),
-        "--cfg",
-        "job",
-    ]
+    with_flags = divided(["--cfg", "job", "study=a", "dim=8"], own)
+    assert with_flags == ["study=a", listed("overrides", ["dim=8"]), "--cfg", "job"]
     assert divided(["study=a", "dim=[8"], own) == ["study=a", "dim=[8"]  # Hydra says what is wrong with it
 
 
@@ -371,8 +349,5 @@ def test_a_folder_of_another_run_is_refused_and_says_what_differs(prepared: Any)
 
 
 def test_other_data_are_another_run(prepared: Any, demo_shards: Path) -> None:
-    assert (
-        prepared("a")[0].identity
-        == prepared("b")[0].identity
-        != prepared("a", "experiment=region_demo", f'shards="{demo_shards}"')[0].identity
-    )
+    demo = prepared("a", "experiment=region_demo", f'shards="{demo_shards}"')
+    assert prepared("a")[0].identity == prepared("b")[0].identity != demo[0].identity

@@ -22,10 +22,9 @@ from threeshnet.reports.checks import check
 from threeshnet.reports.effects import verdict_of
 from threeshnet.reports.tables import study_tables
 from threeshnet.studies.by_photo import BY_PHOTO, apart_by_photo, key_of, read_by_photo, rsum_by_photo
-from threeshnet.studies.collect import collect
 from threeshnet.studies.columns import Row, read_rows
 
-from .test_study_report import results, write_run
+from .test_study_report import gathered, results, write_run
 
 RANKS = "ranks.npz"
 
@@ -53,11 +52,6 @@ def folders(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "runs").iterdir())
 
 
-def gathered(folders: list[Path], file: Path, setting: str | None = None, replace: bool = False) -> list[Row]:
-    collect(folders, file, factors=["activation"], setting=setting, replace=replace)
-    return read_rows(file)
-
-
 def agree(rows: list[Row], file: Path) -> None:
     """What photos brought is that of the rows."""
     found = read_by_photo(file)
@@ -79,10 +73,8 @@ def test_a_mean_of_folds_has_its_photos_too(tmp_path: Path, monkeypatch: pytest.
     run(tmp_path / "run", "sigmoid", 0, 2.0)
     evaluation = read_evaluation(tmp_path / "run")
     ranks = evaluation.items.ranks
-    folds = [
-        recall_of_ranks(Ranks(ranks.i2t[start : start + 20], ranks.t2i[start // 20 == OWNER // 20]))
-        for start in (0, 20)
-    ]
+    parts = [Ranks(ranks.i2t[start : start + 20], ranks.t2i[start // 20 == OWNER // 20]) for start in (0, 20)]
+    folds = [recall_of_ranks(part) for part in parts]
     monkeypatch.setattr("threeshnet.studies.by_photo.folds_of", lambda _: 2)
     brought = rsum_by_photo(evaluation)
     assert brought.shape == (PHOTOS,)
@@ -119,9 +111,8 @@ def test_a_run_without_ranks_takes_what_its_photos_brought_away(
     gathered(folders[: 1 + others], tmp_path / "results.csv")
     (folders[0] / RANKS).unlink()
     gathered(folders[:1], tmp_path / "results.csv")
-    assert [name.rpartition("/")[2] for name in read_by_photo(tmp_path / BY_PHOTO)] == [
-        folder.name for folder in folders[1 : 1 + others]
-    ]
+    kept = [name.rpartition("/")[2] for name in read_by_photo(tmp_path / BY_PHOTO)]
+    assert kept == [folder.name for folder in folders[1 : 1 + others]]
 
 
 def test_a_refused_run_leaves_what_is_there(folders: list[Path], tmp_path: Path) -> None:

@@ -78,9 +78,7 @@ def test_a_factor_that_is_called_as_a_setting_keeps_its_levels(tmp_path: Path) -
     for level, rsum in levels.items():
         own = {"factors": {"recipe": level}, "recipe": "recommended", "derived_from": ["recipe=recommended,seed=0"]}
         write_run(tmp_path / "runs" / f"recipe={level},seed=0", level, 0, rsum, own)
-    file = tmp_path / "results.csv"
-    collect(sorted((tmp_path / "runs").iterdir()), file, factors=["recipe"], setting=None, replace=False)
-    rows = read_rows(file)
+    rows = gathered(sorted((tmp_path / "runs").iterdir()), tmp_path / "results.csv", factors=["recipe"])
     assert {row["recipe"]: float(row["rsum"]) for row in rows} == levels
     assert "| recommended_corrected | 0 |" in study_tables(Results({"recipe": list(levels)}, {}, pd.DataFrame(rows)))
 
@@ -117,9 +115,8 @@ def test_other_rows_stay_and_are_not_replaced_unasked(runs: list[Path], tmp_path
         gathered(runs[:1], file)
     assert read_rows(file) == before
     assert len(gathered(runs[:1], file, setting="short")) == 7
-    assert [row["rsum"] for row in gathered(runs[:1], file, replace=True) if row["identity"] == "another"] == [
-        "100"
-    ] * 2
+    replaced = gathered(runs[:1], file, replace=True)
+    assert [row["rsum"] for row in replaced if row["identity"] == "another"] == ["100"] * 2
 
 
 def test_the_table_is_that_of_the_rows(runs: list[Path], tmp_path: Path) -> None:
@@ -238,10 +235,18 @@ def test_a_factor_may_change_the_batch_and_a_correction_the_protocol(runs: list[
 # ---- pages
 
 
-def page(text: str, folder: Path) -> str:
-    """A template beside the rows of a study `activation`, rendered."""
-    (folder / "README.md.j2").write_text(text, encoding="utf-8")
-    return rendered(folder / "README.md.j2", Rows(folder.parent))
+@pytest.fixture
+def page(runs: list[Path], tmp_path: Path) -> Any:
+    """Renders a template beside the rows of a study `activation` and another file."""
+    folder = tmp_path / "activation"
+    gathered(runs, folder / "results.csv")
+    (folder / "told.csv").write_text("name,share\na,5\nb,7\n")
+
+    def call(text: str) -> str:
+        (folder / "README.md.j2").write_text(text, encoding="utf-8")
+        return rendered(folder / "README.md.j2", Rows(tmp_path))
+
+    return call
 
 
 SOFTMAX = 'rows("region_demo", activation="softmax")'
@@ -265,11 +270,8 @@ SOFTMAX = 'rows("region_demo", activation="softmax")'
         ("paired([1.0, 2.0, 3.0], 1.0).value", "+1.0"),
     ],
 )
-def test_a_page_has_the_numbers_of_the_rows(runs: list[Path], tmp_path: Path, expression: str, said: str) -> None:
-    folder = tmp_path / "activation"
-    gathered(runs, folder / "results.csv")
-    (folder / "told.csv").write_text("name,share\na,5\nb,7\n")
-    assert page(f"Measured: {{{{ {expression} }}}}.\n", folder) == f"Measured: {said}.\n"
+def test_a_page_has_the_numbers_of_the_rows(page: Any, expression: str, said: str) -> None:
+    assert page(f"Measured: {{{{ {expression} }}}}.\n") == f"Measured: {said}.\n"
 
 
 @pytest.mark.parametrize(
@@ -287,15 +289,10 @@ def test_a_page_has_the_numbers_of_the_rows(runs: list[Path], tmp_path: Path, ex
         ("1 +", "unexpected"),
     ],
 )
-def test_what_does_not_exist_is_named_with_file_and_line(
-    runs: list[Path], tmp_path: Path, expression: str, said: str
-) -> None:
-    folder = tmp_path / "activation"
-    gathered(runs, folder / "results.csv")
-    (folder / "told.csv").write_text("name,share\na,5\nb,7\n")
+def test_what_does_not_exist_is_named_with_file_and_line(page: Any, tmp_path: Path, expression: str, said: str) -> None:
     with pytest.raises(DataError) as error:
-        page(f"# Title\n\nText {{{{ {expression} }}}}.\n", folder)
-    assert f"{folder / 'README.md.j2'}:3: " in str(error.value)
+        page(f"# Title\n\nText {{{{ {expression} }}}}.\n")
+    assert f"{tmp_path / 'activation' / 'README.md.j2'}:3: " in str(error.value)
     assert said in str(error.value)
 
 
