@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import pytorch_lightning as pl
 import torch
 
-from threeshnet.errors import ConfigError
 from threeshnet.evaluation.extended import extended_metrics
 from threeshnet.metrics.corrections import corrected
 from threeshnet.metrics.extended import Bank
@@ -48,15 +47,12 @@ def scores_of(
     Where captions carry tags, `by_tag` holds the t2i recalls of each tag, and how often twin photos are distinguished.
     `extended` adds numbers beyond recall and intervals; `bank` holds training embeddings for them. With `correction`
     the similarities are corrected by the bank first, and there is no `by_tag`.
-
-    Raises ConfigError for a correction without a bank.
     """
     similarities = [EmbeddingSimilarity(*sides) for sides in embeddings]
     scored = scored_of(split, trained_on, train_splits)
     reference = None if bank is None else Bank(*bank)
     if correction:
-        if reference is None:
-            raise ConfigError(f"correction={correction!r} without a bank of training embeddings")
+        assert reference is not None, "a correction needs a bank"  # `check_request` says so to people
         by_images, by_captions = corrected(correction, similarities[0], *reference)
         ranks = Ranks(rank(protocol, [by_captions], scored).i2t, rank(protocol, [by_images], scored).t2i)
     else:
