@@ -7,7 +7,7 @@ can be found together are gathered and raised together.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 # Signals that ask to stop; Windows has no SIGUSR1.
 STOPPING = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
@@ -83,6 +83,15 @@ def shortened(text: str, most: int = 2000) -> str:
     'a do…'
     """
     return text if len(text) <= most else f"{text[:most]}…"
+
+
+def some(names: Sequence[object], shown: int = 3) -> str:
+    """The first few of many names.
+
+    >>> some(["a", "b", "c", "d"])
+    'a, b, c, … (4)'
+    """
+    return ", ".join(map(str, names[:shown])) + (f", … ({len(names)})" if len(names) > shown else "")
 
 
 def no_numbers(name: str, values: Iterable[object]) -> list[str]:

@@ -17,7 +17,7 @@ from rich.progress import track
 from typing_extensions import TypedDict
 
 from threeshnet.annotations.photo_files import Frame, photo_frame, same_shape
-from threeshnet.errors import DataError, Problems
+from threeshnet.errors import DataError, Problems, some
 from threeshnet.files import cannot_write, check_writable, sha256
 from threeshnet.forms import PlainText, json_faults
 from threeshnet.records import VOID, Photo
@@ -165,7 +165,7 @@ def numbered(path: Path, content: Any, form: TypeAdapter[Any]) -> tuple[tuple[st
     segments = (part for note in content["annotations"] for part in note.get("segments_info", [note]))
     unknown = {part["category_id"] for part in segments} - set(number)
     if unknown:
-        raise DataError(f"{path}: category {', '.join(map(str, sorted(unknown)[:5]))} is not among its `categories`")
+        raise DataError(f"{path}: category {some(sorted(unknown), 5)} is not among its `categories`")
     return tuple(category["name"] for category in categories), number
 
 
@@ -196,8 +196,7 @@ def panoptic_classes(file: Path, segments: list[Mapping[str, Any]], number: Mapp
     class_of = {0: VOID} | {segment["id"]: number[segment["category_id"]] for segment in segments}
     unknown = [int(i) for i in ids if int(i) not in class_of]
     if unknown:
-        shown = ", ".join(map(str, unknown[:3])) + (", …" if len(unknown) > 3 else "")
-        raise DataError(f"{file}: pixels of segment {shown}, which its `segments_info` does not list")
+        raise DataError(f"{file}: pixels of segment {some(unknown)}, which its `segments_info` does not list")
     return np.array([class_of[int(i)] for i in ids], np.uint8)[inverse.reshape(rgb.shape[:2])]
 
 

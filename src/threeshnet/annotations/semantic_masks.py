@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from threeshnet.annotations.photo_files import frame_of, photo_frame, same_shape
-from threeshnet.errors import DataError, Problems
+from threeshnet.errors import DataError, Problems, some
 from threeshnet.records import VOID
 
 MODES = ("L", "P")  # grey, palette: in both a pixel is a number from 0 to 255
@@ -48,8 +48,7 @@ def masks_of(photos: Mapping[str, Path], masks: Mapping[str, Path], classes: Seq
     problems = Problems("semantic masks")
     absent = [name for key, name in names.items() if key not in files]
     if absent:
-        shown = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
-        problems.add(f"{len(absent)} of {len(photos)} photos have no mask: {shown} missing")
+        problems.add(f"{len(absent)} of {len(photos)} photos have no mask: {some(absent, 5)} missing")
     owners: dict[Path, list[str]] = {}
     for key, file in files.items():
         owners.setdefault(file, []).append(key)
@@ -97,5 +96,4 @@ def number_faults(file: Path, classes: int) -> list[str]:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return [f"{file}: torn ({error})"]
     wrong = [int(number) for number in numbers if number >= classes and number != VOID]
-    shown = ", ".join(map(str, wrong[:5])) + (", …" if len(wrong) > 5 else "")
-    return [f"{file}: class {shown}; there are 0 to {classes - 1}, and {VOID} for void"] if wrong else []
+    return [f"{file}: class {some(wrong, 5)}; there are 0 to {classes - 1}, and {VOID} for void"] if wrong else []

@@ -1,4 +1,4 @@
-"""Regions from detectors of the DETR family: the surest queries, and the backbone's cells as a grid along the way."""
+"""Detectors of the DETR family: the most confident queries as regions, the cells of the backbone as a grid."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ FEATURES = ("decoder", "backbone")
 
 
 class Found(NamedTuple):
-    """What a detector makes of one photo."""
+    """The detections in one photo."""
 
     regions: Tensor  # [r, D]
     boxes: Tensor  # [r, 4] xyxy in [0, 1]
@@ -82,9 +82,9 @@ class Found(NamedTuple):
 class Detector(HubExtractor):
     """Base of the detectors, see the subclasses for how queries are scored.
 
-    The score of a query is that of its best class. Queries are taken in order of their scores; one that overlaps a
-    taken one, of whatever class, by an intersection over union above `overlap` is dropped, and so is one below
-    `threshold`, but the best query always stays. `regions`: at most so many. `features`: `decoder` for the query's last
+    The score of a query is that of its best class. Queries are taken by descending score. A query is dropped when its
+    score is below `threshold`, or when it overlaps a taken one, of whatever class, by an intersection over union above
+    `overlap`; the best query always stays. `regions`: the maximum. `features`: `decoder` for the query's last
     hidden state, `backbone` for the mean of the backbone's last map inside its box (RoIAlign, 2048 wide for
     ResNet-50). `cells`: a side of the grid pooled from that map.
     """
@@ -170,7 +170,7 @@ class Detector(HubExtractor):
         return arrays
 
     def detect(self, pixels: Tensor) -> list[Found]:
-        """What is found on photos of one size, [b, 3, H, W] uint8."""
+        """The detections in photos of one size, [b, 3, H, W] uint8."""
         made = self.network(pixel_values=self.normalized(pixels))
         feature_map = self._maps.pop()  # not kept: a backbone's map of a batch is large
         logits, expected = made.logits.shape[-1], self.classes + self.no_object
@@ -193,7 +193,7 @@ class Detector(HubExtractor):
         return found
 
     def chosen(self, scores: Tensor, boxes: Tensor) -> Tensor:
-        """The numbers of the queries that become regions, the surest first.  scores: [Q]; boxes: [Q, 4]."""
+        """The numbers of the queries that become regions, by descending score.  scores: [Q]; boxes: [Q, 4]."""
         low = scores < self.threshold
         low[scores.argmax()] = False
         return nms(boxes, scores.masked_fill(low, -torch.inf), threshold=self.overlap, most=self.regions)

@@ -66,16 +66,16 @@ class Extractor(nn.Module):
         return {"name": self.name, "version": str(self.version), "weights": self.weights, "options": options}
 
     def tables(self) -> dict[str, tuple[str, ...]]:
-        """The names behind the numbers of the fields it is asked for: classes of `seg`, labels of `region`."""
+        """The class names of the chosen fields: the classes of `seg`, the labels of `region`."""
         named = {"seg": self.class_names, "region": self.label_names}
         return {field: table for field, table in named.items() if field in self.fields}
 
     def prepare(self, annotated: AnnotatedSet) -> Extractor | None:
-        """Told the photos before the first is loaded; returns what is to be used, None for nothing."""
+        """Called with the photos before the first is loaded. Returns the extractor to use, or None."""
         return self
 
     def only(self, fields: Sequence[str]) -> Self:
-        """This extractor, asked for no more than these fields."""
+        """This extractor, limited to these fields."""
         self.fields = tuple(name for name in self.fields if name in fields)
         return self
 

@@ -1,4 +1,4 @@
-"""What all extractors from `transformers` share: where a model comes from, loading it, pixels in, cells out."""
+"""Shared parts of the extractors from `transformers`: finding and loading a model, its pixels, its cells."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 def located(name: str | Path, *, revision: str | None = None, instead: str = "extractor=lite0") -> Path:
     """The local folder of the model `name`: a folder, or the name of a model on the hub, fetched once into HF_HOME.
 
-    `instead` is the setting that works offline. Raises DataError when the model is nowhere or its folder lacks a part.
+    `instead`: the setting that works offline. Raises DataError when the model is not found or its folder is incomplete.
     """
     group = instead.partition("=")[0]
     folder = Path(name) if Path(name).is_dir() else _from_hub(str(name), revision, instead)
@@ -57,10 +57,10 @@ def _from_hub(name: str, revision: str | None, instead: str) -> Path:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*settings, WEIGHTS[0]]))
         if not weight_files(folder):
             folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*settings, WEIGHTS[1]]))
-    except Exception as reason:  # the hub has a dozen kinds of errors, and the way out is the same
+    except Exception as reason:  # the hub raises a dozen types, and the remedy is the same
         at = f" at revision {revision!r}" if revision else ""
         raise DataError(
-            f"the model {name!r}{at} is neither a local folder nor to be had from the hub ({type(reason).__name__}). "
+            f"the model {name!r}{at} is neither a local folder nor available from the hub ({type(reason).__name__}). "
             f"Give {FOLDER} ({instead.partition('=')[0]}.name=<folder>), set HF_HOME to a cache that holds it, or work "
             f"offline with {instead}."
         ) from reason
@@ -68,7 +68,7 @@ def _from_hub(name: str, revision: str | None, instead: str) -> Path:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that a model is loaded from, sorted; safetensors before pickles, as transformers has it."""
+    """The files that a model is loaded from, sorted. Like transformers, prefers safetensors to pickles."""
     found = (sorted(folder.glob(pattern)) for pattern in WEIGHTS)
     return next((files for files in found if files), [])
 
@@ -86,7 +86,7 @@ def settings_sha256(folder: Path) -> str:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without progress bars and reports about heads that are not used."""
+    """Silences progress bars and reports about unused heads."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -150,23 +150,23 @@ def _renamed(key: str, patterns: Mapping[str, str]) -> str:
 
 
 def image_processor(folder: Path, config: PreTrainedConfig | None = None) -> Any:
-    """The image processor in a folder, in the form that needs Pillow alone."""
+    """The image processor in a folder, in its variant for Pillow."""
     model_type = (config or architecture(folder)).model_type
-    # DINOv3's processor exists for torchvision only; its settings are those that ViT's has.
+    # DINOv3's processor exists for torchvision only; ViT's has the same settings.
     kind = ViTImageProcessorPil if model_type.startswith("dinov3") else AutoImageProcessor
     backend: dict[str, Any] = {} if kind is ViTImageProcessorPil else {"backend": "pil"}
     try:
         with quietly():
             return kind.from_pretrained(folder, **backend)
     except (OSError, ValueError, ImportError) as reason:
-        raise DataError(f"{folder}: no image processor to be had from {PROCESSOR}: {reason}") from reason
+        raise DataError(f"{folder}: no image processor could be loaded from {PROCESSOR}: {reason}") from reason
 
 
 def without_slivers(image: Image.Image) -> Image.Image:
-    """The photo, stretched where one side is more than LONGEST times the other: processors would leave it no pixel.
+    """The photo, stretched where one side is more than LONGEST times the other.
 
-    They keep the aspect and bound the longer side (at 1333 px for most, 640 for EoMT). Boxes and cells are shares of
-    the photo, so that they stay the same.
+    Processors keep the aspect and limit the longer side (to 1333 px for most, 640 for EoMT), so that no pixel would be
+    left of the shorter one. Boxes and cells are shares of the photo and stay the same.
     """
     least = math.ceil(max(image.size) / LONGEST)
     size = max(image.width, least), max(image.height, least)
@@ -174,7 +174,7 @@ def without_slivers(image: Image.Image) -> Image.Image:
 
 
 class Normalized(nn.Module):
-    """Pixels [B, 3, H, W] uint8 to the float32 that a processor would give; done on the device, bytes travel there."""
+    """Normalizes pixels [B, 3, H, W] uint8 as the processor does, on the device: only bytes are copied there."""
 
     def __init__(self, processor: Any) -> None:
         super().__init__()
@@ -194,8 +194,8 @@ class Normalized(nn.Module):
 class HubExtractor(Extractor):
     """Base of the extractors whose model is a folder or a name on the hub.
 
-    Photos that come to different sizes are never padded together: `collate` keeps a list, and `in_equal_sizes` gives
-    `forward` one batch a size. So what a photo becomes does not depend on its neighbours.
+    Photos of different sizes are never padded together: `collate` keeps a list, and `in_equal_sizes` runs one batch for
+    each size. So the arrays of a photo do not depend on the rest of its batch.
     """
 
     def __init__(self, *, name: str | Path, revision: str | None, fields: Sequence[str] | None) -> None:
@@ -211,7 +211,7 @@ class HubExtractor(Extractor):
 
 
 def in_equal_sizes(pixels: Sequence[Tensor], run: Callable[[Tensor], Sequence[T]]) -> list[T]:
-    """What `run` gives for each photo, in order; it is called once a size, with the photos of that size stacked.
+    """The results of `run` for each photo, in order; it is called once for each size, with those photos stacked.
 
     pixels: each [3, H, W]; `run` takes [b, 3, H, W] and returns b results.
     """

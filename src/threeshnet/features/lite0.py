@@ -57,7 +57,7 @@ class SameConv(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Widen, filter each channel, narrow; added to the input where the shape allows."""
+    """Expansion, depthwise convolution and projection; with a residual connection where the shapes are equal."""
 
     def __init__(self, state: State, name: str, *, stride: int) -> None:
         super().__init__()
@@ -96,8 +96,9 @@ class Lite0(Extractor):
     """7x7 cells of a 224 px input as grid and segmentation, windows over 14x14 cells of a 448 px input as regions.
 
     `groups`: classes of the segmentation, the 1000 ImageNet classes clustered by their classifier rows (Ward).
-    `threshold`: a category is on where some cell gives its group at least this probability. `overlap`: of two windows
-    with a larger intersection over union the less sure one is dropped. `regions`: at most so many a photo.
+    `threshold`: a category is present when its group has at least this probability in some cell. `overlap`: of two
+    windows with a larger intersection over union, the one with the lower score is dropped. `regions`: the maximum for
+    each photo.
     """
 
     name = "lite0"

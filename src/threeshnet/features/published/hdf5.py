@@ -19,8 +19,8 @@ import numpy as np
 
 from threeshnet.annotations.common import without_repr
 from threeshnet.annotations.photo_files import files_below
-from threeshnet.errors import DataError, Problems
-from threeshnet.features.published.layout import Entry, PublishedLayout, Request, RowReader, Source, repeated, some
+from threeshnet.errors import DataError, Problems, some
+from threeshnet.features.published.layout import Entry, PublishedLayout, Request, RowReader, Source, repeated
 
 NAMES = {  # ours -> theirs
     "features": ("image_features", "features", "feats", "regions"),

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from threeshnet.annotations.caption_lists import NUMBERINGS
-from threeshnet.errors import DataError, Problems
+from threeshnet.errors import DataError, Problems, some
 from threeshnet.features.extractor import FIELDS
 from threeshnet.features.published.arrays import PublishedArrays, too_many
 from threeshnet.features.published.ids import matched_ids
-from threeshnet.features.published.layout import Entry, Request, Source, some
+from threeshnet.features.published.layout import Entry, Request, Source
 from threeshnet.records import AnnotatedSet, Photo
 
 NO_CAPTIONS = (

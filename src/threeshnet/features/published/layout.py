@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from threeshnet.errors import DataError, Problems
+from threeshnet.errors import DataError, Problems, some
 
 FLOATS = ("float16", "float32", "float64")
 FEW = 10  # a layout with a tenth of the files of another is no layout, but what lies beside it
@@ -95,15 +95,6 @@ def repeated(ids: list[str]) -> Iterator[str]:
         if name in seen:
             yield name
         seen.add(name)
-
-
-def some(names: list[str] | tuple[str, ...], shown: int = 3) -> str:
-    """The first few of many names.
-
-    >>> some(["a", "b", "c", "d"])
-    'a, b, c, … (4)'
-    """
-    return ", ".join(names[:shown]) + (f", … ({len(names)})" if len(names) > shown else "")
 
 
 class AnyLayout:

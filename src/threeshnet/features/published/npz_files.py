@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from threeshnet.annotations.photo_files import files_below
-from threeshnet.errors import DataError, Problems
+from threeshnet.errors import DataError, Problems, some
 from threeshnet.features.published.image_files import ImageFilesLayout
-from threeshnet.features.published.layout import Entry, Request, RowReader, Source, some
+from threeshnet.features.published.layout import Entry, Request, RowReader, Source
 
 FEATURES = ("x", "features", "feat", "image_features")
 BOXES = ("bbox", "boxes", "bboxes")

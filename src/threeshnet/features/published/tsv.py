@@ -16,8 +16,8 @@ import numpy as np
 
 from threeshnet.annotations.common import without_repr
 from threeshnet.annotations.photo_files import files_below
-from threeshnet.errors import DataError, Problems
-from threeshnet.features.published.layout import Entry, PublishedLayout, Request, RowReader, Source, some
+from threeshnet.errors import DataError, Problems, some
+from threeshnet.features.published.layout import Entry, PublishedLayout, Request, RowReader, Source
 
 BOTTOM_UP = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 LXMERT = (
