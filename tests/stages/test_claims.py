@@ -137,6 +137,12 @@ def test_wrong_claims_say_where(tmp_path: Path, change: dict[str, Any], said: st
     assert CLAIMS in str(error.value)
 
 
+def test_an_empty_file_of_claims_is_refused(tmp_path: Path) -> None:
+    (tmp_path / CLAIMS).touch()
+    with pytest.raises(ConfigError, match="Input should be a valid list"):
+        read_claims(tmp_path / CLAIMS)
+
+
 def test_a_published_number_keeps_its_status() -> None:
     """Sums are recomputed, or marked; a row that was only recalled shows no number."""
     with (EXPERIMENTS / "published_results.csv").open(newline="") as opened:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import threading
 import time
@@ -15,22 +14,15 @@ import pytest
 
 from threeshnet.errors import ConfigError
 from threeshnet.studies.cluster import Cluster, Work
-from threeshnet.studies.launch import Job, Local
+from threeshnet.studies.launch import Local
 from threeshnet.studies.scheduler import Scheduler, State, Status, failures
 from threeshnet.studies.search import Trials, run_search
 from threeshnet.studies.study import Search, parse_study
 
-HERE = Path(__file__).parent
+from .test_scheduler import job as sham
+from .test_scheduler import sham_is_found  # noqa: F401  (for every test here)
+
 RANGES = {"rate": {"low": 1e-4, "high": 1e-2, "log": True}, "depth": {"low": 1, "high": 4}, "kind": ["a", "b"]}
-
-
-@pytest.fixture(autouse=True)
-def sham_can_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
-
-
-def sham(folder: Path, name: str, *words: str) -> Job:
-    return Job(name, folder / name, ("sham", *words, f'out="{folder / name}"'))
 
 
 class Jobs:

@@ -55,10 +55,8 @@ def _several(rows: pd.DataFrame, names: Sequence[str]) -> Iterator[str]:
     """Facts of which there is more than one; a derived row says nothing of its training."""
     made = {DEVICE: device, GALLERY: _gallery}
     for name in names:
-        if name in made:
-            values = sorted({made[name](row) for row in rows.to_dict("records")})
-        else:
-            values = sorted({value[:12] for value in rows.reindex(columns=[name], fill_value="")[name] if value})
+        value_of = made.get(name, lambda row, name=name: row.get(name, "")[:12])
+        values = sorted(filter(None, {value_of(row) for row in rows.to_dict("records")}))
         if len(values) > 1:
             yield f"{name} {' and '.join(values)}"
 

@@ -69,12 +69,9 @@ def read_claims(file: Path) -> list[Claim]:
         found = TypeAdapter(list[Claim]).validate_python(content)
     except ValidationError as error:
         for each in error.errors():
-            number, *key = each["loc"]
-            name = (
-                content[number].get("claim")
-                if isinstance(number, int) and isinstance(content[number], dict)
-                else number
-            )
+            number, *key = each["loc"] or ("all of it",)
+            entry = content[number] if isinstance(number, int) else None
+            name = entry.get("claim") if isinstance(entry, dict) else number
             problems.add(f"{name}: {'.'.join(map(str, key))}: {each['msg']} (given: {each['input']!r})")
         problems.raise_as(ConfigError)
         raise

@@ -146,16 +146,10 @@ class Setting:
     @cached_property
     def levels(self) -> dict[Names, Level]:
         """In the study's order, unknown levels last, each by seed.  Raises DataError for a seed twice."""
-        order = self.results.factors
-        cells = self.rows.reindex(columns=list(order), fill_value="")
+        cells = self.rows.reindex(columns=list(self.results.factors), fill_value="")
         keys = [tuple(cells.loc[row]) for row in cells.index]
-
-        def place(names: Names) -> list[tuple[int, str]]:
-            pairs = zip(names, map(list, order.values()), strict=True)
-            return [(known.index(name) if name in known else len(known), name) for name, known in pairs]
-
         found: dict[Names, Level] = {}
-        for names in sorted(set(keys), key=place):
+        for names in sorted(set(keys), key=self.results.order):
             own: Any = self.rows[[key == names for key in keys]]
             rows = own.sort_values("seed", key=lambda seeds: seeds.astype(int))
             found[names] = Level(self, names, rows)
@@ -216,6 +210,11 @@ class Results:
             there = "; ".join(map(str, self.settings))
             raise DataError(f"{experiment!r}, setting {name!r}: {len(found)} settings have rows; there are: {there}")
         return found[0]
+
+    def order(self, names: Names) -> list[tuple[int, str]]:
+        """A key to sort levels by: in the study's order, unknown levels last."""
+        pairs = zip(names, map(list, self.factors.values()), strict=True)
+        return [(known.index(name) if name in known else len(known), name) for name, known in pairs]
 
     def base(self, names: Names) -> Names:
         """The levels that a combination of levels is compared with."""

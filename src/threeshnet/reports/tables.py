@@ -72,15 +72,8 @@ def effects_table(results: Results, study: Study) -> str:
         run = {level.named[factor] for setting in results.settings for level in setting.levels.values()}
         run.add(results.baseline.get(factor, ""))
         lines += [((name,), [NOTHING] * (len(EFFECTS) - 2) + [NO_ROW]) for name in levels if name not in run]
-    order = [list(levels) for levels in results.factors.values()]
-    lines.sort(
-        key=lambda line: [
-            (known.index(name) if name in known else len(known), name)
-            for name, known in zip(line[0], order, strict=True)
-        ]
-    )
     rows = []
-    for names, effect in lines:
+    for names, effect in sorted(lines, key=lambda line: results.order(line[0])):
         named = zip(names, made.items(), strict=False)
         own = [f"`{of[name]}`{_gone(study, factor, name)}" for name, (factor, of) in named if of.get(name)]
         rows.append([*names, "; ".join(own) or NOTHING, *effect])
