@@ -11,6 +11,7 @@ from typing import Any
 _HERE = Path(__file__).resolve().parent
 _IN_WHEEL, _IN_CHECKOUT = _HERE / "conf", _HERE.parents[1] / "conf"
 CONF = Path(os.environ.get("THREESHNET_CONF", _IN_WHEEL if _IN_WHEEL.is_dir() else _IN_CHECKOUT)).resolve()
+NO_HOME = Path("/nonexistent")
 
 
 def own_conf() -> Path | None:
@@ -36,19 +37,29 @@ def home() -> Path:
     try:
         return Path.home()
     except RuntimeError:
-        return Path("/nonexistent")
+        return NO_HOME
 
 
 def cache_folder() -> Path:
-    """Where this user's cache of threeshnet lies: below home, or a temporary folder where nothing can be written there.
-
-    Raises nothing; who writes there makes it.
-    """
+    """The cache of this user: below home, or a temporary folder where nothing can be written there."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "threeshnet"
     there = next(each for each in (folder, *folder.absolute().parents) if os.path.lexists(each))
-    if os.access(there, os.W_OK | os.X_OK):
-        return folder
-    return Path(tempfile.gettempdir()) / f"threeshnet-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+    return folder if os.access(there, os.W_OK | os.X_OK) else own_temporary_folder()
+
+
+def own_temporary_folder() -> Path:
+    """A temporary folder of this user alone, the same one each time unless somebody else has taken its name."""
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    folder = Path(tempfile.gettempdir()) / f"threeshnet-{user}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    taken = folder.is_symlink() or (user != "user" and folder.stat().st_uid != user)
+    return Path(tempfile.mkdtemp(prefix="threeshnet-")) if taken else folder
+
+
+def provide_home() -> None:
+    """Set $HOME where there is none, as in containers: W&B and matplotlib ask for it."""
+    if home() == NO_HOME:
+        os.environ["HOME"] = str(own_temporary_folder())
 
 
 def current_commit() -> str:

@@ -7,6 +7,7 @@ import importlib.util
 import io
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,7 +129,7 @@ def test_a_name_that_the_locale_cannot_express(
     assert ended.err.splitlines()[-1].endswith("cannot be written in this locale (latin-1): set PYTHONUTF8=1")
 
 
-def test_containers_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_containers_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """h2o-llmstudio#974, truenas/apps#4603: a number as the user, no HOME, no line in /etc/passwd."""
 
     def nobody() -> Path:
@@ -138,7 +139,14 @@ def test_containers_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("XDG_CACHE_HOME", "WANDB_API_KEY", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "access", lambda *_: False)
-    assert installation.cache_folder().parent == Path(tempfile.gettempdir())
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert installation.cache_folder() == tmp_path / f"threeshnet-{os.getuid()}"
+    monkeypatch.setenv("HOME", "")
+    installation.provide_home()
+    assert Path(os.environ["HOME"]).parent == tmp_path
+    shutil.rmtree(os.environ["HOME"])
+    (tmp_path / f"threeshnet-{os.getuid()}").symlink_to("/")  # of somebody else
+    assert installation.cache_folder().stat().st_mode & 0o777 == 0o700
     monkeypatch.setenv("WANDB_MODE", "online")
     assert why_offline()
     assert facts_of_code()["commit"]

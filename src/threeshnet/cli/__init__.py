@@ -11,7 +11,7 @@ import io
 import sys
 from collections.abc import Sequence
 
-from threeshnet.installation import CONF
+from threeshnet.installation import CONF, provide_home
 
 # As the work goes, from photos to pages; verbs that are not named here follow.
 ORDER = ("data", "import", "verify", "train", "evaluate", "compare", "sweep", "collect", "report", "dashboard")
@@ -24,6 +24,7 @@ def main(words: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # for terminals and logs without UTF-8
+    provide_home()
     words = list(sys.argv[1:] if words is None else words)
     known = verbs()
     if not words or words[0] in HELP:
