@@ -191,9 +191,8 @@ def test_grids_become_cells_row_by_row(imported, suffix: str, raw: Path) -> None
     _, folder = imported()
     assert Manifest.load(folder).grid_size == (2, 3)
     cells = ShardedSplit(folder, "dev").read([0]).grid
-    for row in range(2):
-        for column in range(3):
-            np.testing.assert_array_equal(cells[0, row * 3 + column], grids["22"][0, :, row, column])
+    for row, column in np.ndindex(2, 3):
+        np.testing.assert_array_equal(cells[0, row * 3 + column], grids["22"][0, :, row, column])
 
 
 def test_grids_of_several_sizes_need_a_size(imported, raw: Path) -> None:
@@ -237,13 +236,9 @@ def write_hdf5(file: Path, form: str) -> None:
     regions, shares = ([of(name) for name in SIZES] for of in (regions_of, shares_of))
     ends = np.cumsum(list(COUNTS.values()))
     with h5py.File(file, "w") as out:
-        if form == "one an image":
+        if between := {"a prefix an image": "_", "a group an image": "/"}.get(form):
             for name in SIZES:
-                out[f"{name}_features"], out[f"{name}_boxes"] = regions_of(name), shares_of(name)
-            return
-        if form == "a group an image":
-            for name in SIZES:
-                out[f"{name}/features"], out[f"{name}/boxes"] = regions_of(name), shares_of(name)
+                out[f"{name}{between}features"], out[f"{name}{between}boxes"] = regions_of(name), shares_of(name)
             return
         out["image_ids"] = [f"{int(name):012d}" for name in SIZES] if form == "padded" else np.array([391895, 22, 7])
         if form == "padded":
@@ -260,7 +255,7 @@ def write_hdf5(file: Path, form: str) -> None:
             out["image_w"], out["image_h"] = np.array(list(SIZES.values())).T
 
 
-@pytest.mark.parametrize("form", ["one an image", "a group an image", "padded", "back to back", "counted"])
+@pytest.mark.parametrize("form", ["a prefix an image", "a group an image", "padded", "back to back", "counted"])
 def test_hdf5_forms(imported, tmp_path: Path, form: str) -> None:
     write_hdf5(tmp_path / "features.hdf5", form)
     _, folder = imported(tmp_path / "features.hdf5")

@@ -65,7 +65,7 @@ def test_the_reason_is_named(raw: Path, tmp_path: Path) -> None:
         "@eaDir/t.jpg": "a companion file of the operating system",
         "gone.jpg": f"a link to {tmp_path / 'nowhere.jpg'}, which is missing",
         "linked/r.jpg": "below linked, a link to a folder, which is not followed",
-        "/data/p.jpg": "an absolute path that is not below",
+        "/data/p.jpg": "no such photo; an absolute path that is not below",
         "C:\\photos\\p.jpg": "no such photo",
         "nothing.jpg": "no such photo",
     }
@@ -73,8 +73,7 @@ def test_the_reason_is_named(raw: Path, tmp_path: Path) -> None:
     (raw / "captions.csv").write_text(f"file,caption\np.jpg,A dog.\n{lines}", encoding="utf-8")
     found = [problem for problem in FolderReader().read(raw).problems if " line " in problem]
     for problem, (name, reason) in zip(found, reasons.items(), strict=True):
-        assert f"{name} left out" in problem
-        assert reason in problem
+        assert f"caption of {name} left out ({reason}" in problem
 
 
 def test_names_are_understood(tmp_path: Path) -> None:

@@ -117,13 +117,10 @@ def test_two_that_finish_at_once_write_the_same(tmp_path: Path) -> None:
     """The second arrives between the first one's look for a manifest and its rename."""
     made = make(tmp_path, "shards")
     before = contents(made.folder)
-    annotated = photos_in(tmp_path / "raw")
-    source = Tiny()
+    annotated, raw, source = photos_in(tmp_path / "raw"), tmp_path / "raw", Tiny()
     makers = {field: source.identity() for field in source.fields}
     tables = source.tables()
-    planned = plan_shards(
-        annotated, raw=tmp_path / "raw", makers=[makers, tables, DECODER, "32-true"], images_per_shard=2
-    )
+    planned = plan_shards(annotated, raw=raw, makers=[makers, tables, DECODER, "32-true"], images_per_shard=2)
     recipes = {field: dict(source.recipe) for field in source.fields}
     facts = {"extractors": makers, "recipes": recipes, "precision": "32-true"}
     manifest = made.folder / "manifest.json"
@@ -131,7 +128,7 @@ def test_two_that_finish_at_once_write_the_same(tmp_path: Path) -> None:
     def ends(nested: bool) -> None:
         manifest.unlink(missing_ok=True)
         given = _Interrupted(tables, lambda: ends(False)) if nested else tables
-        finish(annotated, made.folder, planned, tmp_path / "raw", given, facts)
+        finish(annotated, made.folder, planned, raw, given, facts)
 
     ends(True)
     assert contents(made.folder) == before
