@@ -19,7 +19,6 @@ from threeshnet.features.photos import PhotoBatches, open_photo
 from threeshnet.features.tiny import Tiny
 from threeshnet.records import Photo
 from threeshnet.shards.make import MadeShards
-from threeshnet.shards.manifest import printable
 
 from .pictures import quiet_shards
 
@@ -269,10 +268,6 @@ def test_nothing_left_out_leaves_no_report(tmp_path: Path) -> None:
     (raw / "captions.txt").write_text("x.png\ta photo\n")
     (made.folder / "manifest.json").unlink()
     assert sorted(file.name for file in made_of(raw).folder.iterdir()) == ["manifest.json", "train-00000.h5"]
-
-
-def test_a_line_is_a_line() -> None:
-    assert printable("a\nb\udcff") == "a\\nb\\udcff"
 
 
 # --- what photos are recognised by
