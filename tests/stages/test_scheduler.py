@@ -268,14 +268,8 @@ def test_jobs_per_gpu_reaches_a_sweep_and_a_multirun(tmp_path: Path, monkeypatch
     monkeypatch.setattr(multirun, "Local", lambda **given: calls.append(given) or Local())
     monkeypatch.setattr(multirun, "visible_gpus", lambda _: ["0"])
     monkeypatch.setattr(multirun.Scheduler, "run", lambda *_: None)
-    given: Any = {
-        "program": ["m"],
-        "overrides": [["a"]],
-        "folders": [tmp_path],
-        "devices": [1],
-        "accelerators": ["auto"],
-    }
-    run_multirun(**given, parallel=None, jobs_per_gpu=4)
+    given: Any = {"program": ["m"], "overrides": [["a"]], "folders": [tmp_path], "accelerators": ["auto"]}
+    run_multirun(**given, devices=[1], parallel=None, jobs_per_gpu=4)
     assert calls == [{"parallel": None, "gpus": ["0"], "jobs_per_gpu": 4}]
     assert ProcessLauncher(jobs_per_gpu=4).jobs_per_gpu == 4
 

@@ -98,10 +98,7 @@ def cases() -> dict[str, tuple[str, Write]]:
         "broken link": ("link.jpg", lambda file: file.symlink_to("nowhere.jpg")),
         "link in a circle": ("circle.jpg", lambda file: file.symlink_to(file.name)),
         "pipe": ("pipe.jpg", os.mkfifo),
-        "no permission": (
-            "locked.jpg",
-            lambda file: (noise().save(file), file.chmod(0)),
-        ),
+        "no permission": (LOCKED, lambda file: (noise().save(file), file.chmod(0))),
         "listed but missing": ("missing.jpg", lambda _: None),
     }
 
@@ -139,12 +136,10 @@ def table() -> list[tuple[str, str]]:
         (raw / LOCKED).chmod(0o600)
     rows = []
     for what, photo in zip(cases(), annotated.photos, strict=True):
-        reasons = [
-            line.removeprefix("train: ") for line in report if line.startswith(f"train: {printable(photo.id)}: ")
-        ]
+        own = [line for line in report if line.startswith(f"train: {printable(photo.id)}: ")]
         width, height = sizes.get(printable(photo.id), (0, 0))
         whose = ", by root, who may read everything" if photo.id == LOCKED and os.geteuid() == 0 else ""
-        rows.append((what, reasons[0] if reasons else f"{TAKEN}, {width} x {height}{whose}"))
+        rows.append((what, own[0].removeprefix("train: ") if own else f"{TAKEN}, {width} x {height}{whose}"))
     return rows + [("captions.txt", line) for line in report if not line.startswith("train: ")]
 
 

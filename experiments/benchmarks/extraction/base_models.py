@@ -17,19 +17,11 @@ import transformers
 hf: Any = transformers  # the types of its configurations know the fields of their own class alone
 CLASSES = 133  # of COCO panoptic
 RESNET50: dict[str, Any] = {"out_features": ["stage4"]}
-SWIN_BASE: dict[str, Any] = {
-    "embed_dim": 128,
-    "depths": [2, 2, 18, 2],
-    "num_heads": [4, 8, 16, 32],
-    "drop_path_rate": 0.0,
-}
-SWIN_LARGE: dict[str, Any] = {
-    "embed_dim": 192,
-    "depths": [2, 2, 18, 2],
-    "num_heads": [6, 12, 24, 48],
-    "drop_path_rate": 0.0,
-}
-STAGES: dict[str, Any] = {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
+SWIN: dict[str, Any] = {"depths": [2, 2, 18, 2], "drop_path_rate": 0.0}
+SWIN_BASE = SWIN | {"embed_dim": 128, "num_heads": [4, 8, 16, 32]}
+SWIN_LARGE = SWIN | {"embed_dim": 192, "num_heads": [6, 12, 24, 48]}
+STAGES: dict[str, Any] = {"out_features": [f"stage{number}" for number in range(1, 5)]}
+STAGES |= {"window_size": 12, "image_size": 384}
 EDGES: dict[str, Any] = {"shortest_edge": 800, "longest_edge": 1333}
 MERGES = "#version: 0.2\nt h\n"
 
@@ -80,13 +72,8 @@ def dinov2() -> tuple[Any, dict[str, Any]]:
 
 
 def dinov3() -> tuple[Any, dict[str, Any]]:
-    sizes: dict[str, Any] = {
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-    }
-    config = hf.DINOv3ViTConfig(**sizes, num_register_tokens=4)
+    sizes: dict[str, Any] = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
+    config = hf.DINOv3ViTConfig(**sizes, num_attention_heads=12, num_register_tokens=4)
     return hf.DINOv3ViTModel(config), processor("DINOv3ViTImageProcessor", size={"height": 224, "width": 224})
 
 
@@ -100,19 +87,19 @@ def siglip() -> tuple[Any, dict[str, Any]]:
 
 
 def mask2former() -> tuple[Any, dict[str, Any]]:
-    backbone = hf.SwinConfig(**SWIN_BASE, **STAGES, window_size=12, image_size=384)
+    backbone = hf.SwinConfig(**SWIN_BASE, **STAGES)
     model = hf.Mask2FormerForUniversalSegmentation(hf.Mask2FormerConfig(backbone_config=backbone, num_labels=CLASSES))
     return model, processor("Mask2FormerImageProcessor", size=EDGES, size_divisor=32, ignore_index=255, resample=2)
 
 
 def maskformer() -> tuple[Any, dict[str, Any]]:
-    backbone = hf.SwinConfig(**SWIN_BASE, **STAGES, window_size=12, image_size=384)
+    backbone = hf.SwinConfig(**SWIN_BASE, **STAGES)
     model = hf.MaskFormerForInstanceSegmentation(hf.MaskFormerConfig(backbone_config=backbone, num_labels=CLASSES))
     return model, processor("MaskFormerImageProcessor", size=EDGES, size_divisor=32, ignore_index=255, resample=2)
 
 
 def oneformer() -> tuple[Any, dict[str, Any]]:
-    backbone = hf.SwinConfig(**SWIN_LARGE, **STAGES, window_size=12, image_size=384)
+    backbone = hf.SwinConfig(**SWIN_LARGE, **STAGES)
     config = hf.OneFormerConfig(backbone_config=backbone, num_labels=CLASSES)
     settings = processor("OneFormerImageProcessor", size=EDGES, ignore_index=255, resample=2)
     return hf.OneFormerForUniversalSegmentation(config), settings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +140,5 @@ def ways() -> dict[str, Way]:
         for shuffled in (False, True):
             order = "shuffled" if shuffled else "sequential"
             title = f"{name}, mmap" if "npy" in name else name
-            found[f"{title}, {order}"] = (
-                name,
-                order,
-                lambda f, read=read, shuffled=shuffled: read(f, shuffled=shuffled),
-            )
+            found[f"{title}, {order}"] = (name, order, partial(read, shuffled=shuffled))
     return found
