@@ -53,11 +53,8 @@ def _plain_words(fault: Any) -> tuple[str, str]:
         return where, f" does not exist; there are: {names}"
     if kind == "string_pattern_mismatch":
         return where, ": a text with a zero byte in it"
-    return f"{where}: expected ", _expected(kind, fault["msg"])
-
-
-def _expected(kind: str, message: str) -> str:
-    return KINDS.get(kind.removesuffix("_type").removesuffix("_required"), message.removeprefix("Input should be "))
+    kind = kind.removesuffix("_type").removesuffix("_required")
+    return f"{where}: expected ", KINDS.get(kind, fault["msg"].removeprefix("Input should be "))
 
 
 def _joined(path: list[str | int]) -> str:

@@ -220,7 +220,8 @@ def test_the_manifest_comes_back(folder: Path) -> None:
     manifest = Manifest.load(folder)
     manifest.save(folder)
     assert Manifest.load(folder) == manifest
-    assert (manifest.region_width, manifest.grid_width, manifest.classes) == (6, 8, CLASSES)
+    layout = manifest.layout
+    assert (layout.region_width, layout.grid_width, layout.classes) == (6, 8, CLASSES)
     assert manifest.fields == ("region", "grid", "seg")
     tables = {class_table_hash(names, 2) for names in (("cat", "dog"), ("dog", "cat"), ())}
     assert (len(tables), class_table_hash((), None)) == (3, None)

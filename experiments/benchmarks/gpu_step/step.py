@@ -140,7 +140,8 @@ def flops_of_pair(shards: Path, overrides: Sequence[str], pairs: int = 8) -> flo
         splits=Splits(test=None),
         batches=BatchOptions(batch_size=pairs),
     )
-    cfg.sizes.region_width, cfg.sizes.classes = data.manifest.region_width, data.manifest.classes
+    layout = data.manifest.layout
+    cfg.sizes.region_width, cfg.sizes.classes = layout.region_width, layout.classes
     model, batch = instantiate(cfg.model).train(), next(iter(data.train_dataloader())).to("cpu")  # widens float16
     step = lambda: (model.image_encoder(batch.images).sum() + model.text_encoder(batch.captions).sum()).backward()  # noqa: E731
     return flops(step) / pairs

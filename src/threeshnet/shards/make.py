@@ -137,7 +137,14 @@ def make_shards(
     if absent:
         (folder / MANIFEST).unlink(missing_ok=True)
     if pending:
-        extract(predictor(filler, settings), sources, filler, pending, settings)
+        batches = list(batches_within_shards(pending, settings.batch_size))
+        loader = DataLoader(
+            PhotoBatches(filler.photos, sources, batches, settings.view),
+            batch_size=None,  # an item is a batch
+            num_workers=settings.workers,
+            collate_fn=LoadedBatch._make,  # as it is
+        )
+        predictor(filler, settings).predict(Extraction(sources), loader, return_predictions=False)
     if settings.parts == 1:  # alone in the folder, so these are of processes that were killed
         for left in folder.glob(f"{ASIDE}*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -184,23 +191,6 @@ def predictor(filler: ShardFiller, settings: ShardSettings) -> pl.Trainer:
         )
     except (ValueError, MisconfigurationException) as error:
         raise ConfigError(f"accelerator={accelerator!r}, precision={precision!r}: {error}") from error
-
-
-def extract(
-    trainer: pl.Trainer,
-    sources: Sequence[Extractor],
-    filler: ShardFiller,
-    pending: Sequence[PlannedShard],
-    settings: ShardSettings,
-) -> None:
-    """Run the sources over the pending photos in Lightning's predict loop; `filler` writes."""
-    loader = DataLoader(
-        PhotoBatches(filler.photos, sources, list(batches_within_shards(pending, settings.batch_size)), settings.view),
-        batch_size=None,  # an item is a batch
-        num_workers=settings.workers,
-        collate_fn=LoadedBatch._make,  # as it is
-    )
-    trainer.predict(Extraction(sources), loader, return_predictions=False)
 
 
 def finish(

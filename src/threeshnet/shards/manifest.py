@@ -89,7 +89,7 @@ class SplitEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` says. Sizes are read as `manifest.region_width`, `grid_width`, `grid_size`, `classes`.
+    """What `manifest.json` says.
 
     A file is validated against these types, and unknown keys are ignored.
     """
@@ -116,14 +116,6 @@ class Manifest:
     def fields(self) -> tuple[str, ...]:
         """Those of region, grid, seg that the shards hold."""
         return self.layout.fields
-
-    @property
-    def region_width(self) -> int | None:
-        return self.layout.region_width
-
-    @property
-    def grid_width(self) -> int | None:
-        return self.layout.grid_width
 
     @property
     def grid_size(self) -> tuple[int, int] | None:

@@ -19,7 +19,7 @@ from threeshnet.files import sha256
 from threeshnet.records import AnnotatedSet, Photo
 from threeshnet.shards.manifest import CARD, LEFT_OUT_LIST, MANIFEST, Manifest
 from threeshnet.shards.schema import FORMAT, array_of
-from threeshnet.shards.writer import FINGERPRINT, LEFT_OUT
+from threeshnet.shards.writer import FINGERPRINT, LEFT_OUT, inside
 
 
 @dataclass(frozen=True)
@@ -135,15 +135,11 @@ def stored_left_out(file: Path) -> list[str]:
 
 def _fingerprint(photos: Sequence[Photo], annotated: AnnotatedSet, raw: Path, makers: Any) -> str:
     rows = [
-        [photo.id, _inside(photo.file, raw), photo.captions, photo.tags, _bytes(photo.file), _bytes(photo.segmentation)]
+        [photo.id, inside(photo.file, raw), photo.captions, photo.tags, _bytes(photo.file), _bytes(photo.segmentation)]
         for photo in photos
     ]
     content = [FORMAT, annotated.name, annotated.classes, makers, rows]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _inside(file: Path, raw: Path) -> str:
-    return str(file.relative_to(raw) if file.is_relative_to(raw) else file)
 
 
 def _bytes(file: Path | None) -> int | None:

@@ -111,12 +111,12 @@ class ShardWriter:
         self.images += len(photos)
 
     def _append_photos(self, photos: Sequence[Photo], sizes: Sequence[tuple[int, int]]) -> None:
-        if not all(caption.strip() for photo in photos for caption in photo.captions):
-            empty = next(photo.id for photo in photos if not all(caption.strip() for caption in photo.captions))
-            raise DataError(f"image {empty!r}: an empty caption; the reader has to leave it out and say so")
+        for photo in photos:
+            if not all(caption.strip() for caption in photo.captions):
+                raise DataError(f"image {photo.id!r}: an empty caption; the reader has to leave it out and say so")
         owners = [self.images + row for row, photo in enumerate(photos) for _ in photo.captions]
         self._extend("image/id", _texts(photo.id for photo in photos))
-        self._extend("image/file", _texts(self._relative(photo.file) for photo in photos))
+        self._extend("image/file", _texts(inside(photo.file, self.raw) for photo in photos))
         self._extend("image/size", np.array(sizes).reshape(-1, 2))
         self._extend("caption/text", _texts(text for photo in photos for text in photo.captions))
         self._extend("caption/owner", np.array(owners))
@@ -147,9 +147,6 @@ class ShardWriter:
         start = len(dataset)
         dataset.resize(start + len(values), axis=0)
         dataset[start:] = values
-
-    def _relative(self, file: Path) -> str:
-        return str(file.relative_to(self.raw) if self.raw and file.is_relative_to(self.raw) else file)
 
     def close(self) -> None:
         """Finish the file and give it its name."""
@@ -188,6 +185,11 @@ def bytes_of(arrays: ImageArrays) -> int:
     """Bytes of all arrays, those of regions image by image."""
     several = (values if isinstance(values, list | tuple) else [values] for values in arrays)
     return sum(each.nbytes for values in several for each in values if isinstance(each, np.ndarray))
+
+
+def inside(file: Path, raw: Path | None) -> str:
+    """A file as shards name it: relative to the folder `raw` where it lies there."""
+    return str(file.relative_to(raw) if raw and file.is_relative_to(raw) else file)
 
 
 def _texts(values: Iterable[str]) -> np.ndarray:

@@ -67,7 +67,7 @@ class Preparer:
     def _training(self, planned: Planned) -> PreparedJob:
         settings, choices = self.compose(planned.overrides)
         shards, manifest = self._shards(settings)
-        sizes = {name: getattr(manifest, name) for name in ("region_width", "grid_width", "classes")}
+        sizes = {name: getattr(manifest.layout, name) for name in ("region_width", "grid_width", "classes")}
         resolved = plain(settings.with_sizes(**sizes))
         fingerprint, folder = data_fingerprint(manifest), self.out / planned.name
         gpus = tuple(visible_gpus(str(settings.trainer["accelerator"])))

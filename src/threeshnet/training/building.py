@@ -49,7 +49,7 @@ def with_sizes(settings: TrainSettings, manifest: Manifest) -> TrainSettings:
         ConfigError, "Make the shards with an extractor that gives them, or choose other features, fusion and parts."
     )
     return settings.with_sizes(
-        region_width=manifest.region_width, grid_width=manifest.grid_width, classes=manifest.classes
+        region_width=manifest.layout.region_width, grid_width=manifest.layout.grid_width, classes=manifest.classes
     )
 
 

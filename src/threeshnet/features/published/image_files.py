@@ -63,7 +63,10 @@ class NpyFiles(RowReader):
     """Reads one image's file whole."""
 
     def read(self, key: Path) -> dict[str, np.ndarray]:
-        return {"regions": NpyRows(key).whole()}
+        regions = NpyRows(key).whole()
+        if not regions.ndim:
+            raise DataError(f"{key}: shape (); expected [N, Dr]")
+        return {"regions": regions}
 
 
 class RegionFilesLayout(ImageFilesLayout):
@@ -82,7 +85,8 @@ class RegionFilesLayout(ImageFilesLayout):
         first = NpyRows(files[0])
         if (kind := str(first.dtype.newbyteorder("="))) not in FLOATS:
             problems.add(f"{first.file}: type {kind}; expected one of {', '.join(FLOATS)}")
-        shapes = [NpyRows(file).shape for file in files[:: max(1, len(files) // SAMPLE)]]
+        some = (NpyRows(file).shape for file in files[:: max(1, len(files) // SAMPLE)])
+        shapes = [shape for shape in some if len(shape) == 2]  # others are named when they are read
         if len({shape[0] for shape in shapes}) == 1 < len({shape[-1] for shape in shapes}):
             problems.add(f"{raw}: shapes {shapes[0]}, {shapes[-1]}, … have regions as columns; save them as [N, Dr]")
         return Source(
