@@ -87,6 +87,10 @@ def test_the_commit_is_ours_in_a_hook_of_another_repository(tmp_path: Path, monk
     repository(tmp_path / "other")
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
     assert module.current_commit() == ours
+    (tmp_path / "ours" / "src" / "threeshnet" / "installation.py").write_text("changed")
+    assert module.current_commit() == f"{ours}+"
+    monkeypatch.setenv("PATH", "")  # no git
+    assert module.current_commit() == os.environ.get("THREESHNET_COMMIT", "unknown")
 
 
 @pytest.mark.parametrize("name", ["o'brien", 'a "b" c', "ends in \\", "a,b=[c]", "x: {y}", "Grüße 東京", "it's \\\"x"])

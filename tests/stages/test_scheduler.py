@@ -22,7 +22,6 @@ from rich.console import Console
 from hydra_plugins.threeshnet_processes.launcher import ProcessLauncher
 from threeshnet.errors import ConfigError
 from threeshnet.files import write_json
-from threeshnet.installation import current_commit
 from threeshnet.studies import launch, multirun
 from threeshnet.studies.board import Board
 from threeshnet.studies.launch import Job, Local
@@ -186,17 +185,6 @@ def test_a_job_inherits_no_part_of_another_run(monkeypatch: pytest.MonkeyPatch) 
     assert not set(outer) & set(variables)
     assert (variables["OMP_NUM_THREADS"], variables["CUDA_VISIBLE_DEVICES"]) == ("3", "0,2")
     assert "CUDA_VISIBLE_DEVICES" not in launch.environment(threads=1)
-
-
-def test_the_commit_is_that_of_git_or_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("THREESHNET_COMMIT", "abc")
-    with monkeypatch.context() as with_git:
-        with_git.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, "def+\n"))
-        assert current_commit() == "def+"
-    monkeypatch.setenv("PATH", "")  # no git
-    assert current_commit() == "abc"
-    monkeypatch.delenv("THREESHNET_COMMIT")
-    assert current_commit() == "unknown"
 
 
 # ---- GPUs
