@@ -26,6 +26,7 @@ from threeshnet.errors import ConfigError
 from threeshnet.files import check_writable, write_text
 from threeshnet.runs.tracking import facts_of_code, why_offline
 from threeshnet.shards import provide
+from threeshnet.shards.writer import ShardWriter
 
 IDENTITY = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
 
@@ -259,6 +260,20 @@ def test_a_signal_is_a_signal(command, demo_shards: Path, monkeypatch: pytest.Mo
         f"{name}: stopped. Run the same command again; finished shards and jobs are kept\n",
     )
     assert signal.getsignal(signal.Signals[name]) == before
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_while_shards_are_written(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Lightning has a handler of its own there, which would go on."""
+
+    def signalled(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.Signals[name])
+
+    words = ["data=synthetic", "images=4", "workers=0", f"out={tmp_path}", "progress=false"]
+    monkeypatch.setattr(ShardWriter, "append", signalled)
+    ended = command("data", *words)
+    assert (ended.code, f"{name}: stopped." in ended.err) == (75, True), ended.err
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_a_signal_that_was_ignored_stays_ignored(command, demo_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
