@@ -54,7 +54,7 @@ def _plain_words(fault: Any) -> tuple[str, str]:
     if kind == "string_pattern_mismatch":
         return where, ": a text with a zero byte in it"
     kind = kind.removesuffix("_type").removesuffix("_required")
-    return f"{where}: expected ", KINDS.get(kind, fault["msg"].removeprefix("Input should be "))
+    return f"{where}: expected ", KINDS.get(kind) or fault["msg"].removeprefix("Input should be ")
 
 
 def _joined(path: list[str | int]) -> str:

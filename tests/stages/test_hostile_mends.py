@@ -231,7 +231,7 @@ def replaced(key: str, *shape_and_type: Any, **options: Any) -> Callable[[h5py.F
     return change
 
 
-def put(key: str, value: Any) -> Callable[[h5py.File], Any]:
+def put(key: str, value: Any) -> Callable[[Any], Any]:
     return lambda opened: opened[key].__setitem__(slice(0, 1), value)
 
 

@@ -7,6 +7,7 @@ import pickle
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from threeshnet.shards.writer import ShardWriter
 from ..shard_folders import write_folder, write_shard
 
 RAW = Path("raw")
-OPTIONS = {"raw": RAW, "grid_size": (2, 3)}
+OPTIONS: Any = {"raw": RAW, "grid_size": (2, 3)}
 CLASSES = 5
 LABELS = 300  # more than 8 bits count
 

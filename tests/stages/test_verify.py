@@ -25,7 +25,7 @@ from threeshnet.shards.verify import bytes_to_look_at, look_through, verify
 from ..shard_folders import write_folder, write_shard
 
 CLASSES = 5
-GRID = {"grid_size": (2, 3)}
+GRID: Any = {"grid_size": (2, 3)}
 REGIONS = 3  # of every image
 NO_BOX = "region/boxes has boxes that are not x1 <= x2, y1 <= y2 in [0, 1] of the photo"
 Change = Callable[[h5py.File], None]
