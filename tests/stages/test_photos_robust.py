@@ -12,6 +12,7 @@ from PIL import Image
 from scipy.fft import dctn
 
 from threeshnet.annotations.folder import FolderReader
+from threeshnet.annotations.photo_files import frame_of
 from threeshnet.errors import DataError
 from threeshnet.features import photos
 from threeshnet.features.fingerprints import ROUND_BITS, perceptual_hash
@@ -37,6 +38,17 @@ def reason_of(file: Path) -> str:
     with pytest.raises(DataError) as caught:
         open_photo(file)
     return str(caught.value).removeprefix(f"{file}: ")
+
+
+@pytest.mark.parametrize("position", [60, 90, 150, -20])
+def test_a_png_with_a_changed_byte_is_refused_as_photo_and_as_mask(tmp_path: Path, position: int) -> None:
+    file = saved(noise(), tmp_path / "p.png")
+    content = bytearray(file.read_bytes())
+    content[position] ^= 0xFF
+    file.write_bytes(content)
+    reason_of(file)
+    with Image.open(file) as mask, pytest.raises((OSError, SyntaxError)):
+        frame_of(mask)
 
 
 # --- modes

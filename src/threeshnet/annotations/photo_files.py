@@ -59,7 +59,12 @@ class Frame(NamedTuple):
 
 
 def frame_of(image: Image.Image) -> Frame:
-    """The frame of an opened picture. Call it before its pixels are loaded: Pillow then turns TIFFs by itself."""
+    """The frame of an opened picture. Call it before its pixels are loaded: Pillow then turns TIFFs by itself.
+
+    A PNG's EXIF may follow its pixels, so Pillow loads them first. That is done here, where damage raises.
+    """
+    if image.format == "PNG":
+        image.load()
     try:
         orientation = image.getexif().get(ORIENTATION, UPRIGHT)
     except MemoryError:
