@@ -213,7 +213,7 @@ def test_a_grid_with_its_channels_last_is_noticed(imported, raw: Path) -> None:
         np.save(raw / f"{name}.npy", np.ones((2, 2, 32), np.float32))
     imported(code=1, says=["say channels=last"])
     _, folder = imported(channels="last")
-    assert Manifest.load(folder).grid_width == 32
+    assert Manifest.load(folder).layout.grid_width == 32
 
 
 def test_a_pickle_in_a_pth_is_refused(imported, raw: Path) -> None:

@@ -307,7 +307,7 @@ def test_a_worker_that_was_signalled_is_no_shortage_of_memory(
     def die(*_: Any, **__: Any) -> None:
         raise RuntimeError(f"DataLoader worker (pid 7) {death}")
 
-    monkeypatch.setattr("threeshnet.shards.make.extract", die)
+    monkeypatch.setattr("threeshnet.shards.make.predictor", die)
     ended = command("data", "data=synthetic", "images=4", f"out={tmp_path}", "progress=false")
     assert (ended.code, message in ended.err) == (code, True), ended.err
     assert "batches." not in ended.err  # which are keys of `train`

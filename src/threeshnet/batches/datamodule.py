@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -235,11 +236,11 @@ def unlike(view: Manifest, own: Manifest, fields: Collection[str]) -> Iterator[s
     """Why a view's shards do not replace the data set's: other extractors, widths or classes."""
     makers = {field: (view.extractors.get(field), own.extractors.get(field)) for field in fields}
     yield from (f"{field} is made by {one}, ours by {other}" for field, (one, other) in makers.items() if one != other)
-    widths = {"region": "region_width", "grid": "grid_size", "seg": "class_table"}
+    widths = {"region": "layout.region_width", "grid": "layout.grid_size", "seg": "class_table"}
     for name in (widths[field] for field in fields):
-        one, other = getattr(view, name), getattr(own, name)
+        one, other = (attrgetter(name)(manifest) for manifest in (view, own))
         if one != other:
-            yield f"{name} is {one}, ours {other}"
+            yield f"{name.removeprefix('layout.')} is {one}, ours {other}"
 
 
 def held_out(name: str, splits: Collection[str]) -> str:
