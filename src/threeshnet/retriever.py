@@ -244,7 +244,7 @@ def _from_hub(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=[*CHECKPOINTS, "*.json"]))
     except Exception as reason:  # the hub has a dozen kinds of errors
         raise CheckpointError(
-            f"{name}: no such folder, and not to be had from the Hugging Face hub ({type(reason).__name__}); give a "
+            f"{name}: no such folder, and the Hugging Face hub did not give it ({type(reason).__name__}); give a "
             "run directory, a checkpoint, or the name of a model on the hub"
         ) from reason
 

@@ -122,7 +122,7 @@ def test_a_name_on_the_hub(run: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError("no network")
 
     monkeypatch.setattr("threeshnet.retriever.snapshot_download", offline)
-    with pytest.raises(CheckpointError, match="someone/model: no such folder, and not to be had from the Hugging Face"):
+    with pytest.raises(CheckpointError, match="someone/model: no such folder, and the Hugging Face hub"):
         Retriever.load("someone/model")
     with pytest.raises(CheckpointError, match=r"empty: no checkpoint in it \(\*\.ckpt"):
         Retriever.load(tmp_path / "empty")

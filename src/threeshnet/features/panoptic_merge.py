@@ -35,7 +35,7 @@ class Segment(NamedTuple):
 
     id: int  # from 1 on, in the order of the queries
     label: int
-    score: float  # of the surest query in it
+    score: float  # of its query with the highest probability
     share: float  # of the photo's area
 
 

@@ -1,4 +1,4 @@
-"""Region proposals without a detector: windows over a grid of cells, the surest of a classifier first."""
+"""Region proposals without a detector: windows over a grid of cells, those with the highest class probability first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LONGEST = 2.0  # ratio of a window's sides
 
 
 class WindowProposals(nn.Module):
-    """Mean-pools windows of several sizes and shapes and keeps the `most` surest after suppression.
+    """Mean-pools windows of several sizes and shapes; keeps the `most` with the highest class probability.
 
     A window's score is the largest probability of the classifier on its mean. The classifier is linear, so the mean
     logits of the cells are the logits of the mean, and features are pooled for the kept windows alone.
