@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from threeshnet.cli.made_shards import show_leakage
+from threeshnet.cli.data import show_leakage
 from threeshnet.records import AnnotatedSet, Photo
 from threeshnet.shards import leakage
 from threeshnet.shards.leakage import Leak, coverage, crossing, leaks, nearest_within

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from threeshnet.annotations.caption_lists import caption_files_beside, photo_ids, read_caption_lists
-from threeshnet.cli.made_shards import show
+from threeshnet.cli.data import show
 from threeshnet.errors import ConfigError, Problems, one_of
 from threeshnet.features.extractor import FIELDS
 from threeshnet.features.published.join import joined
