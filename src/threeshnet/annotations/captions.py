@@ -204,10 +204,10 @@ def _json_lines(text: str, problems: Problems) -> Iterator[Line]:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    content = dict(pairs)
+    if len(content) < len(pairs):
         raise ValueError(f"a key is repeated among {', '.join(key for key, _ in pairs)}")
-    return found
+    return content
 
 
 def _entry(number: int, where: str, row: Mapping[str, Any], problems: Problems) -> Iterator[Line]:
@@ -237,11 +237,11 @@ def caption_list(cell: Any) -> list[Any]:
         return [cell]
     for parse in (json.loads, _python_list):
         try:
-            found = parse(cell)
+            value = parse(cell)
         except (ValueError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError):
             continue
-        if isinstance(found, list | tuple) and all(isinstance(item, str) for item in found):
-            return list(found)
+        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            return list(value)
     if cell.lstrip().startswith("("):  # a caption may begin and end with words in parentheses
         return [cell]
     raise ValueError(f"a list that cannot be read: {shortened(cell, 60)!r}; write it as JSON, or one row a caption")
@@ -249,9 +249,9 @@ def caption_list(cell: Any) -> list[Any]:
 
 def _python_list(cell: str) -> Any:
     """A list in Python's notation; ValueError where texts stand side by side without a comma, as NumPy shows them."""
-    found = ast.literal_eval(cell.strip())
+    value = ast.literal_eval(cell.strip())
     tokens = tokenize.generate_tokens(io.StringIO(cell.strip()).readline)
     strings = [token for token in tokens if token.type == tokenize.STRING]
-    if isinstance(found, list | tuple) and len(strings) != len(found):
+    if isinstance(value, list | tuple) and len(strings) != len(value):
         raise ValueError("texts without a comma between them")
-    return found
+    return value

@@ -115,11 +115,11 @@ def files_below(folder: Path, suffixes: Iterable[str]) -> list[Path]:
     endings = tuple(suffixes)
     if folder.is_file():
         return [folder] if folder.suffix.lower() in endings else []
-    found = []
+    files = []
     for path, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not is_companion(name)]
-        found += [Path(path, name) for name in names if name.lower().endswith(endings) and not is_companion(name)]
-    return sorted(file for file in found if file.is_file() and file.suffix)
+        files += [Path(path, name) for name in names if name.lower().endswith(endings) and not is_companion(name)]
+    return sorted(file for file in files if file.is_file() and file.suffix)
 
 
 def photo_files(folder: Path, without: Path | None = None) -> dict[str, Path]:
