@@ -222,10 +222,12 @@ class RetrievalDataModule(pl.LightningDataModule):
         self._check_splits([*self.train_splits, *filter(None, [self.dev_split, self.test_split])])
 
     def _check_splits(self, names: Sequence[str]) -> None:
-        known = sorted(self.manifest.splits)
+        names_here = sorted(self.manifest.splits)
         problems = Problems(f"{self.folder}")
         problems.extend(
-            f"there is no split {name!r}; there are: {', '.join(known)}" for name in names if name not in known
+            f"there is no split {name!r}; there are: {', '.join(names_here)}"
+            for name in names
+            if name not in names_here
         )
         problems.raise_as(
             ConfigError, "Set train_splits, dev_split (null for none) and test_split to splits that exist."

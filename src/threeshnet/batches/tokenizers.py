@@ -81,12 +81,12 @@ class Wordpieces:
             way_out = "give a BERT `vocab.txt` (one wordpiece a line) or its folder"
             raise DataError(f"{file}: no such vocabulary; {way_out}")
         lines = file.read_text(encoding="utf-8-sig").removesuffix("\n")
-        found = folder_options(file.parent) | options
-        if "lowercase" not in found:
-            specials = found.get("specials", SPECIALS)
-            found["lowercase"] = all(piece == piece.lower() or piece in specials for piece in lines.split("\n"))
+        options_here = folder_options(file.parent) | options
+        if "lowercase" not in options_here:
+            specials = options_here.get("specials", SPECIALS)
+            options_here["lowercase"] = all(piece == piece.lower() or piece in specials for piece in lines.split("\n"))
         try:
-            return cls.from_lines(lines, max_wordpieces=max_wordpieces, **found)
+            return cls.from_lines(lines, max_wordpieces=max_wordpieces, **options_here)
         except DataError as error:
             raise DataError(f"{file}: {error}") from error
 
@@ -128,15 +128,15 @@ class Wordpieces:
 def folder_options(folder: Path) -> dict[str, Any]:
     """The options in a tokenizer's folder: `tokenizer_config.json`, and `tokenizer.json` where that is silent."""
     settings = _settings(folder / "tokenizer.json").get("normalizer") or {}
-    found: dict[str, Any] = {ours: settings.get(name) for name, ours in NORMALIZER.items()}
+    options_here: dict[str, Any] = {ours: settings.get(name) for name, ours in NORMALIZER.items()}
     config = _settings(folder / "tokenizer_config.json")
-    found |= {ours: config[name] for name, ours in CONFIG.items() if name in config}
-    found = {name: value for name, value in found.items() if isinstance(value, bool)}
+    options_here |= {ours: config[name] for name, ours in CONFIG.items() if name in config}
+    options_here = {name: value for name, value in options_here.items() if isinstance(value, bool)}
     named = [config.get(f"{kind}_token") for kind in ("pad", "unk", "cls", "sep", "mask")]
     words = [name.get("content") if isinstance(name, dict) else name for name in named]
     if any(words):
-        found["specials"] = [word or usual for word, usual in zip(words, SPECIALS, strict=True)]
-    return found
+        options_here["specials"] = [word or usual for word, usual in zip(words, SPECIALS, strict=True)]
+    return options_here
 
 
 def _settings(file: Path) -> dict[str, Any]:
