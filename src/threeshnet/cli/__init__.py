@@ -26,14 +26,14 @@ def main(words: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")  # for terminals and logs without UTF-8
     provide_home()
     words = list(sys.argv[1:] if words is None else words)
-    known = verbs()
+    known_verbs = verbs()
     if not words or words[0] in HELP:
-        sys.stdout.write(help_text(known))
+        sys.stdout.write(help_text(known_verbs))
         return
     verb, *words = words
-    if verb not in known:
-        near = difflib.get_close_matches(verb, known, 3, 0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)}"
+    if verb not in known_verbs:
+        near = difflib.get_close_matches(verb, known_verbs, 3, 0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known_verbs)}"
         sys.exit(f"threeshnet has no verb {verb!a}; {hint}  (threeshnet --help)")
     from threeshnet.cli.door import run  # Hydra takes half a second
 
@@ -54,9 +54,9 @@ def keep_freed_memory() -> None:
 
 def verbs() -> dict[str, str]:
     """Every verb with what it does, from the first lines of `conf/*.yaml`."""
-    found = {file.stem: _first_line(file.read_text(encoding="utf-8")) for file in CONF.glob("*.yaml")}
-    rest = sorted(set(found) - set(ORDER))
-    return {verb: found[verb] for verb in (*ORDER, *rest) if verb in found}
+    descriptions = {file.stem: _first_line(file.read_text(encoding="utf-8")) for file in CONF.glob("*.yaml")}
+    rest = sorted(set(descriptions) - set(ORDER))
+    return {verb: descriptions[verb] for verb in (*ORDER, *rest) if verb in descriptions}
 
 
 def _first_line(text: str) -> str:
@@ -65,8 +65,8 @@ def _first_line(text: str) -> str:
     return says[:1].upper() + says[1:]
 
 
-def help_text(known: dict[str, str]) -> str:
+def help_text(descriptions: dict[str, str]) -> str:
     """What `threeshnet --help` says."""
-    lines = (f"  {verb:<{max(map(len, known))}}  {says}\n" for verb, says in known.items())
+    lines = (f"  {verb:<{max(map(len, descriptions))}}  {says}\n" for verb, says in descriptions.items())
     usage = "usage: threeshnet <verb> [key=value …]\n\nImage-sentence retrieval with 3SHNet.\n\n"
     return f"{usage}{''.join(lines)}\nthreeshnet <verb> --help lists the keys of a verb.\n"

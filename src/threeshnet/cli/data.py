@@ -120,19 +120,19 @@ def show_share(made: MadeShards, console: Console, *, part: int, parts: int) -> 
 
 def show_leakage(folder: Path, console: Console, distance: int, shown: int = 5) -> None:
     """How many photos are in two splits, and the first of them; nothing for shards whose photos were not seen."""
-    known, images = coverage(folder)
-    if not known:
+    fingerprinted, images = coverage(folder)
+    if not fingerprinted:
         return
-    found = leaks(folder, distance)
-    leaked = crossing(found)
+    duplicates = leaks(folder, distance)
+    leaked = crossing(duplicates)
     near = sum(leak.kind == "near" for leak in leaked)
-    of = "" if known == images else f" (looked at {known} of {images})"
+    of = "" if fingerprinted == images else f" (looked at {fingerprinted} of {images})"
     say(console, f"leakage: {photos_are(len(leaked))} in another split too, {near} of them nearly identical{of}")
     for leak in leaked[:shown]:
         say(console, f"  {leak.splits[1]}: {leak.ids[1]} is {leak.kind} to {leak.ids[0]} of {leak.splits[0]}", "yellow")
     if len(leaked) > shown:
         say(console, f"  and {len(leaked) - shown} more: threeshnet.shards.leakage.leaks(folder) lists them")
-    if twice := len(found) - len(leaked):
+    if twice := len(duplicates) - len(leaked):
         say(console, f"duplicates: {twice} within a split, identical to an earlier photo of it")
 
 

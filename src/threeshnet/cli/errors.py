@@ -163,10 +163,10 @@ def _wrong_choices(words: Sequence[str]) -> str | None:
     for word in (word for word in words if "=" in word and not word.startswith("-")):
         given = OverridesParser.create().parse_override(word)
         group, value = given.key_or_group.partition("@")[0], given.value()
-        known = sorted(conf_files(group))
+        choices = sorted(conf_files(group))
         names = value if isinstance(value, list) else [value]
-        if known and not all(isinstance(name, str) and "${" not in name for name in names):
-            problems.add(one_of(given.key_or_group, value, known))
+        if choices and not all(isinstance(name, str) and "${" not in name for name in names):
+            problems.add(one_of(given.key_or_group, value, choices))
     return (
         problems.text("A group takes the name of one of its files, a list where it takes several.")
         if problems

@@ -91,8 +91,8 @@ def layout_of(settings: ImportSettings) -> Any:
 def requested(settings: ImportSettings) -> Request:
     """Which splits and fields are wanted. ConfigError for names that do not exist."""
     problems = Problems("what to import")
-    for key, values, known in (("splits", settings.splits, SPLITS), ("fields", settings.fields, FIELDS)):
-        problems.extend(one_of(key, value, known) for value in values or () if value not in known)
+    for key, values, choices in (("splits", settings.splits, SPLITS), ("fields", settings.fields, FIELDS)):
+        problems.extend(one_of(key, value, choices) for value in values or () if value not in choices)
     problems.raise_as(ConfigError)
     splits, fields = (None if names is None else tuple(names) for names in (settings.splits, settings.fields))
     return Request(splits, fields, settings.on_error)

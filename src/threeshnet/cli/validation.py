@@ -25,19 +25,19 @@ MISSING, UNKNOWN = "is missing", "is not a setting"
 
 def setting_faults(verb: str, tree: dict[str, Any]) -> dict[str, str]:
     """What is wrong with a verb's settings, by key; a value that is used in several places is named once."""
-    found: dict[str, str] = {}
+    faults: dict[str, str] = {}
     tree = without_target(tree)
     try:
         model_of(verb).model_validate(tree)
     except ValidationError as error:
-        found = type_faults(error)
+        faults = type_faults(error)
     by_depth = sorted(part_faults(tree), key=lambda fault: fault[0].count("."))
-    said = {_last_name(text) for text in found.values()}
+    said = {_last_name(text) for text in faults.values()}
     for key, text in by_depth:
-        if key not in found and _last_name(text) not in said:
-            found[key] = text
+        if key not in faults and _last_name(text) not in said:
+            faults[key] = text
             said.add(_last_name(text))
-    return {key: f"{text}{_siblings(key, tree)}" if text.endswith(UNKNOWN) else text for key, text in found.items()}
+    return {key: f"{text}{_siblings(key, tree)}" if text.endswith(UNKNOWN) else text for key, text in faults.items()}
 
 
 def model_of(verb: str) -> type[Settings]:
