@@ -160,11 +160,11 @@ def opposite(thing: Thing, place: tuple[str, str]) -> bool:
 def both_twins(rng: Random, scene: Scene) -> tuple[Scene, Scene] | None:
     """Two look-alikes of the same colour, size and texture change places."""
     number, other = rng.sample(range(len(scene.things)), 2)
-    thing, place = scene.things[number], scene.things[other]
-    alike = thing._replace(name=LOOK_ALIKE[thing.name], column=place.column, row=place.row)
+    thing, look_alike = scene.things[number], scene.things[other]
+    alike = thing._replace(name=LOOK_ALIKE[thing.name], column=look_alike.column, row=look_alike.row)
     rest = [t for n, t in enumerate(scene.things) if n not in (number, other)]
     blocked = too_small(thing) or too_small(alike) or any(same_looks(thing, t) for t in rest)
-    if blocked or not fits(scene, FAMILY_OF[thing.name], (place.column, place.row)):
+    if blocked or not fits(scene, FAMILY_OF[thing.name], (look_alike.column, look_alike.row)):
         return None
     first = with_thing(scene, other, alike)
     exchanged = with_thing(first, number, thing._replace(name=alike.name))

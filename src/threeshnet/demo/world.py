@@ -91,8 +91,8 @@ class DemoWorld:
             return None
         foreign = sorted({entry.name for entry in raw.iterdir()} - PARTS)
         if foreign or not (raw / FILE).is_file():
-            found = ", ".join(foreign[:5]) or f"no {FILE}"
-            raise DataError(f"{raw} is not a demo world (it holds {found}); give an empty or a new folder as RAW=.")
+            content = ", ".join(foreign[:5]) or f"no {FILE}"
+            raise DataError(f"{raw} is not a demo world (it holds {content}); give an empty or a new folder as RAW=.")
         stored = load_json(raw / FILE, "the demo world", self.name)
         return {key: stored.get(key) for key in self.header}
 
@@ -125,18 +125,18 @@ class DemoWorld:
 
 def split_entries(rng: Random, split: str, count: int) -> list[Entry]:
     """The photos of a split in random order; as many twins of each kind as of the others, give or take a pair."""
-    found: list[Entry] = []
+    entries: list[Entry] = []
     for number in range(round(count * TWIN_SHARE / 2)):
         kind = KINDS[number % len(KINDS)]
         one, other = twins(rng, kind)
         name = f"{SPLITS[split]}-{number:04d}-{kind}"
-        found.append(Entry(f"{name}-a", split, kind, one, captions(rng, one, other, kind), f"{name}-b"))
-        found.append(Entry(f"{name}-b", split, kind, other, captions(rng, other, one, kind), f"{name}-a"))
-    for number in range(len(found), count):
+        entries.append(Entry(f"{name}-a", split, kind, one, captions(rng, one, other, kind), f"{name}-b"))
+        entries.append(Entry(f"{name}-b", split, kind, other, captions(rng, other, one, kind), f"{name}-a"))
+    for number in range(len(entries), count):
         scene = single(rng)
-        found.append(Entry(f"{SPLITS[split]}-{number:04d}-single", split, "single", scene, captions(rng, scene), ""))
-    rng.shuffle(found)
-    return found
+        entries.append(Entry(f"{SPLITS[split]}-{number:04d}-single", split, "single", scene, captions(rng, scene), ""))
+    rng.shuffle(entries)
+    return entries
 
 
 def paint(folder: Path, entry: Entry, style: Style) -> None:
