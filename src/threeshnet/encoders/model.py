@@ -36,8 +36,8 @@ class RetrievalModel(nn.Module):
         sentences = list(texts)  # a list, tuple, array, column of a table, …
         if not sentences:
             raise ValueError("encode_texts got no sentence")
-        if strangers := [text for text in sentences if not isinstance(text, str)]:
-            raise TypeError(f"encode_texts takes sentences, not {type(strangers[0]).__name__} ({strangers[0]!r})")
+        if others := [text for text in sentences if not isinstance(text, str)]:
+            raise TypeError(f"encode_texts takes sentences, not {type(others[0]).__name__} ({others[0]!r})")
         pieces = [encoded.ids for encoded in self.tokenizer.encode(sentences)]
         order = torch.tensor([len(ids) for ids in pieces]).argsort(stable=True)
         with self._gradient_in_training():

@@ -114,8 +114,8 @@ def read_states(path: Path, *, allow_pickle: bool = False) -> tuple[dict[str, Te
     states = content.get("model") if isinstance(content, dict) else None
     pair = states if isinstance(states, list | tuple) and len(states) == 2 else ()
     if not pair or not all(isinstance(state, dict) and all(isinstance(key, str) for key in state) for state in pair):
-        found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise CheckpointError(f"{path}: expected `model` to be [image state, text state]; found {found}")
+        content_kind = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise CheckpointError(f"{path}: expected `model` to be [image state, text state]; found {content_kind}")
     return pair[0], pair[1]
 
 
@@ -134,8 +134,8 @@ def unreadable(reason: Exception) -> str:
     >>> unreadable(RuntimeError("… Unsupported global: GLOBAL os.system was not allowed …"))
     'it holds os.system'
     """
-    stranger = re.search(r"GLOBAL (\S+)", str(reason))
-    return f"it holds {stranger.group(1)}" if stranger else str(reason).split("\n")[0].split(". ")[0]
+    forbidden = re.search(r"GLOBAL (\S+)", str(reason))
+    return f"it holds {forbidden.group(1)}" if forbidden else str(reason).split("\n")[0].split(". ")[0]
 
 
 def _harmless_types() -> list[Any]:
