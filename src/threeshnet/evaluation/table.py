@@ -23,8 +23,8 @@ def results_table(metrics: Mapping[str, Any], *, seconds: float | None = None) -
     for name in (*RECALLS, "median rank", "mean rank"):
         table.add_column(name, justify="right")
     for side, label in DIRECTIONS.items():
-        found = metrics[side]
-        ranks = f"{found['median_rank']:.1f}", f"{found['mean_rank']:.1f}"
+        scores = metrics[side]
+        ranks = f"{scores['median_rank']:.1f}", f"{scores['mean_rank']:.1f}"
         table.add_row(label, *(_recall(metrics, side, name) for name in RECALLS), *ranks)
     return table
 
