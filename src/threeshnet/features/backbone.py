@@ -114,11 +114,11 @@ class BackboneGrid(SquareGrid):
 def input_size(processor: Any) -> tuple[int, int]:
     """Height and width in pixels that a model of fixed input gets from its processor; ConfigError when it has none."""
     size, crop = dict(processor.size or {}), dict(getattr(processor, "crop_size", None) or {})
-    for found in (crop if getattr(processor, "do_center_crop", False) else {}, size):
-        if found.get("height") and found.get("width"):
-            return found["height"], found["width"]
-        if found.get("shortest_edge") and not found.get("longest_edge"):
-            return found["shortest_edge"], found["shortest_edge"]
+    for size_options in (crop if getattr(processor, "do_center_crop", False) else {}, size):
+        if size_options.get("height") and size_options.get("width"):
+            return size_options["height"], size_options["width"]
+        if size_options.get("shortest_edge") and not size_options.get("longest_edge"):
+            return size_options["shortest_edge"], size_options["shortest_edge"]
     raise ConfigError(f"size={size} of the image processor is not one size; say it: extractor.side=224")
 
 

@@ -55,21 +55,21 @@ def without_timm(config: Any) -> Any:
     backbone = getattr(config, "backbone_config", None)
     if getattr(backbone, "model_type", None) != "timm_backbone":
         return config
-    found, stride = getattr(backbone, "backbone", None), getattr(backbone, "output_stride", None)
-    if found not in RESNETS or stride not in (None, 32):
+    name, stride = getattr(backbone, "backbone", None), getattr(backbone, "output_stride", None)
+    if name not in RESNETS or stride not in (None, 32):
         raise DataError(
-            f"backbone {found!r} of timm (output stride {stride or 32}); without timm there are {', '.join(RESNETS)} "
+            f"backbone {name!r} of timm (output stride {stride or 32}); without timm there are {', '.join(RESNETS)} "
             "at stride 32: take another model or a revision without timm, such as extractor.revision=no_timm"
         )
     changed = copy.deepcopy(config)
-    changed.backbone_config = ResNetConfig(**RESNETS[found], **LAST_STAGE)
+    changed.backbone_config = ResNetConfig(**RESNETS[name], **LAST_STAGE)
     return changed
 
 
 FEATURES = ("decoder", "backbone")
 
 
-class Found(NamedTuple):
+class Detections(NamedTuple):
     """The detections in one photo."""
 
     regions: Tensor  # [r, D]
@@ -156,20 +156,22 @@ class Detector(HubExtractor):
         return {"pixels": torch.from_numpy(np.ascontiguousarray(made["pixel_values"][0]))}
 
     def forward(self, inputs: Mapping[str, Any]) -> ImageArrays:
-        found = in_equal_sizes(inputs["pixels"], self.detect)
+        detections = in_equal_sizes(inputs["pixels"], self.detect)
         arrays = ImageArrays()
         if "region" in self.fields:
             arrays = arrays._replace(
-                regions=[half(photo.regions) for photo in found],
-                boxes=[photo.boxes.cpu().numpy() for photo in found],
-                scores=[photo.scores.cpu().numpy() for photo in found],
-                labels=[photo.labels.cpu().numpy().astype(np.int16) for photo in found],
+                regions=[half(photo.regions) for photo in detections],
+                boxes=[photo.boxes.cpu().numpy() for photo in detections],
+                scores=[photo.scores.cpu().numpy() for photo in detections],
+                labels=[photo.labels.cpu().numpy().astype(np.int16) for photo in detections],
             )
         if "grid" in self.fields:
-            arrays = arrays._replace(grid=np.stack([half(photo.grid) for photo in found if photo.grid is not None]))
+            arrays = arrays._replace(
+                grid=np.stack([half(photo.grid) for photo in detections if photo.grid is not None])
+            )
         return arrays
 
-    def detect(self, pixels: Tensor) -> list[Found]:
+    def detect(self, pixels: Tensor) -> list[Detections]:
         """The detections in photos of one size, [b, 3, H, W] uint8."""
         made = self.network(pixel_values=self.normalized(pixels))
         feature_map = self._maps.pop()  # not kept: a backbone's map of a batch is large
@@ -183,14 +185,14 @@ class Detector(HubExtractor):
         boxes = corners(made.pred_boxes.float())
         hidden = made.last_hidden_state
         grid = as_cells(feature_map, self.cells) if "grid" in self.fields else [None] * len(pixels)
-        found = []
+        detections = []
         for score, label, box, state, cells, photo in zip(
             scores, labels, boxes, hidden, grid, feature_map, strict=True
         ):
             kept = self.chosen(score, box)
             regions = state[kept] if self.features == "decoder" else roi_means(photo, box[kept])
-            found.append(Found(regions, box[kept], score[kept], label[kept], cells))
-        return found
+            detections.append(Detections(regions, box[kept], score[kept], label[kept], cells))
+        return detections
 
     def chosen(self, scores: Tensor, boxes: Tensor) -> Tensor:
         """The numbers of the queries that become regions, by descending score.  scores: [Q]; boxes: [Q, 4]."""

@@ -69,8 +69,8 @@ def _from_hub(name: str, revision: str | None, instead: str) -> Path:
 
 def weight_files(folder: Path) -> list[Path]:
     """The files that a model is loaded from, sorted. Like transformers, prefers safetensors to pickles."""
-    found = (sorted(folder.glob(pattern)) for pattern in WEIGHTS)
-    return next((files for files in found if files), [])
+    by_form = (sorted(folder.glob(pattern)) for pattern in WEIGHTS)
+    return next((files for files in by_form if files), [])
 
 
 def weights_sha256(folder: Path) -> str:
@@ -218,11 +218,11 @@ def in_equal_sizes(pixels: Sequence[Tensor], run: Callable[[Tensor], Sequence[T]
     groups: dict[tuple[int, ...], list[int]] = {}
     for number, photo in enumerate(pixels):
         groups.setdefault(tuple(photo.shape), []).append(number)
-    found: dict[int, T] = {}
+    results: dict[int, T] = {}
     for numbers in groups.values():
         made = run(torch.stack([pixels[number] for number in numbers]))
-        found |= dict(zip(numbers, made, strict=True))
-    return [found[number] for number in range(len(pixels))]
+        results |= dict(zip(numbers, made, strict=True))
+    return [results[number] for number in range(len(pixels))]
 
 
 def checked_cells(cells: Cells) -> Cells:

@@ -153,21 +153,21 @@ class PanopticSegmentation(Extractor):
 
         inputs: `pixels`, each [3, H, W] uint8; `photo`, each the height and width in them that are not padding.
         """
-        found = in_equal_sizes(inputs["pixels"], self.queries)
+        of_photos = in_equal_sizes(inputs["pixels"], self.queries)
         # What becomes of the queries is done in full precision whatever the network's.
         with torch.autocast(inputs["pixels"][0].device.type, enabled=False):
             return [
                 self.photo(Queries(*map(Tensor.float, one)), real_share(pixels, one.masks, size.tolist()))
-                for one, pixels, size in zip(found, inputs["pixels"], inputs["photo"], strict=True)
+                for one, pixels, size in zip(of_photos, inputs["pixels"], inputs["photo"], strict=True)
             ]
 
     def queries(self, pixels: Tensor) -> list[Queries]:
         """Of photos of one size, [b, 3, H, W] uint8."""
-        found = []
+        queries = []
         for part in pixels.split(self.at_once):
             made = self.network(pixel_values=self.normalized(part), **self.extra_inputs(len(part)))
-            found += [Queries(*one) for one in zip(made.class_queries_logits, made.masks_queries_logits, strict=True)]
-        return found
+            queries += [Queries(*one) for one in zip(made.class_queries_logits, made.masks_queries_logits, strict=True)]
+        return queries
 
     def extra_inputs(self, photos: int) -> dict[str, Tensor]:
         """What the network is given beside the pixels of so many photos."""

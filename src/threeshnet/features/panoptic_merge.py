@@ -47,7 +47,7 @@ class Panoptic(NamedTuple):
     segments: tuple[Segment, ...]
 
 
-def merged_segments(found: Candidates, *, overlap_threshold: float, stuff: Collection[int] = ()) -> Panoptic:
+def merged_segments(candidates: Candidates, *, overlap_threshold: float, stuff: Collection[int] = ()) -> Panoptic:
     """Give each pixel to the query with the highest score times mask, and drop queries that are mostly hidden.
 
     A query's mask is where its own probability is 0.5 or more; of that, the share which it is given must reach
@@ -55,29 +55,29 @@ def merged_segments(found: Candidates, *, overlap_threshold: float, stuff: Colle
     query is given against its mask, those outside of the mask too; the paper speaks of the part of the mask that is
     hidden, as is meant here.) Queries of a class in `stuff` share one segment; an id is never used for two.
     """
-    side = found.masks.shape[1:]
-    if not len(found.scores):
-        empty = torch.zeros(side, dtype=torch.int64, device=found.masks.device)
+    side = candidates.masks.shape[1:]
+    if not len(candidates.scores):
+        empty = torch.zeros(side, dtype=torch.int64, device=candidates.masks.device)
         return Panoptic(empty, (empty + VOID).to(torch.uint8), ())
-    winner = (found.scores[:, None, None] * found.masks).argmax(dim=0)
-    inside = found.masks.gather(0, winner[None])[0] >= MASK_THRESHOLD
-    visible = torch.bincount(winner[inside], minlength=len(found.scores))
-    whole = (found.masks >= MASK_THRESHOLD).sum(dim=(1, 2))
+    winner = (candidates.scores[:, None, None] * candidates.masks).argmax(dim=0)
+    inside = candidates.masks.gather(0, winner[None])[0] >= MASK_THRESHOLD
+    visible = torch.bincount(winner[inside], minlength=len(candidates.scores))
+    whole = (candidates.masks >= MASK_THRESHOLD).sum(dim=(1, 2))
     kept = (visible > 0) & (visible >= overlap_threshold * whole)
-    ids, segments = numbered_segments(found, visible.where(kept, 0), winner.numel(), stuff)
+    ids, segments = numbered_segments(candidates, visible.where(kept, 0), winner.numel(), stuff)
     id_of = torch.tensor(ids, device=winner.device)  # of each query, 0 for those dropped
-    class_of = found.labels.where(kept, VOID).to(torch.uint8)
+    class_of = candidates.labels.where(kept, VOID).to(torch.uint8)
     return Panoptic(id_of[winner].where(inside, 0), class_of[winner].where(inside, VOID), segments)
 
 
 def numbered_segments(
-    found: Candidates, areas: Tensor, pixels: int, stuff: Collection[int]
+    candidates: Candidates, areas: Tensor, pixels: int, stuff: Collection[int]
 ) -> tuple[list[int], tuple[Segment, ...]]:
     """The segment of each query (0 for one without area), and the segments; `areas` [K] counts pixels."""
     ids: list[int] = []
     segments: dict[int, Segment] = {}
     of_stuff: dict[int, int] = {}  # class -> id
-    scores, labels = found.scores.tolist(), found.labels.tolist()
+    scores, labels = candidates.scores.tolist(), candidates.labels.tolist()
     for score, label, area in zip(scores, labels, areas.tolist(), strict=True):
         if not area:
             ids.append(0)

@@ -93,17 +93,17 @@ def picture(image: Image.Image) -> Image.Image:
 def refuse_no_file(file: Path) -> None:
     """DataError for what is no file with bytes in it; a pipe would be waited for without an end."""
     try:
-        found = file.stat()
+        status = file.stat()
     except FileNotFoundError as error:
         target = f"a link to {file.readlink()}, which is missing" if file.is_symlink() else "missing"
         raise DataError(f"{file}: {target}") from error
     except OSError as error:
         raise DataError(f"{file}: {error.strerror or error}") from error
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         raise DataError(f"{file}: a folder, not a photo")
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise DataError(f"{file}: a device or a pipe, not a photo")
-    if not found.st_size:
+    if not status.st_size:
         raise DataError(f"{file}: empty (0 bytes)")
 
 
@@ -141,13 +141,13 @@ class PhotoBatches(Dataset[LoadedBatch]):
         photo = self.photos[number]
         try:
             image = open_photo(photo.file) if self.needs_pixels else None
-            found = fingerprint(photo.file, image) if image else None  # of the photo, however it is seen
+            prints = fingerprint(photo.file, image) if image else None  # of the photo, however it is seen
             if image and self.view:
                 image = self.view(photo, image)
             inputs = [source.load(photo, image) for source in self.sources]
         except (DataError, OSError) as error:
             return LoadedPhoto(number, (0, 0), [], _reason(photo, error))
-        return LoadedPhoto(number, image.size if image else photo.size or (0, 0), inputs, fingerprints=found)
+        return LoadedPhoto(number, image.size if image else photo.size or (0, 0), inputs, fingerprints=prints)
 
 
 def collated(loaded: Sequence[LoadedPhoto], sources: Sequence[Extractor]) -> LoadedBatch:

@@ -17,8 +17,8 @@ TARGET = "_target_"
 def built(recipe: Mapping[str, Any]) -> Extractor:
     """The extractor of a recipe.
 
-    Raises CheckpointError for a class that is no extractor of `threeshnet.features` and for a path of some machine: the
-    recipe of a stranger may name neither code nor files. What the extractor itself raises comes through.
+    Raises CheckpointError for a class that is no extractor of `threeshnet.features` and for a path of some machine: an
+    untrusted recipe may name neither code nor files. What the extractor itself raises comes through.
     """
     problems = Problems("the recipe of an extractor in a checkpoint")
     problems.extend(faults(recipe))
@@ -67,11 +67,11 @@ def _kind(target: str) -> type[Extractor] | None:
     if not target.startswith(PACKAGE) or not all(part.isidentifier() for part in target.split(".")):
         return None
     try:
-        found = getattr(importlib.import_module(module), name, None)
+        kind = getattr(importlib.import_module(module), name, None)
     except ImportError:
         return None
-    own = isinstance(found, type) and issubclass(found, Extractor) and found.__module__ == module
-    return found if own else None
+    own = isinstance(kind, type) and issubclass(kind, Extractor) and kind.__module__ == module
+    return kind if own else None
 
 
 def _is_plain(value: Any) -> bool:

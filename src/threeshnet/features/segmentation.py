@@ -56,8 +56,8 @@ class AnnotatedSegmentation(Extractor):
             numbers = np.array(upright.resize((WORK_SIDE, WORK_SIDE), Image.Resampling.NEAREST))
         wrong = (numbers >= len(self.class_names)) & (numbers != VOID)
         if wrong.any():
-            known = f"0 to {len(self.class_names) - 1}, and {VOID} for void"
-            raise DataError(f"{photo.segmentation}: class {numbers[wrong][0]}; there are {known}")
+            classes = f"0 to {len(self.class_names) - 1}, and {VOID} for void"
+            raise DataError(f"{photo.segmentation}: class {numbers[wrong][0]}; there are {classes}")
         return {"mask": torch.from_numpy(numbers)}
 
     def forward(self, inputs: Mapping[str, Tensor]) -> ImageArrays:

@@ -110,7 +110,7 @@ def _given(field: str, makers: Makers, own: Mapping[str, Extractor | None]) -> E
 
 def _from_card(recipe: Any, there: list[tuple[Any, Extractor]], named: AnnotatedSet) -> Extractor | None:
     """The extractor of a recipe, the same one for fields with the same recipe."""
-    source = next((known for its, known in there if its == recipe), None)
+    source = next((source_there for its, source_there in there if its == recipe), None)
     if source is None:
         source = built(recipe)
         source = source.prepare(named) if isinstance(source, AnnotatedSegmentation) else source
@@ -124,9 +124,9 @@ def _unknown(maker: Mapping[str, Any]) -> str:
     return "the checkpoint does not say what made it (it is the authors', or was written by an earlier version)"
 
 
-def _differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+def _differences(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> str:
     return "; ".join(
-        f"{key} {str(expected.get(key))[:SHOWN]!r} was expected, {str(found.get(key))[:SHOWN]!r} is here"
+        f"{key} {str(expected.get(key))[:SHOWN]!r} was expected, {str(actual.get(key))[:SHOWN]!r} is here"
         for key in IDENTITY
-        if expected.get(key) != found.get(key)
+        if expected.get(key) != actual.get(key)
     )

@@ -92,10 +92,10 @@ class SyntheticArrays(Extractor):
     def _segmentation(self, generator: np.random.Generator) -> dict[str, np.ndarray]:
         share = generator.exponential(1, (self.classes, SCENE_SIDE, SCENE_SIDE)) ** 4
         share /= share.sum(axis=0)
-        place = np.arange(MAP_SIDE) * SCENE_SIDE // MAP_SIDE
+        scene_cell = np.arange(MAP_SIDE) * SCENE_SIDE // MAP_SIDE
         return {
             "seg_semantic": share.astype(np.float16),
-            "seg_map": share.argmax(axis=0).astype(np.uint8)[place][:, place],
+            "seg_map": share.argmax(axis=0).astype(np.uint8)[scene_cell][:, scene_cell],
             "seg_categories": (share.max(axis=(1, 2)) >= 0.5).astype(np.uint8),
         }
 

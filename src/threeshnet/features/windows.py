@@ -50,12 +50,12 @@ class WindowProposals(nn.Module):
 
 def windows(side: int) -> list[tuple[int, int, int, int]]:
     """x1, y1, x2, y2 in cells of windows spread over side x side cells, at most half a window apart."""
-    found = []
+    boxes = []
     for width, height in product([length for length in SIDES if length <= side], repeat=2):
         if max(width, height) <= LONGEST * min(width, height):
             corners = product(_starts(side, width), _starts(side, height))
-            found += [(x, y, x + width, y + height) for x, y in corners]
-    return found
+            boxes += [(x, y, x + width, y + height) for x, y in corners]
+    return boxes
 
 
 def _starts(side: int, length: int) -> list[int]:

@@ -169,9 +169,9 @@ class PublishedArrays(Extractor):
         classes = len(read["seg_categories"])
         numbers, categories = read["seg_map"], read["seg_categories"]
         # Void is 255 here and may be C in the source.
-        known = (numbers >= 0) & (numbers <= classes) & (numbers == np.floor(numbers)) | (numbers == VOID)
-        if not known.all():
-            wrong = numbers[~known].flat[0]
+        valid = (numbers >= 0) & (numbers <= classes) & (numbers == np.floor(numbers)) | (numbers == VOID)
+        if not valid.all():
+            wrong = numbers[~valid].flat[0]
             raise DataError(
                 f"class {wrong:g} in the map; there are 0 to {classes - 1}, and {classes} or {VOID} for void"
             )

@@ -52,16 +52,16 @@ class Hdf5Rows(RowReader):
         self._open: dict[int, h5py.File] = {}
 
     def read(self, key: Key) -> dict[str, np.ndarray]:
-        number, place = key
+        number, location = key
         if number not in self._open:
             self._open[number] = h5py.File(self.files[number], "r", locking=False)
         file: Any = self._open[number]
-        if isinstance(place, dict):  # paths of the arrays of one image
-            read = {name: file[path][()] for name, path in place.items()}
-        elif isinstance(place, slice):
-            read = {ours: file[theirs][place] for ours, theirs in self.names.items()}
+        if isinstance(location, dict):  # paths of the arrays of one image
+            read = {name: file[path][()] for name, path in location.items()}
+        elif isinstance(location, slice):
+            read = {ours: file[theirs][location] for ours, theirs in self.names.items()}
         else:
-            row, count = place
+            row, count = location
             read = {ours: file[theirs][row][:count] for ours, theirs in self.names.items()}
         if "features" in read:
             values = read.pop("features")
@@ -75,8 +75,9 @@ class Hdf5Rows(RowReader):
         return read
 
     def where(self, key: Key) -> str:
-        number, place = key
-        return f"{self.files[number].name} {next(iter(place.values())) if isinstance(place, dict) else f'row {place}'}"
+        number, location = key
+        inside = next(iter(location.values())) if isinstance(location, dict) else f"row {location}"
+        return f"{self.files[number].name} {inside}"
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": {}}  # an open file stays in its process
@@ -126,8 +127,8 @@ def _names(file: Any) -> dict[str, str]:
     """Which of the known names the file has; none without features."""
     arrays = {name for names in NAMES.values() for name in names if name in file}
     arrays = {name for name in arrays if isinstance(file[name], h5py.Dataset)}
-    found = {ours: next((name for name in names if name in arrays), "") for ours, names in NAMES.items()}
-    return {ours: theirs for ours, theirs in found.items() if theirs} if found["features"] else {}
+    names_here = {ours: next((name for name in names if name in arrays), "") for ours, names in NAMES.items()}
+    return {ours: theirs for ours, theirs in names_here.items() if theirs} if names_here["features"] else {}
 
 
 def _of_images(file: Any) -> dict[str, dict[str, str]]:

@@ -30,11 +30,11 @@ def matched_ids(wanted: Sequence[str], there: Sequence[str]) -> tuple[dict[str, 
 
     As they are where that matches all it can; normalised only where more match so and no two photos become one.
     """
-    known = set(there)
-    exact = {name: name for name in wanted if name in known}
-    if len(exact) == min(len(wanted), len(known)):
+    available = set(there)
+    exact = {name: name for name in wanted if name in available}
+    if len(exact) == min(len(wanted), len(available)):
         return exact, False
     by_normal = {normal_id(name): name for name in there}
-    distinct = len(by_normal) == len(known) and len({normal_id(name) for name in wanted}) == len(set(wanted))
+    distinct = len(by_normal) == len(available) and len({normal_id(name) for name in wanted}) == len(set(wanted))
     loose = {name: by_normal[normal_id(name)] for name in wanted if normal_id(name) in by_normal}
     return (loose, True) if distinct and len(loose) > len(exact) else (exact, False)

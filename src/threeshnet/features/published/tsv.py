@@ -136,10 +136,10 @@ def _known() -> str:
 def _lines(number: int, file: Path, faults: list[str]) -> Iterator[TsvLine]:
     """The lines of a file, of which nothing is decoded yet; what is wrong with one is added to `faults`."""
     names: tuple[str, ...] = ()
-    place = 0
+    position = 0
     with file.open("rb") as stream:
         for line, text in enumerate(stream, start=1):
-            start, place = place, place + len(text)
+            start, position = position, position + len(text)
             cells = text.rstrip(b"\r\n").split(b"\t")
             if line == 1 and cells[0] in (b"image_id", b"img_id"):
                 names = tuple(cell.decode() for cell in cells)
