@@ -102,10 +102,10 @@ def caption_numbers(owner: Tensor, image_ids: Sequence[str], judgements: Judgeme
     for number in judgements.captions.tolist():
         listed.setdefault(str(judgements.owners[number]), []).append(number)
     problems = Problems(f"{len(image_ids)} images to be scored by tables of {len(listed)}")
-    strangers = [name for name in image_ids if name not in listed]
+    unlisted = [name for name in image_ids if name not in listed]
     missing = len(listed.keys() - rows_of.keys())
-    if strangers:
-        problems.add(f"{len(strangers)} images are not in the tables, the first of them {strangers[0]!r}")
+    if unlisted:
+        problems.add(f"{len(unlisted)} images are not in the tables, the first of them {unlisted[0]!r}")
     if missing:
         problems.add(f"{missing} images of the tables are not in the split")
     short = [name for name, rows in rows_of.items() if name in listed and len(rows) < len(listed[name])]

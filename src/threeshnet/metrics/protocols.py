@@ -89,19 +89,19 @@ def check_protocol(protocol: str, models: int, scored: Scored) -> None:
 
 def _check_transfer(scored: Scored) -> None:
     """Raises ConfigError when the data sets share photos by their names, or the training's data set is unknown."""
-    known, data = scored.trained_on, scored.data
+    trained_on, data = scored.trained_on, scored.data
     start = "protocol='transfer' is for a model trained on other data, and"
-    if known is None:
+    if trained_on is None:
         raise ConfigError(
             f"{start} the checkpoint does not say what data it was trained on; say it: trained_on=<data set>, or take "
             "protocol=full"
         )
-    if known == data:
-        raise ConfigError(f"{start} this one was trained on {known!r}, which is scored; take protocol=full")
-    if share_photos(known, data):
+    if trained_on == data:
+        raise ConfigError(f"{start} this one was trained on {trained_on!r}, which is scored; take protocol=full")
+    if share_photos(trained_on, data):
         raise ConfigError(
-            f"{start} this one was trained on {known!r}, which shares photos with {data!r}: no protocol is clean here; "
-            "protocol=full says beside its numbers that photos of the training may be among those scored"
+            f"{start} this one was trained on {trained_on!r}, which shares photos with {data!r}: no protocol is clean "
+            "here; protocol=full says beside its numbers that photos of the training may be among those scored"
         )
 
 
@@ -126,12 +126,12 @@ def describe(protocol: str, scored: Scored) -> str:
     'full: demo, split test, 2 images, 3 captions'
     """
     counts = f"{scored.data}, split {scored.split}, {scored.images:,} images, {len(scored.owner):,} captions"
-    known = "COCO 5K" if is_coco_5k(scored) else "Flickr30K 1K" if _is_flickr30k_1k(scored) else ""
+    benchmark = "COCO 5K" if is_coco_5k(scored) else "Flickr30K 1K" if _is_flickr30k_1k(scored) else ""
     if protocol == "five_fold_1k":
         unseen = "" if _image_order(scored) == "source" else ", images in the order of the shards"
-        known = f"COCO 1K, mean of 5 folds{unseen}" if known else ""
+        benchmark = f"COCO 1K, mean of 5 folds{unseen}" if benchmark else ""
     warned = warning(scored)
-    return f"{protocol}: {counts}" + (f" ({known})" if known else "") + (f"; {warned}" if warned else "")
+    return f"{protocol}: {counts}" + (f" ({benchmark})" if benchmark else "") + (f"; {warned}" if warned else "")
 
 
 def warning(scored: Scored) -> str:

@@ -69,8 +69,8 @@ class EmbeddingSimilarity:
         self.image_embeddings, self.caption_embeddings = _double(images), _double(captions)
         shapes = list(self.image_embeddings.shape), list(self.caption_embeddings.shape)
         if len(shapes[0]) != 2 or len(shapes[1]) != 2 or shapes[0][1] != shapes[1][1]:
-            found = f"{shapes[0]} and {shapes[1]}"
-            raise DataError(f"embeddings have shapes {found}; expected [images, D] and [captions, D]")
+            both = f"{shapes[0]} and {shapes[1]}"
+            raise DataError(f"embeddings have shapes {both}; expected [images, D] and [captions, D]")
         self.images, self.captions = shapes[0][0], shapes[1][0]
 
     def block(self, images: slice, captions: slice) -> Tensor:
