@@ -59,7 +59,7 @@ def gather(folder: Path, manifest: Manifest) -> Numbers:
             numbers[name].append(values)
         if "seg" in manifest.fields:
             _count_classes(opened, cells, images)
-    counted = {name: np.concatenate(found or [np.zeros(0, np.int64)]) for name, found in numbers.items()}
+    counted = {name: np.concatenate(stored or [np.zeros(0, np.int64)]) for name, stored in numbers.items()}
     counted["sizes"] = counted["sizes"].reshape(-1, 2)
     return Numbers(**counted, class_cells=cells, class_images=images, norms=feature_norms(folder, manifest), **on_disk)
 
@@ -73,69 +73,69 @@ def shards_of(folder: Path, manifest: Manifest) -> Iterator[h5py.File]:
 
 def feature_norms(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     """Euclidean length of the vectors of SAMPLED images at most, spread evenly over the splits."""
-    found: dict[str, list[np.ndarray]] = {name: [] for name in ("region", "grid") if name in manifest.fields}
+    norms: dict[str, list[np.ndarray]] = {name: [] for name in ("region", "grid") if name in manifest.fields}
     total = sum(split.images for split in manifest.splits.values())
     for name, entry in manifest.splits.items():
         split = ShardedSplit(folder, name)
         count = min(entry.images, max(1, round(SAMPLED * entry.images / max(1, total))))
         sample = np.linspace(0, entry.images - 1, count, dtype=np.int64) if entry.images else np.zeros(0, np.int64)
         for start in range(0, len(sample), TOGETHER):
-            arrays = split.read(sample[start : start + TOGETHER], fields=list(found))
+            arrays = split.read(sample[start : start + TOGETHER], fields=list(norms))
             if arrays.regions is not None:
-                found["region"].append(_lengths(np.concatenate(arrays.regions)))
+                norms["region"].append(_lengths(np.concatenate(arrays.regions)))
             if arrays.grid is not None:
-                found["grid"].append(_lengths(arrays.grid))
+                norms["grid"].append(_lengths(arrays.grid))
         split.close()
-    return {name: np.concatenate(parts) for name, parts in found.items() if parts}
+    return {name: np.concatenate(parts) for name, parts in norms.items() if parts}
 
 
 def stored_arrays(folder: Path, manifest: Manifest) -> tuple[list[StoredArray], int]:
     """Every dataset with its type, row, rows and bytes, and the bytes of all files; the rest of them is the last."""
-    found: dict[str, StoredArray] = {}
+    stored: dict[str, StoredArray] = {}
     total = 0
     for opened in shards_of(folder, manifest):
         total += Path(opened.filename).stat().st_size
         for key, data in datasets_of(opened):
             kind = "text" if h5py.check_string_dtype(data.dtype) else str(data.dtype)
             row = " × ".join(map(str, data.shape[1:])) or "1"
-            before = found.get(key, StoredArray(key, kind, row, 0, 0))
+            before = stored.get(key, StoredArray(key, kind, row, 0, 0))
             size = before.bytes + data.id.get_storage_size()
-            found[key] = StoredArray(key, kind, row, before.rows + len(data), size)
-    rest = total - sum(array.bytes for array in found.values())
-    return [*found.values(), StoredArray(TEXTS, "", "", 0, rest)], total
+            stored[key] = StoredArray(key, kind, row, before.rows + len(data), size)
+    rest = total - sum(array.bytes for array in stored.values())
+    return [*stored.values(), StoredArray(TEXTS, "", "", 0, rest)], total
 
 
 def datasets_of(opened: h5py.File) -> list[tuple[str, Any]]:
     """The arrays of an open shard, by name."""
-    found: list[tuple[str, Any]] = []
-    opened.visititems(lambda key, item: found.append((key, item)) if getattr(item, "shape", ()) else None)
-    return sorted(found, key=lambda item: item[0])
+    datasets: list[tuple[str, Any]] = []
+    opened.visititems(lambda key, item: datasets.append((key, item)) if getattr(item, "shape", ()) else None)
+    return sorted(datasets, key=lambda item: item[0])
 
 
 def _counts(opened: h5py.File) -> dict[str, np.ndarray]:
     images = len(_data(opened, "image/id"))
     texts = _data(opened, "caption/text").asstr()[:]
-    found = {
+    counts = {
         "captions_an_image": np.bincount(_data(opened, "caption/owner")[:], minlength=images),
         "words": np.array([len(text.split()) for text in texts], np.int64),
     }
     if "image/size" in opened:
         sizes = _data(opened, "image/size")[:].reshape(-1, 2)
-        found["sizes"] = sizes[(sizes > 0).all(axis=1)]
+        counts["sizes"] = sizes[(sizes > 0).all(axis=1)]
     if "region/offsets" in opened:
-        found["regions_an_image"] = np.diff(_data(opened, "region/offsets")[:])
+        counts["regions_an_image"] = np.diff(_data(opened, "region/offsets")[:])
     if "region/scores" in opened:
-        found["scores"] = _data(opened, "region/scores")[:]
-    return found
+        counts["scores"] = _data(opened, "region/scores")[:]
+    return counts
 
 
 def _count_classes(opened: h5py.File, cells: np.ndarray, images: np.ndarray) -> None:
     """Add a shard's to `cells` [C + 1] and `images` [C]."""
     classes = len(images)
     for _, part in chunks(_data(opened, "seg/map"), lambda _: None):
-        found = np.bincount(part.ravel(), minlength=VOID + 1)
-        cells[:classes] += found[:classes]
-        cells[classes] += found[VOID]
+        class_counts = np.bincount(part.ravel(), minlength=VOID + 1)
+        cells[:classes] += class_counts[:classes]
+        cells[classes] += class_counts[VOID]
     for _, part in chunks(_data(opened, "seg/categories"), lambda _: None):
         images += part.astype(bool).sum(axis=0)
 

@@ -146,8 +146,8 @@ def _in_theme(draw: Callable[[Axes, Theme], None], theme: Theme, frame: Frame) -
     figure = Figure(figsize=(frame.wide, frame.high), dpi=DPI)
     FigureCanvasAgg(figure)
     right, top = frame.wide - frame.left - 0.15, frame.high - frame.below - 0.1
-    place = frame.left / frame.wide, frame.below / frame.high, right / frame.wide, top / frame.high
-    axes = figure.add_axes(place)
+    margins = frame.left / frame.wide, frame.below / frame.high, right / frame.wide, top / frame.high
+    axes = figure.add_axes(margins)
     draw(axes, theme)
     axes.tick_params(colors=theme.ink, labelsize=7, length=2)
     axes.xaxis.label.set(color=theme.ink, fontsize=8)
@@ -163,11 +163,11 @@ def colour(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
 
 
-def band_figure(title: str, found: Sequence[Band], variants: Sequence[str], unit: str) -> Chart:
+def band_figure(title: str, curves: Sequence[Band], variants: Sequence[str], unit: str) -> Chart:
     """A line (the mean) and a band (least to greatest seed) for each variant, in the variant's colour."""
 
     def draw(axes: Axes, theme: Theme) -> None:
-        for band in found:
+        for band in curves:
             number = list(variants).index(band.variant)
             style = STYLES[number // len(COLOURS) % len(STYLES)]
             marker = "o" if len(band.epochs) == 1 else None
@@ -180,7 +180,7 @@ def band_figure(title: str, found: Sequence[Band], variants: Sequence[str], unit
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.grid(visible=True, axis="y", color=theme.ink, alpha=0.15, linewidth=0.6)
 
-    seeds = {band.runs for band in found}
+    seeds = {band.runs for band in curves}
     says = f"Line: mean over seeds; band: least to greatest. Runs a variant: {', '.join(map(str, sorted(seeds)))}."
     return drawn(title, draw, CURVES, says)
 

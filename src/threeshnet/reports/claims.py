@@ -66,7 +66,7 @@ def read_claims(file: Path) -> list[Claim]:
     problems = Problems(str(file))
     content: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
     try:
-        found = TypeAdapter(list[Claim]).validate_python(content)
+        claims = TypeAdapter(list[Claim]).validate_python(content)
     except ValidationError as error:
         for each in error.errors():
             number, *key = each["loc"] or ("all of it",)
@@ -75,14 +75,14 @@ def read_claims(file: Path) -> list[Claim]:
             problems.add(f"{name}: {'.'.join(map(str, key))}: {each['msg']} (given: {each['input']!r})")
         problems.raise_as(ConfigError)
         raise
-    known = {each.stem: level_names(each.stem) for each in STUDIES.glob("*.yaml")}
-    for claim in found:
+    levels_of = {each.stem: level_names(each.stem) for each in STUDIES.glob("*.yaml")}
+    for claim in claims:
         if bool(claim.tests) == bool(claim.ratios):
             problems.add(f"{claim.claim}: give either `tests` or `ratios`")
         for test in claim.tests:
-            problems.extend(f"{claim.claim}: {fault}" for fault in _unknown(test, known))
+            problems.extend(f"{claim.claim}: {fault}" for fault in _unknown(test, levels_of))
     problems.raise_as(ConfigError)
-    return found
+    return claims
 
 
 def level_names(study: str) -> list[str]:
@@ -90,13 +90,13 @@ def level_names(study: str) -> list[str]:
     return ["+".join(names) or "all" for names in itertools.product(*results_of(load_study(study)).factors.values())]
 
 
-def _unknown(test: Test, known: Mapping[str, Collection[str]]) -> Iterator[str]:
-    if test.study not in known:
-        yield one_of("study", test.study, known)
+def _unknown(test: Test, levels_of: Mapping[str, Collection[str]]) -> Iterator[str]:
+    if test.study not in levels_of:
+        yield one_of("study", test.study, levels_of)
         return
     for level in filter(None, (test.level, test.against)):
-        if level not in known[test.study]:
-            yield one_of(f"level of {test.study}", level, known[test.study])
+        if level not in levels_of[test.study]:
+            yield one_of(f"level of {test.study}", level, levels_of[test.study])
 
 
 def claims_table(folder: Path, results: Callable[[str], Results], with_rows: Collection[str]) -> str:
@@ -120,8 +120,8 @@ def _tested(test: Test, results: Results) -> Iterator[tuple[str, ...]]:
     levels = [level for setting in compared.settings for level in setting.levels.values() if str(level) == test.level]
     for level in levels:
         setting, effect = level.setting, level.effect_on("rsum", level.base)
-        place = f"{setting.experiment}, setting `{setting.name}`, {len(level.rows)} seeds"
-        yield f"{where}, {place}", *effect_cells(effect, test.expected)
+        description = f"{setting.experiment}, setting `{setting.name}`, {len(level.rows)} seeds"
+        yield f"{where}, {description}", *effect_cells(effect, test.expected)
     if not levels:
         command = f"make sweep STUDY={test.study} EXP=<experiment>"
         yield f"`{test.study}`, {said}", NOTHING, NOTHING, f"not run yet: `{command}`"

@@ -75,14 +75,14 @@ def draw_boxes(photo: Image.Image, boxes: np.ndarray, scores: np.ndarray, names:
     drawn = photo.copy()
     pen = ImageDraw.Draw(drawn)
     best = np.argsort(-scores, kind="stable")[:SHOWN_BOXES]
-    for place in range(len(best) - 1, -1, -1):
-        x0, y0, x1, y1 = (boxes[best[place]] * np.tile([drawn.width - 1, drawn.height - 1], 2)).round().tolist()
+    for rank in range(len(best) - 1, -1, -1):
+        x0, y0, x1, y1 = (boxes[best[rank]] * np.tile([drawn.width - 1, drawn.height - 1], 2)).round().tolist()
         pen.rectangle((x0, y0, x1, y1), outline="black", width=5)  # its rim shows on every ground
         left, top = min(x0 + 1, x1), min(y0 + 1, y1)
         inner = (left, top, max(x1 - 1, left), max(y1 - 1, top))  # of a box one pixel high as well
-        pen.rectangle(inner, outline=CLASS_COLOURS[place % len(CLASS_COLOURS)], width=3)
+        pen.rectangle(inner, outline=CLASS_COLOURS[rank % len(CLASS_COLOURS)], width=3)
         if names:
-            pen.text((x0 + 5, y0 + 4), names[int(best[place])], fill="white", stroke_fill="black", stroke_width=2)
+            pen.text((x0 + 5, y0 + 4), names[int(best[rank])], fill="white", stroke_fill="black", stroke_width=2)
     return drawn
 
 
@@ -103,25 +103,25 @@ def largest_classes(seg_map: np.ndarray) -> list[tuple[int, float]]:
 def _sheets(split: ShardedSplit, rows: np.ndarray) -> Iterator[Sheet]:
     sizes = split.sizes()
     arrays = split.read(rows, fields=[name for name in split.manifest.fields if name != "grid"])
-    for place, row in enumerate(rows.tolist()):
+    for position, row in enumerate(rows.tolist()):
         width, height = map(int, sizes[row])
-        yield _sheet(split, row, (width, height), arrays, place)
+        yield _sheet(split, row, (width, height), arrays, position)
     split.close()
 
 
-def _sheet(split: ShardedSplit, row: int, size: tuple[int, int], arrays: ImageArrays, place: int) -> Sheet:
+def _sheet(split: ShardedSplit, row: int, size: tuple[int, int], arrays: ImageArrays, position: int) -> Sheet:
     photo, there = _photo(split.image_path(row), size)
     boxes, segmentation, classes = "", "", []
     if arrays.boxes is not None and arrays.scores is not None:
-        names, labels = split.manifest.label_names, () if arrays.labels is None else arrays.labels[place]
+        names, labels = split.manifest.label_names, () if arrays.labels is None else arrays.labels[position]
         called = [names[int(label)] if label < len(names) else str(label) for label in labels]
-        boxes = data_uri(draw_boxes(photo, arrays.boxes[place], arrays.scores[place], called))
+        boxes = data_uri(draw_boxes(photo, arrays.boxes[position], arrays.scores[position], called))
     elif there:
         boxes = data_uri(photo)
     if arrays.seg_map is not None:
-        largest = largest_classes(arrays.seg_map[place])
+        largest = largest_classes(arrays.seg_map[position])
         colours = {number: CLASS_COLOURS[n] for n, (number, _) in enumerate(largest[: len(CLASS_COLOURS)])}
-        segmentation = data_uri(draw_segmentation(photo, arrays.seg_map[place], colours | {VOID: NO_CLASS}))
+        segmentation = data_uri(draw_segmentation(photo, arrays.seg_map[position], colours | {VOID: NO_CLASS}))
         classes = _named(largest, colours, split.manifest.class_names)
     owned = np.flatnonzero(split.owners == row)
     return Sheet(
@@ -131,7 +131,7 @@ def _sheet(split: ShardedSplit, row: int, size: tuple[int, int], arrays: ImageAr
         size=size,
         caption=split.caption_texts[int(owned[0])] if len(owned) else "",
         captions=len(owned),
-        regions=0 if arrays.regions is None else len(arrays.regions[place]),
+        regions=0 if arrays.regions is None else len(arrays.regions[position]),
         with_photo=there,
         boxes=boxes,
         segmentation=segmentation,

@@ -118,17 +118,17 @@ def _best_runs(groups: Mapping[str, Sequence[StudyRun]]) -> dict[str, StudyRun]:
 
 
 def _curves(groups: Mapping[str, Sequence[StudyRun]]) -> Iterator[Chart]:
-    if found := bands(groups):
-        yield band_figure("rsum on dev", found, list(groups), "rsum")
-    if found := bands(groups, of="losses"):
-        yield band_figure("training loss", found, list(groups), "mean loss of an epoch")
+    if curves := bands(groups):
+        yield band_figure("rsum on dev", curves, list(groups), "rsum")
+    if curves := bands(groups, of="losses"):
+        yield band_figure("training loss", curves, list(groups), "mean loss of an epoch")
 
 
 def _pictures(best: Mapping[str, StudyRun]) -> Iterator[Pictures]:
     for variant, run in list(best.items())[:SHOWN_VARIANTS]:
-        known = {row["picture"]: row for row in run.inspection.get("retrievals", [])}
+        retrievals = {row["picture"]: row for row in run.inspection.get("retrievals", [])}
         files = run.pictures[:SHOWN_PICTURES]
-        shown = [(_picture(file), known.get(f"{file.parent.name}/{file.name}", {})) for file in files]
+        shown = [(_picture(file), retrievals.get(f"{file.parent.name}/{file.name}", {})) for file in files]
         if any(uri for uri, _ in shown):
             yield Pictures(variant, run, [pair for pair in shown if pair[0]])
 
@@ -154,8 +154,8 @@ def _inner(inspected: Mapping[str, Any]) -> Iterator[Chart]:
 
 
 def _confusions(inspected: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
-    found = inspected.get("confusions", {})
-    return {direction: rows[:SHOWN_CONFUSIONS] for direction, rows in found.items() if rows}
+    confusions = inspected.get("confusions", {})
+    return {direction: rows[:SHOWN_CONFUSIONS] for direction, rows in confusions.items() if rows}
 
 
 def _share(run: StudyRun) -> float:
@@ -168,14 +168,14 @@ def _share(run: StudyRun) -> float:
 
 def _facts(runs: Sequence[StudyRun]) -> dict[str, list[str]]:
     """Facts that should be equal in all runs, with every value that occurs."""
-    asked = {"experiment": "experiment", "data": "data", "data fingerprint": "fingerprint"}
-    asked |= {"commit": "commit", "machine": "machine"}
-    facts = {label: _occurring(run.job.get(key) for run in runs) for label, key in asked.items()}
+    keys = {"experiment": "experiment", "data": "data", "data fingerprint": "fingerprint"}
+    keys |= {"commit": "commit", "machine": "machine"}
+    facts = {label: _occurring(run.job.get(key) for run in runs) for label, key in keys.items()}
     scored = [run.metrics for run in runs if run.metrics]
     facts["protocol"] = _occurring(metrics.get("described") or metrics.get("protocol") for metrics in scored)
     facts["selection"] = _occurring(metrics.get("selection") for metrics in scored)
     facts["seeds"] = _occurring(run.seed for run in runs)
-    return {label: found for label, found in facts.items() if found}
+    return {label: values for label, values in facts.items() if values}
 
 
 def _occurring(values: Any) -> list[str]:

@@ -22,18 +22,18 @@ class Signed(float):
         return f"{self:+.1f}"
 
 
-def interval_text(found: Difference | None) -> str:
+def interval_text(over_seeds: Difference | None) -> str:
     """The 95% confidence interval as tables and pages show it."""
-    return NOTHING if found is None else f"[{found.interval.low:+.1f}, {found.interval.high:+.1f}]"
+    return NOTHING if over_seeds is None else f"[{over_seeds.interval.low:+.1f}, {over_seeds.interval.high:+.1f}]"
 
 
-def verdict_of(found: Difference | None, with_photos: Difference | None) -> str:
+def verdict_of(over_seeds: Difference | None, with_photos: Difference | None) -> str:
     """A `difference` needs both intervals to exclude zero; with the interval over seeds alone it is ON_THESE photos."""
-    if found is None:
+    if over_seeds is None:
         return "one seed"
-    if not found.interval.excludes(0.0):
-        return found.verdict
-    return found.verdict if with_photos is not None and with_photos.interval.excludes(0.0) else ON_THESE
+    if not over_seeds.interval.excludes(0.0):
+        return over_seeds.verdict
+    return over_seeds.verdict if with_photos is not None and with_photos.interval.excludes(0.0) else ON_THESE
 
 
 @dataclass(frozen=True)

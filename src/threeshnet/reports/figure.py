@@ -61,26 +61,28 @@ def _differences(axes: Axes, setting: Setting) -> None:
     effects: Mapping[int, Effect | None] = {
         row: level.effect_on("rsum", level.base) for row, level in enumerate(levels) if not level.is_base
     }
-    found = {row: (each.over_seeds, each.with_photos) for row, each in effects.items() if each and each.over_seeds}
-    if not found:
+    differences = {
+        row: (each.over_seeds, each.with_photos) for row, each in effects.items() if each and each.over_seeds
+    }
+    if not differences:
         axes.set_axis_off()
         return
     axes.axvline(0, color=BASELINE, linewidth=1)
-    for row, (seeds, photos) in found.items():
+    for row, (seeds, photos) in differences.items():
         if photos is not None:
             axes.hlines(row, *photos.interval, color=OTHER, alpha=0.35, linewidth=6)
         axes.hlines(row, *seeds.interval, color=OTHER, linewidth=1.2)
         axes.plot(seeds.value, row, "o", color=OTHER, markersize=6)
-    axes.set_xlim(*_limits([seeds for seeds, _ in found.values()]))
+    axes.set_xlim(*_limits([seeds for seeds, _ in differences.values()]))
     axes.set_yticks(range(len(levels)), [""] * len(levels))
     axes.set_xlabel("rsum, difference from the baseline")
 
 
-def _limits(found: Sequence[Difference]) -> tuple[float, float]:
+def _limits(differences: Sequence[Difference]) -> tuple[float, float]:
     """Where the axis ends: every value is on it, and so is every interval but one far wider than the others."""
-    halves = [(each.interval.high - each.interval.low) / 2 for each in found]
+    halves = [(each.interval.high - each.interval.low) / 2 for each in differences]
     most = CUT * statistics.median(halves)
-    low = min(each.value - min(half, most) for each, half in zip(found, halves, strict=True))
-    high = max(each.value + min(half, most) for each, half in zip(found, halves, strict=True))
+    low = min(each.value - min(half, most) for each, half in zip(differences, halves, strict=True))
+    high = max(each.value + min(half, most) for each, half in zip(differences, halves, strict=True))
     room = 0.05 * (max(high, 0.0) - min(low, 0.0))
     return min(low, 0.0) - room, max(high, 0.0) + room

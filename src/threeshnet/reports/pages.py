@@ -171,10 +171,10 @@ class Page:
     @staticmethod
     def group(rows: Iterable[dict[str, str]], *names: str) -> list[tuple[tuple[str, ...], list[dict[str, str]]]]:
         """Rows of a CSV file by their cells in these columns, in the order of the first of each."""
-        found: dict[tuple[str, ...], list[dict[str, str]]] = {}
+        groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
         for row in rows:
-            found.setdefault(tuple(row[name] for name in names), []).append(row)
-        return list(found.items())
+            groups.setdefault(tuple(row[name] for name in names), []).append(row)
+        return list(groups.items())
 
     @staticmethod
     def ends(values: Iterable[str | float], digits: int = 1) -> str:
@@ -185,8 +185,8 @@ class Page:
     @staticmethod
     def spread(values: Iterable[str | float], digits: int = 1) -> str:
         """Mean ± sample standard deviation; the mean alone of one value."""
-        found = over_seeds([float(value) for value in values])
-        return f"{found.mean:.{digits}f}" + ("" if found.deviation is None else f" ± {found.deviation:.{digits}f}")
+        stats = over_seeds([float(value) for value in values])
+        return f"{stats.mean:.{digits}f}" + ("" if stats.deviation is None else f" ± {stats.deviation:.{digits}f}")
 
     @staticmethod
     def paired(one: Iterable[str | float], other: Iterable[str | float] | float) -> Effect:
@@ -194,16 +194,16 @@ class Page:
         first = [float(value) for value in one]
         second = [other] * len(first) if isinstance(other, (int, float)) else [float(value) for value in other]
         by_seed = {str(number): Signed(a - b) for number, (a, b) in enumerate(zip(first, second, strict=True))}
-        found = difference(first, second, paired=True) if len(first) > 1 else None
-        return Effect(by_seed, over_seeds(second), found, None)
+        effect = difference(first, second, paired=True) if len(first) > 1 else None
+        return Effect(by_seed, over_seeds(second), effect, None)
 
     def claims(self) -> str:
         """The table of experiments/claims.yaml."""
         return claims_table(self.folder, self.all_rows.of, self.all_rows.studies)
 
     def _name(self) -> str:
-        known = {folder: name for name, folder in self.all_rows.folders.items()}
-        return known.get(self.folder, self.folder.name)
+        names = {folder: name for name, folder in self.all_rows.folders.items()}
+        return names.get(self.folder, self.folder.name)
 
     def _results(self, study: str | None) -> Results:
         return self.all_rows.of(study or self._name())

@@ -45,8 +45,8 @@ class Column:
     @property
     def deviation(self) -> str:
         """Of the sample; – for one seed."""
-        found = self.spread.deviation
-        return NOTHING if found is None else f"{found:.1f}"
+        deviation = self.spread.deviation
+        return NOTHING if deviation is None else f"{deviation:.1f}"
 
     @property
     def difference(self) -> Signed:
@@ -54,10 +54,10 @@ class Column:
 
     def effect(self, other: Level | None = None) -> Effect:
         """Against another level, or the baseline.  Raises DataError where no seed is in both."""
-        found = self.level.effect_on(self.name, other or self.level.base)
-        if found is None:
+        effect = self.level.effect_on(self.name, other or self.level.base)
+        if effect is None:
             raise DataError(f"{self.level}: no baseline with its seeds {self.level.seeds}")
-        return found
+        return effect
 
     def seed(self, number: int) -> str:
         if str(number) not in self.values:
@@ -148,14 +148,14 @@ class Setting:
         """In the study's order, unknown levels last, each by seed.  Raises DataError for a seed twice."""
         cells = self.rows.reindex(columns=list(self.results.factors), fill_value="")
         keys = [tuple(cells.loc[row]) for row in cells.index]
-        found: dict[Names, Level] = {}
+        levels: dict[Names, Level] = {}
         for names in sorted(set(keys), key=self.results.order):
             own: Any = self.rows[[key == names for key in keys]]
             rows = own.sort_values("seed", key=lambda seeds: seeds.astype(int))
-            found[names] = Level(self, names, rows)
+            levels[names] = Level(self, names, rows)
             if rows["seed"].duplicated().any():
-                raise DataError(f"{self.experiment}, {found[names]}: seeds {found[names].seeds}, one of them twice")
-        return found
+                raise DataError(f"{self.experiment}, {levels[names]}: seeds {levels[names].seeds}, one of them twice")
+        return levels
 
     def level(self, **levels: str) -> Level:
         """The one level of these names.  Raises DataError with those that exist."""
@@ -163,9 +163,9 @@ class Setting:
         wanted = levels.items()
         fitting = [level for level in self.levels.values() if wanted <= level.named.items()]
         if problems or len(fitting) != 1:
-            asked = ", ".join(f"{factor}={name}" for factor, name in wanted) or "no level named"
+            text = ", ".join(f"{factor}={name}" for factor, name in wanted) or "no level named"
             there = ", ".join(map(str, self.levels.values()))
-            raise DataError("; ".join(problems) or f"{asked}: {len(fitting)} levels of {self}; there are: {there}")
+            raise DataError("; ".join(problems) or f"{text}: {len(fitting)} levels of {self}; there are: {there}")
         return fitting[0]
 
     @property
@@ -205,16 +205,16 @@ class Results:
 
     def setting(self, experiment: str, name: str | None = None) -> Setting:
         """Raises DataError with those that have rows."""
-        found = [each for each in self.settings if each.experiment == experiment and name in (None, each.name)]
-        if len(found) != 1:
+        matches = [each for each in self.settings if each.experiment == experiment and name in (None, each.name)]
+        if len(matches) != 1:
             there = "; ".join(map(str, self.settings))
-            raise DataError(f"{experiment!r}, setting {name!r}: {len(found)} settings have rows; there are: {there}")
-        return found[0]
+            raise DataError(f"{experiment!r}, setting {name!r}: {len(matches)} settings have rows; there are: {there}")
+        return matches[0]
 
     def order(self, names: Names) -> list[tuple[int, str]]:
         """A key to sort levels by: in the study's order, unknown levels last."""
         pairs = zip(names, map(list, self.factors.values()), strict=True)
-        return [(known.index(name) if name in known else len(known), name) for name, known in pairs]
+        return [(ordered.index(name) if name in ordered else len(ordered), name) for name, ordered in pairs]
 
     def base(self, names: Names) -> Names:
         """The levels that a combination of levels is compared with."""
@@ -234,7 +234,7 @@ def read_results(study: Study, folder: Path) -> Results:
 
 def results_of(study: Study, rows: pd.DataFrame | None = None, by_photo: ByPhoto | None = None) -> Results:
     """The study's factors with their levels in order, derived ones last, and other factors of the rows."""
-    levels = {factor: [level.name for level in found] for factor, found in study.factors.items()}
+    levels = {factor: [level.name for level in of_factor] for factor, of_factor in study.factors.items()}
     for name, rule in study.derived.items():
         levels[rule.factor].append(name)
     rows = pd.DataFrame() if rows is None else rows

@@ -55,10 +55,10 @@ class StudyRun:
 
 def read_study(folder: Path, *, now: float | None = None) -> list[StudyRun]:
     """Every run directory in `folder`, by name.  Raises DataError when there is none."""
-    found = [read_run(run, now=time.time() if now is None else now) for run in run_directories(Path(folder))]
-    if not found:
+    runs = [read_run(run, now=time.time() if now is None else now) for run in run_directories(Path(folder))]
+    if not runs:
         raise DataError(f"{folder}: no run directory (one with job.json, progress.json or config.yaml); {WHERE_FROM}")
-    return found
+    return runs
 
 
 def read_run(run: Run, *, now: float) -> StudyRun:
@@ -153,37 +153,37 @@ def by_variant(runs: Sequence[StudyRun]) -> dict[str, list[StudyRun]]:
 
 def bands(groups: Mapping[str, Sequence[StudyRun]], of: str = "curve") -> list[Band]:
     """The `curve` (dev rsum) or the `losses` of each variant: least, mean and greatest over the seeds, by epoch."""
-    found = []
+    result = []
     for variant, runs in groups.items():
-        known = [curve for run in runs if (curve := getattr(run, of))]
-        if known:
-            epochs = pd.DataFrame(known).sort_index(axis="columns").agg(["min", "mean", "max"])
+        curves = [curve for run in runs if (curve := getattr(run, of))]
+        if curves:
+            epochs = pd.DataFrame(curves).sort_index(axis="columns").agg(["min", "mean", "max"])
             low, middle, high = epochs.to_numpy().tolist()
-            found.append(Band(variant, [int(epoch) for epoch in epochs], low, middle, high, len(known)))
-    return found
+            result.append(Band(variant, [int(epoch) for epoch in epochs], low, middle, high, len(curves)))
+    return result
 
 
 def scores(groups: Mapping[str, Sequence[StudyRun]]) -> list[Score]:
     """A row each group; the greatest mean rsum is marked, where finished groups differ."""
     rows = [_score(name, runs) for name, runs in groups.items()]
-    known = [row.rsum for row in rows if row.rsum is not None]
-    greatest = max(known) if len(set(known)) > 1 else None
+    values = [row.rsum for row in rows if row.rsum is not None]
+    greatest = max(values) if len(set(values)) > 1 else None
     return [row._replace(best=row.rsum is not None and row.rsum == greatest) for row in rows]
 
 
 def by_factor(runs: Sequence[StudyRun]) -> dict[str, list[Score]]:
     """For every factor that is varied, the score of each of its levels over all else."""
-    found: dict[str, dict[str, list[StudyRun]]] = {}
+    by_level: dict[str, dict[str, list[StudyRun]]] = {}
     for run in runs:
         for name, level in run.factors.items():
-            found.setdefault(name, {}).setdefault(level, []).append(run)
-    return {name: scores(levels) for name, levels in found.items() if len(levels) > 1}
+            by_level.setdefault(name, {}).setdefault(level, []).append(run)
+    return {name: scores(levels) for name, levels in by_level.items() if len(levels) > 1}
 
 
 def best_dev(run: StudyRun) -> float | None:
     """The best dev rsum so far."""
-    known = [value for value in (run.progress.get("best_dev_rsum"), *run.curve.values()) if value is not None]
-    return max(known) if known else None
+    values = [value for value in (run.progress.get("best_dev_rsum"), *run.curve.values()) if value is not None]
+    return max(values) if values else None
 
 
 def _score(name: str, runs: Sequence[StudyRun]) -> Score:

@@ -50,8 +50,8 @@ def setting_table(setting: Setting) -> str:
     lines = []
     for level in setting.levels.values():
         effect = None if level.is_base else level.effect_on("rsum", level.base)
-        known = effect is not None and effect.over_seeds is not None
-        against = f"{effect.value} {effect.interval}, {effect.verdict}" if effect and known else NOTHING
+        has_interval = effect is not None and effect.over_seeds is not None
+        against = f"{effect.value} {effect.interval}, {effect.verdict}" if effect and has_interval else NOTHING
         photos = [effect.interval_with_photos if effect else NOTHING] if with_photos else []
         numbers = [str(getattr(level, name)) for name in NUMBERS]
         lines.append(
