@@ -51,8 +51,8 @@ def leaks(folder: Path, distance: int = DISTANCE) -> list[Leak]:
     cropped photos are not found. Empty, too, for shards whose photos were never seen: see `coverage`.
     """
     splits = split_prints(folder)
-    found = [leak for home, other in combinations(splits, 2) for leak in across(home, other, distance)]
-    return found + [leak for prints in splits for leak in within(prints)]
+    across_splits = [leak for home, other in combinations(splits, 2) for leak in across(home, other, distance)]
+    return across_splits + [leak for prints in splits for leak in within(prints)]
 
 
 def coverage(folder: Path) -> tuple[int, int]:
@@ -61,9 +61,9 @@ def coverage(folder: Path) -> tuple[int, int]:
     return sum(len(prints.ids) for prints in splits), sum(prints.images for prints in splits)
 
 
-def crossing(found: Sequence[Leak]) -> list[Leak]:
+def crossing(pairs: Sequence[Leak]) -> list[Leak]:
     """Those between two splits: the leakage."""
-    return [leak for leak in found if leak.splits[0] != leak.splits[1]]
+    return [leak for leak in pairs if leak.splits[0] != leak.splits[1]]
 
 
 def across(home: Prints, other: Prints, distance: int) -> Iterator[Leak]:
@@ -124,9 +124,9 @@ def _prints(folder: Path, name: str, entry: SplitEntry) -> Prints:
                 parts.append(Fingerprints(*(array_of(opened, key)[:] for key in FINGERPRINT_KEYS)))
                 ids += array_of(opened, "image/id").asstr()[:].tolist()
                 files += array_of(opened, "image/file").asstr()[:].tolist()
-    found = joined(parts) or Fingerprints(np.empty((0, 32), np.uint8), np.empty(0, np.uint64))
-    digests = np.ascontiguousarray(found.sha256).view("V32").reshape(-1)
-    return Prints(name, ids, files, digests, found.perceptual_hash, entry.images)
+    fingerprints = joined(parts) or Fingerprints(np.empty((0, 32), np.uint8), np.empty(0, np.uint64))
+    digests = np.ascontiguousarray(fingerprints.sha256).view("V32").reshape(-1)
+    return Prints(name, ids, files, digests, fingerprints.perceptual_hash, entry.images)
 
 
 def _leak(kind: Literal["identical", "near"], home: Prints, first: int, other: Prints, row: int, bits: int) -> Leak:

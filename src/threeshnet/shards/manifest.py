@@ -243,8 +243,8 @@ def make_view(dataset: str, name: str) -> str:
 def _open_remote(address: str, dataset: str | None) -> Path:
     addresses = [address, *([f"{address.rstrip('/')}/{dataset}"] if dataset else [])]
     for each in addresses:
-        if (found := mirror(each)) is not None:
-            return found
+        if (folder := mirror(each)) is not None:
+            return folder
     raise DataError(
         f"No shards: looked for {MANIFEST} at {', '.join(addresses)}; upload the folder that `make data` made"
     )
@@ -254,18 +254,18 @@ def _open_remote_view(address: str, own: str, name: str) -> Path:
     parent, _, _ = address.rpartition("/")
     if parent.endswith("/"):  # s3://bucket: its neighbours are other people's buckets
         raise DataError(f"No shards of {name}: nothing lies beside the root of a bucket; move {address} into a folder")
-    if (found := mirror(f"{parent}/{name}")) is None:
+    if (folder := mirror(f"{parent}/{name}")) is None:
         raise DataError(
             f"No shards of {name}: looked for {MANIFEST} at {parent}/{name}; make them beside those of {own} with: "
             f"{make_view(own, name)} and upload that folder too"
         )
-    return found
+    return folder
 
 
 def _stands_for(folder: Path, dataset: str | None) -> bool:
-    found = Manifest.load(folder).dataset
-    if dataset is None or found == dataset:
+    own = Manifest.load(folder).dataset
+    if dataset is None or own == dataset:
         return True
-    if found == STAND_IN:
+    if own == STAND_IN:
         log.warning("%s holds no shards of %s; the %s ones are taken", folder.parent, dataset, STAND_IN)
-    return found == STAND_IN
+    return own == STAND_IN

@@ -133,7 +133,7 @@ class ShardedSplit:
                 direct = self._files.direct(shard, key)
                 if direct is not None:
                     pieces.setdefault(shard, []).extend(direct.pieces(low, high))
-        return sum(announce(self._files.descriptor(shard), found) for shard, found in pieces.items())
+        return sum(announce(self._files.descriptor(shard), runs) for shard, runs in pieces.items())
 
     def again(self) -> Self:
         """The same split with open files of its own, for another thread."""
@@ -229,7 +229,7 @@ class ShardedSplit:
         names = ["features", *(("boxes",) if layout.boxes else ())]
         if extras:
             names += [*(("scores",) if layout.boxes else ()), *(("labels",) if layout.labels else ())]
-        found: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        runs: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for shard, first, end, _ in self._runs(unique):
             low, high = self._region_rows(shard, first, end)
             ends = (self._offsets[shard][first : end + 1] - low).tolist()  # pyright: ignore[reportOptionalSubscript]
@@ -237,8 +237,8 @@ class ShardedSplit:
                 shape, dtype = self._row_types[f"region/{name}"]
                 rows = np.empty((high - low, *shape), dtype)
                 self._read_into(rows, shard, f"region/{name}", low, high)
-                found[name] += [rows[start:stop] for start, stop in pairwise(ends)]  # np.split takes longer than a read
-        ordered = {name: [arrays[position] for position in positions] for name, arrays in found.items()}
+                runs[name] += [rows[start:stop] for start, stop in pairwise(ends)]  # np.split takes longer than a read
+        ordered = {name: [arrays[position] for position in positions] for name, arrays in runs.items()}
         return {"regions" if name == "features" else name: arrays for name, arrays in ordered.items()}
 
     def _keys(self, fields: Collection[str]) -> list[str]:

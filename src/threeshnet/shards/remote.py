@@ -146,12 +146,12 @@ class RemoteStore(Store):
         except Exception as error:  # each protocol has its own errors
             aside.unlink(missing_ok=True)
             raise DataError(f"{self.address}/{file} could not be downloaded: {error}") from error
-        expected, found = self.sums.get(file), sha256(aside)
-        if expected and found != expected:
+        expected, actual = self.sums.get(file), sha256(aside)
+        if expected and actual != expected:
             aside.unlink()
             raise DataError(
-                f"{self.address}/{file} came with sha256 {found}, the manifest says {expected}: it is damaged there or "
-                "was damaged on the way; upload it again"
+                f"{self.address}/{file} came with sha256 {actual}, the manifest says {expected}: it is damaged there "
+                "or was damaged on the way; upload it again"
             )
         aside.replace(here)
 
@@ -161,14 +161,14 @@ class RemoteStore(Store):
         if size > allowed:
             raise ConfigError(f"{SIZE} allows {allowed:,} bytes, and {keep.name} alone has {size:,}")
         with FileLock(self.folder.parent / "room.lock"):
-            found = []
+            cached = []
             for file in self.folder.parent.glob("*/*.h5"):
                 try:
-                    found.append((file.stat().st_mtime_ns, file.stat().st_size, file))
+                    cached.append((file.stat().st_mtime_ns, file.stat().st_size, file))
                 except FileNotFoundError:  # another process has just removed it
                     continue
-            total = sum(bytes_there for _, bytes_there, _ in found)
-            for _, bytes_there, file in sorted(found):
+            total = sum(bytes_there for _, bytes_there, _ in cached)
+            for _, bytes_there, file in sorted(cached):
                 if total + size <= allowed:
                     return
                 file.unlink(missing_ok=True)

@@ -88,12 +88,12 @@ class RowCheck(NamedTuple):
 
 def value_checks(classes: int | None) -> Mapping[str, RowCheck]:
     """The checks that the table of arrays names; `classes` is C."""
-    known = classes or 0
+    number_of_classes = classes or 0
 
     def no_class(cells: np.ndarray) -> np.ndarray:
-        return (cells >= known) & (cells != VOID)
+        return (cells >= number_of_classes) & (cells != VOID)
 
-    strange = f"has class {{found}}; there are 0 to {known - 1}, and {VOID} for void"
+    strange = f"has class {{found}}; there are 0 to {number_of_classes - 1}, and {VOID} for void"
     return {
         "size": RowCheck(lambda rows: _any(rows < 0), "has sizes below 0"),
         "finite": RowCheck(not_finite, "has numbers that are not finite"),
@@ -111,9 +111,9 @@ def look_at_values(
     shard: h5py.File, classes: int | None, names: RowNames, look: ShardLook, advance: Advance, skipped: Collection[str]
 ) -> None:
     """Read every number of an open shard once, but for datasets `skipped`, and note the rows that fail a check."""
-    known = value_checks(classes)
+    check_of = value_checks(classes)
     for array in TABLE:
-        key, checks = array.key, [known[name] for name in array.checks]
+        key, checks = array.key, [check_of[name] for name in array.checks]
         if not checks or key not in shard or key in skipped:
             continue
         failed: dict[RowCheck, list[np.ndarray]] = {}
@@ -135,9 +135,9 @@ def look_at_values(
 def array_faults(arrays: ImageArrays, layout: Layout, names: Sequence[str]) -> Problems:
     """What keeps the arrays of these images (`names` are their ids) from being written under this layout."""
     problems = Problems("arrays that do not fit the shard")
-    found = layout_of_arrays(arrays, layout.grid_size)
-    problems.extend(layout.differences(found))
-    strange = {name: dtype for name, dtype in found.dtypes.items() if dtype not in FEATURE_TYPES}
+    actual = layout_of_arrays(arrays, layout.grid_size)
+    problems.extend(layout.differences(actual))
+    strange = {name: dtype for name, dtype in actual.dtypes.items() if dtype not in FEATURE_TYPES}
     problems.extend(f"{name} of type {dtype}; expected {FEATURES}" for name, dtype in strange.items())
     for faults in (_count_faults, _shape_faults, _value_faults):  # each relies on those before it
         if not problems:
@@ -167,17 +167,17 @@ def _shape_faults(arrays: ImageArrays, layout: Layout, names: Sequence[str]) -> 
         for number, value in enumerate(values):
             shape = (len((arrays.regions or ())[number]), *row) if array.rows == REGIONS else row
             if value.shape != shape or (array.dtype == FEATURES and value.dtype != dtype):
-                found, expected = f"{value.shape}, {value.dtype}", f"{shape}, {dtype}"
-                yield f"image {names[number]!r}: {array.key} of shape {found}; expected {expected}"
+                actual, expected = f"{value.shape}, {value.dtype}", f"{shape}, {dtype}"
+                yield f"image {names[number]!r}: {array.key} of shape {actual}; expected {expected}"
 
 
 def _value_faults(arrays: ImageArrays, layout: Layout, names: Sequence[str]) -> Iterator[str]:
-    known = value_checks(layout.classes)
+    check_of = value_checks(layout.classes)
     for array, values in arrays_by_key(arrays):
         in_regions = array.rows == REGIONS
         owners = np.repeat(np.arange(len(names)), list(map(len, values)) if in_regions else 1)
         rows = np.concatenate(values) if in_regions else np.asarray(values)
-        for check in (known[name] for name in array.checks if known[name].is_fault):
+        for check in (check_of[name] for name in array.checks if check_of[name].is_fault):
             failed = np.flatnonzero(check.fails(rows))
             for owner, first in zip(*np.unique(owners[failed], return_index=True), strict=True):
                 said = check.says.format(found=check.example(rows[failed[first]]))
@@ -187,13 +187,13 @@ def _value_faults(arrays: ImageArrays, layout: Layout, names: Sequence[str]) -> 
 def look_at_texts(key: str, texts: Iterable[bytes], names: RowNames, look: ShardLook) -> None:
     """Texts that are no UTF-8 are a fault; control characters and great length are worth a remark."""
     decoded = [text_of(text) for text in texts]
-    for found, says, said in (
+    for failed, says, said in (
         ([text is None for text in decoded], "has text that is not UTF-8", look.faults),
         ([bool(text) and _has_control(text) for text in decoded], CONTROL, look.remarks),
         ([bool(text) and len(text) > LONGEST_CAPTION for text in decoded], LONG, look.remarks),
     ):
-        if any(found):
-            said.append(f"{key} {says}: {names.say(key, np.flatnonzero(found))}")
+        if any(failed):
+            said.append(f"{key} {says}: {names.say(key, np.flatnonzero(failed))}")
 
 
 def chunks(dataset: Any, advance: Advance) -> Iterator[tuple[int, np.ndarray]]:

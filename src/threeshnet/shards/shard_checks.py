@@ -32,8 +32,8 @@ def look_at_shard(folder: Path, manifest: Manifest, shard: ShardEntry, advance: 
     file = folder / shard.file
     if not file.is_file():
         return ShardLook(["missing"])
-    found = sha256(file, advance=advance)
-    if found == shard.sha256:
+    actual = sha256(file, advance=advance)
+    if actual == shard.sha256:
         look = look_inside(file, manifest, shard, advance)
         look.sound_checksum = True
         return look
@@ -44,7 +44,7 @@ def look_at_shard(folder: Path, manifest: Manifest, shard: ShardEntry, advance: 
             look = process.submit(look_inside, file, manifest, shard).result()
         except BrokenProcessPool:
             look = ShardLook(["cannot be read (the process that read it crashed)"])
-    look.faults.insert(0, f"sha256 {found[:12]}…; the manifest says {shard.sha256[:12]}…")
+    look.faults.insert(0, f"sha256 {actual[:12]}…; the manifest says {shard.sha256[:12]}…")
     return look
 
 
@@ -64,10 +64,10 @@ def _look(opened: h5py.File, manifest: Manifest, shard: ShardEntry, look: ShardL
     if look.faults:
         return
     look.captions, look.regions = rows_of(opened, "caption/text"), rows_of(opened, "region/features")
-    found: list[str] = []
-    opened.visititems(lambda key, item: found.append(key) if isinstance(item, h5py.Dataset) else None)
-    strangers = sorted(set(found) - set(ARRAYS) - {LEFT_OUT})
-    look.remarks += [f"{key} is not part of a shard; it is never read" for key in strangers]
+    keys: list[str] = []
+    opened.visititems(lambda key, item: keys.append(key) if isinstance(item, h5py.Dataset) else None)
+    unknown_keys = sorted(set(keys) - set(ARRAYS) - {LEFT_OUT})
+    look.remarks += [f"{key} is not part of a shard; it is never read" for key in unknown_keys]
     faults, misshapen = form_faults(opened, manifest.layout, images=shard.images, captions=shard.captions)
     look.faults += faults
     for name, count in (("images", shard.images), ("captions", shard.captions)):
@@ -124,8 +124,8 @@ def _offset_faults(offsets: np.ndarray, regions: int, images: int, names: RowNam
     counts = np.diff(offsets)
     wrong = np.flatnonzero((counts < 1) | (counts > MAX_REGIONS))
     if offsets[0] != 0 or offsets[-1] != regions:
-        found = f"{len(offsets)} from {offsets[0]} to {offsets[-1]}"
-        yield f"region/offsets: {found}; expected {images + 1} from 0 to {regions}"
+        actual = f"{len(offsets)} from {offsets[0]} to {offsets[-1]}"
+        yield f"region/offsets: {actual}; expected {images + 1} from 0 to {regions}"
     if len(wrong):
         fewest, most = counts[wrong].min(), counts[wrong].max()
         span = str(fewest) if fewest == most else f"{fewest} to {most}"

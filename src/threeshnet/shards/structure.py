@@ -36,19 +36,19 @@ def strange_datasets(opened: h5py.File) -> Iterator[str]:
             continue
         if group in opened and not isinstance(opened[group], h5py.Group):
             yield f"{group} is no group with {name} in it"
-        found = opened.get(key)
-        if found is None:
+        dataset = opened.get(key)
+        if dataset is None:
             continue
-        if not isinstance(found, h5py.Dataset):
+        if not isinstance(dataset, h5py.Dataset):
             yield f"{key} is no dataset"
-        elif found.external or found.is_virtual:
+        elif dataset.external or dataset.is_virtual:
             yield f"{key} has its data in another file, which is never read"
-        elif found.shape is None or not found.ndim:
+        elif dataset.shape is None or not dataset.ndim:
             yield f"{key} has no rows"
         else:
-            declared = math.prod(found.shape) * found.dtype.itemsize  # h5py's own count overflows
-            stored = found.id.get_storage_size()
-            if stored < declared and not found.id.get_create_plist().get_nfilters():  # compressed data may be small
+            declared = math.prod(dataset.shape) * dataset.dtype.itemsize  # h5py's own count overflows
+            stored = dataset.id.get_storage_size()
+            if stored < declared and not dataset.id.get_create_plist().get_nfilters():  # compressed data may be small
                 yield f"{key} declares {declared:,} bytes and stores {stored:,}"
 
 
@@ -80,16 +80,16 @@ def form_faults(opened: h5py.File, layout: Layout, *, images: int, captions: int
             misshapen[key] = f"{key} has rows of shape {dataset.shape[1:]}; expected {tuple(row)}"
         elif not _may_hold(ARRAYS[key].dtype, dataset.dtype):
             misshapen[key] = f"{key} is of type {dataset.dtype}, which cannot be"
-    different += [f"{', '.join(keys)}: {found} rows; expected {rows}" for (found, rows), keys in counts.items()]
+    different += [f"{', '.join(keys)}: {rows_here} rows; expected {rows}" for (rows_here, rows), keys in counts.items()]
     faults = [f"no {', '.join(missing)}"] if missing else []
     faults += [f"{line}, as the manifest says" for line in different]
     return [*faults, *misshapen.values()], set(misshapen)
 
 
-def _may_hold(expected: str, found: np.dtype) -> bool:
+def _may_hold(expected: str, actual: np.dtype) -> bool:
     if expected == TEXT:
-        return h5py.check_string_dtype(found) is not None and found.kind == "O"
-    return found.kind == ("f" if expected == FEATURES else np.dtype(expected).kind)
+        return h5py.check_string_dtype(actual) is not None and actual.kind == "O"
+    return actual.kind == ("f" if expected == FEATURES else np.dtype(expected).kind)
 
 
 def rows_of(opened: h5py.File, key: str) -> int:

@@ -74,20 +74,20 @@ def look_through(folder: Path, advance: Advance = lambda _: None) -> Findings:
     """
     folder = Path(folder)
     manifest = Manifest.load(folder)
-    found = Findings(folder, manifest, list(_manifest_faults(folder, manifest)), _leftovers(folder), {})
+    findings = Findings(folder, manifest, list(_manifest_faults(folder, manifest)), _leftovers(folder), {})
     seen: dict[str, str] = {}
     for name, split in manifest.splits.items():
-        counted = found.splits[name] = Counted()
+        counted = findings.splits[name] = Counted()
         maps: set[bytes] = set()
         for shard in split.shards:
             look = look_at_shard(folder, manifest, shard, advance)
             look.faults += _id_faults(look.ids, shard.file, seen)
             maps |= set(look.maps)
             counted.add(look, file.stat().st_size if (file := folder / shard.file).is_file() else 0)
-            found.faults += [f"{shard.file}: {fault}" for fault in look.faults]
-            found.remarks += [f"{shard.file}: {remark}" for remark in look.remarks]
-        found.remarks += _map_remarks(name, maps, counted.images)
-    return found
+            findings.faults += [f"{shard.file}: {fault}" for fault in look.faults]
+            findings.remarks += [f"{shard.file}: {remark}" for remark in look.remarks]
+        findings.remarks += _map_remarks(name, maps, counted.images)
+    return findings
 
 
 def _map_remarks(split: str, maps: set[bytes], images: int) -> list[str]:
