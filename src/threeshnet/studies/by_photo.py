@@ -49,9 +49,9 @@ def read_by_photo(file: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{file} cannot be read ({error}); remove it and collect again") from error
 
 
-def write_by_photo(file: Path, found: ByPhoto, rows: Collection[Row]) -> None:
+def write_by_photo(file: Path, by_photo: ByPhoto, rows: Collection[Row]) -> None:
     """Those of the rows that have some; no file where none has."""
-    kept = {name: found[name] for name in sorted(map(key_of, rows)) if name in found}
+    kept = {name: by_photo[name] for name in sorted(map(key_of, rows)) if name in by_photo}
     if not kept:
         file.unlink(missing_ok=True)
         return
@@ -59,22 +59,22 @@ def write_by_photo(file: Path, found: ByPhoto, rows: Collection[Row]) -> None:
         np.savez_compressed(opened, **kept)  # pyright: ignore[reportArgumentType]
 
 
-def apart_by_photo(pairs: Sequence[tuple[Row, Row]], found: ByPhoto) -> np.ndarray | None:
+def apart_by_photo(pairs: Sequence[tuple[Row, Row]], by_photo: ByPhoto) -> np.ndarray | None:
     """Of pairs of rows, one a seed, the differences [seeds, photos]; None with fewer than two, or where some have none.
 
     Raises DataError for rows of other photos, and where a row's rsum is another number than its photos make.
     """
     rows = [row for pair in pairs for row in pair]
-    if len(pairs) < 2 or any(key_of(row) not in found for row in rows):
+    if len(pairs) < 2 or any(key_of(row) not in by_photo for row in rows):
         return None
     for name in OF_THE_PHOTOS:
         if len({row[name] for row in rows}) > 1:
             raise DataError(f"{rows[0]['job']} and {rows[1]['job']}: {name} differs, so their photos are not the same")
-    return np.stack([_of_row(one, found) - _of_row(other, found) for one, other in pairs])
+    return np.stack([_of_row(one, by_photo) - _of_row(other, by_photo) for one, other in pairs])
 
 
-def _of_row(row: Row, found: ByPhoto) -> np.ndarray:
-    brought = found[key_of(row)].astype(np.float64)
+def _of_row(row: Row, by_photo: ByPhoto) -> np.ndarray:
+    brought = by_photo[key_of(row)].astype(np.float64)
     if len(brought) != int(row["images"]) or abs(brought.mean() - float(row["rsum"])) > ROUNDING:
         raise DataError(
             f"{row['job']}: rsum={row['rsum']} of {row['images']} images, and {BY_PHOTO} makes {brought.mean():.2f} of "
