@@ -112,8 +112,8 @@ def build_trainer(
 ) -> pl.Trainer:
     loggers = [*(instantiate(logger, save_dir=str(run.folder)) for logger in settings.logger.values()), *more_loggers]
     options, files = lightning_options(settings.trainer), WholeFiles()
-    found = callbacks(settings, run) + keepers(settings, run, files, signals)
-    return instantiate(options, logger=loggers, callbacks=found, plugins=[files], default_root_dir=str(run.folder))
+    items = callbacks(settings, run) + keepers(settings, run, files, signals)
+    return instantiate(options, logger=loggers, callbacks=items, plugins=[files], default_root_dir=str(run.folder))
 
 
 def callbacks(settings: TrainSettings, run: Run) -> list[pl.Callback]:
@@ -121,12 +121,12 @@ def callbacks(settings: TrainSettings, run: Run) -> list[pl.Callback]:
 
     The mean comes before the keepers of checkpoints: what they save after a step holds the mean of that step.
     """
-    found: list[pl.Callback] = [StepClock(), CollapseWatch(), ProgressWriter(run=run)]
+    items: list[pl.Callback] = [StepClock(), CollapseWatch(), ProgressWriter(run=run)]
     if settings.averaging:
-        found.insert(0, instantiate(settings.averaging))
+        items.insert(0, instantiate(settings.averaging))
     if settings.trainer.get("enable_progress_bar", True):
-        found.append(RichProgressBar() if sys.stderr.isatty() else TQDMProgressBar(refresh_rate=50))
-    return found
+        items.append(RichProgressBar() if sys.stderr.isatty() else TQDMProgressBar(refresh_rate=50))
+    return items
 
 
 def keepers(settings: TrainSettings, run: Run, files: WholeFiles, signals: Signals) -> list[pl.Callback]:

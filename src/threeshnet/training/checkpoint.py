@@ -219,8 +219,8 @@ def _there(path: str | Path) -> Path:
         where = [Run(file).checkpoints, file] if file.is_dir() else [file.parent]
         near = sorted(str(other) for folder in where for form in ("*.ckpt", "*.pth*") for other in folder.glob(form))
         what, preposition = ("is a folder", "in") if file.is_dir() else ("no such file", "beside")
-        known = f"are: {', '.join(near)}" if near else f"is no .ckpt {preposition} it"
-        raise CheckpointError(f"{file}: {what}; there {known}")
+        alternatives = f"are: {', '.join(near)}" if near else f"is no .ckpt {preposition} it"
+        raise CheckpointError(f"{file}: {what}; there {alternatives}")
     return file
 
 
@@ -228,18 +228,18 @@ def _builder(target: str, problems: Problems) -> Callable[..., Any]:
     """What `target` names. Where it is defined counts: `threeshnet.encoders.image.torch.load` is torch's."""
     if target.startswith(BUILDERS):
         try:
-            found = get_object(target)
+            builder = get_object(target)
         except Exception as reason:
             problems.add(f"{target} cannot be found: {reason}")
             return dict
-        if callable(found) and f"{getattr(found, '__module__', None)}.".startswith(BUILDERS):
-            return found
+        if callable(builder) and f"{getattr(builder, '__module__', None)}.".startswith(BUILDERS):
+            return builder
     problems.add(f"asks to build {target}")
     return dict
 
 
 def _build(node: Any, builders: Mapping[str, Callable[..., Any]]) -> Any:
-    """The recipe, innermost parts first. Without Hydra: it would also resolve ${…} in a stranger's strings."""
+    """The recipe, innermost parts first. Not by Hydra, which would also resolve ${…} in the strings of any file."""
     if isinstance(node, Mapping):
         built = {key: _build(value, builders) for key, value in node.items() if key not in HYDRAS_OWN}
         return builders[str(node["_target_"])](**built) if "_target_" in node else built

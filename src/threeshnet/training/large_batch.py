@@ -49,29 +49,29 @@ class ChunkedEncoder:
         seeds = torch.randint(2**62, (len(parts),)).tolist()
         if self._levels is None:
             self._levels = self._find_levels(parts[0], seeds[0])
-        known: dict[SharedStatistics, Tensor] = {}
+        merged: dict[SharedStatistics, Tensor] = {}
         for level in self._levels:
-            found = [self._see(part, seed, level, known) for part, seed in zip(parts, seeds, strict=True)]
-            for layer, summaries in zip(level, zip(*found, strict=True), strict=True):
-                known[layer] = layer.everywhere(layer.merge(torch.stack(summaries)))
-        embeddings = [self._encode(part, seed, known) for part, seed in zip(parts, seeds, strict=True)]
-        for layer in known:
+            seen = [self._see(part, seed, level, merged) for part, seed in zip(parts, seeds, strict=True)]
+            for layer, summaries in zip(level, zip(*seen, strict=True), strict=True):
+                merged[layer] = layer.everywhere(layer.merge(torch.stack(summaries)))
+        embeddings = [self._encode(part, seed, merged) for part, seed in zip(parts, seeds, strict=True)]
+        for layer in merged:
             layer.absorb()
         return torch.cat(embeddings)
 
-    def _encode(self, part: Any, seed: int, known: Summaries) -> Tensor:
+    def _encode(self, part: Any, seed: int, merged: Summaries) -> Tensor:
         """The chunk's embeddings, by the statistics of the whole batch."""
 
         def encode(*summaries: Tensor) -> tuple[Tensor]:
-            whole = dict(zip(known, summaries, strict=True))
+            whole = dict(zip(merged, summaries, strict=True))
             with self._exchanging(lambda layer, summary: whole.get(layer, summary)), _seeded(seed, part):
                 return (self.encoder(part),)
 
-        return recomputed(encode, list(known.values()), self.encoder.parameters())[0]
+        return recomputed(encode, list(merged.values()), self.encoder.parameters())[0]
 
-    def _see(self, part: Any, seed: int, level: Sequence[SharedStatistics], known: Summaries) -> tuple[Tensor, ...]:
+    def _see(self, part: Any, seed: int, level: Sequence[SharedStatistics], merged: Summaries) -> tuple[Tensor, ...]:
         """Summaries of a chunk by the layers of a level; encoding stops when all of them have one."""
-        before = dict(known)  # the same when it is called again
+        before = dict(merged)  # the same when it is called again
 
         def see(*summaries: Tensor) -> tuple[Tensor, ...]:
             look, seen = _look(dict(zip(before, summaries, strict=True)), level)
@@ -91,15 +91,15 @@ class ChunkedEncoder:
         """The levels of the layers: NaN in place of a layer's statistics reaches every layer that depends on it."""
         names = {layer: name for name, layer in self.layers.items()}
         levels: list[list[str]] = []
-        known: dict[SharedStatistics, Tensor] = {}
-        while len(known) < len(self.layers):
+        merged: dict[SharedStatistics, Tensor] = {}
+        while len(merged) < len(self.layers):
             level: dict[SharedStatistics, Tensor] = {}
-            with self._exchanging(_probe(known, level)), _seeded(seed, part):
+            with self._exchanging(_probe(merged, level)), _seeded(seed, part):
                 self.encoder(part)
             if not level:  # the encoder does not use the others, or features hold NaN, which the loss will show
                 break
             levels.append([names[layer] for layer in level])
-            known |= level
+            merged |= level
         agreed = [levels]
         if process_count() > 1:  # all agree, or processes would wait for different layers
             dist.broadcast_object_list(agreed)
@@ -120,13 +120,13 @@ class _SeenAll(Exception):
     """Stops an encoder when nothing more is needed."""
 
 
-def _look(known: Summaries, level: Sequence[SharedStatistics]) -> tuple[Exchange, dict[SharedStatistics, Tensor]]:
-    """An exchange that answers from `known`, and the summaries that it receives from the layers of `level`."""
+def _look(merged: Summaries, level: Sequence[SharedStatistics]) -> tuple[Exchange, dict[SharedStatistics, Tensor]]:
+    """An exchange that answers from `merged`, and the summaries that it receives from the layers of `level`."""
     seen: dict[SharedStatistics, Tensor] = {}
 
     def look(layer: SharedStatistics, summary: Tensor) -> Tensor:
-        if layer in known:
-            return known[layer]
+        if layer in merged:
+            return merged[layer]
         seen[layer] = summary
         if all(each in seen for each in level):
             raise _SeenAll
@@ -135,10 +135,10 @@ def _look(known: Summaries, level: Sequence[SharedStatistics]) -> tuple[Exchange
     return look, seen
 
 
-def _probe(known: Summaries, level: dict[SharedStatistics, Tensor]) -> Exchange:
+def _probe(merged: Summaries, level: dict[SharedStatistics, Tensor]) -> Exchange:
     def look(layer: SharedStatistics, summary: Tensor) -> Tensor:
-        if layer in known:
-            return known[layer]
+        if layer in merged:
+            return merged[layer]
         if summary.isfinite().all():
             level[layer] = summary
         return torch.full_like(summary, float("nan"))
@@ -205,9 +205,9 @@ class _Recomputed(torch.autograd.Function):
             results = ctx.function(*inputs)
         used = [pair for pair in zip(results, grads, strict=True) if pair[0].requires_grad and pair[1] is not None]
         wanted = [source for source in sources if source.requires_grad]
-        found: list[Tensor | None] = [None] * len(wanted)
+        gradients: list[Tensor | None] = [None] * len(wanted)
         if used and wanted:
             ends, slopes = zip(*used, strict=True)
-            found = list(torch.autograd.grad(ends, wanted, slopes, allow_unused=True))
-        given = iter(found)
+            gradients = list(torch.autograd.grad(ends, wanted, slopes, allow_unused=True))
+        given = iter(gradients)
         return (None, None, *(next(given) if source.requires_grad else None for source in sources))

@@ -49,9 +49,9 @@ def _backend(asked: bool | str | None) -> str | None:
     if not asked:
         return None
     backend = "inductor" if asked is True else str(asked)
-    known = torch.compiler.list_backends(exclude_tags=())
-    if backend not in known:
-        raise ConfigError(one_of("trainer.compile", backend, ["true", "false", *known]))
+    backends = torch.compiler.list_backends(exclude_tags=())
+    if backend not in backends:
+        raise ConfigError(one_of("trainer.compile", backend, ["true", "false", *backends]))
     if backend == "inductor" and not torch.cuda.is_available() and not shutil.which(os.environ.get("CXX", "g++")):
         raise ConfigError("trainer.compile=true needs a C++ compiler on CPUs: install g++, or say where one is by CXX=")
     return backend
