@@ -77,7 +77,7 @@ class Problems:
 
 
 def shortened(text: str, most: int = 2000) -> str:
-    """A text of bounded length: names and captions of a stranger may have any.
+    """A text of bounded length: names and captions of untrusted files may have any.
 
     >>> shortened("a dog", 4)
     'a do…'
