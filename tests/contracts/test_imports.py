@@ -27,6 +27,7 @@ ORDER = (
     ("training",),
     ("evaluation",),
     ("retriever",),
+    ("export",),
     ("studies",),
     ("reports",),
     ("index",),

@@ -22,6 +22,7 @@ IMPORTED_AS |= {"lightning_fabric": "pytorch-lightning"}  # one wheel holds both
 EXTRA_OF = {"src/threeshnet/reports/wandb_dashboard.py": "dashboards"}  # files imported only when asked for
 EXTRA_OF |= {"src/threeshnet/annotations/photo_files.py": "heif"}
 EXTRA_OF |= {"src/threeshnet/studies/search.py": "search", "src/threeshnet/studies/cluster.py": "cluster"}
+EXTRA_OF |= dict.fromkeys((f"src/threeshnet/export/onnx_{part}.py" for part in ("text", "towers")), "onnx")
 PIN_FILES = ("constraints.txt", "requirements-weights.txt")
 
 

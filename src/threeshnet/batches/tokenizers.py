@@ -101,6 +101,10 @@ class Wordpieces:
         """The vocabulary as one text, as in a `vocab.txt`."""
         return "\n".join(self.vocabulary)
 
+    def to_json(self) -> str:
+        """The whole tokenizer as a `tokenizer.json`, which the package tokenizers reads alone."""
+        return self._tokenizer.to_str(pretty=True)
+
     def __len__(self) -> int:
         return len(self.vocabulary)
 

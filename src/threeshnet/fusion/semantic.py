@@ -44,7 +44,8 @@ class SemanticFusion(nn.Module):
         assert images.seg_semantic is not None, "VSeM needs seg/semantic"
         # avg_pool2d, not mean(): it sums in the authors' order. The batch statistics of the query magnify the last bit
         # a hundredfold. That swaps near ties in GPO's sort, and their gradients (tests/golden, 3e-3 relative).
-        summary = self.summary(F.avg_pool2d(images.seg_semantic, images.seg_semantic.shape[-2:]).flatten(1))
+        height, width = map(int, images.seg_semantic.shape[-2:])  # numbers: in an ONNX export they are tensors
+        summary = self.summary(F.avg_pool2d(images.seg_semantic, (height, width)).flatten(1))
         query = self.query(summary) + summary  # [B, D]
         key = self.key(tokens.values) + tokens.values  # [B, N, D]
         scores = (key @ query.unsqueeze(-1)).squeeze(-1) * self.scale
