@@ -53,7 +53,7 @@ class Kill(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parsed(arguments)
-    rows = read(options.csv, options.chain)
+    rows = read(options.csv)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if finish(start(folder / "shards", threeshnet, "data", [*SHARDS, "out=shards"])):
@@ -67,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise SystemExit((folder / "undisturbed" / "log.txt").read_text())
         expected = digest(folder / "undisturbed" / "run")
         seconds = to_first, time.perf_counter() - begun - to_first
-        for chain in range(len({row.chain for row in rows}), options.kills // options.chain):
+        while sum(row.kill > 0 for row in rows) < options.kills:
+            chain = len({row.chain for row in rows})
             rows += killed(folder, chain, [*RUN, *where], seconds, expected, options)
             write_rows(options.csv, Kill._fields, [row._asdict() for row in rows])
     write_table(rows, options.csv.with_name("README.md"))
@@ -87,12 +88,17 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 def killed(
     scratch: Path, chain: int, settings: Sequence[str], seconds: tuple[float, float], expected: str, options: Any
 ) -> list[Kill]:
-    """One run, killed again and again until the chain is long enough, then left to come to its end."""
+    """One run, killed again and again until the chain is long enough, then left to come to its end.
+
+    The chain is shorter where the run comes to its end before a kill.
+    """
     folder, workers = scratch / f"chain-{chain}", 2 * (chain % 2)
     shutil.rmtree(folder, ignore_errors=True)
     generator = np.random.default_rng([options.seed, chain])
     words = [*settings, f"batches.workers={workers}", "out=run", "resume=true"]
+    metrics_file = folder / "run" / "metrics.json"
     rows: list[Kill] = []
+    ended = False
     while len(rows) < options.chain:
         kind = KINDS[len(rows) % len(KINDS)]
         before, begun = step_of(folder), time.perf_counter()
@@ -107,16 +113,21 @@ def killed(
         unfinished = partial_of(folder).exists()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process, signal.SIGKILL)
-        if finish(process) != -signal.SIGKILL:
+        code = finish(process)
+        ended = code == 0
+        if ended:
+            break
+        if code != -signal.SIGKILL:
             raise SystemExit(f"chain {chain} ended after {len(rows)} kills: {(folder / 'log.txt').read_text()[-2000:]}")
         after = f"{time.perf_counter() - begun:.2f}"
         rows.append(Kill(chain, workers, len(rows) + 1, kind, after, before, step_of(folder), unfinished, ""))
-    before = step_of(folder)
-    if finish(start(folder, threeshnet, "train", words)):
+    before = before if ended else step_of(folder)
+    scored = not ended and metrics_file.exists()  # the last kill came between the scores and the exit
+    if not ended and finish(start(folder, threeshnet, "train", words)):
         raise SystemExit((folder / "log.txt").read_text())
     equal = digest(folder / "run") == expected
-    metrics = json.loads((folder / "run" / "metrics.json").read_text())
-    if metrics["resumed_at_step"] != before:
+    metrics = json.loads(metrics_file.read_text())
+    if not scored and metrics["resumed_at_step"] != before:
         raise SystemExit(
             f"metrics.json says resumed_at_step={metrics['resumed_at_step']}; the checkpoint was of {before}"
         )
@@ -125,7 +136,7 @@ def killed(
     return [*rows, Kill(chain, workers, 0, "to the end", "", before, metrics["steps"], False, str(equal))]
 
 
-def read(file: Path, chain: int) -> list[Kill]:
+def read(file: Path) -> list[Kill]:
     """The rows of the chains that are whole."""
     counts = {"chain", "workers", "kill", "resumed_at_step", "kept_step"}
     rows = [
@@ -134,7 +145,7 @@ def read(file: Path, chain: int) -> list[Kill]:
         )
         for row in read_rows(file)
     ]
-    whole = {row.chain for row in rows if row.equal} & {row.chain for row in rows if row.kill == chain}
+    whole = {row.chain for row in rows if row.equal}
     return [row for row in rows if row.chain in whole]
 
 
