@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi
 from lightning_fabric.utilities.apply_func import move_data_to_device
 from PIL import Image
 from torch import Tensor
@@ -26,8 +26,15 @@ from threeshnet.features.extractor import Extractor, merged
 from threeshnet.features.photos import LoadedBatch, LoadedPhoto, PhotoBatches, open_photo, picture
 from threeshnet.features.segmentation import AnnotatedSegmentation
 from threeshnet.features.sources import Given, Maker, chosen
+from threeshnet.pretrained import (
+    WEIGHTS,
+    checkpoint_file,
+    read_exported,
+    replacing_folder,
+    scores_of_run,
+    write_exported,
+)
 from threeshnet.records import ImageArrays, ImageBatch, Photo
-from threeshnet.runs.run import Run
 from threeshnet.shards.manifest import class_table_hash
 from threeshnet.shards.reader import cell_boxes
 from threeshnet.training.checkpoint import load_model, read_checkpoint
@@ -37,9 +44,7 @@ LONG = 512  # photos or sentences from which a progress bar is shown
 TEXTS_TOGETHER = 4096
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 PLAIN_PRECISION = ("", "32", "32-true")
-HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 NOTHING_GIVEN = Given()
-CHECKPOINTS = ("*.ckpt", "*.pth", "*.tar")
 
 
 class Retriever:
@@ -53,6 +58,7 @@ class Retriever:
     ) -> None:
         """`given` extractors take the place of those that the card names."""
         self.model, self.card, self.name, self.given = model, dict(card), name, given
+        self.scores: dict[str, Any] = {}  # metrics.json of the model, where it is known
 
     @classmethod
     def load(
@@ -66,23 +72,53 @@ class Retriever:
         activation: str = "sigmoid",
         device: str | torch.device | None = None,
     ) -> Retriever:
-        """The retriever of a run directory, a checkpoint, a folder with one, or a name on the Hugging Face hub.
+        """The retriever of a run directory, a checkpoint, an exported folder, or a name on the Hugging Face hub.
 
         `extractor`, `grid` and `segmentation` are needed where the checkpoint does not name its extractors: names in
         conf/extractor and conf/segmentation, mappings with a `_target_`, or `Extractor`s. An authors' checkpoint also
         needs `text_config`, the folder of its BERT. `device` is a GPU where there is one. Raises CheckpointError.
         """
-        file = checkpoint_file(source)
+        file, scores = checkpoint_file(source), {}
         given = Given(extractor=extractor, grid=grid, segmentation=segmentation)
-        if file.suffix != ".ckpt" and is_official_checkpoint(file):
+        if file.name == WEIGHTS:
+            model, card, scores = read_exported(file.parent)
+        elif file.suffix != ".ckpt" and is_official_checkpoint(file):
             if text_config is None:
                 raise CheckpointError(f"{file} is an authors' checkpoint: give its BERT, text_config=<folder>")
             model = load_official_checkpoint(file, text_config, activation)
-            card: dict[str, Any] = {"fields": list(OFFICIAL_FIELDS), "class_table": None}
+            card = {"fields": list(OFFICIAL_FIELDS), "class_table": None}
         else:
-            model, card = load_model(file), read_checkpoint(file)["threeshnet"]
+            model, card, scores = load_model(file), read_checkpoint(file)["threeshnet"], scores_of_run(file)
         on = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model.to(on), card, name=str(file), given=given)
+        retriever = cls(model.to(on), card, name=str(file), given=given)
+        retriever.scores = scores
+        return retriever
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> Retriever:
+        """`load`, by the name that Hugging Face's libraries give it."""
+        return cls.load(source, **options)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the exported folder that `load` reads: weights, config, tokenizer and model card.
+
+        The folder appears when it is whole. Raises ConfigError where it holds something else than an earlier export,
+        and CheckpointError for an authors' checkpoint.
+        """
+        with replacing_folder(Path(folder)) as aside:
+            write_exported(aside, self.model, self.card, self.scores)
+        return Path(folder)
+
+    def push_to_hub(self, name: str, *, private: bool = False) -> str:
+        """Upload the exported folder as the model `name` of the Hugging Face hub; returns its address.
+
+        Needs the token of an account with the right to write (`hf auth login`). Raises what huggingface_hub raises.
+        """
+        api = HfApi()
+        with tempfile.TemporaryDirectory() as aside:
+            folder = self.save_pretrained(Path(aside) / "model")
+            api.create_repo(name, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload by threeshnet"))
 
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256, progress: bool | None = None) -> Tensor:
         """Embeddings [B, D] of sentences, unit length, float32, on the CPU, in the order given."""
@@ -222,44 +258,6 @@ def same_classes(table: str | None, names: Sequence[str]) -> bool:
     """Whether a model's class table, as its card has it, is the one of these names, as far as that is known."""
     unknown = f"unknown-{len(names)}"
     return table is None or table in (unknown, class_table_hash(names, len(names)))
-
-
-def checkpoint_file(source: str | Path) -> Path:
-    """The checkpoint that a run directory, a folder, a file or a name on the hub means.
-
-    Raises CheckpointError, naming what was found, when there is none or no single one.
-    """
-    path = Path(source)
-    if path.is_file():
-        return path
-    if path.is_dir():
-        return _in_folder(path)
-    if not path.suffix.startswith((".ckpt", ".pth", ".tar")) and HUB_NAME.fullmatch(str(source)):
-        return _in_folder(_from_hub(str(source)))
-    raise CheckpointError(f"{source}: no such file or folder, and no name on the Hugging Face hub")
-
-
-def _from_hub(name: str) -> Path:
-    try:
-        return Path(snapshot_download(name, allow_patterns=[*CHECKPOINTS, "*.json"]))
-    except Exception as reason:  # the hub has a dozen kinds of errors
-        raise CheckpointError(
-            f"{name}: no such folder, and the Hugging Face hub did not give it ({type(reason).__name__}); give a "
-            "run directory, a checkpoint, or the name of a model on the hub"
-        ) from reason
-
-
-def _in_folder(folder: Path) -> Path:
-    run = Run(folder)
-    if run.is_training:
-        file = run.selected((run.settings or {}).get("selection", "best"))[1]
-        if file.is_file():
-            return file
-    there = sorted(file for pattern in CHECKPOINTS for file in folder.glob(pattern))
-    if len(there) == 1:
-        return there[0]
-    what = f"{len(there)} checkpoints in it, name one: {', '.join(map(str, there))}" if there else "no checkpoint in it"
-    raise CheckpointError(f"{folder}: {what} ({', '.join(CHECKPOINTS)})")
 
 
 def _precision(name: str, device: torch.device) -> Any:

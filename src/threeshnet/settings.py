@@ -240,6 +240,14 @@ class EvaluateSettings(Settings):
     wandb_project: str
 
 
+class ExportSettings(Settings):
+    checkpoint: str
+    out: str
+    format: Literal["safetensors", "onnx"]
+    int8: bool
+    most_tokens: int
+
+
 class CompareSettings(Settings):
     one: str
     other: str

@@ -26,6 +26,7 @@ ORDER = (
     ("runs",),
     ("training",),
     ("evaluation",),
+    ("pretrained",),
     ("retriever",),
     ("export",),
     ("studies",),

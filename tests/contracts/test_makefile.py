@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGETS = ("help", "setup", "data", "import", "verify", "train", "evaluate", "compare")
+TARGETS = ("help", "setup", "data", "import", "verify", "train", "evaluate", "compare", "export")
 TARGETS += ("sweep", "collect", "report", "dashboard", "bench")
 TARGETS += ("kills", "faults", "test", "nightly", "lint", "format", "typecheck", "notebook", "docs", "audit")
 
@@ -74,6 +74,7 @@ def overrides(words: list[str]) -> dict[str, object]:
             """sweep study=activation experiment=region_demo 'shards="s"' 'out="o"' seed=0,1 parallel=2""",
         ),
         ("collect STUDY=parts OUT=o", """collect study=parts 'out="o"'"""),
+        ("export CKPT=r OUT=o FORMAT=onnx", """export 'checkpoint="r"' 'out="o"' format=onnx"""),
         ("compare ONE=a OTHER=b OUT=o", """compare 'one="a"' 'other="b"' 'out="o"'"""),
         ("report STUDY=parts", "report study=parts"),
         (

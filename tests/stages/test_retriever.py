@@ -115,13 +115,13 @@ def test_a_name_on_the_hub(run: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     shutil.copy(run / "checkpoints" / "last.ckpt", tmp_path / "model.ckpt")
     monkeypatch.chdir(tmp_path.parent)
     (tmp_path / "empty").mkdir()
-    monkeypatch.setattr("threeshnet.retriever.snapshot_download", lambda *_, **__: str(tmp_path))
+    monkeypatch.setattr("threeshnet.pretrained.snapshot_download", lambda *_, **__: str(tmp_path))
     assert Retriever.load("someone/model").encode_texts(["a dog"]).shape == (1, 32)
 
     def offline(*_: Any, **__: Any) -> str:
         raise OSError("no network")
 
-    monkeypatch.setattr("threeshnet.retriever.snapshot_download", offline)
+    monkeypatch.setattr("threeshnet.pretrained.snapshot_download", offline)
     with pytest.raises(CheckpointError, match="someone/model: no such folder, and the Hugging Face hub"):
         Retriever.load("someone/model")
     with pytest.raises(CheckpointError, match=r"empty: no checkpoint in it \(\*\.ckpt"):

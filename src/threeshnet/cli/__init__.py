@@ -14,7 +14,19 @@ from collections.abc import Sequence
 from threeshnet.installation import CONF, provide_home
 
 # As the work goes, from photos to pages; verbs that are not named here follow.
-ORDER = ("data", "import", "verify", "train", "evaluate", "compare", "sweep", "collect", "report", "dashboard")
+ORDER = (
+    "data",
+    "import",
+    "verify",
+    "train",
+    "evaluate",
+    "compare",
+    "export",
+    "sweep",
+    "collect",
+    "report",
+    "dashboard",
+)
 HELP = ("-h", "--help", "help")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 

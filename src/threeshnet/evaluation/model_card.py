@@ -21,6 +21,7 @@ OF_SCORING += ("perturb", "perturb_seed", "perturb_batch_size", "scored_views", 
 IN_A_ROW = ("experiment", "features", "guidance", "recipe", "setting", "seed", "selection", "batch_size", "epochs")
 HEADING = "| direction | R@1 | R@5 | R@10 | median rank | mean rank |\n| --- | ---: | ---: | ---: | ---: | ---: |"
 ONE_SEED = "seeds differ by several points of rsum. Compare means over seeds (`make sweep`)."
+NOT_SCORED = "No evaluation of this file is known."
 LIMITS = """\
 - The score is of the data, split and protocol above and of nothing else; captions are in English.
 - Photos and captions carry the biases of those who took and wrote them, and the segmentation those of its classes.
@@ -28,10 +29,13 @@ LIMITS = """\
 
 
 def model_card(metrics: Mapping[str, Any]) -> str:
-    """The card of an evaluation. `metrics` is metrics.json with `trained`, the facts of each checkpoint's training."""
+    """The card of an evaluation. `metrics` is metrics.json with `trained`, the facts of each checkpoint's training.
+
+    Without recalls in it the card says that no score is known.
+    """
     models = metrics.get("trained") or [{}]
     names = ", ".join(dict.fromkeys(_fact(model, "experiment") for model in models))
-    parts = [f"# Model card: {names}", "## Scores", _scores(metrics)]
+    parts = [f"# Model card: {names}", "## Scores", _scores(metrics) if "rsum" in metrics else NOT_SCORED]
     for number, model in enumerate(models, 1):
         title = "## The model" if len(models) == 1 else f"## Model {number} of {len(models)}"
         facts = [(name, _fact(model, name)) for name in OF_TRAINING]

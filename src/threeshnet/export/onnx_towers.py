@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.errors import CheckpointError, ConfigError, shortened
 from threeshnet.export.exportable import with_twins
-from threeshnet.export.onnx_text import FORMAT, IMAGE, NOT_INSTALLED, RECORD, TEXT, TOKENIZER, session_of
+from threeshnet.export.onnx_text import FORMAT, IMAGE, NOT_INSTALLED, RECORD, TEXT, TOKENIZER, read_record, session_of
 from threeshnet.files import replacing, sha256, write_json, write_text
 from threeshnet.pooling.generalized import GeneralizedPooling
 from threeshnet.records import MAP_SIDE, SCENE_SIDE, VOID, ImageBatch, TokenSet
@@ -51,6 +51,18 @@ class TextTower(nn.Module):
         return self.encoder(TokenSet(ids, mask)).float()
 
 
+def write_towers(
+    model: RetrievalModel, card: Mapping[str, Any], folder: str | Path, *, int8: bool, most_tokens: int = MOST_TOKENS
+) -> None:
+    """Write both towers, for photos of up to `most_tokens` regions and as many cells; `card` is of the checkpoint.
+
+    Raises as `write_text_tower` does.
+    """
+    write_text_tower(model, folder, int8=int8)
+    record, image = read_record(Path(folder)), write_image_tower(model, card, folder, most_tokens=most_tokens)
+    write_json(Path(folder) / RECORD, record | image | {"files": {**record["files"], **image["files"]}})
+
+
 def write_text_tower(model: RetrievalModel, folder: str | Path, *, int8: bool = False) -> None:
     """Write what `OnnxText` reads: `text.onnx`, `tokenizer.json` and `onnx.json`; with `int8` also `text.int8.onnx`.
 
@@ -75,11 +87,7 @@ def write_text_tower(model: RetrievalModel, folder: str | Path, *, int8: bool = 
 def write_image_tower(
     model: RetrievalModel, card: Mapping[str, Any], folder: str | Path, *, most_tokens: int = MOST_TOKENS
 ) -> dict[str, Any]:
-    """Write `image.onnx`, for photos of up to `most_tokens` regions and as many cells.
-
-    `card` is what the checkpoint says about the model. Returns what stands in `onnx.json`: inputs and the largest size.
-    Raises as `write_text_tower` does.
-    """
+    """Write `image.onnx`; returns what stands in `onnx.json`: inputs, the largest size and the file's hash."""
     file, draw = Path(folder) / IMAGE, photo_inputs(model, card)
     names = list(draw(1, 1))
     tower = ImageTower(model.image_encoder, names)
@@ -102,11 +110,13 @@ def image_arrays(images: ImageBatch) -> dict[str, Tensor]:
 
 def images_of(arrays: Mapping[str, Tensor]) -> ImageBatch:
     """The batch of named arrays: what `image_arrays` takes apart."""
-    sets = {
+    sets: dict[str, Any] = {
         source: TokenSet(arrays[source], arrays[f"{name}_mask"]) if source in arrays else None
         for source, name in TOKENS.items()
     }
-    others = {name: arrays.get(name) for name in (*SEGMENTATION, *(f"{name}_boxes" for name in TOKENS.values()))}
+    others: dict[str, Any] = {
+        name: arrays.get(name) for name in (*SEGMENTATION, *(f"{name}_boxes" for name in TOKENS.values()))
+    }
     return ImageBatch(**sets, **others)
 
 

@@ -139,8 +139,17 @@ def load_model(path: str | Path) -> RetrievalModel:
     missing, torn, made by other software, or when weights and model do not fit.
     """
     content = read_checkpoint(path)
+    return build_model(path, content["threeshnet"]["model"], model_weights(content))
+
+
+def build_model(path: str | Path, recipe: Mapping[str, Any], weights: Mapping[str, Any]) -> RetrievalModel:
+    """The model of a recipe with these weights, in evaluation mode.
+
+    The recipe may name builders of this package alone. Raises CheckpointError, which names `path`, for other builders,
+    and when weights and model do not fit.
+    """
     problems = Problems(f"{path}")
-    recipe, weights = without_removed(content["threeshnet"]["model"], problems), model_weights(content)
+    recipe = without_removed(recipe, problems)
     problems.raise_as(CheckpointError)
     builders = {target: _builder(target, problems) for target in sorted(set(_targets(recipe)))}
     problems.raise_as(CheckpointError, f"A checkpoint may name parts in {', '.join(BUILDERS)} and nothing else.")
