@@ -44,7 +44,7 @@ except ImportError as missing:
              "(Debian and Ubuntu: apt-get install python3-venv), %s" % (sys.executable, missing, other))
 endef
 
-.PHONY: help setup setup-locked data import verify train evaluate compare export sweep collect report dashboard bench kills faults test nightly lint format typecheck notebook docs audit
+.PHONY: help setup setup-locked data import verify train evaluate compare index search export sweep collect report dashboard bench kills faults test nightly lint format typecheck notebook docs audit
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -103,6 +103,8 @@ export_options = $(call text,checkpoint,$(CKPT))$(call text,out,$(OUT))$(call na
 sweep_options = $(call name,study,$(STUDY))$(call name,experiment,$(EXP))$(call text,shards,$(SHARDS))$(call text,out,$(OUT))
 collect_options = $(call name,study,$(STUDY))$(call text,out,$(OUT))
 report_options = $(call name,study,$(STUDY))
+index_options = $(call text,checkpoint,$(CKPT))$(call text,raw,$(RAW))$(call text,shards,$(SHARDS))$(call name,split,$(SPLIT))$(call text,out,$(OUT))
+search_options = $(call text,index,$(INDEX))$(call text,query,$(QUERY))$(call text,image,$(IMAGE))$(call name,top,$(TOP))$(call name,format,$(FORMAT))$(call text,out,$(OUT))
 
 data: ## Photos to shards: DATA=demo|flickr8k|… [RAW=folder] [OUT=shards] [ARGS="extractor=…"]
 import: ## Published feature arrays to shards: RAW="folder [folder …]" [OUT=shards] [ARGS="captions=file"]
@@ -110,13 +112,15 @@ verify: ## Read every shard, name every fault, write the data card: SHARDS=folde
 train: ## Train, select, score: EXP=hybrid_demo [SHARDS=folder] [OUT=run folder] [RESUME=1] [ARGS="overrides"]
 evaluate: ## Score: CKPT=file SHARDS=folder SPLIT=test [PROTOCOL=full] [TEXT=BERT] [OUT=folder] [ARGS="…"]
 compare: ## Two evaluations, paired by photo: ONE=folder OTHER=folder [OUT=folder of comparison.json]
+index: ## Photos to an index, bring it up to date: CKPT=run RAW=folder of photos|SHARDS=folder OUT=index [ARGS="…"]
+search: ## Find photos: INDEX=folder QUERY="a red ball" [IMAGE=photo] [TOP=10] [FORMAT=table|json|csv|paths]
 export: ## A model as plain files: CKPT=run|file OUT=folder [FORMAT=safetensors|onnx] [ARGS="int8=true"]
 sweep: ## Run a study, go on with it: STUDY=activation EXP=region_demo [SHARDS=…] [OUT=folder] [ARGS="overrides"]
 collect: ## Finished runs to experiments/<study>/results.csv: STUDY=activation [OUT=folder of the runs] [ARGS="…"]
 report: ## Every page, table and figure of experiments/ from the committed rows [STUDY=activation]
 dashboard: ## The page of a study, finished or not: STUDY=name [OUT=runs/name] [ARGS="wandb=online"]
 
-VERBS := data import verify train evaluate compare export sweep collect report dashboard
+VERBS := data import verify train evaluate compare index search export sweep collect report dashboard
 $(VERBS): $(READY)
 	$(ENV_PYTHON) -m threeshnet $@$($@_options)$(more)
 

@@ -27,6 +27,10 @@ class DataError(ThreeSHNetError):
     """Photos, annotations or shards that are missing or wrong."""
 
 
+class IndexFault(DataError):
+    """An index that is missing, damaged, or made for another model."""
+
+
 class CheckpointError(ThreeSHNetError):
     """A checkpoint that is missing, torn, or does not fit."""
 

@@ -22,8 +22,8 @@ from threeshnet.batches.collate import collate_images
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.encoders.official import OFFICIAL_FIELDS, is_official_checkpoint, load_official_checkpoint
 from threeshnet.errors import CheckpointError, ConfigError, DataError, Problems
-from threeshnet.features.extractor import Extractor, merged
-from threeshnet.features.photos import LoadedBatch, LoadedPhoto, PhotoBatches, open_photo, picture
+from threeshnet.features.extractor import merged
+from threeshnet.features.photos import LoadedBatch, PhotoInputs
 from threeshnet.features.segmentation import AnnotatedSegmentation
 from threeshnet.features.sources import Given, Maker, chosen
 from threeshnet.pretrained import (
@@ -34,7 +34,7 @@ from threeshnet.pretrained import (
     scores_of_run,
     write_exported,
 )
-from threeshnet.records import ImageArrays, ImageBatch, Photo
+from threeshnet.records import ImageArrays, ImageBatch
 from threeshnet.shards.manifest import class_table_hash
 from threeshnet.shards.reader import cell_boxes
 from threeshnet.training.checkpoint import load_model, read_checkpoint
@@ -149,7 +149,7 @@ class Retriever:
         CheckpointError where an extractor is missing or is not the one of the training.
         """
         batches = self.image_batches(photos, masks=masks, batch_size=batch_size, workers=workers, progress=progress)
-        return torch.cat([self._encode(batch) for batch in batches])
+        return torch.cat([self.encode_images(batch) for batch in batches])
 
     def similarity(self, images: Tensor, texts: Tensor) -> Tensor:
         """Cosine similarity [B, C] of embeddings of images [B, D] and texts [C, D]."""
@@ -165,6 +165,28 @@ class Retriever:
         progress: bool | None = None,
     ) -> Iterator[ImageBatch]:
         """What the model reads of photos, as it would come from their shard."""
+        unreadable = Problems("photos")
+        with _bar(len(photos), "photo", progress) as bar:
+            for loaded, arrays in self.image_arrays(photos, masks=masks, batch_size=batch_size, workers=workers):
+                unreadable.extend(reason for _, reason in loaded.damaged)
+                bar.update(len(loaded.numbers) + len(loaded.damaged))
+                if not unreadable:  # else the others are only read, to name all that cannot be
+                    yield collate_images(arrays, as_stored=True)
+        unreadable.raise_as(DataError, "Leave these out, or replace them.")
+
+    def image_arrays(
+        self,
+        photos: Sequence[str | Path | Image.Image],
+        *,
+        masks: Sequence[str | Path] | None = None,
+        batch_size: int = BATCH,
+        workers: int = 0,
+        fingerprints: bool = False,
+    ) -> Iterator[tuple[LoadedBatch, ImageArrays]]:
+        """What shards would hold of photos, a batch at a time, beside what was read; damaged photos are named there.
+
+        `fingerprints` are made of files on request.
+        """
         if isinstance(photos, str | Path | Image.Image) or not len(photos):
             raise ValueError("encode_photos takes a list with one photo or more")
         if masks is not None and len(masks) != len(photos):
@@ -177,17 +199,12 @@ class Retriever:
             )
         for maker in makers:
             maker.source.to(device)
-        inputs = PhotoInputs(photos, masks, [maker.source for maker in makers], batch_size)
-        unreadable = Problems("photos")
-        with _bar(len(photos), "photo", progress) as bar:
-            for loaded in DataLoader(inputs, batch_size=None, num_workers=workers, collate_fn=LoadedBatch._make):  # pyright: ignore
-                unreadable.extend(reason for _, reason in loaded.damaged)
-                bar.update(len(loaded.numbers) + len(loaded.damaged))
-                if not unreadable:  # else the others are only read, to name all that cannot be
-                    yield collate_images(arrays_of(makers, loaded, device), as_stored=True)
-        unreadable.raise_as(DataError, "Leave these out, or replace them.")
+        inputs = PhotoInputs(photos, masks, [maker.source for maker in makers], batch_size, fingerprints)
+        for loaded in DataLoader(inputs, batch_size=None, num_workers=workers, collate_fn=LoadedBatch._make):  # pyright: ignore
+            yield loaded, arrays_of(makers, loaded, device) if loaded.numbers else ImageArrays()
 
-    def _encode(self, batch: ImageBatch) -> Tensor:
+    def encode_images(self, batch: ImageBatch) -> Tensor:
+        """Embeddings [B, D] of what `image_batches` gives, on the CPU.  Raises CheckpointError for other widths."""
         try:
             return self.model.encode_images(batch).cpu()
         except torch.OutOfMemoryError:
@@ -211,28 +228,6 @@ class Retriever:
                     f"of {maker.source.name} has other classes; give the one of the training: segmentation=<name>"
                 )
         return makers
-
-
-class PhotoInputs(PhotoBatches):
-    """Decodes photos, files or PIL images, and runs each source's `load` on them, a batch an item."""
-
-    def __init__(
-        self, photos: Sequence[Any], masks: Sequence[Any] | None, sources: Sequence[Extractor], batch_size: int
-    ) -> None:
-        numbers = range(len(photos))
-        super().__init__((), sources, [numbers[first : first + batch_size] for first in numbers[::batch_size]])
-        self.given, self.masks = photos, masks
-
-    def _loaded(self, number: int) -> LoadedPhoto:
-        given, mask = self.given[number], self.masks[number] if self.masks else None
-        name = f"photo {number}" if isinstance(given, Image.Image) else str(given)
-        photo = Photo(name, Path(name), "", (), segmentation=Path(mask) if mask else None)
-        try:
-            image = picture(given) if isinstance(given, Image.Image) else open_photo(photo.file)
-            inputs = [source.load(photo, image) for source in self.sources]
-        except (DataError, OSError) as error:
-            return LoadedPhoto(number, (0, 0), [], f"{name}: {str(error).removeprefix(f'{name}: ')}")
-        return LoadedPhoto(number, image.size, inputs)
 
 
 def arrays_of(makers: Sequence[Maker], loaded: LoadedBatch, device: torch.device) -> ImageArrays:

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGETS = ("help", "setup", "data", "import", "verify", "train", "evaluate", "compare", "export")
-TARGETS += ("sweep", "collect", "report", "dashboard", "bench")
+TARGETS = ("help", "setup", "data", "import", "verify", "train", "evaluate", "compare", "index", "search")
+TARGETS += ("export", "sweep", "collect", "report", "dashboard", "bench")
 TARGETS += ("kills", "faults", "test", "nightly", "lint", "format", "typecheck", "notebook", "docs", "audit")
 
 # Not what `make test` left in the environment: its own variables (ARGS=…) would reach the make that is tested.
@@ -77,6 +77,11 @@ def overrides(words: list[str]) -> dict[str, object]:
         ("export CKPT=r OUT=o FORMAT=onnx", """export 'checkpoint="r"' 'out="o"' format=onnx"""),
         ("compare ONE=a OTHER=b OUT=o", """compare 'one="a"' 'other="b"' 'out="o"'"""),
         ("report STUDY=parts", "report study=parts"),
+        ("index CKPT=r RAW=p OUT=i", """index 'checkpoint="r"' 'raw="p"' 'out="i"'"""),
+        (
+            "search INDEX=i 'QUERY=a dog' TOP=20 FORMAT=json",
+            """search 'index="i"' 'query="a dog"' top=20 format=json""",
+        ),
         (
             "evaluate 'CKPT=a.ckpt b.ckpt' SPLIT=test PROTOCOL=ensemble",
             """evaluate 'checkpoint=["a.ckpt","b.ckpt"]' split=test protocol=ensemble""",

@@ -77,6 +77,36 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory, demo_shards: Path, comman
 
 
 @pytest.fixture(scope="session")
+def photo_shards(tmp_path_factory: pytest.TempPathFactory, command) -> Path:
+    """A tiny demo world whose regions, grid and segmentation come from one random network: its photos need no masks."""
+    out = tmp_path_factory.mktemp("photo_shards")
+    photos = [f"data.reader.{split}" for split in ("train=24", "dev=8", "test=20")]
+    where = [f"raw={out / 'raw'}", f"out={out}", "progress=false", "workers=0", "batch_size=16"]
+    ended = command("data", "data=demo", "extractor=tiny", "segmentation=own", *photos, *where)
+    assert ended.code == 0, ended.err
+    return out / "demo"
+
+
+@pytest.fixture(scope="session")
+def one_step(command, small: list[str]) -> Callable[[Path, Path], Path]:
+    """Trains `hybrid_demo` for a step, into a folder, on shards."""
+
+    def call(out: Path, shards: Path) -> Path:
+        settings = [*small, f"shards={shards}", "trainer.max_steps=1", "highlights=0", f"out={out}"]
+        ended = command("train", "experiment=hybrid_demo", *settings)
+        assert ended.code == 0, ended.err
+        return out
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def photo_run(tmp_path_factory: pytest.TempPathFactory, one_step, photo_shards: Path) -> Path:
+    """A step of `hybrid_demo` on `photo_shards`; made once, and read alone."""
+    return one_step(tmp_path_factory.mktemp("photo_run"), photo_shards)
+
+
+@pytest.fixture(scope="session")
 def evaluated(command, demo_run: Path, demo_shards: Path):
     """Scores a checkpoint of `demo_run`."""
 

@@ -26,26 +26,13 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory, command) -> Path:
-    """A tiny demo world whose regions, grid and segmentation come from one random network."""
-    out = tmp_path_factory.mktemp("shards")
-    photos = [f"data.reader.{split}" for split in ("train=24", "dev=8", "test=20")]
-    where = [f"raw={out / 'raw'}", f"out={out}", "progress=false", "workers=0", "batch_size=16"]
-    ended = command("data", "data=demo", "extractor=tiny", "segmentation=own", *photos, *where)
-    assert ended.code == 0, ended.err
-    return out / "demo"
+def shards(photo_shards: Path) -> Path:
+    return photo_shards
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, command, shards: Path, small: list[str]) -> Path:
-    return trained(tmp_path_factory.mktemp("run"), command, shards, small)
-
-
-def trained(out: Path, command: Any, shards: Path, small: list[str]) -> Path:
-    settings = [*small, f"shards={shards}", "trainer.max_steps=1", "highlights=0", f"out={out}"]
-    ended = command("train", "experiment=hybrid_demo", *settings)
-    assert ended.code == 0, ended.err
-    return out
+def run(photo_run: Path) -> Path:
+    return photo_run
 
 
 @pytest.fixture(scope="module")
@@ -215,8 +202,8 @@ def test_precisions(run: Path, tmp_path: Path, shards: Path) -> None:
     assert 0 < difference.abs().max() < 0.1
 
 
-def test_annotated_segmentation_needs_masks(demo_shards: Path, tmp_path: Path, command, small: list[str]) -> None:
-    retriever = Retriever.load(trained(tmp_path / "run", command, demo_shards, small))
+def test_annotated_segmentation_needs_masks(demo_shards: Path, tmp_path: Path, one_step) -> None:
+    retriever = Retriever.load(one_step(tmp_path / "run", demo_shards))
     split = ShardedSplit(demo_shards, "test")
     files = photos_of(split)
     with pytest.raises(CheckpointError, match=r"annotated segmentation; give masks=\["):

@@ -21,6 +21,8 @@ ORDER = (
     "train",
     "evaluate",
     "compare",
+    "index",
+    "search",
     "export",
     "sweep",
     "collect",

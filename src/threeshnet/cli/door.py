@@ -21,7 +21,8 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from threeshnet.cli.errors import explained, handled, quiet, report_errors
+from threeshnet.cli.errors import explained, for_terminals, handled, quiet, report_errors
+from threeshnet.cli.words import expanded
 from threeshnet.errors import ConfigError, Problems
 from threeshnet.installation import CONF, conf_files
 from threeshnet.overrides import divided
@@ -38,6 +39,10 @@ def run(verb: str, words: Sequence[str]) -> None:
     """Run a verb as the command line asks: once, as a multirun, or its help.  Ends the process when it fails."""
     primary: Any = OmegaConf.load(CONF / f"{verb}.yaml")
     command_line = [sys.argv[0], verb, *words]
+    try:
+        words = expanded(verb, words, dict(OmegaConf.to_container(primary)))  # pyright: ignore
+    except ConfigError as error:
+        sys.exit(for_terminals(str(error)))
     words = divided(words, [str(key) for key in primary]) if REST in primary else list(words)
 
     @functools.partial(handled, verb=verb)

@@ -150,6 +150,34 @@ class PhotoBatches(Dataset[LoadedBatch]):
         return LoadedPhoto(number, image.size if image else photo.size or (0, 0), inputs, fingerprints=prints)
 
 
+class PhotoInputs(PhotoBatches):
+    """Decodes photos, files or PIL images, and runs each source's `load` on them, a batch an item."""
+
+    def __init__(
+        self,
+        photos: Sequence[Any],
+        masks: Sequence[Any] | None,
+        sources: Sequence[Extractor],
+        batch_size: int,
+        fingerprints: bool = False,
+    ) -> None:
+        numbers = range(len(photos))
+        super().__init__((), sources, [numbers[first : first + batch_size] for first in numbers[::batch_size]])
+        self.given, self.masks, self.fingerprints = photos, masks, fingerprints
+
+    def _loaded(self, number: int) -> LoadedPhoto:
+        given, mask = self.given[number], self.masks[number] if self.masks else None
+        name = f"photo {number}" if isinstance(given, Image.Image) else str(given)
+        photo = Photo(name, Path(name), "", (), segmentation=Path(mask) if mask else None)
+        try:
+            image = picture(given) if isinstance(given, Image.Image) else open_photo(photo.file)
+            inputs = [source.load(photo, image) for source in self.sources]
+            found = fingerprint(photo.file, image) if self.fingerprints else None
+        except (DataError, OSError) as error:
+            return LoadedPhoto(number, (0, 0), [], f"{name}: {str(error).removeprefix(f'{name}: ')}")
+        return LoadedPhoto(number, image.size, inputs, fingerprints=found)
+
+
 def collated(loaded: Sequence[LoadedPhoto], sources: Sequence[Extractor]) -> LoadedBatch:
     """Put the whole photos of a batch together, list the damaged ones."""
     whole = [photo for photo in loaded if not photo.reason]

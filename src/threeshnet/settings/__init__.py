@@ -7,38 +7,14 @@ Attributes have the names of the keys. A part, which is a group of settings with
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
-Number = int | float  # keeps 1 as 1, so that equal settings are written alike
-Texts = str | list[str]
-Part = dict[str, Any]
-Wandb = Literal["off", "offline", "online"]
-OnError = Literal["skip", "stop"]
+from threeshnet.settings.base import Invocation, Number, OnError, Part, Settings, Texts, Wandb, plain
+from threeshnet.settings.use import IndexSettings, SearchSettings
 
-
-@dataclass(frozen=True)
-class Invocation:
-    """How a command was called: all that code behind the door may learn of the command line."""
-
-    command: str  # the verb, as `train`
-    overrides: tuple[str, ...] = ()  # as they were typed
-    choices: Mapping[str, Any] = field(default_factory=dict)  # the file chosen in each group, by the group's name
-    output_dir: Path | None = None  # of one job of a multirun
-
-
-class Settings(BaseModel):
-    """A group of settings.  No other keys, and no conversion: `"3"` is not 3."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-def plain(settings: Settings) -> dict[str, Any]:
-    """Settings as plain dictionaries and lists."""
-    return settings.model_dump(exclude_unset=True)
+__all__ = ["IndexSettings", "Invocation", "SearchSettings", "Settings", "plain"]
 
 
 class DataSet(Settings):
@@ -48,7 +24,7 @@ class DataSet(Settings):
     reader: Part
     how_to_get: str = ""
     made_here: bool = False  # the shards need no raw data, so they are made when they are missing
-    train_splits: list[str] = []
+    train_splits: list[str] = Field(default=[])
     dev_split: str | None = None
     test_split: str | None = None
     extractor: Part | None = None  # takes the place of the chosen extractor

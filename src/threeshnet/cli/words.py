@@ -1,0 +1,104 @@
+"""Short forms of the command line: what a person types becomes the `key=value` of Hydra, which alone is parsed.
+
+threeshnet search photos.index "a dog" --top 20 --json
+threeshnet search index="photos.index" query="a dog" top=20 format=json
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from threeshnet.errors import ConfigError
+from threeshnet.overrides import text
+
+
+class ShortForms(NamedTuple):
+    """Of one verb: the keys of its words without a key, in order, and what its own flags stand for."""
+
+    positional: tuple[str, ...]
+    flags: Mapping[str, tuple[str, ...]] = {}  # flag -> overrides; one that ends with `=` takes the next word
+
+
+VERBS = {
+    "index": ShortForms(("checkpoint", "raw", "out")),
+    "search": ShortForms(
+        ("index", "query"),
+        {
+            "--json": ("format=json",),
+            "--csv": ("format=csv",),
+            "--paths": ("format=paths",),
+            "-0": ("zero=true",),
+        },
+    ),
+}
+OF_HYDRA = {"--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"}
+NO_SETTINGS = ("_target_", "defaults", "hydra")
+OF_HYDRA_WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--info", "-i", "--config-path", "-cp", "--config-name", "-cn"}
+OF_HYDRA_WITH_VALUE |= {"--config-dir", "-cd", "--experimental-rerun"}
+OVERRIDE = re.compile(r"[+~]{0,2}([A-Za-z_][\w/@]*)[\w.@/:-]*=")
+FLAG = re.compile(r"--(no-)?([A-Za-z][\w.-]*)(?:=(.*))?", re.DOTALL)
+
+
+def expanded(verb: str, words: Sequence[str], defaults: Mapping[str, Any]) -> list[str]:
+    """The words after a verb with every short form written out; `defaults` are the keys of its file in conf/.
+
+    Raises ConfigError for a flag that does not exist, one without its value, and a word too many.
+
+    >>> expanded("search", ["photos", "a dog", "--top", "20", "--json"], {"index": "???", "query": None, "top": 10})
+    ['index="photos"', 'query="a dog"', 'top=20', 'format=json']
+    """
+    if verb not in VERBS:
+        return list(words)
+    forms, rest, done = VERBS[verb], list(words), []
+    positional = list(forms.positional)
+    while rest:
+        word = rest.pop(0)
+        if word in forms.flags:
+            done += [each + _quoted(word, rest) if each.endswith("=") else each for each in forms.flags[word]]
+        elif word in OF_HYDRA_WITH_VALUE:
+            done += [word, *rest[:1]]
+            rest = rest[1:]
+        elif word in OF_HYDRA or word.partition("=")[0] in OF_HYDRA_WITH_VALUE or _is_override(word, defaults):
+            done.append(word)
+        elif word.startswith("--"):
+            done.append(_flag(verb, word, rest, defaults))
+        elif positional:
+            done.append(text(positional.pop(0), word))
+        else:
+            places = " ".join(f"<{key}>" for key in forms.positional)
+            raise ConfigError(
+                f"{word!r} is a word too many: threeshnet {verb} {places} [key=value …]; put a sentence in quotes"
+            )
+    return done
+
+
+def _is_override(word: str, defaults: Mapping[str, Any]) -> bool:
+    """Whether a word sets a key; `x=y` of a sentence does not."""
+    found = OVERRIDE.match(word)
+    return found is not None and (found[1] in defaults or found[1].startswith("hydra") or word[0] in "+~")
+
+
+def _flag(verb: str, word: str, rest: list[str], defaults: Mapping[str, Any]) -> str:
+    found = FLAG.fullmatch(word)
+    key = found[2].replace("-", "_") if found else ""
+    known = [key for key in defaults if key not in NO_SETTINGS]
+    if found is None or key not in known or (found[1] and not isinstance(defaults[key], bool)):
+        flags = ", ".join([*VERBS[verb].flags, *(f"--{key}" for key in known)])
+        raise ConfigError(f"threeshnet {verb} has no {word}; there are: {flags}")
+    if found[1] or (isinstance(defaults[key], bool) and found[3] is None):
+        return f"{key}={str(not found[1]).lower()}"
+    value = found[3] if found[3] is not None else _next(word, rest)
+    plain = isinstance(defaults[key], bool | int | float) or (isinstance(defaults[key], list) and value.startswith("["))
+    return f"{key}={value}" if plain else text(key, value)
+
+
+def _next(word: str, rest: list[str]) -> str:
+    if not rest:
+        raise ConfigError(f"{word} is given without its value")
+    return rest.pop(0)
+
+
+def _quoted(word: str, rest: list[str]) -> str:
+    return text("", _next(word, rest)).removeprefix("=")

@@ -1,0 +1,194 @@
+"""Words that filter an index: by folder, date, size, and by what the segmentation holds and where it lies.
+
+has:dog  count:dog>=2  share:sky>0.3  dog:left  sky:top  folder:holiday/2024  after:2024-01-31  larger:1MB
+!has:dog                        not
+"""
+
+from __future__ import annotations
+
+import difflib
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from threeshnet.errors import ConfigError, Problems
+
+COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+    "=": operator.eq,
+}
+COMPARED = re.compile(r"(.+?)\s*(>=|<=|>|<|=)\s*([\d.]+)(%?)")
+SIZE = re.compile(r"([\d.]+)\s*([KMG]?)B?", re.IGNORECASE)
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+NEAR, FAR = 0.4, 0.6  # a centre of mass before NEAR is left or top, behind FAR right or bottom, else in the centre
+PLACES: dict[str, Callable[[Areas], np.ndarray]] = {
+    "left": lambda areas: areas.x < NEAR,
+    "right": lambda areas: areas.x > FAR,
+    "top": lambda areas: areas.y < NEAR,
+    "bottom": lambda areas: areas.y > FAR,
+    "centre": lambda areas: (np.abs(areas.x - 0.5) <= FAR - 0.5) & (np.abs(areas.y - 0.5) <= FAR - 0.5),
+}
+SAME_PLACE = {"center": "centre", "middle": "centre", "above": "top", "below": "bottom"}
+WORDS = (
+    "has:<class>, count:<class>>=2, share:<class>>0.3, <class>:left|right|top|bottom|centre, folder:<path>, "
+    "after:2024-01-31, before:2024-01-31, larger:1MB, smaller:1MB; ! before a word means not"
+)
+
+
+class Areas(NamedTuple):
+    """The connected areas of all items, [m] each: the item's row, class number, share of the photo and centre."""
+
+    row: np.ndarray
+    number: np.ndarray
+    share: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+
+
+class Filtered(Protocol):
+    """What filters read of an index."""
+
+    class_names: Sequence[str]
+
+    def __len__(self) -> int: ...
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of `rows.SCHEMA`, [n]."""
+        ...
+
+    @property
+    def areas(self) -> Areas: ...
+
+
+def allowed_rows(words: Sequence[str], index: Filtered) -> np.ndarray | None:
+    """Which rows all `words` let through, [n] bool; None without words.  Raises ConfigError, once for all words."""
+    problems, masks = Problems("filters"), []
+    for word in words:
+        try:
+            turned = word.startswith("!")
+            mask = _mask(word.removeprefix("!").strip(), index)
+            masks.append(~mask if turned else mask)
+        except ValueError as error:
+            problems.add(f"{word!r}: {error}")
+    problems.raise_as(ConfigError, f"There are: {WORDS}.")
+    return np.logical_and.reduce(masks) if masks else None
+
+
+def _mask(word: str, index: Filtered) -> np.ndarray:
+    head, colon, tail = word.partition(":")
+    head, tail = head.strip(), tail.strip()
+    if not colon or not tail:
+        raise ValueError("no such filter")
+    if head.lower() in OF_THE_FILE:
+        return OF_THE_FILE[head.lower()](tail, index)
+    if head.lower() in ("has", "count", "share"):
+        return _objects(head.lower(), tail, index)
+    place = SAME_PLACE.get(tail.lower(), tail.lower())
+    if place not in PLACES:
+        raise ValueError(f"no such filter, and {tail!r} is no place; places are: {', '.join(PLACES)}")
+    areas = index.areas
+    inside = np.isin(areas.number, classes_of(head, index.class_names)) & PLACES[place](areas)
+    mask = np.zeros(len(index), bool)
+    mask[areas.row[inside]] = True
+    return mask
+
+
+# ---- by the segmentation
+
+
+def _objects(kind: str, text: str, index: Filtered) -> np.ndarray:
+    compared = COMPARED.fullmatch(text)
+    name, sign, number, percent = compared.groups() if compared else (text, ">", "0", "")
+    if kind != "has" and compared is None:
+        raise ValueError(f"expected a comparison, as {kind}:{text}>{'=2' if kind == 'count' else '0.3'}")
+    areas = index.areas
+    inside = np.isin(areas.number, classes_of(name if kind != "has" else text, index.class_names))
+    weights = areas.share[inside] if kind == "share" else np.ones(int(inside.sum()))
+    found = np.bincount(areas.row[inside], weights, minlength=len(index))
+    if kind == "has":
+        return found > 0
+    return COMPARISONS[sign](found, _number(number) / (100 if percent else 1))
+
+
+def classes_of(text: str, names: Sequence[str]) -> list[int]:
+    """Numbers of the classes that a word names: the one of this name, else all with the word in their name.
+
+    Raises ValueError with the nearest names.
+
+    >>> classes_of("Dog", ["cat", "dog"]), classes_of("wall", ["wall-brick", "wall-stone", "dog"])
+    ([1], [0, 1])
+    """
+    if not names:
+        raise ValueError("the index has no segmentation with class names")
+    wanted = text.lower()
+    lower = [name.lower() for name in names]
+    found = [number for number, name in enumerate(lower) if name == wanted]
+    found = found or [number for number, name in enumerate(lower) if wanted in re.split(r"[^\w]+", name)]
+    if found:
+        return found
+    words = sorted({word for name in lower for word in (name, *re.split(r"[^\w]+", name)) if word})
+    near = difflib.get_close_matches(wanted, words, 5, 0.5)
+    shown = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names[:20])}"
+    raise ValueError(f"there is no class {text!r}; {shown}")
+
+
+# ---- by the file
+
+
+def _folder(text: str, index: Filtered) -> np.ndarray:
+    prefix = text.strip("/") + "/"
+    return np.array([file is not None and (file + "/").startswith(prefix) for file in index.column("file")], bool)
+
+
+def _after(text: str, index: Filtered) -> np.ndarray:
+    return index.column("taken") >= _seconds(text)
+
+
+def _before(text: str, index: Filtered) -> np.ndarray:
+    return index.column("taken") < _seconds(text)
+
+
+def _larger(text: str, index: Filtered) -> np.ndarray:
+    return index.column("bytes") > _bytes(text)
+
+
+def _smaller(text: str, index: Filtered) -> np.ndarray:
+    return index.column("bytes") < _bytes(text)
+
+
+OF_THE_FILE: Mapping[str, Callable[[str, Filtered], np.ndarray]] = {
+    "folder": _folder,
+    "after": _after,
+    "before": _before,
+    "larger": _larger,
+    "smaller": _smaller,
+}
+
+
+def _seconds(text: str) -> float:
+    try:
+        day = date.fromisoformat(text if text.count("-") == 2 else f"{text}-01" if "-" in text else f"{text}-01-01")
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no day, as 2024-01-31, 2024-01 or 2024") from error
+    return datetime(day.year, day.month, day.day).timestamp()
+
+
+def _bytes(text: str) -> float:
+    found = SIZE.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is no size, as 500KB or 1MB")
+    return _number(found[1]) * UNITS[found[2].upper()]
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no number") from error

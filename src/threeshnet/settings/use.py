@@ -1,0 +1,42 @@
+"""Settings of the verbs that use a trained model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from threeshnet.settings.base import Number, OnError, Part, Settings, Texts
+
+
+class IndexSettings(Settings):
+    checkpoint: str
+    raw: str | None
+    shards: str | None
+    split: str
+    of: Literal["images", "captions"]
+    out: str
+    masks: str | None
+    extractor: str | Part | None
+    grid: str | Part | None
+    segmentation: str | Part | None
+    text_config: str | None
+    device: str | None
+    on_error: OnError
+    batch_size: int
+    workers: int
+    progress: bool
+
+
+class SearchSettings(Settings):
+    index: str
+    query: str | None
+    image: str | None
+    text_weight: Number
+    without: Texts
+    filters: Texts
+    queries: str | None
+    top: int
+    format: Literal["table", "json", "csv", "paths"]
+    zero: bool
+    out: str | None
+    fold: bool
+    checkpoint: str | None

@@ -1,0 +1,138 @@
+"""An index of photos: what is encoded, what is found, and that a slow search finds the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from threeshnet import Retriever
+from threeshnet.errors import ConfigError, IndexFault
+from threeshnet.index.build import update_index
+from threeshnet.index.index import Index
+from threeshnet.index.query import Query
+from threeshnet.index.sources import PhotoFolder
+from threeshnet.shards.reader import ShardedSplit
+
+PARITY = ("even", "odd")
+SENTENCES = ["a dog", "a red ball on the table"]
+
+
+@pytest.fixture(scope="module")
+def retriever(photo_run: Path) -> Retriever:
+    return Retriever.load(photo_run, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory, photo_shards: Path) -> Path:
+    """Twenty rendered photos in two folders."""
+    split, out = ShardedSplit(photo_shards, "test"), tmp_path_factory.mktemp("photos")
+    for number in range(len(split)):
+        file = split.image_path(number)
+        (out / PARITY[number % 2]).mkdir(exist_ok=True)
+        shutil.copy(file, out / PARITY[number % 2] / file.name)
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, command, photo_run: Path, raw: Path) -> Path:
+    """An index of these photos, made by the command."""
+    out = tmp_path_factory.mktemp("index") / "photos"
+    ended = command("index", str(photo_run), str(raw), str(out), "progress=false", "workers=0")
+    assert ended.code == 0, ended.err
+    assert "20 items; 20 encoded, 0 unchanged" in ended.out
+    return out
+
+
+def test_embeddings_are_those_of_the_retriever(folder: Path, raw: Path, retriever: Retriever) -> None:
+    index = Index.open(folder)
+    files = [raw / file for file in index.column("file")]
+    assert files == sorted(raw.rglob("*.*"))
+    np.testing.assert_allclose(index.rows.embeddings, retriever.encode_photos(files).numpy(), atol=1e-6)
+    assert index.photo_path(index.column("id")[3]) == files[3]
+    for wrong in ("../" + str(files[3]), "", str(files[3])):
+        with pytest.raises(KeyError):
+            index.photo_path(wrong)
+
+
+def test_a_search_finds_what_a_slow_one_does(folder: Path, retriever: Retriever) -> None:
+    index = Index.open(folder)
+    answers = index.search([Query(text) for text in SENTENCES], 5, fold=False)
+    images = torch.from_numpy(np.array(index.rows.embeddings))
+    expected = (retriever.encode_texts(SENTENCES) @ images.T).topk(5)
+    for answer, scores, rows in zip(answers, expected.values.tolist(), expected.indices.tolist(), strict=True):
+        assert [result.row for result in answer.results] == rows
+        assert [result.score for result in answer.results] == pytest.approx(scores, abs=1e-6)
+
+
+def test_a_photo_finds_itself(folder: Path, raw: Path) -> None:
+    index = Index.open(folder)
+    (answer,) = index.search([Query(image=raw / index.column("file")[4])], 1)
+    assert answer.results[0].row == 4
+    assert answer.results[0].score == pytest.approx(1, abs=1e-5)
+    (mixed,) = index.search([Query("a dog", image=raw / index.column("file")[4], text_weight=0.0)], 1)
+    assert mixed.results[0].row == 4
+
+
+def test_the_command_line(folder: Path, command, tmp_path: Path) -> None:
+    ended = command("search", str(folder), "a dog", "--top", "3", "--json")
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)
+    assert (found["query"], len(found["results"])) == ("a dog", 3)
+    assert set(found["results"][0]) >= {"id", "file", "score", "probability"}
+    ended = command("search", f"index={folder}", "query=a dog", "top=3", "format=csv")
+    assert ended.code == 0, ended.err
+    assert [line.split(",")[2] for line in ended.out.splitlines()[1:]] == [each["id"] for each in found["results"]]
+    ended = command("search", str(folder), "a dog", "--paths", "-0", "--top=2")
+    paths = [Path(path) for path in ended.out.split("\0")[:-1]]
+    assert [path.is_file() for path in paths] == [True, True]
+    (tmp_path / "queries.txt").write_text('a dog\n{"query": "a cat", "filters": ["folder:even"]}\n')
+    ended = command("search", str(folder), "--queries", str(tmp_path / "queries.txt"), "--json", "--top", "2")
+    lines = [json.loads(line) for line in ended.out.splitlines()]
+    assert [line["query"] for line in lines] == ["a dog", "a cat"]
+    assert all(result["file"].startswith("even/") for result in lines[1]["results"])
+    assert command("search", str(folder), "a dog").out.count("\n") > 10
+
+
+def test_what_is_asked_wrongly(folder: Path, command, tmp_path: Path) -> None:
+    said = command("search", str(tmp_path / "nothing"), "a dog").err
+    assert "no index is there; make one with: make index" in said
+    assert "neither a sentence nor a photo" in command("search", str(folder)).err
+    assert "a word too many" in command("search", str(folder), "a", "dog").err
+    assert "no --colour; there are: --json" in command("search", str(folder), "--colour", "red").err
+    with pytest.raises(ConfigError, match="top=0"):
+        Index.open(folder).search([Query("a dog")], 0)
+
+
+def test_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    content = json.loads((copy / "manifest.json").read_text())
+    content["source"]["model_hash"] = "0" * 64
+    (copy / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(IndexFault, match="made with another model"):
+        Index.open(copy).search([Query("a dog")])
+    (copy / "rows-1" / "embeddings.npy").write_bytes(b"torn")
+    with pytest.raises(IndexFault, match="make the index again"):
+        Index.open(copy)
+
+
+def test_what_is_known_is_not_encoded_again(folder: Path, raw: Path, retriever: Retriever, tmp_path: Path) -> None:
+    photos, out = shutil.copytree(raw, tmp_path / "photos"), shutil.copytree(folder, tmp_path / "index")
+    first, second, third, *_ = sorted(photos.rglob("*.*"))
+    first.rename(first.with_stem("moved"))
+    second.unlink()
+    shutil.copy(first.with_stem("moved"), third)
+
+    def again():
+        return update_index(PhotoFolder(retriever, photos), retriever, out, progress=False)
+
+    counts = again()
+    assert (counts.items, counts.encoded, counts.removed, counts.moved) == (19, 0, 2, 2)
+    shutil.copy(raw / second.relative_to(photos), second)
+    assert again()[:2] == (20, 1)
+    assert again()[:2] == (20, 0)
+    assert [each.name for each in out.iterdir() if each.name.startswith("rows-")] == ["rows-3"]
