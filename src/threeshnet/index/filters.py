@@ -55,7 +55,8 @@ class Areas(NamedTuple):
 class Filtered(Protocol):
     """What filters read of an index."""
 
-    class_names: Sequence[str]
+    @property
+    def class_names(self) -> Sequence[str]: ...
 
     def __len__(self) -> int: ...
 

@@ -132,7 +132,7 @@ class Index:
     def areas(self) -> Areas:
         """The connected areas of the segmentations."""
         objects = self.rows.table(["objects"]).column(0).combine_chunks()
-        counts = np.diff(np.asarray(objects.offsets)) if len(objects) else np.zeros(0, np.int64)
+        counts = np.diff(np.asarray(objects.offsets, np.int64)).astype(np.int64)
         flat = objects.flatten()
         columns = [flat.field(name).to_numpy(zero_copy_only=False) for name in ("class", "share", "x", "y")]
         return Areas(np.repeat(np.arange(len(counts)), counts), *columns)

@@ -200,7 +200,7 @@ class ShardCaptions:
         self.extractors: dict[str, dict[str, Any]] = {}
 
     def items(self) -> list[Item]:
-        ids, files = self.split.image_ids, self.split.image_files
+        ids, files = list(self.split.image_ids), list(self.split.image_files)
         seen: Counter[int] = Counter()
         found = []
         for number, (owner, text) in enumerate(zip(self.split.owners.tolist(), self.split.caption_texts, strict=True)):
