@@ -64,8 +64,7 @@ class Filtered(Protocol):
         """A column of `rows.SCHEMA`, [n]."""
         ...
 
-    @property
-    def areas(self) -> Areas: ...
+    def read_areas(self) -> Areas: ...
 
 
 def allowed_rows(words: Sequence[str], index: Filtered) -> np.ndarray | None:
@@ -94,7 +93,7 @@ def _mask(word: str, index: Filtered) -> np.ndarray:
     place = SAME_PLACE.get(tail.lower(), tail.lower())
     if place not in PLACES:
         raise ValueError(f"no such filter, and {tail!r} is no place; places are: {', '.join(PLACES)}")
-    areas = index.areas
+    areas = index.read_areas()
     inside = np.isin(areas.number, classes_of(head, index.class_names)) & PLACES[place](areas)
     mask = np.zeros(len(index), bool)
     mask[areas.row[inside]] = True
@@ -109,7 +108,7 @@ def _objects(kind: str, text: str, index: Filtered) -> np.ndarray:
     name, sign, number, percent = compared.groups() if compared else (text, ">", "0", "")
     if kind != "has" and compared is None:
         raise ValueError(f"expected a comparison, as {kind}:{text}>{'=2' if kind == 'count' else '0.3'}")
-    areas = index.areas
+    areas = index.read_areas()
     inside = np.isin(areas.number, classes_of(name if kind != "has" else text, index.class_names))
     weights = areas.share[inside] if kind == "share" else np.ones(int(inside.sum()))
     found = np.bincount(areas.row[inside], weights, minlength=len(index))

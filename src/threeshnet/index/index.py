@@ -128,9 +128,12 @@ class Index:
             self._columns[name] = self.rows.table([name]).column(0).to_numpy(zero_copy_only=False)
         return self._columns[name]
 
+    def read_areas(self) -> Areas:
+        """The connected areas of the segmentations; read once."""
+        return self._areas
+
     @cached_property
-    def areas(self) -> Areas:
-        """The connected areas of the segmentations."""
+    def _areas(self) -> Areas:
         objects = self.rows.table(["objects"]).column(0).combine_chunks()
         counts = np.diff(np.asarray(objects.offsets, np.int64)).astype(np.int64)
         flat = objects.flatten()
