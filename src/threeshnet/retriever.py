@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -38,6 +38,9 @@ from threeshnet.records import ImageArrays, ImageBatch
 from threeshnet.shards.manifest import class_table_hash
 from threeshnet.shards.reader import cell_boxes
 from threeshnet.training.checkpoint import load_model, read_checkpoint
+
+if TYPE_CHECKING:
+    from threeshnet.explanations.explanation import Explanation
 
 BATCH = 16  # photos a step, as in `make data`
 LONG = 512  # photos or sentences from which a progress bar is shown
@@ -155,6 +158,16 @@ class Retriever:
         """Cosine similarity [B, C] of embeddings of images [B, D] and texts [C, D]."""
         return images.float() @ texts.to(images.device).float().T
 
+    def explain(self, photo: str | Path | Image.Image, sentence: str, *, mask: str | Path | None = None) -> Explanation:
+        """Why a photo matches a sentence, in its regions and cells; `mask` as in `encode_photos`.
+
+        Raises DataError for a photo that cannot be read, and CheckpointError as `encode_photos` does.
+        """
+        from threeshnet.explanations.explain import explain
+
+        (images,) = self.image_batches([photo], masks=None if mask is None else [mask], progress=False)
+        return explain(self.model, images, sentence, self.card.get("class_names", ()))
+
     def image_batches(
         self,
         photos: Sequence[str | Path | Image.Image],
@@ -195,7 +208,7 @@ class Retriever:
         if masks is None and any(isinstance(maker.source, AnnotatedSegmentation) for maker in makers):
             raise CheckpointError(
                 f"{self.name}: the model was trained with annotated segmentation; give masks=[…], an 8-bit PNG of "
-                "class numbers for each photo"
+                "class numbers for each photo (mask=<file> where one photo is explained)"
             )
         for maker in makers:
             maker.source.to(device)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ("help", "setup", "data", "import", "verify", "train", "evaluate", "compare", "index", "search")
-TARGETS += ("export", "sweep", "collect", "report", "dashboard", "bench")
+TARGETS += ("explain", "export", "sweep", "collect", "report", "dashboard", "bench")
 TARGETS += ("kills", "faults", "test", "nightly", "lint", "format", "typecheck", "notebook", "docs", "audit")
 
 # Not what `make test` left in the environment: its own variables (ARGS=…) would reach the make that is tested.
@@ -81,6 +81,11 @@ def overrides(words: list[str]) -> dict[str, object]:
         (
             "search INDEX=i 'QUERY=a dog' TOP=20 FORMAT=json",
             """search 'index="i"' 'query="a dog"' top=20 format=json""",
+        ),
+        (
+            "explain CKPT=runs/a IMAGE=a.jpg 'QUERY=a \"red\" ball, left' MASK=m.png OUT=o",
+            """explain 'checkpoint="runs/a"' 'image="a.jpg"' 'query="a \\"red\\" ball, left"' """
+            """'mask="m.png"' 'out="o"'""",
         ),
         (
             "evaluate 'CKPT=a.ckpt b.ckpt' SPLIT=test PROTOCOL=ensemble",

@@ -23,6 +23,7 @@ ORDER = (
     "compare",
     "index",
     "search",
+    "explain",
     "export",
     "sweep",
     "collect",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,4 +20,9 @@ class HybridEncoder(nn.Module):
 
     def forward(self, images: ImageBatch) -> Tensor:
         """Embeddings [B, D], unit length."""
-        return unit(torch.stack([branch(images) for branch in self.branches.values()]).sum(dim=0))
+        return joined([branch(images) for branch in self.branches.values()])
+
+
+def joined(embeddings: Sequence[Tensor]) -> Tensor:
+    """The embeddings [B, D] of images from those of the branches."""
+    return unit(torch.stack(list(embeddings)).sum(dim=0))

@@ -62,8 +62,12 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: ImageBatch) -> Tensor:
         """Embeddings [B, D] of unit length.  Raises DataError when the batch lacks the tokens or boxes."""
+        return unit(self.pooling(concatenate(list(self.sets(images).values()))))
+
+    def sets(self, images: ImageBatch) -> dict[str, TokenSet]:
+        """The sets [B, n, D] that are pooled together, by the part that each comes from."""
         local, projected = self.tokens(images)
-        return unit(self.pooling(concatenate([part(local, projected, images) for part in self.parts.values()])))
+        return {name: part(local, projected, images) for name, part in self.parts.items()}
 
     def tokens(self, images: ImageBatch) -> tuple[TokenSet, TokenSet]:
         """Local and projected tokens, both [B, N, D], with their box codes."""

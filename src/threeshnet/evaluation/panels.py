@@ -18,6 +18,7 @@ NAMED_CLASSES = 6  # in the legend of the segmentation
 # Distinct at a glance, and in print (ColorBrewer's Set2); a picture gives them to its largest classes.
 CLASS_COLOURS = ("#66c2a5", "#fc8d62", "#8da0cb", "#e78ac3", "#a6d854", "#ffd92f", "#e5c494", "#4c78a8")
 OTHER_CLASS, NO_CLASS = "#b3b3b3", "#000000"
+NAMED = "#1f4e9c"  # dark on the heat's colours and on the grey photo
 HEAT = ListedColormap(colormaps["YlOrRd"](np.linspace(0.15, 1, 256)))  # its palest end does not show on the grey photo
 
 
@@ -70,6 +71,21 @@ def place_attention(axes: Axes, below: Axes, photo: np.ndarray, attention: np.nd
     picture(axes, _faded(photo), f"where (VSpM): {tokens}")
     _heat(axes, shares, norm, photo)
     _scale(below, norm, "attention, even = 1×", "{:,.0f}×")
+
+
+def contributions(
+    axes: Axes, below: Axes, photo: np.ndarray, heat: np.ndarray, named: Sequence[tuple[float, float, float, float]]
+) -> None:
+    """The `heat` [h, w] in 0 to 1 of an explanation, and the boxes of the places named first, numbered."""
+    picture(axes, _faded(photo), "why: what the match would lose")
+    _heat(axes, heat, Normalize(0, 1), photo)
+    height, width = photo.shape[:2]
+    for number, box in enumerate(named, start=1):
+        x0, y0, x1, y1 = np.array(box) * (width, height, width, height)
+        axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=NAMED, linewidth=1.6))
+        label: dict[str, Any] = {"boxstyle": "square,pad=0.15", "facecolor": NAMED, "linewidth": 0}
+        axes.text(x0 + 2, y0 + 2, str(number), fontsize=6.5, color="white", bbox=label, va="top", clip_on=True)
+    _scale(below, Normalize(0, 1), "contribution to the match", "{:.0f}")
 
 
 def class_label(name: str, length: int = 17) -> str:

@@ -63,11 +63,20 @@ class Highlight(NamedTuple):
 
 def draw(highlight: Highlight, file: Path) -> None:
     """Write one PNG: the panels in rows, one row for each branch when there are several, and the captions below."""
-    rows = panel_rows(highlight)
-    height, width = highlight.photo.shape[:2]
-    picture = PANEL * min(height / width, TALLEST)
+    rows, shape = panel_rows(highlight), highlight.photo.shape
+    figure = laid_out(rows, shape[0] / shape[1], lambda letters: caption_lines(highlight, letters))
+    with replacing(file) as partial:
+        figure.savefig(partial, format="png")
+
+
+def laid_out(rows: Sequence[Sequence[Panel]], ratio: float, lines_of: Callable[[int], list[tuple[str, str]]]) -> Figure:
+    """Rows of panels whose pictures have a `ratio` of height to width, and lines of text below.
+
+    `lines_of` is given the letters that fit a line, and returns pairs of a number and a text.
+    """
+    picture = PANEL * min(ratio, TALLEST)
     wide = 2 * MARGIN + max(3, *map(len, rows)) * (PANEL + GAP) - GAP  # captions want the room of three panels
-    lines = caption_lines(highlight, round((wide - 2 * MARGIN - RANK) * LETTERS))
+    lines = lines_of(round((wide - 2 * MARGIN - RANK) * LETTERS))
     high = len(rows) * (ABOVE + picture + BELOW) + len(lines) * LINE + 2 * MARGIN
     figure = Figure(figsize=(wide, high), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
@@ -84,8 +93,7 @@ def draw(highlight: Highlight, file: Path) -> None:
         style: dict[str, Any] = {"fontsize": 9, "va": "top", "parse_math": False}  # a dollar sign is a dollar sign
         figure.text((MARGIN + RANK - 0.1) / wide, y, rank, ha="right", **style)
         figure.text((MARGIN + RANK) / wide, y, text, **style)
-    with replacing(file) as partial:
-        figure.savefig(partial, format="png")
+    return figure
 
 
 def panel_rows(highlight: Highlight) -> list[list[Panel]]:

@@ -12,9 +12,9 @@ from typing import Any, Literal, Self
 from pydantic import Field
 
 from threeshnet.settings.base import Invocation, Number, OnError, Part, Settings, Texts, Wandb, plain
-from threeshnet.settings.use import IndexSettings, SearchSettings
+from threeshnet.settings.use import ExplainSettings, IndexSettings, SearchSettings
 
-__all__ = ["IndexSettings", "Invocation", "SearchSettings", "Settings", "plain"]
+__all__ = ["ExplainSettings", "IndexSettings", "Invocation", "SearchSettings", "Settings", "plain"]
 
 
 class DataSet(Settings):

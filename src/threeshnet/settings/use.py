@@ -40,3 +40,16 @@ class SearchSettings(Settings):
     out: str | None
     fold: bool
     checkpoint: str | None
+
+
+class ExplainSettings(Settings):
+    checkpoint: str
+    image: str
+    query: str
+    mask: str | None
+    out: str
+    top: int
+    extractor: str | None
+    grid: str | None
+    segmentation: str | None
+    text_config: str | None
