@@ -5,6 +5,9 @@ Every run becomes rows of results.csv, one a way to rank the places of a photo (
 1. The three places named first are left out of the pooled set. Their cost in similarity, beside three random ones.
 2. On the demo, *what* captions: the place named first lies on an object that the sentence names. The renderer's masks
    say so. A place lies on an object that covers a tenth of it. Chance is a random place.
+
+With --pixels, pixels.csv has the first test once more for some photos, on the photo itself: the pixels of the places
+become the photo's mean colour and their segmentation void, and everything is extracted anew.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,10 +41,12 @@ from threeshnet.explanations.contributions import (
     shares,
     weighted_values,
 )
+from threeshnet.explanations.explanation import pixels
 from threeshnet.explanations.places import PHOTO, Place, TokensOfPhoto, tokens_of
 from threeshnet.files import write_rows
 from threeshnet.installation import current_commit
 from threeshnet.nn.masking import unit
+from threeshnet.records import VOID
 from threeshnet.runs.run import Run
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training.checkpoint import checkpoint_hash, read_checkpoint
@@ -50,21 +56,15 @@ FILE = "results.csv"
 COVERED = 0.1  # of a place, by the object that it lies on
 ACROSS, DOWN = (76, 148), (78, 142)  # pixels between the columns and rows of the demo's places (demo/render.py)
 WAYS = ("deletion", "share", "share from mean", "gradient x input", "VSeM weight", "random")
+PIXELS, BLANKED = "pixels.csv", 8  # random sets of a photo
+COLUMNS_OF_PIXELS = (
+    *("data", "experiment", "seed", "split", "photos", "cost_named", "cost_random", "change_random", "ratio"),
+    *("area_named", "area_random", "checkpoint", "commit"),
+)
 COLUMNS_OF_ROWS = (
-    *(
-        "data",
-        "experiment",
-        "seed",
-        "split",
-        "way",
-        "photos",
-        "cost_named",
-        "cost_random",
-        "change_random",
-        "ratio",
-        "passed",
-    ),
-    *("what_captions", "on_named", "chance_named", "on_different", "chance_different", "checkpoint", "commit"),
+    *("data", "experiment", "seed", "split", "way", "photos", "captions", "cost_named", "cost_random"),
+    *("change_random", "ratio", "passed", "what_captions", "on_named", "chance_named", "on_different"),
+    *("chance_different", "on_named_passed", "on_named_failed", "checkpoint", "commit"),
 )
 
 
@@ -152,76 +152,117 @@ def lies_on(place: Place, mask: np.ndarray) -> bool:
     """Whether a tenth of a place is the object; never of the whole photo."""
     if place.box is None or place.kind == PHOTO:
         return False
-    height, width = mask.shape
-    x1, y1, x2, y2 = (np.array(place.box) * (width, height, width, height)).round().astype(int)
-    return bool(mask[y1:y2, x1:x2].mean() >= COVERED) if x2 > x1 and y2 > y1 else False
+    return bool(mask[pixels(place.box, (mask.shape[1], mask.shape[0]))].mean() >= COVERED)
 
 
 # ---- rows
 
 
+class Outcome(NamedTuple):
+    """Of one caption and one way; the last four are not a number where no object is asked for."""
+
+    named: float
+    random: float
+    change: float
+    passed: float
+    on_named: float = np.nan
+    chance_named: float = np.nan
+    on_different: float = np.nan
+    chance_different: float = np.nan
+
+
 def rows_of(checkpoint: Path, split: ShardedSplit, photos: int, known: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row for each way."""
+    """A row for each way, over the first caption of each photo and every *what* caption."""
     model: Any = threeshnet.load_model(checkpoint)
     fields = read_checkpoint(checkpoint)["threeshnet"]["fields"]
     numbers = np.unique(np.linspace(0, split.images - 1, num=min(photos, split.images), dtype=int)).tolist()
     raw = split.image_path(0).parent.parent
     scenes = DemoScenes(raw) if (raw / "dataset_demo.json").is_file() else None
-    tested: dict[str, list[DeletionTest]] = {way: [] for way in WAYS}
-    pointed: dict[str, list[tuple[bool, float, bool, float]]] = {way: [] for way in WAYS}
+    outcomes: dict[str, list[Outcome]] = {way: [] for way in WAYS}
     for number in numbers:
         tokens = tokens_of(model, collate_images(split.read([number], fields)))
-        own = np.flatnonzero(split.owners == number).tolist()
-        texts = model.encode_texts([split.caption_texts[caption] for caption in own])
-        for position, (caption, text) in enumerate(zip(own, texts, strict=True)):
-            asked = split.caption_tags[caption] == "what" and scenes is not None
-            if position and not asked:  # one caption of a photo is left out and tested, each *what* caption is pointed
-                continue
+        first, *others = np.flatnonzero(split.owners == number).tolist()
+        for caption in [first, *(other for other in others if split.caption_tags[other] == "what")]:
+            (text,) = model.encode_texts([split.caption_texts[caption]])
             found = contributions(tokens, text, seed=number)
             orders = {way: ranked(tokens, found[way]) for way in WAYS}
-            if position == 0:
-                for way, test in deletion_tests(tokens, text, orders, seed=number):
-                    tested[way].append(test)
-            if asked and scenes is not None:
-                objects = scenes.objects(split.image_ids[number], split.caption_texts[caption])
-                for way, answer in pointing(tokens, orders, objects):
-                    pointed[way].append(answer)
-    return [row(known, way, tested[way], pointed[way]) for way in WAYS]
+            asked = scenes is not None and split.caption_tags[caption] == "what"
+            said = split.image_ids[number], split.caption_texts[caption]
+            objects = scenes.objects(*said) if asked and scenes else None
+            for way, outcome in outcomes_of(tokens, text, orders, objects, seed=number):
+                outcomes[way].append(outcome)
+    return [row(known, way, outcomes[way]) | {"photos": len(numbers)} for way in WAYS]
 
 
-def deletion_tests(
-    tokens: TokensOfPhoto, text: Tensor, orders: Mapping[str, list[int]], seed: int
-) -> Iterator[tuple[str, DeletionTest]]:
-    """The test of each way, beside the same random places."""
+def outcomes_of(
+    tokens: TokensOfPhoto, text: Tensor, orders: Mapping[str, list[int]], objects: Objects | None, seed: int
+) -> Iterator[tuple[str, Outcome]]:
+    """Of every way, beside the same random places; chance is the share of all places that lie on an object."""
     named = costs(tokens, text, [order[:NAMED] for order in orders.values()]).tolist()
     random = costs(tokens, text, random_places(orders["random"], seed))
-    for way, cost in zip(orders, named, strict=True):
-        yield way, DeletionTest(cost, float(random.mean()), float(random.abs().mean()))
+    for (way, order), cost in zip(orders.items(), named, strict=True):
+        test = DeletionTest(cost, float(random.mean()), float(random.abs().mean()))
+        on = [[lies_on(tokens.places[place], mask) for place in order] for mask in objects or ()]
+        yield way, Outcome(*test, test.passed, *(float(x) for hits in on for x in (hits[0], np.mean(hits))))
 
 
-def pointing(
-    tokens: TokensOfPhoto, orders: Mapping[str, list[int]], objects: Objects
-) -> Iterator[tuple[str, tuple[bool, float, bool, float]]]:
-    """For each way: whether its first place lies on a named object, the chance that one does; of the different one."""
-    on_named = {place: lies_on(tokens.places[place], objects.named) for place in orders["random"]}
-    on_different = {place: lies_on(tokens.places[place], objects.different) for place in orders["random"]}
-    chances = float(np.mean(list(on_named.values()))), float(np.mean(list(on_different.values())))
-    for way, order in orders.items():
-        yield way, (on_named[order[0]], chances[0], on_different[order[0]], chances[1])
-
-
-def row(
-    known: Mapping[str, Any], way: str, tested: list[DeletionTest], pointed: list[tuple[Any, ...]]
-) -> dict[str, Any]:
-    cost, random, change = np.mean(tested, axis=0)
-    made: dict[str, Any] = {**known, "way": way, "photos": len(tested)}
-    made |= {"cost_named": f"{cost:.5f}", "cost_random": f"{random:.5f}", "change_random": f"{change:.5f}"}
-    made |= {"ratio": f"{cost / change:.2f}", "passed": f"{100 * np.mean([test.passed for test in tested]):.1f}"}
-    if pointed:
-        values = 100 * np.mean(np.array(pointed, dtype=float), axis=0)
-        keys = ("on_named", "chance_named", "on_different", "chance_different")
-        made |= {"what_captions": len(pointed)} | {key: f"{value:.1f}" for key, value in zip(keys, values, strict=True)}
+def row(known: Mapping[str, Any], way: str, outcomes: list[Outcome]) -> dict[str, Any]:
+    """Means over the captions; percent of those that were asked for an object."""
+    values = np.array(outcomes, dtype=float)
+    mean = Outcome(*values.mean(axis=0))
+    made: dict[str, Any] = {**known, "way": way, "captions": len(values)}
+    made |= {"cost_named": f"{mean.named:.5f}", "cost_random": f"{mean.random:.5f}"}
+    made |= {"change_random": f"{mean.change:.5f}", "ratio": f"{mean.named / mean.change:.2f}"}
+    made["passed"] = f"{100 * mean.passed:.1f}"
+    asked = values[~np.isnan(values[:, -1])]
+    if len(asked):
+        percent = Outcome(*100 * asked.mean(axis=0))
+        made |= {name: f"{getattr(percent, name):.1f}" for name in Outcome._fields[-4:]} | {"what_captions": len(asked)}
+        by_test = {name: asked[asked[:, 3] == passed, 4] for name, passed in (("passed", 1), ("failed", 0))}
+        made |= {f"on_named_{name}": f"{100 * hits.mean():.1f}" for name, hits in by_test.items() if len(hits)}
     return made
+
+
+# ---- the same test on the pixels
+
+
+def pixel_row(run: Path, split: ShardedSplit, photos: int, known: Mapping[str, Any]) -> dict[str, Any]:
+    """What blanking the places named first costs, beside random ones, and how much of the photo is blank."""
+    retriever = threeshnet.Retriever.load(run, device="cpu")
+    costs_of, areas_of = [], []
+    for number in np.unique(np.linspace(0, split.images - 1, num=photos, dtype=int)).tolist():
+        file = split.image_path(number)
+        mask = file.parent.parent / "segmentation" / f"{file.stem}.png"
+        (text,) = retriever.encode_texts([split.caption_texts[int(np.flatnonzero(split.owners == number)[0])]])
+        (images,) = retriever.image_batches([file], masks=[mask] if mask.is_file() else None)
+        tokens = tokens_of(retriever.model, images)
+        order = ranked(tokens, effects(tokens, text)[1])
+        sets = [[], order[:NAMED], *random_places(order, seed=number)[:BLANKED]]
+        boxes = [[tokens.places[place].box for place in places] for places in sets]
+        with TemporaryDirectory() as folder:
+            blanks = [blanked(file, mask, some, Path(folder) / f"{n}.png") for n, some in enumerate(boxes)]
+            masks = [Path(folder) / f"{n}.png" for n in range(len(sets))] if mask.is_file() else None
+            similarity = retriever.encode_photos([photo for photo, _ in blanks], masks=masks) @ text
+        costs_of.append((similarity[0] - similarity[1:]).tolist())
+        areas_of.append([area for _, area in blanks[1:]])
+    cost, area = np.array(costs_of), np.array(areas_of)
+    found = {"cost_named": cost[:, 0].mean(), "cost_random": cost[:, 1:].mean()}
+    found |= {"change_random": np.abs(cost[:, 1:]).mean(), "ratio": cost[:, 0].mean() / np.abs(cost[:, 1:]).mean()}
+    found |= {"area_named": area[:, 0].mean(), "area_random": area[:, 1:].mean()}
+    return {**known, "photos": len(cost)} | {name: f"{value:.4f}" for name, value in found.items()}
+
+
+def blanked(file: Path, mask: Path, boxes: Sequence[Any], mask_out: Path) -> tuple[Image.Image, float]:
+    """The photo with its mean colour in the boxes, and the share of it that is blank; its mask goes to a file."""
+    photo = np.array(Image.open(file).convert("RGB"))
+    classes = np.array(Image.open(mask)) if mask.is_file() else np.zeros(photo.shape[:2], np.uint8)
+    blank = np.zeros(photo.shape[:2], bool)
+    for box in boxes:
+        blank[pixels(box, (photo.shape[1], photo.shape[0]))] = True
+    photo[blank] = photo.reshape(-1, 3).mean(axis=0)
+    classes[blank] = VOID
+    Image.fromarray(classes).save(mask_out)
+    return Image.fromarray(photo), float(blank.mean())
 
 
 def main() -> None:
@@ -230,10 +271,11 @@ def main() -> None:
     parser.add_argument("--shards", required=True, type=Path)
     parser.add_argument("--split", default="dev")
     parser.add_argument("--photos", type=int, default=200, help="spread evenly over the split")
+    parser.add_argument("--pixels", type=int, default=0, help="photos of the test on pixels; 0 leaves it out")
     parser.add_argument("--out", type=Path, default=HERE / FILE)
     asked = parser.parse_args()
     split = ShardedSplit(asked.shards, asked.split)
-    rows = []
+    rows, pixel_rows = [], []
     for folder in asked.runs:
         checkpoint = Run(folder).selected("best")[1]
         facts = read_checkpoint(checkpoint)["threeshnet"]["run"]
@@ -241,6 +283,9 @@ def main() -> None:
         known |= {"split": asked.split, "checkpoint": checkpoint_hash(checkpoint), "commit": current_commit()}
         rows += rows_of(checkpoint, split, asked.photos, known)
         write_rows(asked.out, COLUMNS_OF_ROWS, rows)
+        if asked.pixels:
+            pixel_rows.append(pixel_row(folder, split, asked.pixels, known))
+            write_rows(asked.out.with_name(PIXELS), COLUMNS_OF_PIXELS, pixel_rows)
     print(asked.out.read_text(encoding="utf-8"))
 
 
