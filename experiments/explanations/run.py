@@ -13,6 +13,7 @@ become the photo's mean colour and their segmentation void, and everything is ex
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -275,18 +276,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / FILE)
     asked = parser.parse_args()
     split = ShardedSplit(asked.shards, asked.split)
-    rows, pixel_rows = [], []
     for folder in asked.runs:
         checkpoint = Run(folder).selected("best")[1]
         facts = read_checkpoint(checkpoint)["threeshnet"]["run"]
         known = {"data": split.manifest.dataset, "experiment": facts["experiment"], "seed": facts["seed"]}
         known |= {"split": asked.split, "checkpoint": checkpoint_hash(checkpoint), "commit": current_commit()}
-        rows += rows_of(checkpoint, split, asked.photos, known)
-        write_rows(asked.out, COLUMNS_OF_ROWS, rows)
+        keep(asked.out, COLUMNS_OF_ROWS, rows_of(checkpoint, split, asked.photos, known))
         if asked.pixels:
-            pixel_rows.append(pixel_row(folder, split, asked.pixels, known))
-            write_rows(asked.out.with_name(PIXELS), COLUMNS_OF_PIXELS, pixel_rows)
+            keep(asked.out.with_name(PIXELS), COLUMNS_OF_PIXELS, [pixel_row(folder, split, asked.pixels, known)])
     print(asked.out.read_text(encoding="utf-8"))
+
+
+def keep(file: Path, columns: Sequence[str], rows: list[dict[str, Any]]) -> None:
+    """Add rows to those of a file; rows of the same model and split are replaced."""
+
+    def key(row: Mapping[str, Any]) -> list[str]:
+        return [str(row[name]) for name in ("data", "experiment", "seed", "split")]
+
+    before = list(csv.DictReader(file.open(encoding="utf-8"))) if file.is_file() else []
+    new = [key(row) for row in rows]
+    write_rows(file, columns, sorted([*(row for row in before if key(row) not in new), *rows], key=key))
 
 
 if __name__ == "__main__":
