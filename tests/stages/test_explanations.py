@@ -159,7 +159,7 @@ def test_a_deleted_region_is_a_region_that_was_never_there() -> None:
             mask = images.regions.mask.clone()
             mask[0, place.number] = False
             without = model.image_encoder(images._replace(regions=TokenSet(images.regions.values, mask)))[0] @ text
-            assert score - float(without) == pytest.approx(float(lost[number]), abs=1e-9)
+            assert score - float(without.detach()) == pytest.approx(float(lost[number]), abs=1e-9)
 
 
 def test_the_test_of_an_order_is_the_cost_of_its_first_places() -> None:
