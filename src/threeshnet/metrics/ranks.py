@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from threeshnet.errors import DataError, Problems
+from threeshnet.metrics.low_precision import LowPrecision
 from threeshnet.metrics.similarity import SimilarityLike, as_similarity, tiles
 
 BLOCK_CELLS = 1 << 22  # similarities of a tile: 32 MB of float64, and as much again for comparisons
@@ -21,11 +23,18 @@ class Ranks(NamedTuple):
     t2i: Tensor  # [Q] int64, rank of each caption's image among all images
 
 
-def rank_similarity(similarity: SimilarityLike, owner: Tensor | np.ndarray, *, block_cells: int = BLOCK_CELLS) -> Ranks:
+def rank_similarity(
+    similarity: SimilarityLike,
+    owner: Tensor | np.ndarray,
+    *,
+    block_cells: int = BLOCK_CELLS,
+    precisions: Sequence[torch.dtype] | None = None,
+) -> Ranks:
     """Ranks from a [G, Q] matrix or another source of similarities; `owner` [Q] is the image of each caption.
 
-    At most `block_cells` similarities are held at once. Raises DataError for owners that do not fit, images without a
-    caption, and NaN.
+    At most `block_cells` similarities are held at once. Those of embeddings are counted in `precisions` where these
+    decide, and in float64 where they do not (`metrics.low_precision`); None takes the precisions of this machine, and
+    the ranks do not depend on them. Raises DataError for owners that do not fit, images without a caption, and NaN.
 
     >>> rank_similarity(torch.tensor([[0.9, 0.1, 0.3], [0.2, 0.1, 0.8]]), torch.tensor([0, 0, 1]))
     Ranks(i2t=tensor([1, 1]), t2i=tensor([1, 2, 1]))
@@ -34,15 +43,20 @@ def rank_similarity(similarity: SimilarityLike, owner: Tensor | np.ndarray, *, b
     owners = check_owner(owner, source.images, source.captions)
     right = _checked(source.pairs(owners))
     best = right.new_full((source.images,), -torch.inf).scatter_reduce(0, owners.to(right.device), right, "amax")
+    quick = LowPrecision(source, precisions)
     by_image = torch.argsort(owners, stable=True)
     sorted_owners = owners[by_image]
     above_best, above_right = torch.zeros(source.images).long(), torch.zeros(source.captions).long()
     for images, captions in tiles(source.images, source.captions, block_cells):
-        block = _checked(source.block(images, captions))
         first, last = torch.searchsorted(sorted_owners, torch.tensor([images.start, images.stop])).tolist()
         own = by_image[first:last]
         own = own[(own >= captions.start) & (own < captions.stop)]
         cells = owners[own] - images.start, own - captions.start
+        if counts := quick.counts(images, captions, best[images], right[captions], cells):
+            above_best[images] += counts[0]
+            above_right[captions] += counts[1]
+            continue
+        block = _checked(source.block(images, captions))
         above_best[images] += _count(block >= best[images, None], cells, dim=1)
         above_right[captions] += _count(block >= right[captions], cells, dim=0)
     return Ranks(above_best + 1, above_right + 1)

@@ -77,10 +77,14 @@ class EmbeddingSimilarity:
         return (self.image_embeddings[images] @ self.caption_embeddings[captions].T).float()
 
     def pairs(self, owner: Tensor) -> Tensor:
-        owners = owner.to(self.image_embeddings.device)
+        return self.cells(owner, torch.arange(self.captions))
+
+    def cells(self, images: Tensor, captions: Tensor) -> Tensor:
+        """Similarity of each of `images` [n] with the one of `captions` [n] beside it, [n]."""
+        where = self.image_embeddings.device
         parts = [
-            (self.image_embeddings[numbers] * captions).sum(dim=1).float()
-            for numbers, captions in zip(owners.split(PAIRS), self.caption_embeddings.split(PAIRS), strict=True)
+            (self.image_embeddings[some] * self.caption_embeddings[others]).sum(dim=1).float()
+            for some, others in zip(images.to(where).split(PAIRS), captions.to(where).split(PAIRS), strict=True)
         ]
         return torch.cat(parts)
 
