@@ -12,12 +12,13 @@ import torch
 
 from threeshnet import Retriever
 from threeshnet.errors import ConfigError, IndexFault
-from threeshnet.index.build import update_index
+from threeshnet.index.build import Options, update_index
 from threeshnet.index.index import Index
 from threeshnet.index.query import Query
 from threeshnet.index.sources import PhotoFolder
 from threeshnet.shards.reader import ShardedSplit
 
+QUIET = Options(progress=False, text_tower=False)
 PARITY = ("even", "odd")
 SENTENCES = ["a dog", "a red ball on the table"]
 
@@ -128,7 +129,7 @@ def test_what_is_known_is_not_encoded_again(folder: Path, raw: Path, retriever: 
     shutil.copy(first.with_stem("moved"), third)
 
     def again():
-        return update_index(PhotoFolder(retriever, photos), retriever, out, progress=False)
+        return update_index(PhotoFolder(retriever, photos), retriever, out, QUIET)
 
     counts = again()
     assert (counts.items, counts.encoded, counts.removed, counts.moved) == (19, 0, 2, 2)

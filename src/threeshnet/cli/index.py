@@ -9,7 +9,8 @@ from rich.console import Console
 
 from threeshnet.errors import ConfigError, shortened
 from threeshnet.files import check_writable
-from threeshnet.index.build import Counts, update_index
+from threeshnet.index.beside import CORRECTIONS, Correction, check_correction
+from threeshnet.index.build import Counts, Options, update_index
 from threeshnet.index.sources import ItemSource, PhotoFolder, ShardCaptions, ShardImages
 from threeshnet.retriever import Retriever
 from threeshnet.settings import IndexSettings
@@ -34,14 +35,8 @@ def index_items(settings: IndexSettings) -> None:
         text_config=settings.text_config,
         device=settings.device,
     )
-    counts = update_index(
-        source_of(settings, retriever),
-        retriever,
-        Path(settings.out),
-        on_error=settings.on_error,
-        progress=settings.progress,
-        text_config=settings.text_config,
-    )
+    options = Options(settings.on_error, settings.progress, settings.text_config, correction_of(settings, retriever))
+    counts = update_index(source_of(settings, retriever), retriever, Path(settings.out), options)
     show(counts, settings.out, time.perf_counter() - started, Console())
 
 
@@ -53,6 +48,23 @@ def source_of(settings: IndexSettings, retriever: Retriever) -> ItemSource:
         return PhotoFolder(retriever, Path(settings.raw), masks=masks, batch_size=together, workers=workers)
     split = ShardedSplit(open_shards(str(settings.shards)), settings.split)
     return ShardCaptions(retriever, split) if settings.of == "captions" else ShardImages(retriever, split)
+
+
+def correction_of(settings: IndexSettings, retriever: Retriever) -> Correction | None:
+    """The hub correction that the settings ask for."""
+    if (settings.bank is None) != (settings.correction is None):
+        raise ConfigError(
+            f"bank={settings.bank}, correction={settings.correction}: a hub correction takes both, the shards of the "
+            f"training and one of {', '.join(CORRECTIONS)}"
+        )
+    if settings.bank is None or settings.correction is None:
+        return None
+    check_correction(settings.correction)
+    split = ShardedSplit(open_shards(settings.bank), settings.bank_split)
+    searched = settings.shards is not None and settings.of == "captions"
+    bank = ShardImages(retriever, split) if searched else ShardCaptions(retriever, split)
+    facts = {"kind": bank.kind, "split": split.name, "fingerprint": split.manifest.fingerprint, "rows": len(split)}
+    return Correction(settings.correction, bank, facts | {"data": split.manifest.dataset})
 
 
 def show(counts: Counts, out: str, seconds: float, console: Console) -> None:

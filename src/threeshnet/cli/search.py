@@ -33,7 +33,7 @@ def search_index(settings: SearchSettings) -> None:
     """Answer one query, or those of a file, and write the answers."""
     queries = [query_of(settings)] if settings.queries is None else read_queries(settings)
     index = Index.open(settings.index, checkpoint=settings.checkpoint)
-    answers = index.search(queries, settings.top, fold=settings.fold)
+    answers = index.search(queries, settings.top, fold=settings.fold, corrected=settings.corrected)
     write_answers(answers, index, settings, several=settings.queries is not None)
 
 

@@ -6,15 +6,17 @@ import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from threeshnet.errors import ConfigError, DataError, IndexFault, Problems
+from threeshnet.errors import ConfigError, DataError, IndexFault, Problems, some
 from threeshnet.files import free_bytes, write_json
+from threeshnet.index.beside import Correction, bank_of, write_correction, write_text_tower
 from threeshnet.index.manifest import FORMAT, PARTS, ROWS, IndexManifest, Source
 from threeshnet.index.rows import SCHEMA, Rows, table_of, write_rows
 from threeshnet.index.sources import Encoded, Item, ItemSource
@@ -41,29 +43,48 @@ class Counts(NamedTuple):
     unreadable: list[str]
 
 
-def update_index(
-    source: ItemSource,
-    retriever: Retriever,
-    out: Path,
-    *,
-    on_error: Literal["skip", "stop"] = "skip",
-    progress: bool = True,
-    text_config: str | None = None,
-) -> Counts:
+@dataclass(frozen=True)
+class Options:
+    """How an index is made."""
+
+    on_error: Literal["skip", "stop"] = "skip"  # what a photo that cannot be read does
+    progress: bool = True
+    text_config: str | None = None  # of an authors' checkpoint
+    correction: Correction | None = None
+    text_tower: bool = True  # write the text encoder for onnxruntime, where that is installed
+
+
+def update_index(source: ItemSource, retriever: Retriever, out: Path, options: Options | None = None) -> Counts:
     """Make the index of a source in the folder `out`, or bring the one that is there up to date.
 
     Raises ConfigError when another process works there or the disk has no room, DataError for photos that cannot be
     read with on_error="stop"; what was encoded before an interruption is kept for the next call.
     """
+    options = options or Options()
     with locked(out):
         made_of = source_of(source, retriever)
         items = source.items()
-        current = list(_current(out, made_of))
+        previous = previous_manifest(out, made_of)
+        current = list(_current(out, previous))
         stores = [*current, *_parts(out, made_of)]
         plan = planned(items, stores, source, old=sum(map(len, current)))
         check_room(out, len(items), len(plan.todo), made_of.dim)
-        stores, unreadable = _encoded(plan, stores, source, out, on_error, progress)
-        return _committed(plan, stores, unreadable, made_of, source, retriever, out, text_config)
+        stores, unreadable = _encoded(plan, stores, source, out, options)
+        facts = {"model": str(retriever.name), "text_config": options.text_config}
+        counts = _committed(plan, stores, unreadable, Target(out, source, made_of, previous, facts), options)
+        if options.text_tower:
+            write_text_tower(retriever, IndexManifest.load(out).text_tower, out)
+        return counts
+
+
+class Target(NamedTuple):
+    """The index that is made."""
+
+    out: Path
+    source: ItemSource
+    made_of: Source
+    previous: IndexManifest | None
+    facts: dict[str, Any]  # of its manifest
 
 
 def source_of(source: ItemSource, retriever: Retriever) -> Source:
@@ -125,11 +146,17 @@ def planned(items: Sequence[Item], stores: Sequence[Rows], source: ItemSource, *
     return Plan(items, rows, present, len(keys))
 
 
-def _current(out: Path, made_of: Source) -> Iterator[Rows]:
-    """The rows of the index that is there, where they can be taken over."""
+def previous_manifest(out: Path, made_of: Source) -> IndexManifest | None:
+    """That of the index that is there, where its rows can be taken over."""
     with suppress(IndexFault):
         manifest = IndexManifest.load(out)
-        if manifest.source == made_of:
+        return manifest if manifest.source == made_of else None
+    return None
+
+
+def _current(out: Path, manifest: IndexManifest | None) -> Iterator[Rows]:
+    if manifest is not None:
+        with suppress(IndexFault):
             yield Rows(out / manifest.rows, manifest.items)
 
 
@@ -162,14 +189,16 @@ def check_room(out: Path, items: int, todo: int, dim: int) -> None:
 
 
 def _encoded(
-    plan: Plan, stores: list[Rows], source: ItemSource, out: Path, on_error: str, progress: bool
+    plan: Plan, stores: list[Rows], source: ItemSource, out: Path, options: Options
 ) -> tuple[list[Rows], list[str]]:
     """The stores with a part for every PART items of the plan, whose rows are filled in; and what was damaged."""
     damaged: list[str] = []
     number = max((int(part.name) for part in (out / PARTS).glob("[0-9]*")), default=-1) + 1
     filled = plan.known
     unit = {"photos": "photo", "images": "image", "captions": "sentence"}[source.kind]
-    with tqdm(total=len(plan.todo), unit=unit, desc="Indexing", disable=not progress, dynamic_ncols=True) as bar:
+    with tqdm(
+        total=len(plan.todo), unit=unit, desc="Indexing", disable=not options.progress, dynamic_ncols=True
+    ) as bar:
         for first in range(0, len(plan.todo), PART):
             places = plan.todo[first : first + PART]
             part, failed = [], Problems("photos")
@@ -184,7 +213,7 @@ def _encoded(
                 place_of = {plan.items[place].number: place for place in places}
                 plan.rows[[place_of[item.number] for item in done]] = np.arange(filled, filled + len(done))
                 filled, number = filled + len(done), number + 1
-            if on_error == "stop":
+            if options.on_error == "stop":
                 failed.raise_as(DataError, "Leave these out, replace them, or give on_error=skip. Others are kept.")
             damaged += failed.found
     return stores, damaged
@@ -206,41 +235,35 @@ def _named(items: Sequence[Item]) -> dict[str, list[object]]:
 # ---- the finished index
 
 
-def _committed(
-    plan: Plan,
-    stores: Sequence[Rows],
-    unreadable: list[str],
-    made_of: Source,
-    source: ItemSource,
-    retriever: Retriever,
-    out: Path,
-    text_config: str | None,
-) -> Counts:
+def _committed(plan: Plan, stores: Sequence[Rows], unreadable: list[str], target: Target, options: Options) -> Counts:
     """Write the rows that the items have now, then the manifest, which makes them the index."""
+    out, correction = target.out, options.correction
     kept = plan.rows >= 0
     if not kept.any():
-        raise DataError(f"none of {len(plan.items)} items can be indexed:\n" + Problems("photos").text())
+        raise DataError(f"none of {len(plan.items)} items can be indexed: {some(unreadable)}")
     items = [item for item, there in zip(plan.items, kept, strict=True) if there]
-    chosen = plan.rows[kept]
-    table = pa.concat_tables([store.table() for store in stores]).take(pa.array(chosen))
-    for name, values in _named(items).items():
-        field = SCHEMA.field(name)
-        table = table.set_column(table.schema.get_field_index(name), field, pa.array(values, field.type))
-    first = stores[0]
-    same = len(first) == len(items) and (chosen == np.arange(len(items))).all() and first.table().equals(table)
+    chosen, table = plan.rows[kept], _table(stores, plan.rows[kept], items)
     manifest = IndexManifest(
         format=FORMAT,
-        source=made_of,
-        model=str(retriever.name),
-        text_config=text_config,
+        source=target.made_of,
         items=len(items),
-        raw=source.raw,
-        rows=first.folder.name if same and first.folder.parent == out else f"{ROWS}{_previous(out) + 1}",
+        raw=target.source.raw,
+        rows=f"{ROWS}{_last_number(out) + 1}",
+        correction=correction.name if correction else None,
+        bank=correction.facts if correction else None,
         unreadable=unreadable,
         commit=current_commit(),
+        **target.facts,
     )
-    if manifest.rows != first.folder.name:
+    before = target.previous
+    same = before is not None and (before.correction, before.bank) == (manifest.correction, manifest.bank)
+    if before is not None and same and stores[0].holds(chosen, table):
+        manifest = manifest.model_copy(update={"rows": before.rows})
+    else:
         write_rows(out / manifest.rows, [store.embeddings for store in stores], chosen, table)
+        if correction is not None:
+            bank = bank_of(correction, before, out, progress=options.progress)
+            write_correction(out / manifest.rows, Rows(out / manifest.rows).embeddings, correction.name, bank)
     manifest.save(out)
     shutil.rmtree(out / PARTS, ignore_errors=True)
     for folder in out.glob(f"{ROWS}*"):
@@ -249,7 +272,16 @@ def _committed(
     return _counted(plan, items, table, unreadable)
 
 
-def _previous(out: Path) -> int:
+def _table(stores: Sequence[Rows], chosen: np.ndarray, items: Sequence[Item]) -> pa.Table:
+    """The facts of the chosen rows, under the names that their items have now."""
+    table = pa.concat_tables([store.table() for store in stores]).take(pa.array(chosen))
+    for name, values in _named(items).items():
+        field = SCHEMA.field(name)
+        table = table.set_column(table.schema.get_field_index(name), field, pa.array(values, field.type))
+    return table
+
+
+def _last_number(out: Path) -> int:
     """The number of the rows that are there, of an unfinished indexing too; 0 for none."""
     numbers = [folder.name.removeprefix(ROWS) for folder in out.glob(f"{ROWS}*")]
     return max((int(number) for number in numbers if number.isdecimal()), default=0)

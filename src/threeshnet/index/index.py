@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -13,18 +14,19 @@ import numpy as np
 from threeshnet.errors import ConfigError, IndexFault
 from threeshnet.index.exact import nearest
 from threeshnet.index.filters import Areas, allowed_rows
-from threeshnet.index.manifest import IndexManifest
+from threeshnet.index.manifest import BIAS, CALIBRATION_BANK, HUBS, IndexManifest
 from threeshnet.index.query import Answer, Query, Result
+from threeshnet.index.ranking import Hubs, Nearest, Ranked, Ranking, Wanted
 from threeshnet.index.rows import Rows
+from threeshnet.metrics.answerability import Calibration
 
 if TYPE_CHECKING:
+    from threeshnet.export.onnx_text import OnnxText
     from threeshnet.retriever import Retriever
 
 ATTEMPTS = 3  # to open an index that is being replaced
 MOST_RESULTS = 10_000
-LIKELY = 0.5  # probability from which an index is said to hold an answer
-PENALTY = 0.5  # share of the similarity with `without` that is taken off the score
-SPARE = 20  # results looked at beyond those asked for, since near-duplicates are folded
+TINY = 1e-12  # length of a mixture of a sentence and its opposite
 
 
 class Index:
@@ -56,57 +58,108 @@ class Index:
 
     # ---- search
 
-    def search(self, queries: Sequence[Query], top: int = 10, *, fold: bool = True) -> list[Answer]:
+    def search(
+        self, queries: Sequence[Query], top: int = 10, *, fold: bool = True, corrected: bool = True
+    ) -> list[Answer]:
         """The answers to some queries, in their order, with `top` results each or all that there are.
 
-        With `fold` near-duplicates of a result are named in it. Raises ConfigError for filters that do not exist, and
-        CheckpointError or DataError for a photo that cannot be encoded.
+        With `fold` near-duplicates of a result are named in it. `corrected` corrects for hubs, where the index was
+        made with a bank. Raises ConfigError for filters that do not exist, and CheckpointError or DataError for a photo
+        that cannot be encoded.
         """
         if not 1 <= top <= MOST_RESULTS:
             raise ConfigError(f"top={top}: expected 1 to {MOST_RESULTS:,}")
-        if not queries:
-            return []
         masks = {words: allowed_rows(words, self) for words in dict.fromkeys(query.filters for query in queries)}
-        wanted, _ = self._vectors(queries)
-        answers: list[Answer | None] = [None] * len(queries)
+        wanted = self._wanted(queries) if queries else []
+        hashes = self.column("perceptual_hash") if fold and queries else None
+        found: dict[int, Answer] = {}
         for words, mask in masks.items():
             places = [place for place, query in enumerate(queries) if query.filters == words]
-            kept = min(top + SPARE if fold else top, len(self))
-            rows, scores = nearest(self.rows.embeddings, wanted[places], kept, allowed=mask)
-            for place, own, score in zip(places, rows, scores, strict=True):
-                answers[place] = self._answer(queries[place], own[:top], score[:top])
-        return [answer for answer in answers if answer is not None]
+            gallery = len(self) if mask is None else int(mask.sum())
+            hubs = self._hubs if corrected else None
+            ranking = Ranking(self._nearest(mask), gallery, hashes, hubs, self.calibration, self._calibration_bank)
+            for place, ranked in zip(places, ranking([wanted[place] for place in places], top), strict=True):
+                found[place] = self._answer(queries[place].name, ranked)
+        return [found[place] for place in range(len(queries))]
 
-    def _vectors(self, queries: Sequence[Query]) -> tuple[np.ndarray, list[np.ndarray]]:
-        """What is looked for [Q, D], and what is not wanted, [m, D] a query; all of unit length."""
+    def _nearest(self, mask: np.ndarray | None) -> Nearest:
+        def search(queries: np.ndarray, top: int, bias: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+            return nearest(self.rows.embeddings, queries, top, allowed=mask, bias=bias)
+
+        return search
+
+    def _wanted(self, queries: Sequence[Query]) -> list[Wanted]:
+        """The vectors of queries; each sentence is encoded once."""
         texts = list(dict.fromkeys(text for query in queries for text in (query.text, *query.without) if text))
         images = [query.image for query in queries if query.image is not None]
         by_text = dict(zip(texts, self.encode_texts(texts), strict=True)) if texts else {}
         photos = iter(self.retriever.encode_photos(images, progress=False).numpy() if images else ())
+        none = np.zeros((0, self.manifest.source.dim), np.float32)
         wanted = []
         for query in queries:
-            text = by_text[query.text] if query.text else None
-            photo = next(photos) if query.image is not None else None
-            if text is not None and photo is not None:
-                mixed = query.text_weight * text + (1 - query.text_weight) * photo
-                wanted.append(mixed / max(float(np.linalg.norm(mixed)), 1e-12))
-            else:
-                wanted.append(text if text is not None else photo)
-        none = np.zeros((0, self.manifest.source.dim), np.float32)
-        unwanted = [np.stack([by_text[text] for text in query.without]) if query.without else none for query in queries]
-        return np.stack(wanted), unwanted
+            unwanted = np.stack([by_text[text] for text in query.without]) if query.without else none
+            parts = [by_text[query.text] * (query.text_weight if query.image is not None else 1)] if query.text else []
+            if query.image is not None:
+                parts.append(next(photos) * (1 - query.text_weight if query.text else 1))
+            vector = np.sum(parts, axis=0)
+            vector = vector / max(float(np.linalg.norm(vector)), TINY)
+            wanted.append(Wanted(vector, unwanted, query.image is None))
+        return wanted
 
-    def _answer(self, query: Query, rows: np.ndarray, scores: np.ndarray) -> Answer:
-        results = [self._result(int(row), float(score)) for row, score in zip(rows, scores, strict=True)]
-        return Answer(query.name, None, None, results)
-
-    def _result(self, row: int, score: float) -> Result:
-        file, caption = self.column("file")[row], self.column("caption")[row]
-        return Result(self.column("id")[row], file or None, score, None, row, (), caption)
+    def _answer(self, name: str, ranked: Ranked) -> Answer:
+        likely = None if ranked.probabilities is None else ranked.probabilities.tolist()
+        rows, scores = ranked.rows.tolist(), ranked.scores.tolist()
+        ids, files, captions = (self.column(key) for key in ("id", "file", "caption"))
+        results = [
+            Result(
+                id=str(ids[rows[first]]),
+                file=str(files[rows[first]]) if files[rows[first]] else None,
+                score=scores[first],
+                probability=None if likely is None else likely[first],
+                row=rows[first],
+                duplicates=tuple(str(ids[rows[other]]) for other in others),
+                caption=None if captions[rows[first]] is None else str(captions[rows[first]]),
+            )
+            for first, *others in ranked.groups
+        ]
+        matches = None
+        if ranked.answerable is not None and self.calibration is not None:
+            matches = bool(self.calibration.matches(ranked.answerable))
+        return Answer(name, ranked.answerable, matches, results)
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings [B, D] float32 of sentences."""
+        """Embeddings [B, D] float32 of sentences, by onnxruntime where the index has the text encoder for it."""
+        if self.text_tower is not None:
+            return self.text_tower.encode_texts(list(texts))
         return self.retriever.encode_texts(list(texts), progress=False).numpy()
+
+    @cached_property
+    def text_tower(self) -> OnnxText | None:
+        """The text encoder that the index holds, where onnxruntime is installed."""
+        folder = self.folder / self.manifest.text_tower
+        if not folder.is_dir() or find_spec("onnxruntime") is None:
+            return None
+        from threeshnet.export.onnx_text import OnnxText
+
+        return OnnxText(folder)
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """The model's probabilities of an answer; None where its checkpoint has none, or captions are indexed."""
+        stored = self.manifest.calibration
+        return None if stored is None or self.manifest.source.kind == "captions" else Calibration(**stored)
+
+    @cached_property
+    def _calibration_bank(self) -> np.ndarray | None:
+        file = self.folder / CALIBRATION_BANK
+        return np.load(file).astype(np.float32) if self.manifest.calibration and file.is_file() else None
+
+    @cached_property
+    def _hubs(self) -> Hubs | None:
+        if self.manifest.correction is None:
+            return None
+        file = self.rows.folder / HUBS
+        return Hubs(np.load(self.rows.folder / BIAS), np.load(file) if file.is_file() else None)
 
     # ---- what is in it
 

@@ -18,7 +18,9 @@ from threeshnet.files import write_json
 from threeshnet.forms import PlainText, faults_of
 
 FORMAT = 1
-MANIFEST, ROWS, PARTS, TEXT_TOWER = "manifest.json", "rows-", "parts", "text"
+MANIFEST, ROWS, PARTS, TEXT_TOWER = "manifest.json", "rows-", "parts", "text-"
+BIAS, HUBS = "bias.npy", "hubs.npy"  # of a hub correction, beside the rows
+BANK, CALIBRATION_BANK = "bank.npy", "calibration_bank.npy"
 MAKE_INDEX = "make index CKPT=<run> RAW=<folder of photos> OUT=<index>"
 Kind = Literal["photos", "images", "captions"]
 
@@ -45,15 +47,20 @@ class IndexManifest(BaseModel):
     model: PlainText  # what the model was loaded from
     text_config: str | None = None  # of an authors' checkpoint
     normalisation: Literal["unit"] = "unit"
-    items: Annotated[int, Field(ge=0)]
+    items: Annotated[int, Field(ge=1)]
     raw: PlainText = ""  # folder that the items' files are relative to; empty where there are none
     rows: Annotated[str, Field(pattern=rf"^{ROWS}\d+$")]
-    bank: Annotated[int, Field(ge=0)] = 0  # captions of the bank of a hub correction
-    correction: str | None = None
+    correction: str | None = None  # of hubs, and the bank that it is by
+    bank: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
     approximate: str | None = None  # the structure beside the rows, None for exact search alone
     unreadable: list[str] = []  # files that were left out, each with its reason
     commit: PlainText = "unknown"
+
+    @property
+    def text_tower(self) -> str:
+        """Folder of the text encoder for onnxruntime, where the index has one."""
+        return f"{TEXT_TOWER}{self.source.model_hash[:12]}"
 
     def save(self, folder: Path) -> None:
         write_json(folder / MANIFEST, self.model_dump())

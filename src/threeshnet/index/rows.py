@@ -65,6 +65,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.embeddings)
 
+    def holds(self, chosen: np.ndarray, table: pa.Table) -> bool:
+        """Whether these are the rows already: `chosen` [n] of it, with the facts of `table`."""
+        return len(chosen) == len(self) and bool((chosen == np.arange(len(self))).all()) and self.table().equals(table)
+
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The facts, or some of their columns."""
         try:

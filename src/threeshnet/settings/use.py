@@ -19,6 +19,9 @@ class IndexSettings(Settings):
     grid: str | Part | None
     segmentation: str | Part | None
     text_config: str | None
+    bank: str | None
+    bank_split: str
+    correction: str | None
     device: str | None
     on_error: OnError
     batch_size: int
@@ -39,6 +42,7 @@ class SearchSettings(Settings):
     zero: bool
     out: str | None
     fold: bool
+    corrected: bool
     checkpoint: str | None
 
 

@@ -1,0 +1,86 @@
+"""What an index holds beside its rows: the text encoder, the calibration's bank, a hub correction."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from threeshnet.errors import ConfigError, one_of
+from threeshnet.files import replacing
+from threeshnet.index.manifest import BANK, BIAS, HUBS, TEXT_TOWER, IndexManifest
+from threeshnet.index.sources import ItemSource
+from threeshnet.metrics.corrections import CORRECTIONS
+from threeshnet.retriever import Retriever
+
+log = logging.getLogger(__name__)
+ONNX = ("onnx", "onnxruntime")
+
+
+class Correction(NamedTuple):
+    """A hub correction by a bank of queries, which are known before any search."""
+
+    name: str  # of metrics.corrections
+    bank: ItemSource  # training captions where photos are found, training images where captions are
+    facts: dict[str, Any]  # what the bank is: equal facts, equal bank
+
+
+def check_correction(name: str) -> None:
+    """Raises ConfigError for a correction that does not exist."""
+    if name not in CORRECTIONS:
+        raise ConfigError(one_of("correction", name, list(CORRECTIONS)))
+
+
+def bank_of(correction: Correction, previous: IndexManifest | None, out: Path, *, progress: bool) -> np.ndarray:
+    """Embeddings [b, D] of the bank: those that the index has, or encoded now."""
+    file = out / BANK
+    if previous is not None and previous.bank == correction.facts and file.is_file():
+        return np.load(file)
+    items = correction.bank.items()
+    with tqdm(total=len(items), desc="Bank", disable=not progress, dynamic_ncols=True) as bar:
+        parts = []
+        for batch in correction.bank.encode(items):
+            parts.append(batch.embeddings)
+            bar.update(len(batch.items))
+    embeddings = np.concatenate(parts)
+    save(file, embeddings)
+    return embeddings
+
+
+def write_correction(rows: Path, embeddings: np.ndarray, name: str, bank: np.ndarray) -> None:
+    """Write the bias of each row, and which rows are hubs where those alone are corrected."""
+    made = CORRECTIONS[name](torch.from_numpy(np.array(embeddings)), torch.from_numpy(bank))
+    save(rows / BIAS, made.bias.numpy())
+    if made.hubs is not None:
+        save(rows / HUBS, made.hubs.among().numpy())
+
+
+def write_text_tower(retriever: Retriever, name: str, out: Path) -> None:
+    """Write the text encoder for onnxruntime into the folder `name`, so that a search starts without torch.
+
+    Nothing is written where it is there already, and where onnx is not installed.
+    """
+    if not (out / name).is_dir():
+        if any(find_spec(package) is None for package in ONNX):
+            return
+        from threeshnet.export.onnx_towers import write_text_tower as write
+
+        partial = out / f"{name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        write(retriever.model, partial)
+        partial.rename(out / name)
+    for other in out.glob(f"{TEXT_TOWER}*"):
+        if other.name != name:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def save(file: Path, values: np.ndarray) -> None:
+    """A `.npy` file, whole or absent."""
+    with replacing(file) as partial, partial.open("wb") as opened:
+        np.save(opened, values)
