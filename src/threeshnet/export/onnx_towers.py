@@ -71,7 +71,7 @@ def write_text_tower(model: RetrievalModel, folder: str | Path, *, int8: bool = 
     """
     folder, tokenizer = Path(folder), model.tokenizer
     longest = tokenizer.max_wordpieces
-    draw = _texts(len(tokenizer))
+    draw = text_inputs(len(tokenizer))
     width = _write_tower(
         folder / TEXT["float32"], TextTower(model.text_encoder), draw, (*TEXT_SIZES, (2, longest)), "text_encoder"
     )
@@ -223,7 +223,7 @@ def _lengths(batch: int, tokens: int) -> Tensor:
     return torch.linspace(tokens, max(tokens // 3, 1), batch).long().unsqueeze(1)
 
 
-def _texts(words: int) -> Any:
+def text_inputs(words: int) -> Any:
     def draw(batch: int, tokens: int) -> dict[str, Tensor]:
         chance = torch.Generator().manual_seed(tokens)
         ids = torch.randint(words, (batch, tokens), generator=chance)
