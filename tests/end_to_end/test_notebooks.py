@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
-SMALL = {"TRAIN": "24", "TEST": "12", "EPOCHS": "1", "EXTRACTOR": "tiny"}  # of FIRST_LOOK_…
+SMALL = {"TRAIN": "24", "TEST": "12", "EPOCHS": "1", "EXTRACTOR": "tiny"}  # of FIRST_LOOK_…, SEARCH_… and FUSION_…
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda file: file.stem)
@@ -23,8 +24,8 @@ def test_there_are_notebooks() -> None:
 
 
 def test_every_cell_runs(notebook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in SMALL.items():
-        monkeypatch.setenv(f"FIRST_LOOK_{name}", value)
+    for (name, value), notebooks in product(SMALL.items(), ("FIRST_LOOK", "SEARCH", "FUSION")):
+        monkeypatch.setenv(f"{notebooks}_{name}", value)
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # where a notebook puts its data
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
