@@ -22,7 +22,16 @@ from threeshnet import Retriever
 from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
 from threeshnet.encoders.hybrid import HybridEncoder
 from threeshnet.encoders.model import RetrievalModel
-from threeshnet.explanations.contributions import NAMED, DeletionTest, by_place, deletion_test, effects, ranked, shares
+from threeshnet.explanations.contributions import (
+    ENOUGH,
+    NAMED,
+    DeletionTest,
+    by_place,
+    deletion_test,
+    effects,
+    ranked,
+    shares,
+)
 from threeshnet.explanations.explain import explain
 from threeshnet.explanations.explanation import Contribution, Explanation, pixels
 from threeshnet.explanations.places import PHOTO, Place, tokens_of
@@ -70,7 +79,7 @@ cases = st.tuples(st.sampled_from(KINDS), st.integers(1, 6), st.integers(0, 3), 
 # ---- the share
 
 
-@examples(max_examples=15)
+@examples(max_examples=8)
 @given(cases, st.sampled_from(sorted(POOLINGS)))
 def test_shares_sum_to_the_similarity(case: tuple[str, int, int, int], pooling: str) -> None:
     kind, regions, padding, seed = case
@@ -294,14 +303,26 @@ def test_what_cannot_be_explained_is_said_at_once(command, tmp_path: Path) -> No
 # ---- the experiment
 
 
+def test_the_rows_bear_out_what_is_called_an_explanation() -> None:
+    """The way of `explain` passes both tests on held-out photos of the demo, and VSeM's weights pass neither."""
+    rows = list(csv.DictReader((ROOT / "experiments" / "explanations" / "results.csv").open(encoding="utf-8")))
+    scored = [row for row in rows if (row["data"], row["split"]) == ("demo", "test")]
+    passed = {
+        (row["way"], float(row["ratio"]) >= ENOUGH and float(row["on_named"]) >= 70)
+        for row in scored
+        if row["way"] in ("deletion", "VSeM weight")
+    }
+    assert passed == {("deletion", True), ("VSeM weight", False)}
+
+
 def test_the_experiment_writes_a_row_for_each_way(
     demo_run: Path, demo_shards: Path, tmp_path: Path, monkeypatch
 ) -> None:
     script = loaded(ROOT / "experiments" / "explanations" / "run.py")
     out = tmp_path / "rows.csv"
-    words = [str(demo_run), "--shards", str(demo_shards), "--split", "test", "--photos", "12", "--out", str(out)]
+    words = [str(demo_run), "--shards", str(demo_shards), "--split", "test", "--photos", "4", "--out", str(out)]
     monkeypatch.setattr("sys.argv", ["run.py", *words])
     script.main()
     rows = list(csv.DictReader(out.open()))
     assert [row["way"] for row in rows] == list(script.WAYS)
-    assert all(float(row["cost_named"]) < 1 and row["photos"] == "12" for row in rows)
+    assert all(float(row["cost_named"]) < 1 and row["photos"] == "4" for row in rows)

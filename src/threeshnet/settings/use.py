@@ -53,7 +53,7 @@ class ExplainSettings(Settings):
     mask: str | None
     out: str
     top: int
-    extractor: str | None
-    grid: str | None
-    segmentation: str | None
+    extractor: Part | None
+    grid: Part | None
+    segmentation: Part | None
     text_config: str | None
