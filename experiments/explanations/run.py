@@ -3,8 +3,8 @@
 Every run becomes rows of results.csv, one a way to rank the places of a photo (`WAYS`). Two tests:
 
 1. The three places named first are left out of the pooled set. Their cost in similarity, beside three random ones.
-2. On the demo, *what* captions: the place named first lies on an object that the sentence names. The renderer's masks
-   say so. A place lies on an object that covers a tenth of it. Chance is a random place.
+2. *What* captions of the demo: the place named first lies on an object that the sentence names, by the renderer's masks.
+   A place lies on an object that covers a tenth of it. Chance is a random place.
 
 With --pixels, pixels.csv has the first test once more for some photos, on the photo itself: the pixels of the places
 become the photo's mean colour and their segmentation void, and everything is extracted anew.
@@ -52,8 +52,7 @@ from threeshnet.runs.run import Run
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training.checkpoint import checkpoint_hash, read_checkpoint
 
-HERE = Path(__file__).resolve().parent
-FILE = "results.csv"
+FILE = Path(__file__).resolve().with_name("results.csv")
 COVERED = 0.1  # of a place, by the object that it lies on
 ACROSS, DOWN = (76, 148), (78, 142)  # pixels between the columns and rows of the demo's places (demo/render.py)
 WAYS = ("deletion", "share", "share from mean", "gradient x input", "VSeM weight", "random")
@@ -247,8 +246,9 @@ def pixel_row(run: Path, split: ShardedSplit, photos: int, known: Mapping[str, A
         costs_of.append((similarity[0] - similarity[1:]).tolist())
         areas_of.append([area for _, area in blanks[1:]])
     cost, area = np.array(costs_of), np.array(areas_of)
+    change = np.abs(cost[:, 1:]).mean()
     found = {"cost_named": cost[:, 0].mean(), "cost_random": cost[:, 1:].mean()}
-    found |= {"change_random": np.abs(cost[:, 1:]).mean(), "ratio": cost[:, 0].mean() / np.abs(cost[:, 1:]).mean()}
+    found |= {"change_random": change, "ratio": found["cost_named"] / change}
     found |= {"area_named": area[:, 0].mean(), "area_random": area[:, 1:].mean()}
     return {**known, "photos": len(cost)} | {name: f"{value:.4f}" for name, value in found.items()}
 
@@ -273,7 +273,7 @@ def main() -> None:
     parser.add_argument("--split", default="dev")
     parser.add_argument("--photos", type=int, default=200, help="spread evenly over the split")
     parser.add_argument("--pixels", type=int, default=0, help="photos of the test on pixels; 0 leaves it out")
-    parser.add_argument("--out", type=Path, default=HERE / FILE)
+    parser.add_argument("--out", type=Path, default=FILE)
     asked = parser.parse_args()
     split = ShardedSplit(asked.shards, asked.split)
     for folder in asked.runs:

@@ -321,8 +321,12 @@ def test_the_experiment_writes_a_row_for_each_way(
     script = loaded(ROOT / "experiments" / "explanations" / "run.py")
     out = tmp_path / "rows.csv"
     words = [str(demo_run), "--shards", str(demo_shards), "--split", "test", "--photos", "4", "--out", str(out)]
+    words += ["--pixels", "2"]
     monkeypatch.setattr("sys.argv", ["run.py", *words])
     script.main()
     rows = list(csv.DictReader(out.open()))
     assert [row["way"] for row in rows] == list(script.WAYS)
     assert all(float(row["cost_named"]) < 1 and row["photos"] == "4" for row in rows)
+    (blanked,) = csv.DictReader((tmp_path / "pixels.csv").open(encoding="utf-8"))
+    assert 0 < float(blanked["area_named"]) < 1
+    assert float(blanked["change_random"]) > 0
