@@ -30,7 +30,7 @@ from threeshnet.shards.reader import ShardedSplit
 
 from ..common import processor, surroundings
 
-ROUNDS, SINGLE = 5, 40  # passes over the captions, and sentences that are encoded alone
+SINGLE = 40  # sentences that are encoded alone
 IMAGES_TOGETHER = 100
 STARTS = {
     "torch": "from threeshnet import Retriever; Retriever.load({run!r}, device='cpu').encode_texts([{text!r}])",
@@ -44,12 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="run directory")
     parser.add_argument("--shards", required=True, help="its shards")
+    parser.add_argument("--rounds", type=int, default=5, help="passes over the captions, and starts, that are timed")
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     retriever, split = Retriever.load(options.run, device="cpu"), ShardedSplit(options.shards, "test")
     images = images_of(retriever, split)
-    found: dict[str, Any] = {"experiment": retriever.card.get("experiment"), "machine": processor(), "rounds": ROUNDS}
+    found: dict[str, Any] = {
+        "experiment": retriever.card.get("experiment"),
+        "machine": processor(),
+        "rounds": options.rounds,
+    }
     found |= {"data": split.manifest.dataset, "images": split.images, "captions": split.captions}
     with tempfile.TemporaryDirectory() as folder:
         write_text_tower(retriever.model, folder, int8=True)
@@ -59,9 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             "int8": OnnxText(folder, precision="int8", threads=1).encode_texts,
         }
         found["ways"] = {name: quality(encode, images, split) for name, encode in ways.items()}
-        for name, timed in speeds(ways, list(split.caption_texts)).items():
+        for name, timed in speeds(ways, list(split.caption_texts), options.rounds).items():
             found["ways"][name] |= timed
-        for name, seconds in starts(options.run, folder, split.caption_texts[0]).items():
+        for name, seconds in starts(options.run, folder, split.caption_texts[0], options.rounds).items():
             found["ways"][name]["start_seconds"] = seconds
         for name, file in TEXT.items():
             found["ways"][name]["megabytes"] = round((Path(folder) / file).stat().st_size / 1e6, 1)
@@ -83,11 +88,11 @@ def quality(encode: Callable[[list[str]], Any], images: Tensor, split: ShardedSp
     return {"rsum": recalls["rsum"], "i2t_r1": recalls["i2t"]["R@1"], "t2i_r1": recalls["t2i"]["R@1"]}
 
 
-def speeds(ways: dict[str, Callable[[list[str]], Any]], texts: list[str]) -> dict[str, dict[str, float]]:
+def speeds(ways: dict[str, Callable[[list[str]], Any]], texts: list[str], rounds: int) -> dict[str, dict[str, float]]:
     """Sentences a second in batches of 64, and milliseconds of one alone: medians of rounds that alternate."""
     together: dict[str, list[float]] = {name: [] for name in ways}
     alone: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, encode in ways.items():
             together[name].append(len(texts) / seconds_of(lambda encode=encode: encode(texts)))
             alone[name] += [seconds_of(lambda encode=encode, text=text: encode([text])) for text in texts[:SINGLE]]
@@ -102,10 +107,10 @@ def speeds(ways: dict[str, Callable[[list[str]], Any]], texts: list[str]) -> dic
     }
 
 
-def starts(run: str, folder: str, text: str) -> dict[str, float]:
-    """Seconds of a process that encodes one sentence: medians of three, after one that warms the disk's cache."""
+def starts(run: str, folder: str, text: str, rounds: int) -> dict[str, float]:
+    """Seconds of a process that encodes one sentence: medians, after a start that warms the disk's cache."""
     found: dict[str, list[float]] = {name: [] for name in STARTS}
-    for attempt in range(4):
+    for attempt in range(rounds + 1):
         for name, code in STARTS.items():
             command = [sys.executable, "-c", code.format(run=run, folder=folder, text=text)]
             before = children_seconds()
