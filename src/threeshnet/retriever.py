@@ -26,6 +26,7 @@ from threeshnet.features.extractor import merged
 from threeshnet.features.photos import LoadedBatch, PhotoInputs
 from threeshnet.features.segmentation import AnnotatedSegmentation
 from threeshnet.features.sources import Given, Maker, chosen
+from threeshnet.metrics.answerability import Calibration
 from threeshnet.pretrained import (
     WEIGHTS,
     checkpoint_file,
@@ -225,6 +226,12 @@ class Retriever:
         except (RuntimeError, AttributeError) as error:  # other widths, or a field that the extractor did not give
             made = ", ".join(maker.source.name for maker in self.makers)
             raise CheckpointError(f"{self.name}: its model cannot read what {made} made: {error}") from error
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """Turns similarities into probabilities of an answer; None for a model that has none."""
+        stored = self.card.get("calibration")
+        return None if stored is None else Calibration.model_validate(stored)
 
     @cached_property
     def makers(self) -> list[Maker]:

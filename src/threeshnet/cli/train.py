@@ -8,6 +8,7 @@ import time
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 
+from threeshnet.evaluation.calibrate import calibrate
 from threeshnet.evaluation.finish import finish, show
 from threeshnet.evaluation.scores import facts_of_run, scores_of
 from threeshnet.files import check_writable
@@ -61,6 +62,7 @@ def train(settings: TrainSettings, invocation: Invocation) -> None:
         if selection != settings.selection:
             log.warning("no epoch was finished, so no checkpoint was compared on dev: scoring the last weights")
         module.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+        calibrate(trainer, module, datamodule, checkpoint)
         trainer.test(module, datamodule=datamodule, verbose=False)
         split = datamodule.split(str(datamodule.test_split))
         seconds = seconds_of(begun) + time.perf_counter() - started

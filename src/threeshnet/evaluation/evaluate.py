@@ -13,6 +13,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from threeshnet.batches.datamodule import BatchOptions, RetrievalDataModule, Splits
 from threeshnet.encoders.official import is_official_checkpoint, load_official_checkpoint
 from threeshnet.errors import CheckpointError, ConfigError, Problems
+from threeshnet.evaluation.calibrate import calibrate_checkpoint
 from threeshnet.evaluation.finish import write_scores
 from threeshnet.evaluation.request import check_request, perturb_inputs, recorded, scored_views
 from threeshnet.evaluation.scores import scored_of, scores_of
@@ -62,6 +63,8 @@ def evaluate(settings: EvaluateSettings, invocation: Invocation) -> None:
         splits.append(loaded.split)
         del loaded  # so that there is one model in memory, however many are averaged
     split = splits[0]
+    if settings.calibrate:
+        hashes = [calibrate_checkpoint(files[0], embeddings[0], split)]
     bank = encode(settings, load(settings, files[0], settings.bank)) if settings.bank else None
     scores = scores_of(
         settings.protocol,

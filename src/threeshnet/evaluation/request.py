@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from threeshnet.batches.datamodule import held_out
+from threeshnet.batches.datamodule import TEST_SPLITS, held_out
 from threeshnet.errors import ConfigError, Problems, no_numbers, one_of
 from threeshnet.metrics.corrections import CORRECTIONS, CSLS_NEAREST
 from threeshnet.metrics.extended import constants
@@ -38,6 +38,8 @@ def check_request(settings: EvaluateSettings, checkpoints: int) -> None:
         problems.add(f"bank={settings.bank!r} is used by hub corrections alone: add extended=true or correction=…")
     if settings.correction:
         problems.extend(_correction_faults(settings))
+    if settings.calibrate:
+        problems.extend(_calibration_faults(settings, checkpoints))
     if settings.bank and checkpoints > 1:
         problems.add(f"bank={settings.bank!r} with {checkpoints} checkpoints: corrections are of one model")
     if settings.bank and settings.protocol == "transfer":
@@ -94,6 +96,17 @@ def _correction_faults(settings: EvaluateSettings) -> Iterator[str]:
         yield f"correction={settings.correction} without OUT: its metrics.json would replace the uncorrected one"
     if settings.extended:
         yield "extended=true is of the similarities as they are: ask for it without correction"
+
+
+def _calibration_faults(settings: EvaluateSettings, checkpoints: int) -> Iterator[str]:
+    if settings.split in TEST_SPLITS:
+        yield f"calibrate=true with split={settings.split}: nothing is fitted on held-out photos; take split=dev"
+    if checkpoints > 1:
+        yield f"calibrate=true with {checkpoints} checkpoints: a calibration is of one model"
+    changed = [f"{name}={getattr(settings, name)}" for name in ("views", "perturb", "correction")]
+    changed = [words for words in changed if not words.endswith(("=None", "=[]"))]
+    if changed:
+        yield f"calibrate=true with {', '.join(changed)}: it is fitted on photos and captions as they are"
 
 
 def recorded(settings: EvaluateSettings, views: Sequence[str]) -> dict[str, Any]:

@@ -11,13 +11,18 @@ many similarities grows with their number, also when none of them is an answer. 
 - The probability of an answer is a logistic regression (Platt, 1999) on the evidence and the level. Its slope is below
   1 where photos are alike, so that they are not independent draws.
 
-Without a bank the level is left out. NumPy alone computes it. `answerability_fit` fits it.
+A sentence that is like no photo of the bank either would look well answered by a photo that is slightly nearer. So
+levels are cut to the range of dev.
+
+Without a level (a query whose embedding is not at hand) the evidence is the first logarithm. NumPy alone computes
+all this; `answerability_fit` fits it.
 
 Letters: Q queries, k results of each, G photos of the gallery, N photos of a bank, D width.
 """
 
 from __future__ import annotations
 
+import base64
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -25,6 +30,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Numbers = npt.NDArray[np.float64]
+RESULTS = 100  # similarities of a query that a search should give, where there are as many
 LARGEST_BANK = 256  # photos: half a megabyte for D 1024, and more change no level by a hundredth
 
 
@@ -36,6 +42,37 @@ class Logistic(BaseModel):
     constant: float
     evidence: float = Field(ge=0)
     level: float = 0.0
+
+
+class Bank(BaseModel):
+    """Embeddings [photos, width] of photos, in half precision as base64: a record that goes wherever JSON goes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    photos: int = Field(ge=1)
+    width: int = Field(ge=1)
+    values: str = Field(repr=False)
+
+    @classmethod
+    def of(cls, images: Any, most: int = LARGEST_BANK) -> Self:
+        """At most that many of the embeddings [G, D], evenly spaced."""
+        rows = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int))
+        values = np.ascontiguousarray(np.asarray(images)[rows], dtype="<f2")
+        return cls(photos=len(rows), width=values.shape[1], values=base64.b64encode(values.tobytes()).decode())
+
+    @property
+    def embeddings(self) -> npt.NDArray[np.float32]:
+        values = np.frombuffer(base64.b64decode(self.values, validate=True), "<f2").astype(np.float32)
+        return values.reshape(self.photos, self.width)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        size = len(base64.b64decode(self.values, validate=True))
+        if size != 2 * self.photos * self.width:
+            raise ValueError(f"{size} bytes of {self.photos} photos of width {self.width}")
+        if not np.isfinite(self.embeddings).all():
+            raise ValueError("embeddings that are no finite numbers")
+        return self
 
 
 class Fitted(BaseModel):
@@ -63,6 +100,8 @@ class Calibration(BaseModel):
     sharpness: float = Field(gt=0)
     plain: Logistic
     with_bank: Logistic
+    bank: Bank
+    levels: list[float] = Field(min_length=2, max_length=2)  # a level beyond these two counts as the nearer one
     threshold: float = Field(ge=0, le=1)
     scores: list[float] = Field(min_length=2)
     below: list[float] = Field(min_length=2)
@@ -72,8 +111,8 @@ class Calibration(BaseModel):
     def _in_order(self) -> Self:
         if len(self.scores) != len(self.below):
             raise ValueError(f"{len(self.scores)} scores and {len(self.below)} means below them")
-        if any(np.diff(self.scores) < 0) or any(np.diff(self.below) < 0):
-            raise ValueError("scores and the means below them must not fall")
+        if any((np.diff(each) < 0).any() for each in (self.scores, self.below, self.levels)):
+            raise ValueError("levels, scores and the means below them must not fall")
         return self
 
     @classmethod
@@ -87,15 +126,18 @@ class Calibration(BaseModel):
 
         return cls(**fitted(images, captions, owners, seed=seed))
 
-    def level(self, queries: Any, bank: Any) -> Numbers:
-        """Level [Q] of queries [Q, D] in a bank of photos [N, D]."""
-        scores = np.asarray(queries, np.float32) @ np.asarray(bank, np.float32).T
-        return log_mean_exp(self.sharpness * scores)
+    def level(self, queries: Any) -> Numbers:
+        """Level of queries [Q, D] in the bank, [Q].  Raises ValueError for another width."""
+        asking = np.asarray(queries, np.float32)
+        if asking.ndim != 2 or asking.shape[1] != self.bank.width:
+            raise ValueError(f"queries of shape {list(asking.shape)}: expected [queries, {self.bank.width}]")
+        return log_mean_exp(self.sharpness * (asking @ self.bank.embeddings.T))
 
     def answerable(self, scores: Any, gallery: int, level: Any = None) -> Numbers:
         """Probability [Q] that the gallery holds an answer; `scores` [Q, k] are the k highest of each query, falling.
 
-        `gallery` is the number of photos that were searched. `level` [Q], from a bank, makes it sharper. Raises
+        `gallery` is the number of photos that were searched, k should be RESULTS or all of them. With the queries'
+        `level` [Q] it is sharper. Raises
         ValueError for more scores than photos, and for scores that are not in order.
         """
         return self._answerable(self._log_sum(checked(scores, gallery), gallery), gallery, level)
@@ -121,7 +163,7 @@ class Calibration(BaseModel):
         return np.logaddexp(found, np.log(others) + each)
 
     def _answerable(self, log_sum: Numbers, gallery: int, level: Any) -> Numbers:
-        usual = np.zeros_like(log_sum) if level is None else np.asarray(level, np.float64)
+        usual = np.zeros_like(log_sum) if level is None else np.clip(np.asarray(level, np.float64), *self.levels)
         by = self.plain if level is None else self.with_bank
         odds = by.constant + by.evidence * (log_sum - np.log(gallery) - usual) + by.level * usual
         return 1 / (1 + np.exp(-np.clip(odds, -700, 700)))
@@ -147,9 +189,3 @@ def log_mean_exp(values: Any) -> Numbers:
     """
     numbers = np.asarray(values, np.float64)
     return np.logaddexp.reduce(numbers, axis=1) - np.log(numbers.shape[1])
-
-
-def bank_of(images: Any, most: int = LARGEST_BANK) -> npt.NDArray[np.float16]:
-    """At most that many of the embeddings [G, D], evenly spaced, in half precision."""
-    rows = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int))
-    return np.asarray(images)[rows].astype(np.float16)

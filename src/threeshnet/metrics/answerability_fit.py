@@ -14,13 +14,14 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit
 from scipy.stats import rankdata
 
-from threeshnet.metrics.answerability import Fitted, Logistic, Numbers, log_mean_exp
+from threeshnet.metrics.answerability import Bank, Fitted, Logistic, Numbers, log_mean_exp
 
 FEWEST = 4  # photos: two in each half, so that one is left when the other is taken out
 MOST_PHOTOS, MOST_QUERIES = 500, 1500  # of a half
 SMALLER = 4  # the smaller galleries have that many times fewer photos
 RIDGE = 1e-3  # on the coefficients of standardised signals
 SHARPEST = 300.0  # exp(300 s) is finite, and similarities that differ by 0.02 are further apart than anybody can use
+USUAL = [0.05, 0.95]  # quantiles of the levels of dev: the usual range
 RECALL = 0.95  # of the threshold
 QUANTILES = np.concatenate([np.linspace(0, 0.95, 20), 1 - np.geomspace(0.04, 1e-4, 12), [1.0]])
 PARTS = 10  # equal shares of the queries, for the calibration error
@@ -56,9 +57,9 @@ def fitted(images: Any, captions: Any, owners: Any, *, seed: int) -> dict[str, A
     whole = halves[:2]
     sharpness = sharpness_of(whole)
     signals = [signals_of(each, sharpness) for each in halves]
+    levels = np.quantile(np.concatenate([pair[0][:, 1] for pair in signals[:2]]), USUAL).tolist()
     plain, with_bank = logistic(signals, bank=False), logistic(signals, bank=True)
     scores, below = tail_of(np.concatenate([each.without.ravel() for each in whole]), sharpness)
-    made = {"sharpness": sharpness, "plain": plain, "with_bank": with_bank, "scores": scores, "below": below}
     present, absent = probabilities(with_bank, signals[:2])
     reached = Fitted(
         photos=whole[0].scores.shape[1],
@@ -66,7 +67,17 @@ def fitted(images: Any, captions: Any, owners: Any, *, seed: int) -> dict[str, A
         auroc=auroc(present, absent),
         error=calibration_error(present, absent),
     )
-    return made | {"threshold": float(np.quantile(present, 1 - RECALL)), "fitted": reached}
+    return {
+        "sharpness": sharpness,
+        "plain": plain,
+        "with_bank": with_bank,
+        "bank": Bank.of(images),
+        "levels": levels,
+        "threshold": float(np.quantile(present, 1 - RECALL)),
+        "scores": scores,
+        "below": below,
+        "fitted": reached,
+    }
 
 
 def asked(images: Any, captions: Any, owners: Any, generator: np.random.Generator) -> list[Asked]:

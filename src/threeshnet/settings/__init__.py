@@ -210,6 +210,7 @@ class EvaluateSettings(Settings):
     extended: bool
     bank: str | None
     correction: str | None
+    calibrate: bool
     perturb: str | None
     perturb_seed: int
     wandb: Wandb

@@ -16,6 +16,7 @@ from threeshnet.encoders.removed import without_removed
 from threeshnet.errors import CheckpointError, Problems
 from threeshnet.files import sha256
 from threeshnet.forms import json_faults
+from threeshnet.metrics.answerability import Calibration
 from threeshnet.runs.run import Run
 from threeshnet.shards.manifest import Manifest
 
@@ -80,6 +81,7 @@ class Card(Form):
     class_names: list[str] = []
     extractors: dict[Literal["region", "grid", "seg"], FieldMaker] = {}  # empty in files of earlier versions
     run: TrainingFacts = TrainingFacts()
+    calibration: Calibration | None = None  # of similarities to probabilities; none without a dev split
 
 
 class Content(Form):
