@@ -163,7 +163,8 @@ class Calibration(BaseModel):
         return np.logaddexp(found, np.log(others) + each)
 
     def _answerable(self, log_sum: Numbers, gallery: int, level: Any) -> Numbers:
-        usual = np.zeros_like(log_sum) if level is None else np.clip(np.asarray(level, np.float64), *self.levels)
+        lowest, highest = self.levels
+        usual = np.zeros_like(log_sum) if level is None else np.asarray(level, np.float64).clip(lowest, highest)
         by = self.plain if level is None else self.with_bank
         odds = by.constant + by.evidence * (log_sum - np.log(gallery) - usual) + by.level * usual
         return 1 / (1 + np.exp(-np.clip(odds, -700, 700)))

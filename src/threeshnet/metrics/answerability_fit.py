@@ -58,6 +58,8 @@ def fitted(images: Any, captions: Any, owners: Any, *, seed: int) -> dict[str, A
     sharpness = sharpness_of(whole)
     signals = [signals_of(each, sharpness) for each in halves]
     levels = np.quantile(np.concatenate([pair[0][:, 1] for pair in signals[:2]]), USUAL).tolist()
+    for side in (side for pair in signals for side in pair):
+        side[:, 1].clip(*levels, out=side[:, 1])
     plain, with_bank = logistic(signals, bank=False), logistic(signals, bank=True)
     scores, below = tail_of(np.concatenate([each.without.ravel() for each in whole]), sharpness)
     present, absent = probabilities(with_bank, signals[:2])
