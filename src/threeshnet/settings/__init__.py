@@ -268,3 +268,25 @@ class DashboardSettings(Settings):
     wandb: Wandb
     wandb_project: str
     wandb_entity: str | None
+
+
+class ServerSettings(Settings):
+    """What `serve` and `demo` share."""
+
+    examples: list[str]
+    host: str
+    port: int
+    hosts: list[str]
+    megabytes: float
+    seconds: float
+    queue: int
+
+
+class ServeSettings(ServerSettings):
+    index: str
+    checkpoint: str | None
+    masks: str | None
+
+
+class DemoSettings(ServerSettings):
+    runs: str
