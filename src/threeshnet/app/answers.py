@@ -12,7 +12,7 @@ Word = Annotated[str, Field(min_length=1, max_length=WORDS)]
 Id = Annotated[str, Field(max_length=4096)]
 
 
-class Asked(BaseModel):
+class SearchParameters(BaseModel):
     """A search."""
 
     model_config = ConfigDict(extra="forbid")
@@ -24,7 +24,7 @@ class Asked(BaseModel):
     top: int = Field(10, ge=1, le=MOST, description="how many photos")
 
 
-class AskedWhy(BaseModel):
+class ExplainParameters(BaseModel):
     """A photo and the sentence that it was found by."""
 
     model_config = ConfigDict(extra="forbid")
@@ -32,7 +32,7 @@ class AskedWhy(BaseModel):
     q: str = Field(min_length=1, max_length=SENTENCE)
 
 
-class FoundPhoto(BaseModel):
+class PhotoResult(BaseModel):
     """One photo of an answer."""
 
     id: str
@@ -42,16 +42,16 @@ class FoundPhoto(BaseModel):
     duplicates: list[str] = Field([], description="ids of near-duplicates that were folded into it")
 
 
-class Found(BaseModel):
+class SearchAnswer(BaseModel):
     """An answer."""
 
     query: str
     answerable: float | None = Field(description="probability that the index holds an answer at all")
     matches: bool | None = Field(description="false: nothing matches, and the nearest photos are given")
-    results: list[FoundPhoto]
+    results: list[PhotoResult]
 
 
-class Why(BaseModel):
+class ExplainAnswer(BaseModel):
     """An explanation: all of `threeshnet explain`, and its map as a picture to be laid over the photo."""
 
     model_config = ConfigDict(extra="allow")
@@ -88,6 +88,6 @@ class Health(BaseModel):
 
 
 class Fault(BaseModel):
-    """Why a request was refused."""
+    """ExplainAnswer a request was refused."""
 
     error: str

@@ -13,10 +13,18 @@ from fastapi import Request
 from fastapi.responses import PlainTextResponse, Response
 
 from threeshnet.app.about import about
-from threeshnet.app.answers import About, Asked, AskedWhy, Found, FoundPhoto, Health, Why
+from threeshnet.app.answers import (
+    About,
+    ExplainAnswer,
+    ExplainParameters,
+    Health,
+    PhotoResult,
+    SearchAnswer,
+    SearchParameters,
+)
 from threeshnet.app.counters import Counters
 from threeshnet.app.guard import Refused
-from threeshnet.app.pictures import THUMBNAIL, WHOLE, Shown, heat_png, sent_photo
+from threeshnet.app.pictures import THUMBNAIL, WHOLE, PictureCache, heat_png, sent_photo
 from threeshnet.app.work import ModelQueue, PictureThreads
 from threeshnet.errors import DataError
 from threeshnet.index.filters import allowed_rows
@@ -26,7 +34,7 @@ from threeshnet.index.query import Query
 log = logging.getLogger(__name__)
 
 HEAT = (320, 320)  # pixels of an explanation's map; the page stretches it over the photo
-KEPT = {"cache-control": "private, max-age=600"}
+CACHED = {"cache-control": "private, max-age=600"}
 
 
 class Limits(NamedTuple):
@@ -43,13 +51,13 @@ class Api:
     def __init__(self, index: Index, examples: Sequence[str], masks: Path | None, limits: Limits) -> None:
         self.index, self.examples, self.masks = index, examples, masks
         self.model = ModelQueue(index.search, longest=limits.queue)
-        self.threads, self.shown = PictureThreads(), Shown()
+        self.threads, self.pictures = PictureThreads(), PictureCache()
         self.counters = Counters(photos=len(index), waiting=lambda: len(self.model.waiting))
-        self.says: About | None = None
+        self.about_page: About | None = None
 
     async def start(self) -> None:
         """Load the model before the first search."""
-        self.says = await self.model.call(about, self.index, self.examples, self.masks)
+        self.about_page = await self.model.call(about, self.index, self.examples, self.masks)
 
     async def health(self) -> Health:
         """Whether the server answers, and for how many photos."""
@@ -57,18 +65,18 @@ class Api:
 
     async def about(self) -> About:
         """What the index holds, what the model is and how it scored."""
-        assert self.says is not None, "the server has not started"
-        return self.says
+        assert self.about_page is not None, "the server has not started"
+        return self.about_page
 
     async def metrics(self) -> PlainTextResponse:
         """Counters in the text format of Prometheus."""
         return PlainTextResponse(self.counters.text(), media_type="text/plain; version=0.0.4")
 
-    async def search(self, asked: Annotated[Asked, Parameters()]) -> Any:
+    async def search(self, parameters: Annotated[Asked, Parameters()]) -> Any:
         """The photos that a sentence describes, or those like an indexed one (`like`), or both weighted."""
-        return await self._answer(asked, self._file(asked.like) if asked.like else None)
+        return await self._answer(parameters, self._file(parameters.like) if parameters.like else None)
 
-    async def search_by_photo(self, request: Request, asked: Annotated[Asked, Parameters()]) -> Any:
+    async def search_by_photo(self, request: Request, parameters: Annotated[Asked, Parameters()]) -> Any:
         """The photos like the one in the body of the request, and like the sentence where one is given.
 
         `curl --data-binary @dog.jpg -H "Content-Type: image/jpeg" "http://127.0.0.1:8000/api/search?top=5"`
@@ -76,14 +84,14 @@ class Api:
         kind = request.headers.get("content-type", "")
         if not kind.startswith(("image/", "application/octet-stream")):
             raise Refused(415, f"content-type {kind[:100]!r}: send the photo itself as the body, as image/jpeg")
-        if asked.like:
+        if parameters.like:
             raise Refused(400, "like= and a photo in the body: give one of them")
-        return await self._answer(asked, await self.threads.call(sent_photo, await request.body()))
+        return await self._answer(parameters, await self.threads.call(sent_photo, await request.body()))
 
-    async def explain(self, asked: Annotated[AskedWhy, Parameters()]) -> Any:
+    async def explain(self, parameters: Annotated[ExplainParameters, Parameters()]) -> Any:
         """Which parts of a photo make it similar to a sentence."""
-        self._file(asked.id)
-        return await self.model.call(self._why, asked.id, asked.q)
+        self._file(parameters.id)
+        return await self.model.call(self._explained, parameters.id, parameters.q)
 
     async def thumbnail(self, id: str) -> Response:
         """A small JPEG of an indexed photo."""
@@ -93,36 +101,36 @@ class Api:
         """A JPEG of an indexed photo, for a whole screen."""
         return await self._jpeg(id, WHOLE)
 
-    async def _answer(self, asked: Asked, image: Any) -> Any:
-        if asked.filter and not (asked.q.strip() or image or asked.without):
-            return await self.model.call(self._browse, asked)
+    async def _answer(self, parameters: Asked, image: Any) -> Any:
+        if parameters.filter and not (parameters.q.strip() or image or parameters.without):
+            return await self.model.call(self._browse, parameters)
         query = Query(
-            text=asked.q.strip() or None,
+            text=parameters.q.strip() or None,
             image=image,
-            text_weight=asked.text_weight,
-            without=tuple(asked.without),
-            filters=tuple(asked.filter),
+            text_weight=parameters.text_weight,
+            without=tuple(parameters.without),
+            filters=tuple(parameters.filter),
         )
-        return Found.model_validate((await self.model.ask(query, asked.top)).to_json())
+        return SearchAnswer.model_validate((await self.model.ask(query, parameters.top)).to_json())
 
-    def _browse(self, asked: Asked) -> Found:
+    def _browse(self, parameters: SearchParameters) -> SearchAnswer:
         """Filters without a sentence: what they let through, in the order of the index."""
-        allowed = allowed_rows(asked.filter, self.index)
-        rows = () if allowed is None else allowed.nonzero()[0][: asked.top]
+        allowed = allowed_rows(parameters.filter, self.index)
+        rows = () if allowed is None else allowed.nonzero()[0][: parameters.top]
         ids, files = self.index.column("id"), self.index.column("file")
-        found = [FoundPhoto(id=ids[row], file=files[row], score=None, probability=None) for row in rows]
-        return Found(query="", answerable=None, matches=None, results=found)
+        results = [PhotoResult(id=ids[row], file=files[row], score=None, probability=None) for row in rows]
+        return SearchAnswer(query="", answerable=None, matches=None, results=results)
 
-    def _why(self, photo: str, sentence: str) -> Why:
+    def _explained(self, photo: str, sentence: str) -> ExplainAnswer:
         file = self._file(photo)
         explanation = self.index.retriever.explain(file, sentence, mask=mask_of(self.masks, file))
         picture = base64.b64encode(heat_png(explanation.heat(HEAT))).decode()
-        return Why(id=photo, heat=f"data:image/png;base64,{picture}", **explanation.to_json(maps=False))
+        return ExplainAnswer(id=photo, heat=f"data:image/png;base64,{picture}", **explanation.to_json(maps=False))
 
     async def _jpeg(self, photo: str, side: int) -> Response:
         file = self._file(photo)
         try:
-            return Response(await self.threads.call(self.shown.jpeg, file, side), media_type="image/jpeg", headers=KEPT)
+            return Response(await self.threads.call(self.pictures.jpeg, file, side), media_type="image/jpeg", headers=CACHED)
         except DataError as error:  # the page learns nothing of folders
             log.warning("%s", error)
             raise Refused(404, "the photo has changed or is gone since it was indexed") from error
@@ -139,4 +147,4 @@ def mask_of(masks: Path | None, file: Path) -> Path | None:
     if masks is None:
         return None
     steps = file.with_suffix(".png").parts[1:]
-    return next((found for start in range(len(steps)) if (found := masks.joinpath(*steps[start:])).is_file()), None)
+    return next((mask for start in range(len(steps)) if (mask := masks.joinpath(*steps[start:])).is_file()), None)

@@ -27,9 +27,9 @@ def demo(settings: DemoSettings) -> None:
     """Index the held-out photos with the newest demo run, then serve them."""
     check(settings)
     run = newest_run(Path(settings.runs))
-    own = run.settings or {}
-    data = DataSet.model_validate(own["data"])
-    split = ShardedSplit(provide_shards(own["shards"], data), data.test_split or "test")
+    training = run.settings or {}
+    data = DataSet.model_validate(training["data"])
+    split = ShardedSplit(provide_shards(training["shards"], data), data.test_split or "test")
     retriever = Retriever.load(run.folder)
     update_index(ShardImages(retriever, split), retriever, run.folder / "index")
     index = Index.open(run.folder / "index")
@@ -38,10 +38,10 @@ def demo(settings: DemoSettings) -> None:
 
 def newest_run(folder: Path) -> Run:
     """The demo run below a folder that finished last.  Raises DataError where there is none."""
-    found = [run for run in evaluations([folder]) if run.is_training and run.find_metrics().get("data") == DATA]
-    if not found:
+    runs = [run for run in evaluations([folder]) if run.is_training and run.find_metrics().get("data") == DATA]
+    if not runs:
         raise DataError(f"no finished run of the demo below {folder}; make one first, in about 11 minutes: {TRAIN}")
-    return max(found, key=lambda run: run.metrics_file.stat().st_mtime)
+    return max(runs, key=lambda run: run.metrics_file.stat().st_mtime)
 
 
 def examples(split: ShardedSplit) -> Sequence[str]:

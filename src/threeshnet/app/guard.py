@@ -28,14 +28,14 @@ Observe = Callable[[str, int, float], None]  # path of the route, status, second
 class Refused(Exception):
     """A request that is answered with this status and sentence."""
 
-    def __init__(self, status: int, says: str) -> None:
-        super().__init__(says)
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
         self.status = status
 
 
-def refusal(status: int, says: str) -> JSONResponse:
+def refusal(status: int, message: str) -> JSONResponse:
     """The one form of every error: `{"error": "…"}`."""
-    return JSONResponse({"error": says}, status, {"retry-after": "2"} if status == 503 else None)
+    return JSONResponse({"error": message}, status, {"retry-after": "2"} if status == 503 else None)
 
 
 def is_loopback(host: str) -> bool:

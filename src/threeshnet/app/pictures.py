@@ -43,7 +43,7 @@ def known_formats() -> set[str]:
     return set(Image.OPEN)
 
 
-class Shown:
+class PictureCache:
     """Indexed photos as JPEGs of bounded size; the smaller ones are kept, `most_bytes` of them.
 
     A photo is always decoded and encoded anew. So nothing but a photo can leave, and no EXIF with the place of a home.
@@ -51,7 +51,7 @@ class Shown:
 
     def __init__(self, most_bytes: int = CACHE_BYTES) -> None:
         self.most_bytes, self.bytes = most_bytes, 0
-        self.kept: OrderedDict[tuple[str, int, int], bytes] = OrderedDict()
+        self.jpegs: OrderedDict[tuple[str, int, int], bytes] = OrderedDict()
         self.lock = threading.Lock()
 
     def jpeg(self, file: Path, side: int) -> bytes:
@@ -61,21 +61,21 @@ class Shown:
         except OSError as error:
             raise DataError(f"{file}: {error.strerror}") from error
         with self.lock:
-            if key in self.kept:
-                self.kept.move_to_end(key)
-                return self.kept[key]
-        made = encoded(file, side)
+            if key in self.jpegs:
+                self.jpegs.move_to_end(key)
+                return self.jpegs[key]
+        jpeg = encoded(file, side)
         if side <= THUMBNAIL:
-            self._keep(key, made)
-        return made
+            self._keep(key, jpeg)
+        return jpeg
 
-    def _keep(self, key: tuple[str, int, int], made: bytes) -> None:
+    def _keep(self, key: tuple[str, int, int], jpeg: bytes) -> None:
         with self.lock:
-            if key not in self.kept:
-                self.kept[key] = made
-                self.bytes += len(made)
+            if key not in self.jpegs:
+                self.jpegs[key] = jpeg
+                self.bytes += len(jpeg)
             while self.bytes > self.most_bytes:
-                self.bytes -= len(self.kept.popitem(last=False)[1])
+                self.bytes -= len(self.jpegs.popitem(last=False)[1])
 
 
 def encoded(file: Path, side: int) -> bytes:
@@ -87,10 +87,10 @@ def encoded(file: Path, side: int) -> bytes:
             with Image.open(file) as image:
                 refuse(image)
                 image.draft("RGB", (side, side))  # for the eye: a JPEG is decoded at an eighth of its size
-                shown = upright(image)
-        shown.thumbnail((side, side))
+                rgb = upright(image)
+        rgb.thumbnail((side, side))
         stream = io.BytesIO()
-        shown.save(stream, "JPEG", quality=QUALITY)
+        rgb.save(stream, "JPEG", quality=QUALITY)
     except MemoryError:
         raise
     except Exception as error:  # a damaged file raises anything in Pillow's decoders

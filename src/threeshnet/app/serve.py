@@ -79,8 +79,8 @@ def run_server(index: Index, settings: ServerSettings, examples: Sequence[str], 
         limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=LAST_SECONDS,
     )
-    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-    console.print(f"{len(index):,} photos on http://{shown}:{port}/  (Ctrl-C ends it)", highlight=False, soft_wrap=True)
+    address = f"[{settings.host}]" if ":" in settings.host else settings.host
+    console.print(f"{len(index):,} photos on http://{address}:{port}/  (Ctrl-C ends it)", highlight=False, soft_wrap=True)
     with listening, signals_end_it():
         uvicorn.Server(config).run([listening])
 
@@ -96,15 +96,15 @@ def check_photos(index: Index) -> None:
 
 def bound(host: str, port: int) -> socket.socket:
     """A listening socket.  Raises ConfigError that says why there is none."""
-    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        found.bind((host, port))
-        found.listen(BACKLOG)
+        listening.bind((host, port))
+        listening.listen(BACKLOG)
     except (OSError, UnicodeError) as error:
-        found.close()
+        listening.close()
         raise ConfigError(f"host={host} port={port}: {error}; another port may be free: port=0") from error
-    return found
+    return listening
 
 
 @contextmanager

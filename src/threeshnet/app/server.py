@@ -14,7 +14,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from threeshnet.app.answers import About, Fault, Found, Health, Why
+from threeshnet.app.answers import About, ExplainAnswer, Fault, Health, SearchAnswer
 from threeshnet.app.api import Api, Limits
 from threeshnet.app.guard import Guard, Refused, refusal
 from threeshnet.errors import ThreeSHNetError, shortened
@@ -22,8 +22,8 @@ from threeshnet.index.index import Index
 
 PAGE = Path(__file__).parent / "page"
 FAULTS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Fault, "description": says}
-    for status, says in {
+    status: {"model": Fault, "description": text}
+    for status, text in {
         400: "the query cannot be answered as it is, and how it can",
         404: "no such photo in this index",
         422: "a parameter has a wrong form",
@@ -61,9 +61,9 @@ def create_app(
     app.get("/api/health", response_model=Health)(api.health)
     app.get("/api/model", response_model=About)(api.about)
     app.get("/api/metrics", response_class=PlainTextResponse)(api.metrics)
-    app.get("/api/search", response_model=Found)(api.search)
-    app.post("/api/search", response_model=Found, openapi_extra=BODY)(api.search_by_photo)
-    app.get("/api/explain", response_model=Why)(api.explain)
+    app.get("/api/search", response_model=SearchAnswer)(api.search)
+    app.post("/api/search", response_model=SearchAnswer, openapi_extra=BODY)(api.search_by_photo)
+    app.get("/api/explain", response_model=ExplainAnswer)(api.explain)
     app.get("/api/thumbnail/{id:path}", response_class=Response, responses=JPEG)(api.thumbnail)
     app.get("/api/photo/{id:path}", response_class=Response, responses=JPEG)(api.photo)
     app.get("/", include_in_schema=False)(page)
@@ -100,8 +100,8 @@ async def of_routes(_: Request, error: Any) -> JSONResponse:
 
 
 async def of_parameters(_: Request, error: Any) -> JSONResponse:
-    says = [f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}" for fault in error.errors()]
-    return refusal(422, shortened("; ".join(says)))
+    messages = [f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}" for fault in error.errors()]
+    return refusal(422, shortened("; ".join(messages)))
 
 
 HANDLERS: dict[type[Exception], Any] = {

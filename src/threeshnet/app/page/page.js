@@ -3,14 +3,14 @@ const byId = id => document.getElementById(id);
 const STEP = 24, MOST = 200, CHIPS = 10, PLACES = 6;
 const WHERE = ["anywhere", "left", "centre", "right", "top", "bottom"];
 const fresh = () => ({ q: "", like: "", without: [], filters: [], top: STEP });
-let state = fresh(), photo = null, model = null, found = [], shown = 0, running = null, allClasses = false;
+let state = fresh(), photo = null, model = null, results = [], current = 0, running = null, allClasses = false;
 
 // ---- helpers
 
 function element(tag, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children.filter(child => child !== null));
-  return made;
+  const node = Object.assign(document.createElement(tag), properties);
+  node.append(...children.filter(child => child !== null));
+  return node;
 }
 
 async function ask(path, options) {
@@ -31,13 +31,13 @@ const words = name => name.replaceAll("_", " ");
 // ---- the search and its address
 
 function parameters() {
-  const made = new URLSearchParams();
-  if (state.q) made.set("q", state.q);
-  if (state.like) made.set("like", state.like);
-  state.without.forEach(word => made.append("without", word));
-  state.filters.forEach(filter => made.append("filter", filter));
-  if (state.top !== STEP) made.set("top", state.top);
-  return made;
+  const query = new URLSearchParams();
+  if (state.q) query.set("q", state.q);
+  if (state.like) query.set("like", state.like);
+  state.without.forEach(word => query.append("without", word));
+  state.filters.forEach(filter => query.append("filter", filter));
+  if (state.top !== STEP) query.set("top", state.top);
+  return query;
 }
 
 function readAddress() {
@@ -62,7 +62,7 @@ async function search() {
   const empty = !state.q && !state.like && !photo && !state.filters.length && !state.without.length;
   document.body.classList.toggle("fresh", empty);
   drawControls();
-  if (empty) { found = []; say(""); drawResults(null); return; }
+  if (empty) { results = []; say(""); drawResults(null); return; }
   const asked = parameters();
   asked.set("top", state.top);
   if (state.q && (photo || state.like)) asked.set("text_weight", byId("weight").value);
@@ -71,12 +71,12 @@ async function search() {
   const started = performance.now();
   try {
     const answer = await ask(`api/search?${asked}`, { ...body, signal });
-    found = answer.results;
+    results = answer.results;
     tell(answer, performance.now() - started);
     drawResults(answer);
   } catch (error) {
     if (error.name === "AbortError") return;
-    found = [];
+    results = [];
     drawResults(null);
     say(error.message, "fault");
   }
@@ -91,19 +91,19 @@ function say(text, kind = "") {
 function tell(answer, milliseconds) {
   const what = state.q ? `“${state.q}”` : photo || state.like ? "that photo" : "these filters";
   const name = element("strong", { textContent: what });
-  if (!found.length) return say(["No photo passes for ", name, ". Take a filter away."], "none");
+  if (!results.length) return say(["No photo passes for ", name, ". Take a filter away."], "none");
   if (answer.matches === false)
     return say(["Nothing matches ", name, ". The nearest photos are shown dimmed."], "none");
   const sure = answer.answerable === null ? "" : ` · a match is ${percent(answer.answerable)} likely`;
-  say([`${found.length} of ${model?.photos ?? "?"} photos for `, name, `${sure} · ${Math.round(milliseconds)} ms`]);
+  say([`${results.length} of ${model?.photos ?? "?"} photos for `, name, `${sure} · ${Math.round(milliseconds)} ms`]);
 }
 
 // ---- results
 
 function drawResults(answer) {
   byId("results").classList.toggle("dimmed", answer?.matches === false);
-  byId("results").replaceChildren(...found.map(card));
-  byId("more").hidden = !answer || found.length < state.top || state.top >= MOST;
+  byId("results").replaceChildren(...results.map(card));
+  byId("more").hidden = !answer || results.length < state.top || state.top >= MOST;
 }
 
 function worth(result) {
@@ -124,20 +124,20 @@ function card(result, place) {
   image.onerror = () => image.replaceWith(element("p", { className: "name", textContent: "This photo is gone." }));
   const bar = result.probability === null ? null : element("meter", { value: result.probability, max: 1 });
   bar?.setAttribute("aria-hidden", "true");
-  const made = element("button", { className: "card", title: name }, image, element("span", { className: "meta" },
+  const node = element("button", { className: "card", title: name }, image, element("span", { className: "meta" },
     element("span", { className: "name", textContent: name.split("/").pop() }),
     element("span", { className: "value", textContent: worth(result) }), bar));
-  made.setAttribute("aria-label", `Photo ${place + 1}: ${name}, ${meaning(result)}`);
-  made.onclick = () => view(place);
-  return made;
+  node.setAttribute("aria-label", `Photo ${place + 1}: ${name}, ${meaning(result)}`);
+  node.onclick = () => view(place);
+  return node;
 }
 
 // ---- controls
 
 function chip(text, press, pressed) {
-  const made = element("button", { type: "button", className: "chip", onclick: press }, text);
-  if (pressed !== undefined) made.setAttribute("aria-pressed", pressed);
-  return made;
+  const node = element("button", { type: "button", className: "chip", onclick: press }, text);
+  if (pressed !== undefined) node.setAttribute("aria-pressed", pressed);
+  return node;
 }
 
 function split(filter) {  // has:dog, dog:left -> its class and place; others -> nothing
@@ -145,17 +145,17 @@ function split(filter) {  // has:dog, dog:left -> its class and place; others ->
   return filter.startsWith("has:") ? [filter.slice(4), WHERE[0]] : [name, where];
 }
 const joined = (name, where) => where === "anywhere" ? `has:${name}` : `${name}:${where}`;
-const swapped = (list, old, made) => list.flatMap(item => item === old ? made : [item]);
+const swapped = (list, old, replacement) => list.flatMap(item => item === old ? replacement : [item]);
 
 function drawControls() {
   const used = new Set(state.filters.map(filter => split(filter)[0]));
   const classes = model?.classes || [];
   byId("classes").replaceChildren(...classes.slice(0, allClasses ? classes.length : CHIPS).map(({ name, photos }) => {
-    const made = chip(words(name), () => change({ filters: used.has(name)
+    const node = chip(words(name), () => change({ filters: used.has(name)
       ? state.filters.filter(filter => split(filter)[0] !== name) : [...state.filters, `has:${name}`] }), used.has(name));
-    made.append(element("small", { textContent: photos }));
-    made.setAttribute("aria-label", `Contains ${words(name)}, ${photos} photos`);
-    return made;
+    node.append(element("small", { textContent: photos }));
+    node.setAttribute("aria-label", `Contains ${words(name)}, ${photos} photos`);
+    return node;
   }));
   if (!allClasses && classes.length > CHIPS)
     byId("classes").append(chip(`${classes.length - CHIPS} more`, () => { allClasses = true; drawControls(); byId("classes").children[CHIPS].focus(); }));
@@ -220,8 +220,8 @@ addEventListener("paste", event => takePhoto(event.clipboardData.files[0]));
 // ---- one photo, and why
 
 async function view(place) {
-  shown = place;
-  const result = found[place], { id } = result, name = result.file || id;
+  current = place;
+  const result = results[place], { id } = result, name = result.file || id;
   byId("viewer-title").textContent = name;
   byId("viewer-match").textContent = meaning(result);
   byId("whole").src = byId("open").href = photoUrl("photo", id);
@@ -231,24 +231,24 @@ async function view(place) {
   byId("holds").textContent = "";
   byId("why").hidden = !state.q;
   byId("previous").disabled = place === 0;
-  byId("next").disabled = place === found.length - 1;
+  byId("next").disabled = place === results.length - 1;
   if (!byId("viewer").open) byId("viewer").showModal();
   if (!state.q) return;
   byId("why-says").textContent = model?.explanation_refused ? `No explanation: ${model.explanation_refused}.` : "Looking …";
   if (model?.explanation_refused) return;
   try {
     const why = await ask(`api/explain?${new URLSearchParams({ id, q: state.q })}`);
-    if (found[shown]?.id === id) drawWhy(why);
+    if (results[current]?.id === id) drawWhy(why);
   } catch (error) { byId("why-says").textContent = error.message; }
 }
 
 function drawWhy(why) {
-  const told = why.shown_as === "explanation";
-  const value = told ? place => place.effect : place => place.weight ?? 0;
+  const trusted = why.shown_as === "explanation";
+  const value = trusted ? place => place.effect : place => place.weight ?? 0;
   const places = why.places.filter(place => value(place) > 0).sort((one, other) => value(other) - value(one)).slice(0, PLACES);
   byId("heat").src = why.heat;
-  byId("heat").hidden = byId("opacity-row").hidden = !told;
-  byId("why-says").textContent = told ? "Where the photo matches the sentence. The bars say how much similarity each place brings."
+  byId("heat").hidden = byId("opacity-row").hidden = !trusted;
+  byId("why-says").textContent = trusted ? "Where the photo matches the sentence. The bars say how much similarity each place brings."
     : "For this photo and sentence there is no explanation that can be trusted. The bars show what the model highlights for any sentence.";
   byId("why-says").title = why.remark;
   byId("tokens").replaceChildren(...places.map(place => {
@@ -275,10 +275,10 @@ byId("opacity").oninput = event => { byId("heat").style.opacity = event.target.v
 byId("opacity").dispatchEvent(new Event("input"));
 byId("close").onclick = () => byId("viewer").close();
 byId("viewer").onclick = event => { if (event.target === byId("viewer")) byId("viewer").close(); };
-byId("viewer").onclose = () => byId("results").children[shown]?.focus();
-byId("previous").onclick = () => view(shown - 1);
-byId("next").onclick = () => view(shown + 1);
-byId("like").onclick = () => { const { id } = found[shown]; byId("viewer").close(); forgetPhoto(); byId("q").value = ""; change({ q: "", like: id }); scrollTo(0, 0); };
+byId("viewer").onclose = () => byId("results").children[current]?.focus();
+byId("previous").onclick = () => view(current - 1);
+byId("next").onclick = () => view(current + 1);
+byId("like").onclick = () => { const { id } = results[current]; byId("viewer").close(); forgetPhoto(); byId("q").value = ""; change({ q: "", like: id }); scrollTo(0, 0); };
 
 // ---- the page about the model
 
@@ -332,7 +332,7 @@ addEventListener("keydown", event => {
     turnTo("search");
     byId("q").select();
   } else if (event.target.matches(".card")) walk(event);
-  else if (event.key === "ArrowDown" && event.target.id === "q" && found.length) { event.preventDefault(); byId("results").firstChild.focus(); }
+  else if (event.key === "ArrowDown" && event.target.id === "q" && results.length) { event.preventDefault(); byId("results").firstChild.focus(); }
 });
 
 function walk(event) {
