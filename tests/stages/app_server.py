@@ -51,7 +51,9 @@ def serving(index: Index, **options: Any) -> Iterator[int]:
         listening.close()
 
 
-def ask(port: int, path: str, *, body: bytes | None = None, headers: dict[str, str] | None = None, **query: Any) -> Reply:
+def ask(
+    port: int, path: str, *, body: bytes | None = None, headers: dict[str, str] | None = None, **query: Any
+) -> Reply:
     """GET, or POST with a body."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     target = f"{path}?{urlencode(query, doseq=True)}" if query else path

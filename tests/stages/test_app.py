@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -52,7 +54,9 @@ def test_a_search_is_that_of_the_index(port: int, index: Index) -> None:
     (expected,) = index.search([Query("a red ball", without=("a dog",), filters=(f"has:{name}",))], 7)
     reply = ask(port, "/api/search", q="a red ball", top=7, **words)
     assert reply.status == 200
-    assert {key: reply.json[key] for key in expected.to_json()} | {"results": []} == expected.to_json() | {"results": []}
+    assert {key: reply.json[key] for key in expected.to_json()} | {"results": []} == expected.to_json() | {
+        "results": []
+    }
     for result, other in zip(reply.json["results"], expected.to_json()["results"], strict=True):
         assert result["id"] == other["id"]
         assert result["score"] == pytest.approx(other["score"], abs=1e-5)
@@ -141,7 +145,7 @@ def test_there_are_two_hundred() -> None:
     assert len({each.data for each in REQUESTS}) >= 200
 
 
-def test_a_photo_that_was_replaced_by_something_else(index: Index, photo_index: Path, port: int) -> None:
+def test_a_photo_that_was_replaced_by_something_else(index: Index, port: int) -> None:
     """The file of an indexed photo is no longer one: it is not given away."""
     name = str(index.column("id")[-1])
     file = index.photo_path(name)
@@ -176,7 +180,7 @@ def test_a_full_queue_is_said_and_what_waits_goes_together(photo_index: Path) ->
     index = Slow.open(photo_index)
     index.go_on = threading.Event()
     with serving(index, limits=Limits(queue=4)) as port, ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(ask, port, "/api/search", q=f"a ball {number}")]
+        asked = [pool.submit(ask, port, "/api/search", q="a ball")]
         while not hasattr(index, "sizes"):
             time.sleep(0.01)
         asked += [pool.submit(ask, port, "/api/search", q=f"a ball {number}") for number in range(1, 5)]
@@ -204,7 +208,7 @@ def test_a_request_that_takes_too_long_is_ended(photo_index: Path) -> None:
 def test_an_error_of_the_server_says_nothing_of_it(photo_index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = Index.open(photo_index)
     with serving(index) as port:
-        monkeypatch.setattr(index, "photo_path", lambda name: 1 / 0)
+        monkeypatch.setattr(index, "photo_path", lambda _: 1 / 0)
         reply = ask(port, "/api/photo/a")
         assert (reply.status, reply.json) == (500, {"error": "an error of the server; its log has the details"})
 
@@ -257,7 +261,9 @@ def test_the_demo_without_a_run_says_what_to_run(command, tmp_path: Path) -> Non
     assert "make train EXP=hybrid_demo" in ended.err
 
 
-def test_the_demo_serves_its_newest_run_and_ends_at_a_signal(forks, one_step, demo_shards: Path, tmp_path: Path) -> None:
+def test_the_demo_serves_its_newest_run_and_ends_at_a_signal(
+    forks, one_step, demo_shards: Path, tmp_path: Path
+) -> None:
     one_step(tmp_path / "runs" / "old", demo_shards)
     shutil.copytree(tmp_path / "runs" / "old", newest := tmp_path / "runs" / "new")
     (newest / "metrics.json").touch()
@@ -274,9 +280,6 @@ def test_the_demo_serves_its_newest_run_and_ends_at_a_signal(forks, one_step, de
     assert not about["explanation_refused"]
     (photo,) = ask(port, "/api/search", q=about["examples"][0], top=1).json["results"]
     assert ask(port, "/api/explain", id=photo["id"], q=about["examples"][0]).status == 200
-    import os
-    import signal
-
     os.kill(started.processes[0], signal.SIGTERM)
     ended = forks.wait(started, seconds=30)
     assert (ended.code, "Traceback" in ended.err) == (0, False), ended.err

@@ -54,7 +54,7 @@ def url(index: Index) -> Iterator[str]:
 
 @pytest.fixture
 def opened(browser: Any, url: str) -> Iterator[Any]:
-    """Opens the page in a new window; at the end nothing may have gone wrong in its console, or outside of the server."""
+    """Opens the page in a new window; at the end its console is clean, and it has asked nobody but the server."""
     windows, wrong = [], []
 
     def open_page(path: str = "", **options: Any) -> Any:
@@ -63,7 +63,9 @@ def opened(browser: Any, url: str) -> Iterator[Any]:
         page.set_default_timeout(PATIENCE)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda message: wrong.append(message.text) if "Content Security" in message.text else None)
-        page.on("request", lambda each: wrong.append(each.url) if not each.url.startswith((url, "blob:", "data:")) else None)
+        page.on(
+            "request", lambda each: wrong.append(each.url) if not each.url.startswith((url, "blob:", "data:")) else None
+        )
         windows.append(window)
         page.goto(url + path)
         page.wait_for_selector("body[data-ready]")
@@ -126,7 +128,13 @@ def test_without_a_calibration_similarities_are_shown(opened: Any) -> None:
 
 def test_probabilities_are_shown(opened: Any) -> None:
     page = opened()
-    faked(page, "/api/search", lambda answer: answer.update(answerable=0.93, matches=True, results=[dict(each, probability=0.81) for each in answer["results"]]))
+    faked(
+        page,
+        "/api/search",
+        lambda answer: answer.update(
+            answerable=0.93, matches=True, results=[dict(each, probability=0.81) for each in answer["results"]]
+        ),
+    )
     search(page, "a red ball")
     assert page.inner_text(".card .value >> nth=0") == "81%"
     assert "93% likely" in status(page)
@@ -135,7 +143,13 @@ def test_probabilities_are_shown(opened: Any) -> None:
 
 def test_nothing_matches(opened: Any) -> None:
     page = opened()
-    faked(page, "/api/search", lambda answer: answer.update(answerable=0.04, matches=False, results=[dict(each, probability=0.01) for each in answer["results"]]))
+    faked(
+        page,
+        "/api/search",
+        lambda answer: answer.update(
+            answerable=0.04, matches=False, results=[dict(each, probability=0.01) for each in answer["results"]]
+        ),
+    )
     search(page, "an elephant on the moon")
     assert status(page) == "Nothing matches “an elephant on the moon”. The nearest photos are shown dimmed."
     assert float(page.evaluate("getComputedStyle(document.querySelector('.card')).opacity")) < 0.6
@@ -174,7 +188,7 @@ def test_a_photo_says_why_it_was_found(opened: Any) -> None:
     page.locator(".card").first.click()
     page.wait_for_selector("#tokens button")
     assert page.is_visible("#heat")
-    page.evaluate("byId = id => document.getElementById(id); byId('opacity').value = 30; byId('opacity').dispatchEvent(new Event('input'))")
+    page.locator("#opacity").fill("30")
     assert page.evaluate("document.getElementById('heat').style.opacity") == "0.3"
     page.hover("#tokens button")
     mark, photo = page.locator("#mark").bounding_box(), page.locator("#whole").bounding_box()
@@ -202,7 +216,10 @@ def test_a_dropped_photo_is_the_query_and_weighs_against_words(opened: Any, inde
     assert page.is_visible("#sent")
     response = answered(page, lambda: (page.fill("#q", "a red ball"), page.press("#q", "Enter")))
     assert "text_weight=0.5" in response.url
-    response = answered(page, lambda: page.evaluate("document.getElementById('weight').value = 0.2; document.getElementById('weight').dispatchEvent(new Event('change'))"))
+    response = answered(
+        page,
+        lambda: page.locator("#weight").fill("0.2"),
+    )
     assert "text_weight=0.2" in response.url
     answered(page, lambda: page.click("#drop-sent"))
     assert not page.is_visible("#sent")
@@ -223,7 +240,11 @@ def test_a_chosen_file_and_more_like_this(opened: Any, index: Index) -> None:
 
 def test_a_model_that_reads_no_new_photos_says_so(opened: Any) -> None:
     page = opened()
-    faked(page, "/api/model", lambda answer: answer.update(photo_refused="it needs a mask", explanation_refused="it needs a mask"))
+    faked(
+        page,
+        "/api/model",
+        lambda answer: answer.update(photo_refused="it needs a mask", explanation_refused="it needs a mask"),
+    )
     page.reload()
     page.wait_for_selector("text=cannot be the query here: it needs a mask")
     assert not page.is_visible(".pick")
@@ -244,7 +265,9 @@ def test_the_keyboard_alone(opened: Any) -> None:
     assert page.evaluate(label) == "Photo 1"
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
-    columns = page.evaluate("getComputedStyle(document.getElementById('results')).gridTemplateColumns.split(' ').length")
+    columns = page.evaluate(
+        "getComputedStyle(document.getElementById('results')).gridTemplateColumns.split(' ').length"
+    )
     assert page.evaluate(label) == f"Photo {2 + columns}"
     page.keyboard.press("Enter")
     page.wait_for_selector("dialog[open]")
@@ -323,7 +346,9 @@ def test_a_server_that_is_gone_is_said(browser: Any, index: Index) -> None:
 def test_what_a_file_is_called_stays_text(opened: Any) -> None:
     page = opened()
     name = "<img src=x onerror=document.body.dataset.hit=1>"
-    faked(page, "/api/search", lambda answer: answer.update(results=[dict(each, file=name) for each in answer["results"]]))
+    faked(
+        page, "/api/search", lambda answer: answer.update(results=[dict(each, file=name) for each in answer["results"]])
+    )
     search(page, "<script>alert(1)</script>")
     page.locator(".card").first.click()
     assert page.inner_text("#viewer-title") == name

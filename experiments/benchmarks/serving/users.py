@@ -2,8 +2,9 @@
 
     python -m experiments.benchmarks.serving.users --url http://127.0.0.1:8000 --out experiments/benchmarks/serving
 
-The server runs in a process of its own (`make demo`). A user thinks for one to three seconds between two searches and has
-six connections, as a browser. Users start within five seconds. Writes rows.csv (a row a kind of request) and run.json.
+The server runs in a process of its own (`make demo`). A user thinks for one to three seconds between two searches, and
+has six connections, as a browser. Users start within five seconds. Writes rows.csv (a row a kind of request) and
+run.json.
 """
 
 from __future__ import annotations
@@ -50,7 +51,11 @@ class Taken:
         for kind, seconds in self.seconds.items():
             middle, high = np.percentile(seconds, [50, 95]) * 1000
             counts = {"request": kind, "requests": len(seconds), "errors": len(self.errors[kind])}
-            yield counts | {"p50_ms": round(middle, 1), "p95_ms": round(high, 1), "max_ms": round(max(seconds) * 1000, 1)}
+            yield counts | {
+                "p50_ms": round(middle, 1),
+                "p95_ms": round(high, 1),
+                "max_ms": round(max(seconds) * 1000, 1),
+            }
 
 
 class User:
@@ -83,7 +88,9 @@ class User:
             self.get("page", path)
         while time.perf_counter() < until:
             sentence = self.random.choice(self.sentences)
-            found = json.loads(self.get("search", f"/api/search?{urlencode({'q': sentence, 'top': 24})}") or '{"results": []}')
+            found = json.loads(
+                self.get("search", f"/api/search?{urlencode({'q': sentence, 'top': 24})}") or '{"results": []}'
+            )
             ids = [quote(result["id"], safe="") for result in found["results"]]
             list(self.images.map(lambda name: self.get("thumbnail", f"/api/thumbnail/{name}"), ids))
             if ids and self.random.random() < WHY:

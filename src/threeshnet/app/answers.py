@@ -38,7 +38,9 @@ class PhotoResult(BaseModel):
     id: str
     file: str | None
     score: float | None = Field(description="similarity; null where only filters were given")
-    probability: float | None = Field(description="that this photo is an answer; null where the model has no calibration")
+    probability: float | None = Field(
+        description="that this photo is an answer; null where the model has no calibration"
+    )
     duplicates: list[str] = Field([], description="ids of near-duplicates that were folded into it")
 
 

@@ -72,11 +72,11 @@ class Api:
         """Counters in the text format of Prometheus."""
         return PlainTextResponse(self.counters.text(), media_type="text/plain; version=0.0.4")
 
-    async def search(self, parameters: Annotated[Asked, Parameters()]) -> Any:
+    async def search(self, parameters: Annotated[SearchParameters, Parameters()]) -> Any:
         """The photos that a sentence describes, or those like an indexed one (`like`), or both weighted."""
         return await self._answer(parameters, self._file(parameters.like) if parameters.like else None)
 
-    async def search_by_photo(self, request: Request, parameters: Annotated[Asked, Parameters()]) -> Any:
+    async def search_by_photo(self, request: Request, parameters: Annotated[SearchParameters, Parameters()]) -> Any:
         """The photos like the one in the body of the request, and like the sentence where one is given.
 
         `curl --data-binary @dog.jpg -H "Content-Type: image/jpeg" "http://127.0.0.1:8000/api/search?top=5"`
@@ -101,7 +101,7 @@ class Api:
         """A JPEG of an indexed photo, for a whole screen."""
         return await self._jpeg(id, WHOLE)
 
-    async def _answer(self, parameters: Asked, image: Any) -> Any:
+    async def _answer(self, parameters: SearchParameters, image: Any) -> Any:
         if parameters.filter and not (parameters.q.strip() or image or parameters.without):
             return await self.model.call(self._browse, parameters)
         query = Query(
@@ -130,7 +130,9 @@ class Api:
     async def _jpeg(self, photo: str, side: int) -> Response:
         file = self._file(photo)
         try:
-            return Response(await self.threads.call(self.pictures.jpeg, file, side), media_type="image/jpeg", headers=CACHED)
+            return Response(
+                await self.threads.call(self.pictures.jpeg, file, side), media_type="image/jpeg", headers=CACHED
+            )
         except DataError as error:  # the page learns nothing of folders
             log.warning("%s", error)
             raise Refused(404, "the photo has changed or is gone since it was indexed") from error

@@ -33,7 +33,9 @@ def demo(settings: DemoSettings) -> None:
     retriever = Retriever.load(run.folder)
     update_index(ShardImages(retriever, split), retriever, run.folder / "index")
     index = Index.open(run.folder / "index")
-    run_server(index, settings, settings.examples or examples(split), split.manifest.photos(split.folder) / "segmentation")
+    run_server(
+        index, settings, settings.examples or examples(split), split.manifest.photos(split.folder) / "segmentation"
+    )
 
 
 def newest_run(folder: Path) -> Run:

@@ -80,7 +80,9 @@ def run_server(index: Index, settings: ServerSettings, examples: Sequence[str], 
         timeout_graceful_shutdown=LAST_SECONDS,
     )
     address = f"[{settings.host}]" if ":" in settings.host else settings.host
-    console.print(f"{len(index):,} photos on http://{address}:{port}/  (Ctrl-C ends it)", highlight=False, soft_wrap=True)
+    console.print(
+        f"{len(index):,} photos on http://{address}:{port}/  (Ctrl-C ends it)", highlight=False, soft_wrap=True
+    )
     with listening, signals_end_it():
         uvicorn.Server(config).run([listening])
 
@@ -91,7 +93,9 @@ def check_photos(index: Index) -> None:
         raise IndexFault(f"{index.folder} is an index of captions; the page shows photos: make index RAW=<photos>")
     raw = index.manifest.raw
     if not raw or not Path(raw).is_dir():
-        raise IndexFault(f"{index.folder}: its photos are not there ({raw or 'their folder is not known'}); index again")
+        raise IndexFault(
+            f"{index.folder}: its photos are not there ({raw or 'their folder is not known'}); index again"
+        )
 
 
 def bound(host: str, port: int) -> socket.socket:
