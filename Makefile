@@ -44,7 +44,7 @@ except ImportError as missing:
              "(Debian and Ubuntu: apt-get install python3-venv), %s" % (sys.executable, missing, other))
 endef
 
-.PHONY: help setup setup-locked data import verify train evaluate compare index search explain export sweep collect report dashboard bench kills faults test nightly lint format typecheck notebook docs audit
+.PHONY: help setup setup-locked data import verify train evaluate compare index search explain serve demo export sweep collect report dashboard bench kills faults test nightly lint format typecheck notebook docs audit
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -100,6 +100,8 @@ train_options = $(call name,experiment,$(EXP))$(call text,shards,$(SHARDS))$(cal
 evaluate_options = $(checkpoint)$(call text,shards,$(SHARDS))$(call name,split,$(SPLIT))$(call name,protocol,$(PROTOCOL))$(call text,text_config,$(TEXT))$(call text,out,$(OUT))
 compare_options = $(call text,one,$(ONE))$(call text,other,$(OTHER))$(call text,out,$(OUT))
 explain_options = $(call text,checkpoint,$(CKPT))$(call text,image,$(IMAGE))$(call text,query,$(QUERY))$(call text,mask,$(MASK))$(call text,out,$(OUT))
+serve_options = $(call text,index,$(INDEX))$(call name,port,$(PORT))
+demo_options = $(call name,port,$(PORT))
 export_options = $(call text,checkpoint,$(CKPT))$(call text,out,$(OUT))$(call name,format,$(FORMAT))
 sweep_options = $(call name,study,$(STUDY))$(call name,experiment,$(EXP))$(call text,shards,$(SHARDS))$(call text,out,$(OUT))
 collect_options = $(call name,study,$(STUDY))$(call text,out,$(OUT))
@@ -116,13 +118,15 @@ compare: ## Two evaluations, paired by photo: ONE=folder OTHER=folder [OUT=folde
 index: ## Photos to an index, bring it up to date: CKPT=run RAW=folder of photos|SHARDS=folder OUT=index [ARGS="…"]
 search: ## Find photos: INDEX=folder QUERY="a red ball" [IMAGE=photo] [TOP=10] [FORMAT=table|json|csv|paths]
 explain: ## Why a photo matches a sentence: CKPT=run|file IMAGE=photo QUERY="…" [MASK=PNG] [OUT=folder] [ARGS="…"]
+serve: ## A search page and a JSON API on this machine: INDEX=folder [PORT=8000] [ARGS="host=0.0.0.0"]
+demo: ## The page for the held-out photos of the newest demo run, after make train EXP=hybrid_demo [PORT=8000]
 export: ## A model as plain files: CKPT=run|file OUT=folder [FORMAT=safetensors|onnx] [ARGS="int8=true"]
 sweep: ## Run a study, go on with it: STUDY=activation EXP=region_demo [SHARDS=…] [OUT=folder] [ARGS="overrides"]
 collect: ## Finished runs to experiments/<study>/results.csv: STUDY=activation [OUT=folder of the runs] [ARGS="…"]
 report: ## Every page, table and figure of experiments/ from the committed rows [STUDY=activation]
 dashboard: ## The page of a study, finished or not: STUDY=name [OUT=runs/name] [ARGS="wandb=online"]
 
-VERBS := data import verify train evaluate compare index search explain export sweep collect report dashboard
+VERBS := data import verify train evaluate compare index search explain serve demo export sweep collect report dashboard
 $(VERBS): $(READY)
 	$(ENV_PYTHON) -m threeshnet $@$($@_options)$(more)
 

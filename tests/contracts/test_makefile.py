@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ("help", "setup", "data", "import", "verify", "train", "evaluate", "compare", "index", "search")
-TARGETS += ("explain", "export", "sweep", "collect", "report", "dashboard", "bench")
+TARGETS += ("explain", "serve", "demo", "export", "sweep", "collect", "report", "dashboard", "bench")
 TARGETS += ("kills", "faults", "test", "nightly", "lint", "format", "typecheck", "notebook", "docs", "audit")
 
 # Not what `make test` left in the environment: its own variables (ARGS=…) would reach the make that is tested.
@@ -78,6 +78,8 @@ def overrides(words: list[str]) -> dict[str, object]:
         ("compare ONE=a OTHER=b OUT=o", """compare 'one="a"' 'other="b"' 'out="o"'"""),
         ("report STUDY=parts", "report study=parts"),
         ("index CKPT=r RAW=p OUT=i", """index 'checkpoint="r"' 'raw="p"' 'out="i"'"""),
+        ("serve INDEX=i PORT=0", """serve 'index="i"' port=0"""),
+        ("demo", "demo"),
         (
             "search INDEX=i 'QUERY=a dog' TOP=20 FORMAT=json",
             """search 'index="i"' 'query="a dog"' top=20 format=json""",

@@ -14,8 +14,8 @@ from urllib.parse import urlencode
 
 import uvicorn
 
-from threeshnet.app.server import create_app
 from threeshnet.app.serve import bound
+from threeshnet.app.server import create_app
 from threeshnet.index.index import Index
 
 NAMES = ("127.0.0.1", "localhost")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from threeshnet.records import Photo
 
 from .compared_runs import STEPS, Killed, at_step
+from .hostile_requests import SECRET
 from .pictures import picture
 
 Train = Callable[..., dict[str, Any]]
@@ -104,6 +107,21 @@ def one_step(command, small: list[str]) -> Callable[[Path, Path], Path]:
 def photo_run(tmp_path_factory: pytest.TempPathFactory, one_step, photo_shards: Path) -> Path:
     """A step of `hybrid_demo` on `photo_shards`; made once, and read alone."""
     return one_step(tmp_path_factory.mktemp("photo_run"), photo_shards)
+
+
+@pytest.fixture(scope="session")
+def photo_index(tmp_path_factory: pytest.TempPathFactory, photo_run: Path, photo_shards: Path, command) -> Path:
+    """An index of the 20 test photos of `photo_shards`; beside their folder lies what nobody may read."""
+    raw, out = tmp_path_factory.mktemp("indexed"), tmp_path_factory.mktemp("photo_index") / "index"
+    (raw / "photos").mkdir()
+    for file in (photo_shards.parent / "raw" / "images").glob("test-*.png"):
+        shutil.copy(file, raw / "photos")
+    ended = command("index", str(photo_run), str(raw / "photos"), str(out), "progress=false", "workers=0")
+    assert ended.code == 0, ended.err
+    (raw / "secret.txt").write_bytes(SECRET)
+    (raw / "photos" / "secret.txt").write_bytes(SECRET)
+    Image.new("RGB", (9, 9), "red").save(raw / "photos" / "unindexed.png", comment=SECRET.decode())
+    return out
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,6 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 import numpy as np
-
 from experiments.benchmarks.common import add_row
 
 PAGE = ("/", "/page/style.css", "/page/page.js", "/page/icon.svg", "/api/model")

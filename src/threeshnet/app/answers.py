@@ -41,7 +41,7 @@ class PhotoResult(BaseModel):
     probability: float | None = Field(
         description="that this photo is an answer; null where the model has no calibration"
     )
-    duplicates: list[str] = Field([], description="ids of near-duplicates that were folded into it")
+    duplicates: list[str] = Field(default=[], description="ids of near-duplicates that were folded into it")
 
 
 class SearchAnswer(BaseModel):

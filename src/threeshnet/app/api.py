@@ -74,7 +74,7 @@ class Api:
 
     async def search(self, parameters: Annotated[SearchParameters, Parameters()]) -> Any:
         """The photos that a sentence describes, or those like an indexed one (`like`), or both weighted."""
-        return await self._answer(parameters, self._file(parameters.like) if parameters.like else None)
+        return await self._answer(parameters, None)
 
     async def search_by_photo(self, request: Request, parameters: Annotated[SearchParameters, Parameters()]) -> Any:
         """The photos like the one in the body of the request, and like the sentence where one is given.
@@ -102,16 +102,18 @@ class Api:
         return await self._jpeg(id, WHOLE)
 
     async def _answer(self, parameters: SearchParameters, image: Any) -> Any:
-        if parameters.filter and not (parameters.q.strip() or image or parameters.without):
+        if parameters.filter and not (parameters.q.strip() or image or parameters.like or parameters.without):
             return await self.model.call(self._browse, parameters)
         query = Query(
             text=parameters.q.strip() or None,
             image=image,
+            like=parameters.like or None,
             text_weight=parameters.text_weight,
             without=tuple(parameters.without),
             filters=tuple(parameters.filter),
         )
-        return SearchAnswer.model_validate((await self.model.ask(query, parameters.top)).to_json())
+        answer = await self.model.ask(query, parameters.top)
+        return SearchAnswer.model_validate(answer.to_json() | {"query": query.text or ""})
 
     def _browse(self, parameters: SearchParameters) -> SearchAnswer:
         """Filters without a sentence: what they let through, in the order of the index."""

@@ -31,7 +31,7 @@ FAULTS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 BODY = {"requestBody": {"required": True, "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}}
-JPEG = {200: {"content": {"image/jpeg": {}}}}
+JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}}
 DEFAULT = Limits()
 
 

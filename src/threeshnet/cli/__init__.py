@@ -24,6 +24,8 @@ ORDER = (
     "index",
     "search",
     "explain",
+    "serve",
+    "demo",
     "export",
     "sweep",
     "collect",

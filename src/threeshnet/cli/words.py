@@ -32,6 +32,7 @@ VERBS = {
             "-0": ("zero=true",),
         },
     ),
+    "serve": ShortForms(("index",)),
 }
 OF_HYDRA = {"--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"}
 NO_SETTINGS = ("_target_", "defaults", "hydra")

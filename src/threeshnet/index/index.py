@@ -98,13 +98,20 @@ class Index:
         wanted = []
         for query in queries:
             unwanted = np.stack([by_text[text] for text in query.without]) if query.without else none
-            parts = [by_text[query.text] * (query.text_weight if query.image is not None else 1)] if query.text else []
-            if query.image is not None:
-                parts.append(next(photos) * (1 - query.text_weight if query.text else 1))
+            photo = next(photos) if query.image is not None else self._embedding(query.like)
+            parts = [by_text[query.text] * (query.text_weight if photo is not None else 1)] if query.text else []
+            if photo is not None:
+                parts.append(photo * (1 - query.text_weight if query.text else 1))
             vector = np.sum(parts, axis=0)
             vector = vector / max(float(np.linalg.norm(vector)), TINY)
-            wanted.append(Wanted(vector, unwanted, query.image is None))
+            wanted.append(Wanted(vector, unwanted, photo is None))
         return wanted
+
+    def _embedding(self, id: str | None) -> np.ndarray | None:
+        """Of an indexed item, [D].  Raises ConfigError for another id."""
+        if id is not None and id not in self._row_of:
+            raise ConfigError(f"like={id!r}: no item of this index has that id")
+        return None if id is None else np.asarray(self.rows.embeddings[self._row_of[id]])
 
     def _answer(self, name: str, ranked: Ranked) -> Answer:
         likely = None if ranked.probabilities is None else ranked.probabilities.tolist()

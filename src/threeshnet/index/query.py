@@ -28,10 +28,11 @@ class Query:
     text_weight: float = 0.5
     without: tuple[str, ...] = ()
     filters: tuple[str, ...] = ()
+    like: str | None = None  # id of an indexed item, which takes the place of a photo
 
     def __post_init__(self) -> None:
         problems = Problems("query")
-        if self.text is None and self.image is None:
+        if self.text is None and self.image is None and self.like is None:
             problems.add("neither a sentence nor a photo: give query=<sentence>, image=<photo>, or both")
         for name, text in (("query", self.text), *(("without", text) for text in self.without)):
             if text is not None and not text.strip():

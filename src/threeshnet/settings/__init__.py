@@ -12,9 +12,26 @@ from typing import Any, Literal, Self
 from pydantic import Field
 
 from threeshnet.settings.base import Invocation, Number, OnError, Part, Settings, Texts, Wandb, plain
-from threeshnet.settings.use import ExplainSettings, IndexSettings, SearchSettings
+from threeshnet.settings.use import (
+    DemoSettings,
+    ExplainSettings,
+    IndexSettings,
+    SearchSettings,
+    ServerSettings,
+    ServeSettings,
+)
 
-__all__ = ["ExplainSettings", "IndexSettings", "Invocation", "SearchSettings", "Settings", "plain"]
+__all__ = [
+    "DemoSettings",
+    "ExplainSettings",
+    "IndexSettings",
+    "Invocation",
+    "SearchSettings",
+    "ServeSettings",
+    "ServerSettings",
+    "Settings",
+    "plain",
+]
 
 
 class DataSet(Settings):
@@ -268,25 +285,3 @@ class DashboardSettings(Settings):
     wandb: Wandb
     wandb_project: str
     wandb_entity: str | None
-
-
-class ServerSettings(Settings):
-    """What `serve` and `demo` share."""
-
-    examples: list[str]
-    host: str
-    port: int
-    hosts: list[str]
-    megabytes: float
-    seconds: float
-    queue: int
-
-
-class ServeSettings(ServerSettings):
-    index: str
-    checkpoint: str | None
-    masks: str | None
-
-
-class DemoSettings(ServerSettings):
-    runs: str

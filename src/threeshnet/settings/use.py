@@ -57,3 +57,25 @@ class ExplainSettings(Settings):
     grid: Part | None
     segmentation: Part | None
     text_config: str | None
+
+
+class ServerSettings(Settings):
+    """What `serve` and `demo` share."""
+
+    examples: list[str]
+    host: str
+    port: int
+    hosts: list[str]
+    megabytes: float
+    seconds: float
+    queue: int
+
+
+class ServeSettings(ServerSettings):
+    index: str
+    checkpoint: str | None
+    masks: str | None
+
+
+class DemoSettings(ServerSettings):
+    runs: str
