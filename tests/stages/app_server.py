@@ -64,13 +64,14 @@ def ask(
     return reply
 
 
-def send(port: int, data: bytes) -> Reply:
-    """Bytes as they are; what comes back until the server hangs up."""
+def send(port: int, data: bytes, *, hang_up: bool = False) -> Reply:
+    """Bytes as they are; what comes back until the server hangs up. `hang_up`: say that no more will come."""
     chunks: list[bytes] = []
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
         try:
             connection.sendall(data)
-            connection.shutdown(socket.SHUT_WR)
+            if hang_up:
+                connection.shutdown(socket.SHUT_WR)
         except OSError:  # it has answered before it had read everything
             pass
         try:

@@ -22,6 +22,8 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",  # pages of others cannot show or count the photos
     "cross-origin-opener-policy": "same-origin",
 }
+# Who sends on after 413 is cut off, and does not keep a connection; who is too many may come back.
+MORE_HEADERS = {status: {"connection": "close"} for status in (413, 421, 504)} | {503: {"retry-after": "2"}}
 Observe = Callable[[str, int, float], None]  # path of the route, status, seconds
 
 
@@ -35,7 +37,7 @@ class Refused(Exception):
 
 def refusal(status: int, message: str) -> JSONResponse:
     """The one form of every error: `{"error": "…"}`."""
-    return JSONResponse({"error": message}, status, {"retry-after": "2"} if status == 503 else None)
+    return JSONResponse({"error": message}, status, MORE_HEADERS.get(status))
 
 
 def is_loopback(host: str) -> bool:
@@ -96,11 +98,8 @@ class Guard:
             code = error.status if isinstance(error, Refused) else 504
             if not status:
                 await refusal(code, str(error) or f"no answer within {self.seconds:g} s")(scope, receive, answer)
-        except Exception:
-            if status:
-                raise
+        except Exception:  # it was answered by the handler of `server.HANDLERS`
             log.exception("%s %s", scope["method"], scope["path"])
-            await refusal(500, "an error of the server; its log has the details")(scope, receive, answer)
         finally:
             self.observe(getattr(scope.get("route"), "path", "other"), status, time.perf_counter() - started)
 

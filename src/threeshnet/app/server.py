@@ -104,9 +104,14 @@ async def of_parameters(_: Request, error: Any) -> JSONResponse:
     return refusal(422, shortened("; ".join(messages)))
 
 
+async def of_server(_: Request, error: Any) -> JSONResponse:
+    return refusal(500, "an error of the server; its log has the details")
+
+
 HANDLERS: dict[type[Exception], Any] = {
     ThreeSHNetError: of_suite,
     Refused: of_guard,
     HTTPException: of_routes,
     RequestValidationError: of_parameters,
+    Exception: of_server,
 }
