@@ -216,7 +216,7 @@ def bodies() -> list[Hostile]:
         post("no type", jpeg, (415,), "X-Nothing: 1"),
         post("a type of 9,000 letters", jpeg, (415,), f"Content-Type: {'a' * 9000}"),
     ]
-    start = b"POST /api/search HTTP/1.1\r\nContent-Type: image/png\r\n" + HOST
+    start = b"POST /api/search HTTP/1.1\r\nContent-Type: image/png\r\nConnection: close\r\n" + HOST
     found += [
         raw("a length of a petabyte", start + b"Content-Length: 1000000000000000\r\n\r\n", (413,)),
         raw("a negative length", start + b"Content-Length: -5\r\n\r\n", (400, 413)),

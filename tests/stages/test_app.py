@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from PIL import Image
 from threeshnet.app.api import Limits, mask_of
 from threeshnet.app.guard import HEADERS
 from threeshnet.app.pictures import PictureCache, heat_png
+from threeshnet.app.serve import bound
 from threeshnet.index.index import Index
 from threeshnet.index.query import Answer, Query
 
@@ -259,26 +261,31 @@ def test_the_demo_without_a_run_says_what_to_run(command, tmp_path: Path) -> Non
     assert "make train EXP=hybrid_demo" in ended.err
 
 
-def test_the_demo_serves_its_newest_run_and_ends_at_a_signal(
-    forks, one_step, demo_shards: Path, tmp_path: Path
-) -> None:
-    one_step(tmp_path / "runs" / "old", demo_shards)
-    shutil.copytree(tmp_path / "runs" / "old", newest := tmp_path / "runs" / "new")
-    (newest / "metrics.json").touch()
-    started = forks.start("demo", [f"runs={tmp_path / 'runs'}", "port=0"], folder=tmp_path)
-    out = tmp_path / "out.txt"
-    deadline = time.monotonic() + 60
-    while "http://127.0.0.1:" not in (text := out.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    port = int(text.partition("http://127.0.0.1:")[2].partition("/")[0])
-    assert ask(port, "/api/health").json["photos"] == 12
-    about = ask(port, "/api/model").json
-    assert len(about["examples"]) == 5
-    assert "annotated segmentation" in about["photo_refused"]
-    assert not about["explanation_refused"]
-    (photo,) = ask(port, "/api/search", q=about["examples"][0], top=1).json["results"]
-    assert ask(port, "/api/explain", id=photo["id"], q=about["examples"][0]).status == 200
-    os.kill(started.processes[0], signal.SIGTERM)
-    ended = forks.wait(started, seconds=30)
-    assert (ended.code, "Traceback" in ended.err) == (0, False), ended.err
-    assert (newest / "index" / "manifest.json").is_file()
+def test_the_demo_serves_its_newest_run_and_ends_at_a_signal(command, photo_run: Path, tmp_path: Path) -> None:
+    """The command runs in this process, and so in the main thread; its user is another thread."""
+    for name in ("old", "new"):
+        shutil.copytree(photo_run, tmp_path / "runs" / name, ignore=shutil.ignore_patterns("index"))
+        (tmp_path / "runs" / name / "metrics.json").touch()
+    with bound("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+
+    def use() -> dict[str, Any]:
+        try:
+            while True:
+                with suppress(OSError):
+                    about = ask(port, "/api/model").json
+                    question = about["examples"][0]
+                    (photo,) = ask(port, "/api/search", q=question, top=1).json["results"]
+                    return about | {"why": ask(port, "/api/explain", id=photo["id"], q=question).status}
+                time.sleep(0.05)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with ThreadPoolExecutor(1) as pool:
+        used = pool.submit(use)
+        ended = command("demo", f"runs={tmp_path / 'runs'}", f"port={port}")
+    assert ended.code == 0, ended.err
+    assert f"20 photos on http://127.0.0.1:{port}/" in ended.out
+    about = used.result()
+    assert (about["photos"], len(about["examples"]), about["why"]) == (20, 5, 200)
+    assert [(tmp_path / "runs" / name / "index").is_dir() for name in ("old", "new")] == [False, True]

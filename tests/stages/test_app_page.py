@@ -81,7 +81,7 @@ def search(page: Any, text: str) -> None:
     page.fill("#q", text)
     page.press("#q", "Enter")
     page.wait_for_selector(".card")
-    page.wait_for_selector("#results:not([aria-busy])")
+    page.wait_for_selector("#results:not([aria-busy])", state="attached")
 
 
 def status(page: Any) -> str:
@@ -92,7 +92,7 @@ def answered(page: Any, change: Any) -> Any:
     """The answer to the search that follows a change."""
     with page.expect_response(lambda response: "/api/search" in response.url) as response:
         change()
-    page.wait_for_selector("#results:not([aria-busy])")
+    page.wait_for_selector("#results:not([aria-busy])", state="attached")
     return response.value
 
 
