@@ -119,7 +119,7 @@ class Api:
         """Filters without a sentence: what they let through, in the order of the index."""
         allowed = allowed_rows(parameters.filter, self.index)
         rows = () if allowed is None else allowed.nonzero()[0][: parameters.top]
-        ids, files = self.index.column("id"), self.index.column("file")
+        ids, files = (self.index.column(name).tolist() for name in ("id", "file"))
         results = [PhotoResult(id=ids[row], file=files[row], score=None, probability=None) for row in rows]
         return SearchAnswer(query="", answerable=None, matches=None, results=results)
 

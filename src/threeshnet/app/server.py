@@ -104,7 +104,7 @@ async def of_parameters(_: Request, error: Any) -> JSONResponse:
     return refusal(422, shortened("; ".join(messages)))
 
 
-async def of_server(_: Request, error: Any) -> JSONResponse:
+async def of_server(_: Request, __: Any) -> JSONResponse:
     return refusal(500, "an error of the server; its log has the details")
 
 
