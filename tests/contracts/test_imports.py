@@ -36,7 +36,7 @@ ORDER = (
     ("app",),
     ("cli",),
 )
-LEAVES = ("records", "errors", "files", "forms", "installation", "overrides", "processes", "settings", "nn")
+LEAVES = ("records", "errors", "files", "forms", "installation", "overrides", "processes", "settings", "threads", "nn")
 FRONT_DOOR = "__init__"  # of threeshnet itself: it offers the parts to users and is imported by none of them
 PLACE = {part: place for place, parts in enumerate(ORDER) for part in parts}
 

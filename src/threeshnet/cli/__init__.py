@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from threeshnet.installation import CONF, provide_home
+from threeshnet.threads import prepare_threads
 
 # As the work goes, from photos to pages; verbs that are not named here follow.
 ORDER = (
@@ -42,6 +43,7 @@ def main(words: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # for terminals and logs without UTF-8
     provide_home()
+    prepare_threads()  # before anything imports torch
     words = list(sys.argv[1:] if words is None else words)
     known_verbs = verbs()
     if not words or words[0] in HELP:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from threeshnet.installation import current_commit
 from threeshnet.runs.identity import data_fingerprint, identity, views_read
 from threeshnet.settings import TrainSettings, plain
 from threeshnet.shards.manifest import Manifest
+from threeshnet.threads import cores
 
 IN_JOB = ("seed", "experiment", "setting", "recipe", "data", "fingerprint", "commit")
 
@@ -58,9 +58,8 @@ def machine() -> str:
     """The class of machine, without its name: `2 CPU cores` or `1 x NVIDIA H100, 16 CPU cores`."""
     import torch  # loading it takes seconds, and readers of runs need none
 
-    cores = f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} CPU cores"
     cards = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    return ", ".join([*(f"{cards.count(card)} x {card}" for card in dict.fromkeys(cards)), cores])
+    return ", ".join([*(f"{cards.count(card)} x {card}" for card in dict.fromkeys(cards)), f"{cores()} CPU cores"])
 
 
 def variant_name(factors: Mapping[str, Any] | None, otherwise: str) -> str:

@@ -21,6 +21,7 @@ from threeshnet.errors import ConfigError
 from threeshnet.processes import ends_with
 from threeshnet.runs.lock import SHARED_OUT
 from threeshnet.runs.run import Run
+from threeshnet.threads import cores, set_threads
 
 SECONDS_TO_SAVE = "120"  # that torchrun leaves to its processes after a signal
 # Variables of an outer run, torchrun or batch job: a job that inherits them would take itself for a part of it.
@@ -79,7 +80,7 @@ def environment(*, threads: int, gpus: Sequence[str] | None = None) -> dict[str,
         for name, value in os.environ.items()
         if name not in NOT_INHERITED and not name.startswith(PREFIXES_NOT_INHERITED)
     }
-    variables.setdefault("OMP_NUM_THREADS", str(threads))
+    set_threads(variables, threads)
     variables.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SECONDS_TO_SAVE)
     return variables if gpus is None else variables | {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
 
@@ -120,10 +121,6 @@ def visible_gpus(accelerator: str) -> list[str]:
     return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
 
 
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class Local:
     """This machine: `parallel` jobs at a time, each with as many of the `gpus` as it has processes.
 
@@ -154,7 +151,7 @@ class Local:
         gpus = emptiest[: job.devices if job.on_gpu else 0]
         for gpu in gpus:
             self.free[gpu] -= 1
-        threads = max(cores() // (self.parallel * job.devices), 1)
+        threads = cores() // (self.parallel * job.devices)
         process = LocalProcess(job, environment(threads=threads, gpus=gpus if job.on_gpu else None), gpus)
         self.running.append(process)
         return process

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from hydra.utils import instantiate
 from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
 from pytorch_lightning.loggers import Logger
@@ -20,6 +22,7 @@ from threeshnet.runs.checkpoint_files import WholeFiles
 from threeshnet.runs.run import Run
 from threeshnet.settings import TrainSettings, plain
 from threeshnet.shards.manifest import Manifest
+from threeshnet.threads import cores, set_threads
 from threeshnet.training.agreement import Agreement
 from threeshnet.training.best_checkpoint import BestModelCheckpoint
 from threeshnet.training.checkpoint import maker_facts, model_card
@@ -113,7 +116,11 @@ def build_trainer(
     loggers = [*(instantiate(logger, save_dir=str(run.folder)) for logger in settings.logger.values()), *more_loggers]
     options, files = lightning_options(settings.trainer), WholeFiles()
     items = callbacks(settings, run) + keepers(settings, run, files, signals)
-    return instantiate(options, logger=loggers, callbacks=items, plugins=[files], default_root_dir=str(run.folder))
+    trainer = instantiate(options, logger=loggers, callbacks=items, plugins=[files], default_root_dir=str(run.folder))
+    # Lightning starts the other processes with these variables; by itself it knows no quota.
+    if trainer.num_devices > 1 and (number := set_threads(os.environ, cores() // trainer.num_devices)):
+        torch.set_num_threads(number)
+    return trainer
 
 
 def callbacks(settings: TrainSettings, run: Run) -> list[pl.Callback]:

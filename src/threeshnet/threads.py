@@ -1,0 +1,88 @@
+"""Threads on a machine that others use too: how many, and how they wait for each other.
+
+torch shares every larger operation among the threads of an OpenMP library, GNU's libgomp in the wheels for Linux. A
+thread that is done waits for the others. libgomp lets it spin for some milliseconds before it sleeps, hundreds of times
+a training step; beside another process this takes the core from the thread that it waits for. libgomp reads its
+variables when it is loaded, so they are set before torch is imported, and for every process that this one starts.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+
+# Turns that a waiting thread spins before it sleeps: experiments/benchmarks/threads says what others cost.
+SPINS = 30_000
+WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # whoever set one of these has decided
+THREADS = "OMP_NUM_THREADS"
+OURS = "THREESHNET_SET_THREADS"  # the number, where it is ours and not the user's: a process's share may be smaller
+CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
+def prepare_threads(variables: MutableMapping[str, str] = os.environ) -> None:
+    """Sets how threads wait, and their number where a quota is smaller than the machine; the user's values stay.
+
+    Nothing changes for libraries that are loaded already.
+    """
+    if not any(name in variables for name in WAITING):
+        variables["GOMP_SPINCOUNT"] = str(SPINS)
+    if THREADS not in variables and cores() < allowed_cores():  # libgomp knows the allowed cores, but no quota
+        set_threads(variables, cores())
+
+
+def set_threads(variables: MutableMapping[str, str], number: int) -> int | None:
+    """Sets the number of threads of a process, at least one, and returns it; None where the user has set another."""
+    if THREADS in variables and variables.get(OURS) != variables[THREADS]:
+        return None
+    number = max(number, 1)
+    variables[THREADS] = variables[OURS] = str(number)
+    return number
+
+
+def cores() -> int:
+    """Cores that this process may use: those it is allowed to run on, and no more than the quotas of its cgroups."""
+    quota = cpu_quota()
+    return min(allowed_cores(), math.ceil(quota)) if quota else allowed_cores()
+
+
+def allowed_cores() -> int:
+    """Cores that this process is allowed to run on, as `taskset` and schedulers say it."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_quota(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> float | None:
+    """The smallest quota of the cgroups of this process, in cores; None without one, as outside of containers."""
+    try:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except OSError:  # no Linux
+        return None
+    return min((quota for line in lines for quota in _quotas(root, *line.split(":", 2)[1:])), default=None)
+
+
+def _quotas(root: Path, controllers: str, path: str) -> Iterator[float]:
+    """Quotas of a cgroup and of those above it: of version 2, or of the controller `cpu` of version 1."""
+    if controllers and "cpu" not in controllers.split(","):
+        return
+    mounts = (root, root / "unified") if not controllers else (root / controllers, root / "cpu")
+    for mount in mounts:
+        inner = mount / path.lstrip("/")
+        # A container sees its own cgroup as the root of the mount, often by another path than this one.
+        for folder in (inner, *inner.parents):
+            yield from _quota(folder)
+            if folder == mount:
+                break
+
+
+def _quota(folder: Path) -> Iterator[float]:
+    """The quota that a cgroup's folder states."""
+    try:
+        if (file := folder / "cpu.max").is_file():
+            limit, period = file.read_text().split()
+        else:
+            limit, period = ((folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+        if limit not in ("max", "-1"):
+            yield int(limit) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return  # there is none, or none that can be understood
