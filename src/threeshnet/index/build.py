@@ -71,6 +71,7 @@ def update_index(source: ItemSource, retriever: Retriever, out: Path, options: O
         check_room(out, len(items), len(plan.todo), made_of.dim)
         stores, unreadable = _encoded(plan, stores, source, out, options)
         facts = {"model": str(retriever.name), "text_config": options.text_config}
+        facts |= {"calibration": retriever.card.get("calibration")}
         counts = _committed(plan, stores, unreadable, Target(out, source, made_of, previous, facts), options)
         if options.text_tower:
             write_text_tower(retriever, IndexManifest.load(out).text_tower, out)

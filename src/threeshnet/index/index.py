@@ -14,7 +14,7 @@ import numpy as np
 from threeshnet.errors import ConfigError, IndexFault
 from threeshnet.index.exact import nearest
 from threeshnet.index.filters import Areas, allowed_rows
-from threeshnet.index.manifest import BIAS, CALIBRATION_BANK, HUBS, IndexManifest
+from threeshnet.index.manifest import BIAS, HUBS, IndexManifest
 from threeshnet.index.query import Answer, Query, Result
 from threeshnet.index.ranking import Hubs, Nearest, Ranked, Ranking, Wanted
 from threeshnet.index.rows import Rows
@@ -77,7 +77,7 @@ class Index:
             places = [place for place, query in enumerate(queries) if query.filters == words]
             gallery = len(self) if mask is None else int(mask.sum())
             hubs = self._hubs if corrected else None
-            ranking = Ranking(self._nearest(mask), gallery, hashes, hubs, self.calibration, self._calibration_bank)
+            ranking = Ranking(self._nearest(mask), gallery, hashes, hubs, self.calibration)
             for place, ranked in zip(places, ranking([wanted[place] for place in places], top), strict=True):
                 found[place] = self._answer(queries[place].name, ranked)
         return [found[place] for place in range(len(queries))]
@@ -155,11 +155,6 @@ class Index:
         """The model's probabilities of an answer; None where its checkpoint has none, or captions are indexed."""
         stored = self.manifest.calibration
         return None if stored is None or self.manifest.source.kind == "captions" else Calibration(**stored)
-
-    @cached_property
-    def _calibration_bank(self) -> np.ndarray | None:
-        file = self.folder / CALIBRATION_BANK
-        return np.load(file).astype(np.float32) if self.manifest.calibration and file.is_file() else None
 
     @cached_property
     def _hubs(self) -> Hubs | None:

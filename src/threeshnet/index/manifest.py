@@ -20,7 +20,7 @@ from threeshnet.forms import PlainText, faults_of
 FORMAT = 1
 MANIFEST, ROWS, PARTS, TEXT_TOWER = "manifest.json", "rows-", "parts", "text-"
 BIAS, HUBS = "bias.npy", "hubs.npy"  # of a hub correction, beside the rows
-BANK, CALIBRATION_BANK = "bank.npy", "calibration_bank.npy"
+BANK = "bank.npy"
 MAKE_INDEX = "make index CKPT=<run> RAW=<folder of photos> OUT=<index>"
 Kind = Literal["photos", "images", "captions"]
 

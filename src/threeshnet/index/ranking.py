@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from threeshnet.index.duplicates import folded
-from threeshnet.metrics.answerability import Calibration
+from threeshnet.metrics.answerability import RESULTS, Calibration
 
 PENALTY = 0.5  # of the mean of `without` beside what is wanted; chosen on the demo's dev split (benchmarks/search)
 SPARE = 20  # rows looked at beyond those asked for: near-duplicates are folded
@@ -56,15 +56,15 @@ class Ranking:
         hashes: np.ndarray | None,
         hubs: Hubs | None,
         calibration: Calibration | None,
-        bank: np.ndarray | None,
     ) -> None:
-        """`gallery` counts the rows; `hashes` [n] fold near-duplicates; `bank` [b, D] sharpens the calibration."""
+        """`gallery` counts the rows; `hashes` [n] fold near-duplicates."""
         self.nearest, self.gallery, self.hashes, self.hubs = nearest, gallery, hashes, hubs
-        self.calibration, self.bank = calibration, bank
+        self.calibration = calibration
 
     def __call__(self, wanted: Sequence[Wanted], top: int, spare: int = SPARE) -> list[Ranked]:
         """The `top` groups of each query, or all that there are; first among `top + spare` rows."""
-        kept = min(top if self.hashes is None else top + spare, self.gallery)
+        least = RESULTS if self.calibration else top  # what probabilities need
+        kept = min(max(top if self.hashes is None else top + spare, least), self.gallery)
         vectors = np.stack([each.vector for each in wanted])
         rows, scores = self.nearest(vectors, kept)
         plain = rows, scores
@@ -109,7 +109,7 @@ class Ranking:
         """Of an answer at all, from the highest similarities `plain`, and of each row, from `scores`."""
         if self.calibration is None or not wanted.is_sentence or not len(plain):
             return None, None
-        level = None if self.bank is None else self.calibration.level(wanted.vector[None], self.bank)
+        level = self.calibration.level(wanted.vector[None])
         answerable = float(self.calibration.answerable(plain[None], self.gallery, level)[0])
         best = float(self.calibration.probability(plain[None], self.gallery, level)[0, 0])
         shares = best * np.exp(np.minimum(self.calibration.sharpness * (scores - plain[0]), 0))
