@@ -3,6 +3,8 @@
 Models have the paper's sizes (D 1024, 36 regions of 2048, 49 cells of 2048, 133 classes) and random weights, with
 biases and running statistics as after a training. A row is the largest difference of any value of an embedding over
 three sizes that the file was not traced with, padded sets among them.
+
+With --run and --shards the towers of a trained model encode its held-out split instead, into a JSON file.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
+from threeshnet import Retriever, metrics
+from threeshnet.batches.dataset import ImageDataset
 from threeshnet.cli.door import compose_training
-from threeshnet.export.onnx_text import session_of
+from threeshnet.export.onnx_text import OnnxText, session_of
 from threeshnet.export.onnx_towers import (
     TextTower,
     images_of,
@@ -28,20 +32,29 @@ from threeshnet.export.onnx_towers import (
     text_inputs,
     write_image_tower,
     write_text_tower,
+    write_towers,
 )
+from threeshnet.files import write_json
+from threeshnet.shards.reader import ShardedSplit
 
 from ..common import add_row, text_overrides
 
 COLUMNS = ("tower", "model", "activation", "guidance", "megabytes", "export_seconds", "sizes", "largest_difference")
 IMAGE_SIZES, TEXT_SIZES = ((1, 36), (3, 17), (8, 49)), ((1, 4), (3, 9), (16, 41))
 WIDTHS = {"region_width": 2048, "grid_width": 2048, "classes": 133}
+IMAGES_TOGETHER = 20
 TEXTS = ("bert_base", "minilm", "bigru")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="CSV file of the rows, written anew")
+    parser.add_argument("--out", type=Path, required=True, help="file of the result, written anew")
+    parser.add_argument("--run", help="run directory of a trained model")
+    parser.add_argument("--shards", help="its shards")
     options = parser.parse_args(arguments)
+    if options.run:
+        write_json(options.out, trained(options.run, options.shards))
+        return
     options.out.unlink(missing_ok=True)
     for row in (*image_rows(), *text_rows()):
         add_row(options.out, COLUMNS, row)
@@ -117,6 +130,35 @@ def compared_texts(model: Any) -> dict[str, Any]:
             for case in cases
         ]
         return facts(file, seconds, TEXT_SIZES, apart)
+
+
+def trained(run: str, shards: str) -> dict[str, Any]:
+    """rsum of a model's held-out split by PyTorch and by both ONNX files, and the largest difference of a value."""
+    retriever, split = Retriever.load(run, device="cpu"), ShardedSplit(shards, "test")
+    data, owners = ImageDataset(split=split, fields=retriever.card["fields"]), torch.as_tensor(split.owners)
+    with tempfile.TemporaryDirectory() as folder:
+        write_towers(retriever.model, retriever.card, folder, int8=False)
+        session, images, ours = session_of(Path(folder) / "image.onnx"), [], []
+        for start in range(0, split.images, IMAGES_TOGETHER):
+            batch, _ = data.__getitems__(range(start, min(start + IMAGES_TOGETHER, split.images)))
+            ours.append(retriever.model.encode_images(batch))
+            images.append(torch.from_numpy(run_image_tower(session, batch)))
+        texts = torch.from_numpy(OnnxText(folder).encode_texts(split.caption_texts))
+    theirs, expected = torch.cat(images), torch.cat(ours)
+    sentences = retriever.encode_texts(split.caption_texts)
+    return {
+        "experiment": retriever.card.get("experiment"),
+        "images": split.images,
+        "captions": split.captions,
+        "rsum": {
+            "torch": metrics.recall(expected @ sentences.T, owners)["rsum"],
+            "onnx": metrics.recall(theirs @ texts.T, owners)["rsum"],
+        },
+        "largest_difference": {
+            "image": float((theirs - expected).abs().max()),
+            "text": float((texts - sentences).abs().max()),
+        },
+    }
 
 
 def facts(file: Path, seconds: float, sizes: Any, apart: list[torch.Tensor]) -> dict[str, Any]:
