@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,12 @@ import torch
 
 from threeshnet import Retriever
 from threeshnet.errors import ConfigError, IndexFault
+from threeshnet.index.beside import Correction
 from threeshnet.index.build import Options, update_index
 from threeshnet.index.index import Index
 from threeshnet.index.query import Query
-from threeshnet.index.sources import PhotoFolder
+from threeshnet.index.sources import PhotoFolder, ShardCaptions, ShardImages
+from threeshnet.metrics.corrections import dynamic_inverted_softmax
 from threeshnet.shards.reader import ShardedSplit
 
 QUIET = Options(progress=False, text_tower=False)
@@ -99,6 +103,27 @@ def test_the_command_line(folder: Path, command, tmp_path: Path) -> None:
     assert command("search", str(folder), "a dog").out.count("\n") > 10
 
 
+def test_a_page_needs_no_server(folder: Path, command, tmp_path: Path) -> None:
+    words = [str(folder), '<b>"a dog"</b>', "--html", str(tmp_path / "found.html"), "--top", "3"]
+    ended = command("search", *words)
+    assert ended.code == 0, ended.err
+    page = (tmp_path / "found.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == page.count('href="file:///') == 3
+    assert "&lt;b&gt;" in page
+    assert "<b>" not in page
+    command("search", *words, "--no-embed")
+    assert "data:image" not in (tmp_path / "found.html").read_text()
+
+
+def test_a_sentence_is_searched_without_torch(folder: Path) -> None:
+    code = "import sys; from threeshnet.cli import main; main(['search', sys.argv[1], 'a dog', '--json'])\n"
+    code += "sys.stderr.write(' '.join(sys.modules))"
+    ended = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    assert len(json.loads(ended.stdout)["results"]) == 10
+    heavy = {"torch", "transformers", "pytorch_lightning", "lightning_fabric", "scipy", "pandas", "matplotlib", "h5py"}
+    assert heavy.isdisjoint(ended.stderr.split())
+
+
 def test_what_is_asked_wrongly(folder: Path, command, tmp_path: Path) -> None:
     said = command("search", str(tmp_path / "nothing"), "a dog").err
     assert "no index is there; make one with: make index" in said
@@ -137,3 +162,54 @@ def test_what_is_known_is_not_encoded_again(folder: Path, raw: Path, retriever: 
     assert again()[:2] == (20, 1)
     assert again()[:2] == (20, 0)
     assert [each.name for each in out.iterdir() if each.name.startswith("rows-")] == ["rows-3"]
+
+
+def test_shards_and_photos_give_the_same_index(retriever: Retriever, photo_shards: Path, tmp_path: Path) -> None:
+    split = ShardedSplit(photo_shards, "test")
+    images = ShardImages(retriever, split)
+    assert update_index(images, retriever, tmp_path / "images", QUIET).encoded == 20
+    assert update_index(images, retriever, tmp_path / "images", QUIET).encoded == 0
+    index = Index.open(tmp_path / "images")
+    files = [index.photo_path(name) for name in index.column("id")]
+    assert files == [split.image_path(number) for number in range(20)]
+    photos = PhotoFolder(retriever, files[0].parent)
+    update_index(photos, retriever, tmp_path / "photos", QUIET)
+    other = Index.open(tmp_path / "photos")
+    by_name = {path.name: row for row, path in enumerate(map(Path, other.column("file")))}
+    rows = [by_name[file.name] for file in files]
+    np.testing.assert_allclose(other.rows.embeddings[rows], index.rows.embeddings, atol=1e-6)
+    for name in ("width", "height", "perceptual_hash", "bytes", "mtime", "taken"):
+        np.testing.assert_array_equal(other.column(name)[rows], index.column(name))
+    assert dict(other.classes) != {}
+    assert other.rows.table(["objects"]).to_pylist()[rows[3]] == index.rows.table(["objects"]).to_pylist()[3]
+
+
+def test_captions_are_found_by_photos(retriever: Retriever, photo_shards: Path, tmp_path: Path) -> None:
+    split = ShardedSplit(photo_shards, "test")
+    update_index(ShardCaptions(retriever, split), retriever, tmp_path, QUIET)
+    index = Index.open(tmp_path)
+    (answer,) = index.search([Query(image=split.image_path(2))], 3)
+    scores = retriever.encode_photos([split.image_path(2)]) @ retriever.encode_texts(split.caption_texts).T
+    assert [result.score for result in answer.results] == pytest.approx(scores[0].topk(3).values.tolist(), abs=1e-6)
+    assert answer.results[0].caption == split.caption_texts[answer.results[0].row]
+    assert index.column("id")[7] == f"{split.image_ids[int(split.owners[7])]}#2"
+
+
+def test_a_hub_correction_is_that_of_the_metrics(retriever: Retriever, photo_shards: Path, tmp_path: Path) -> None:
+    bank = ShardCaptions(retriever, ShardedSplit(photo_shards, "train"))
+    correction = Correction("dynamic_inverted_softmax", bank, {"rows": 1})
+    options = Options(progress=False, text_tower=False, correction=correction)
+    images = ShardImages(retriever, ShardedSplit(photo_shards, "test"))
+    update_index(images, retriever, tmp_path, options)
+    index = Index.open(tmp_path)
+    texts = ["a dog", "a red ball on the table", "a boat"]
+    embeddings, queries = torch.from_numpy(np.array(index.rows.embeddings)), retriever.encode_texts(texts)
+    made = dynamic_inverted_softmax(embeddings, retriever.encode_texts(list(bank.split.caption_texts)))
+    scores = queries.double() @ embeddings.double().T
+    assert made.hubs is not None
+    active = made.hubs.among()[scores.argmax(dim=1)].double()
+    rows = (scores - active[:, None] * made.bias).topk(5).indices.tolist()
+    answers = index.search([Query(text) for text in texts], 5, fold=False)
+    assert [[result.row for result in answer.results] for answer in answers] == rows
+    plain = index.search([Query(text) for text in texts], 5, fold=False, corrected=False)
+    assert [[result.row for result in answer.results] for answer in plain] == scores.topk(5).indices.tolist()

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -20,6 +21,7 @@ from threeshnet.features.recipes import built
 from threeshnet.features.segmentation import ShuffledSegmentation
 from threeshnet.features.sources import names
 from threeshnet.features.tiny import Tiny
+from threeshnet.index.sources import PhotoFolder
 from threeshnet.shards.reader import ShardedSplit
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -211,6 +213,10 @@ def test_annotated_segmentation_needs_masks(demo_shards: Path, tmp_path: Path, o
     masks = [file.parent.parent / "segmentation" / file.name for file in files]
     found = retriever.encode_photos(files, masks=masks)
     torch.testing.assert_close(found, from_shards(retriever, split), atol=1e-6, rtol=0)
+    folder = PhotoFolder(retriever, files[0].parent, masks=masks[0].parent)
+    by_name = {item.file: item for item in folder.items()}
+    indexed = np.concatenate([batch.embeddings for batch in folder.encode([by_name[file.name] for file in files])])
+    torch.testing.assert_close(torch.from_numpy(indexed), found, atol=1e-6, rtol=0)
 
 
 def test_the_authors_checkpoint() -> None:

@@ -35,7 +35,13 @@ def index_items(settings: IndexSettings) -> None:
         text_config=settings.text_config,
         device=settings.device,
     )
-    options = Options(settings.on_error, settings.progress, settings.text_config, correction_of(settings, retriever))
+    options = Options(
+        on_error=settings.on_error,
+        progress=settings.progress,
+        text_config=settings.text_config,
+        correction=correction_of(settings, retriever),
+        text_tower=settings.text_tower,
+    )
     counts = update_index(source_of(settings, retriever), retriever, Path(settings.out), options)
     show(counts, settings.out, time.perf_counter() - started, Console())
 

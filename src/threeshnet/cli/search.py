@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.console import Console
 
 from threeshnet.errors import ConfigError, Problems
 from threeshnet.forms import faults_of
@@ -34,7 +35,13 @@ def search_index(settings: SearchSettings) -> None:
     queries = [query_of(settings)] if settings.queries is None else read_queries(settings)
     index = Index.open(settings.index, checkpoint=settings.checkpoint)
     answers = index.search(queries, settings.top, fold=settings.fold, corrected=settings.corrected)
-    write_answers(answers, index, settings, several=settings.queries is not None)
+    if settings.format == "html":
+        from threeshnet.reports.found import write_page  # matplotlib takes a second
+
+        page = write_page(Path(settings.out or "search.html"), answers, index, embed=settings.embed)
+        Console().print(str(page), markup=False, highlight=False, soft_wrap=True)
+    else:
+        write_answers(answers, index, settings, several=settings.queries is not None)
 
 
 def query_of(settings: SearchSettings, line: QueryLine | None = None) -> Query:

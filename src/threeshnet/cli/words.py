@@ -30,6 +30,7 @@ VERBS = {
             "--csv": ("format=csv",),
             "--paths": ("format=paths",),
             "-0": ("zero=true",),
+            "--html": ("format=html", "out="),
         },
     ),
     "serve": ShortForms(("index",)),
@@ -53,7 +54,8 @@ def expanded(verb: str, words: Sequence[str], defaults: Mapping[str, Any]) -> li
     if verb not in VERBS:
         return list(words)
     forms, rest, done = VERBS[verb], list(words), []
-    positional = list(forms.positional)
+    named = {word.partition("=")[0] for word in words if _is_override(word, defaults)}
+    positional = [key for key in forms.positional if key not in named]
     while rest:
         word = rest.pop(0)
         if word in forms.flags:
@@ -76,9 +78,10 @@ def expanded(verb: str, words: Sequence[str], defaults: Mapping[str, Any]) -> li
 
 
 def _is_override(word: str, defaults: Mapping[str, Any]) -> bool:
-    """Whether a word sets a key; `x=y` of a sentence does not."""
+    """Whether a word sets a key, also one that Hydra will refuse; `x=y` in a sentence of several words does not."""
     found = OVERRIDE.match(word)
-    return found is not None and (found[1] in defaults or found[1].startswith("hydra") or word[0] in "+~")
+    known = found is not None and (found[1] in defaults or found[1].startswith("hydra") or word[0] in "+~")
+    return known or (found is not None and len(word.split()) == 1)
 
 
 def _flag(verb: str, word: str, rest: list[str], defaults: Mapping[str, Any]) -> str:

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from pyarrow import ChunkedArray
+from pyarrow.types import is_string
 
 from threeshnet.errors import ConfigError, IndexFault
 from threeshnet.index.exact import nearest
@@ -17,7 +19,7 @@ from threeshnet.index.filters import Areas, allowed_rows
 from threeshnet.index.manifest import BIAS, HUBS, IndexManifest
 from threeshnet.index.query import Answer, Query, Result
 from threeshnet.index.ranking import Hubs, Nearest, Ranked, Ranking, Wanted
-from threeshnet.index.rows import Rows
+from threeshnet.index.rows import Rows, as_numpy
 from threeshnet.metrics.answerability import Calibration
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class Index:
         self.folder, self.manifest, self.rows, self.checkpoint = folder, manifest, rows, checkpoint
         self.class_names: Sequence[str] = manifest.source.class_names
         self._columns: dict[str, np.ndarray] = {}
+        self._read_columns: dict[str, ChunkedArray] = {}
 
     @classmethod
     def open(cls, folder: str | Path, *, checkpoint: str | None = None) -> Self:
@@ -116,16 +119,15 @@ class Index:
     def _answer(self, name: str, ranked: Ranked) -> Answer:
         likely = None if ranked.probabilities is None else ranked.probabilities.tolist()
         rows, scores = ranked.rows.tolist(), ranked.scores.tolist()
-        ids, files, captions = (self.column(key) for key in ("id", "file", "caption"))
         results = [
             Result(
-                id=str(ids[rows[first]]),
-                file=str(files[rows[first]]) if files[rows[first]] else None,
+                id=self.text("id", rows[first]) or "",
+                file=self.text("file", rows[first]),
                 score=scores[first],
                 probability=None if likely is None else likely[first],
                 row=rows[first],
-                duplicates=tuple(str(ids[rows[other]]) for other in others),
-                caption=None if captions[rows[first]] is None else str(captions[rows[first]]),
+                duplicates=tuple(self.text("id", rows[other]) or "" for other in others),
+                caption=self.text("caption", rows[first]),
             )
             for first, *others in ranked.groups
         ]
@@ -180,8 +182,19 @@ class Index:
     def column(self, name: str) -> np.ndarray:
         """A column of the facts, [n]; read at first use."""
         if name not in self._columns:
-            self._columns[name] = self.rows.table([name]).column(0).to_numpy(zero_copy_only=False)
+            column = self._read(name)
+            texts = is_string(column.type)
+            self._columns[name] = np.array(column.to_pylist(), object) if texts else as_numpy(column)
         return self._columns[name]
+
+    def _read(self, name: str) -> ChunkedArray:
+        if name not in self._read_columns:
+            self._read_columns[name] = self.rows.table([name]).column(0)
+        return self._read_columns[name]
+
+    def text(self, name: str, row: int) -> str | None:
+        """A text of the facts of one row, None where there is none."""
+        return self._read(name)[row].as_py() or None
 
     def read_areas(self) -> Areas:
         """The connected areas of the segmentations; read once."""
@@ -189,10 +202,10 @@ class Index:
 
     @cached_property
     def _areas(self) -> Areas:
-        objects = self.rows.table(["objects"]).column(0).combine_chunks()
-        counts = np.diff(np.asarray(objects.offsets, np.int64)).astype(np.int64)
+        objects: Any = self.rows.table(["objects"]).column(0).combine_chunks()
+        counts = np.diff(as_numpy(objects.offsets))
         flat = objects.flatten()
-        columns = [flat.field(name).to_numpy(zero_copy_only=False) for name in ("class", "share", "x", "y")]
+        columns = [as_numpy(flat.field(name)) for name in ("class", "share", "x", "y")]
         return Areas(np.repeat(np.arange(len(counts)), counts), *columns)
 
     @cached_property
@@ -207,7 +220,7 @@ class Index:
 
     def photo_path(self, id: str) -> Path:
         """The photo of an indexed item.  Raises KeyError for any other id, and where the index knows no files."""
-        file = self.column("file")[self._row_of[id]]
+        file = self.text("file", self._row_of[id])
         if not file or not self.manifest.raw:
             raise KeyError(id)
         return Path(self.manifest.raw, file)

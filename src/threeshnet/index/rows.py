@@ -78,12 +78,18 @@ class Rows:
 
 
 def table_of(columns: Mapping[str, Any], length: int) -> pa.Table:
-    """Facts of `length` items; columns that are not given are null."""
-    arrays = [
-        pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(length, field.type)
-        for field in SCHEMA
-    ]
+    """Facts of `length` items; of what is not given, numbers are 0 and all else is null."""
+    arrays = []
+    for field in SCHEMA:
+        unknown = 0 if pa.types.is_integer(field.type) else None
+        arrays.append(pa.array(columns.get(field.name, [unknown] * length), field.type))
     return pa.table(arrays, schema=SCHEMA)
+
+
+def as_numpy(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """Numbers without nulls, [n], read-only.  Unlike pyarrow's `to_numpy`, it does not import pandas."""
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return np.from_dlpack(whole)
 
 
 def write_rows(folder: Path, embeddings: Sequence[np.ndarray], chosen: np.ndarray, table: pa.Table) -> None:

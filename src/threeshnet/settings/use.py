@@ -22,6 +22,7 @@ class IndexSettings(Settings):
     bank: str | None
     bank_split: str
     correction: str | None
+    text_tower: bool
     device: str | None
     on_error: OnError
     batch_size: int
@@ -38,9 +39,10 @@ class SearchSettings(Settings):
     filters: Texts
     queries: str | None
     top: int
-    format: Literal["table", "json", "csv", "paths"]
+    format: Literal["table", "json", "csv", "paths", "html"]
     zero: bool
     out: str | None
+    embed: bool
     fold: bool
     corrected: bool
     checkpoint: str | None
