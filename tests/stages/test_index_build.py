@@ -147,6 +147,6 @@ def test_what_stops_an_indexing(model: Any, tmp_path: Path, monkeypatch: pytest.
     assert update_index(source, model, tmp_path / "a", QUIET).resumed == 1
     with pytest.raises(DataError, match="none of 1 items can be indexed: bad"):
         update_index(torn, model, tmp_path / "b", QUIET)
-    monkeypatch.setattr(build, "free_bytes", lambda _: 100)
+    monkeypatch.setattr("threeshnet.index.plan.free_bytes", lambda _: 100)
     with pytest.raises(ConfigError, match="are needed for 2 items and 0 MB are free; make room"):
         update_index(source, model, tmp_path / "c", QUIET)

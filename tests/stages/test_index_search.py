@@ -177,7 +177,7 @@ class TestRanking:
         def search(queries: np.ndarray, top: int, bias: np.ndarray | None = None):
             return nearest(self.items, queries, top, bias=bias)
 
-        return Ranking(search, 60, hashes, hubs, None, None)
+        return Ranking(search, 60, hashes, hubs, None)
 
     def test_negatives(self) -> None:
         plain, turned = self.ranking()(
