@@ -21,6 +21,8 @@ from threeshnet.shards.leakage import coverage, crossing, leaks
 from threeshnet.shards.make import MadeShards, ShardSettings, make_shards
 from threeshnet.shards.manifest import LEFT_OUT_LIST, view_name
 
+# What `make data` and `make import` hand on as it is.
+OF_SHARDS = {"images_per_shard", "limit", "batch_size", "workers", "on_error", "compression", "overwrite"}
 OF_THE_PROCESS = ("part", "of", "device")  # which of several processes this is: the manifest is the same from all
 
 
@@ -56,18 +58,8 @@ def make_set(settings: DataSettings, annotated: AnnotatedSet, sources: Sequence[
         folder=Path(settings.out) / name,
         raw=Path(settings.raw),
         settings=ShardSettings(
-            images_per_shard=settings.images_per_shard,
-            limit=settings.limit,
-            part=settings.part,
+            **settings.model_dump(include=OF_SHARDS | {"part", "accelerator", "device", "precision"}),
             parts=settings.of,
-            batch_size=settings.batch_size,
-            workers=settings.workers,
-            on_error=settings.on_error,
-            compression=settings.compression,
-            overwrite=settings.overwrite,
-            accelerator=settings.accelerator,
-            device=settings.device,
-            precision=settings.precision,
             progress=settings.progress and settings.device == 0,  # bars of several processes overwrite each other
             config={key: value for key, value in config.items() if key not in OF_THE_PROCESS},
             commit=current_commit(),

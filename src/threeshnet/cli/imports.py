@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from threeshnet.annotations.caption_lists import caption_files_beside, photo_ids, read_caption_lists
-from threeshnet.cli.data import show
+from threeshnet.cli.data import OF_SHARDS, show
 from threeshnet.errors import ConfigError, Problems, one_of
 from threeshnet.features.extractor import FIELDS
 from threeshnet.features.published.join import joined
@@ -55,15 +55,8 @@ def import_arrays(settings: ImportSettings) -> None:
         folder=Path(settings.out) / name,
         raw=folders[0] if folders[0].is_dir() else folders[0].parent,
         settings=ShardSettings(
-            images_per_shard=settings.images_per_shard,
-            limit=settings.limit,
-            batch_size=settings.batch_size,
-            workers=settings.workers,
-            on_error=settings.on_error,
-            compression=settings.compression,
-            overwrite=settings.overwrite,
+            **settings.model_dump(include=OF_SHARDS | {"progress"}),
             accelerator="cpu",  # there is nothing to compute
-            progress=settings.progress,
             config=plain(settings),
             commit=current_commit(),
         ),

@@ -12,15 +12,7 @@ from torch import nn
 
 from threeshnet.annotations.photo_files import files_below
 from threeshnet.errors import ConfigError, DataError, Problems, one_of
-from threeshnet.features.published.layout import (
-    FLOATS,
-    Entry,
-    PublishedLayout,
-    Request,
-    RowReader,
-    Source,
-    repeated,
-)
+from threeshnet.features.published.layout import FLOATS, Entry, PublishedLayout, Request, RowReader, Source, repeated
 from threeshnet.features.published.npy import NpyRows
 from threeshnet.features.published.precomputed import ARRAYS, SPLITS
 

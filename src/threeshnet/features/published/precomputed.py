@@ -13,17 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from threeshnet.annotations.common import tidy
-from threeshnet.errors import DataError, Problems, one_of
-from threeshnet.features.published.layout import (
-    FLOATS,
-    Entry,
-    PublishedLayout,
-    Request,
-    RowReader,
-    Source,
-    repeated,
-    some,
-)
+from threeshnet.errors import DataError, Problems, one_of, some
+from threeshnet.features.published.layout import FLOATS, Entry, PublishedLayout, Request, RowReader, Source, repeated
 from threeshnet.features.published.npy import NpyRows
 from threeshnet.records import MAP_SIDE, SCENE_SIDE
 
