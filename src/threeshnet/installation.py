@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import tempfile
@@ -72,18 +73,24 @@ def current_commit() -> str:
 
 
 def git(*words: str) -> str | None:
-    """What git says of our checkout; None without git or a checkout.
+    """What git says of our checkout; None without git or a checkout."""
+    return _git(*words) if _is_checkout() else None
 
-    A ZIP or an environment may lie inside of another repository, whose commits are not ours. The variables of a git
-    hook name that one too, so they are left out.
-    """
+
+@functools.cache
+def _is_checkout() -> bool:
+    """Whether git keeps this file as ours: a ZIP or an environment may lie inside of another repository."""
+    name = Path(__file__).resolve().name
+    below_top = _git("ls-files", "--error-unmatch", "--full-name", name)
+    return below_top is not None and below_top.strip() == f"src/{_HERE.name}/{name}"
+
+
+def _git(*words: str) -> str | None:
+    """The variables of a git hook name another repository, so they are left out."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     options: dict[str, Any] = {"cwd": _HERE, "env": variables, "capture_output": True, "text": True, "check": True}
     options |= {"encoding": "utf-8", "errors": "surrogateescape"}
     try:
-        top = subprocess.run(["git", "rev-parse", "--show-toplevel"], **options).stdout.rstrip("\n")
-        tracked = subprocess.run(["git", "ls-files", "--error-unmatch", __file__], **options).stdout
-        ours = bool(tracked) and Path(top).resolve() == _HERE.parents[1]
-        return subprocess.run(["git", *words], **options).stdout if ours else None
+        return subprocess.run(["git", *words], **options).stdout
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -37,19 +37,18 @@ NEEDED = re.compile(r"^(\w+): \?\?\? # (.+)$", re.MULTILINE)  # a setting of a v
 
 def run(verb: str, words: Sequence[str]) -> None:
     """Run a verb as the command line asks: once, as a multirun, or its help.  Ends the process when it fails."""
-    primary: Any = OmegaConf.load(CONF / f"{verb}.yaml")
     command_line = [sys.argv[0], verb, *words]
     try:
-        words = expanded(verb, words, dict(OmegaConf.to_container(primary)))  # pyright: ignore
+        words = expanded(verb, words, primary(verb))
     except ConfigError as error:
         sys.exit(for_terminals(str(error)))
-    words = divided(words, [str(key) for key in primary]) if REST in primary else list(words)
+    words = divided(words, list(primary(verb))) if REST in primary(verb) else list(words)
 
     @functools.partial(handled, verb=verb)
     def task(cfg: DictConfig) -> Any:
         sys.argv = command_line  # Lightning starts its other processes by it
         settings = settings_of(verb, cfg, words)
-        function = get_method(primary["_target_"])
+        function = get_method(primary(verb)["_target_"])
         quiet()
         takes_invocation = "invocation" in inspect.signature(function).parameters
         return function(settings, invocation()) if takes_invocation else function(settings)
@@ -58,6 +57,13 @@ def run(verb: str, words: Sequence[str]) -> None:
     sys.argv = [f"threeshnet {verb}", *words]
     main = hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name=verb)(task)
     report_errors(main, verb, words)
+
+
+@functools.cache
+def primary(verb: str) -> dict[str, Any]:
+    """`conf/<verb>.yaml` as it stands, with none of its defaults."""
+    content: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{verb}.yaml"))
+    return content
 
 
 def invocation() -> Invocation:
@@ -86,7 +92,7 @@ def compose_training(overrides: Sequence[str]) -> tuple[TrainSettings, dict[str,
 
 def settings_of(verb: str, cfg: DictConfig, words: Sequence[str]) -> Settings:
     """The settings of a verb.  Raises ConfigError, once, for all that are missing, unknown or of another type."""
-    from threeshnet.cli.validation import model_of, setting_faults, without_target  # half a second that --help spares
+    from threeshnet.cli.validation import validated  # half a second that --help spares
 
     nodes: Any = {key: cfg._get_node(key) for key in cfg}  # as they stand: no interpolation is followed
     if missing := [str(key) for key, node in nodes.items() if node._is_missing()]:
@@ -96,12 +102,13 @@ def settings_of(verb: str, cfg: DictConfig, words: Sequence[str]) -> Settings:
     except OmegaConfBaseException as error:
         raise ConfigError(explained(error, verb, words)) from error
     problems = Problems("settings")
-    problems.extend(setting_faults(verb, tree).values())
-    primary: Any = OmegaConf.load(CONF / f"{verb}.yaml")
-    if tree.get("_target_") != primary["_target_"]:
+    settings, faults = validated(verb, tree)
+    problems.extend(faults.values())
+    if tree.get("_target_") != primary(verb)["_target_"]:
         problems.add("_target_ is not a setting")
     problems.raise_as(ConfigError, f"threeshnet {verb} --help shows the defaults.")
-    return model_of(verb).model_validate(without_target(tree))
+    assert settings is not None
+    return settings
 
 
 def _choices(group: str) -> str:

@@ -25,10 +25,15 @@ MISSING, UNKNOWN = "is missing", "is not a setting"
 
 def setting_faults(verb: str, tree: dict[str, Any]) -> dict[str, str]:
     """What is wrong with a verb's settings, by key; a value that is used in several places is named once."""
-    faults: dict[str, str] = {}
+    return validated(verb, tree)[1]
+
+
+def validated(verb: str, tree: dict[str, Any]) -> tuple[Settings | None, dict[str, str]]:
+    """The settings of a verb where their types are right, and what is wrong with them by key."""
+    settings, faults = None, {}
     tree = without_target(tree)
     try:
-        model_of(verb).model_validate(tree)
+        settings = model_of(verb).model_validate(tree)
     except ValidationError as error:
         faults = type_faults(error)
     by_depth = sorted(part_faults(tree), key=lambda fault: fault[0].count("."))
@@ -37,7 +42,8 @@ def setting_faults(verb: str, tree: dict[str, Any]) -> dict[str, str]:
         if key not in faults and _last_name(text) not in said:
             faults[key] = text
             said.add(_last_name(text))
-    return {key: f"{text}{_siblings(key, tree)}" if text.endswith(UNKNOWN) else text for key, text in faults.items()}
+    texts = {key: f"{text}{_siblings(key, tree)}" if text.endswith(UNKNOWN) else text for key, text in faults.items()}
+    return settings, texts
 
 
 def model_of(verb: str) -> type[Settings]:

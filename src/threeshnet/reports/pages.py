@@ -7,6 +7,7 @@ template's file and line, and with what exists.
 from __future__ import annotations
 
 import json
+import statistics
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -138,7 +139,7 @@ class Page:
 
     @property
     def vocabulary(self) -> dict[str, Any]:
-        names = ("rows", "table", "effects", "csv", "json", "group", "spread", "ends", "paired", "claims")
+        names = ("rows", "table", "effects", "csv", "json", "group", "median", "spread", "ends", "paired", "claims")
         return {name: getattr(self, name) for name in names}
 
     def rows(self, experiment: str, setting: str | None = None, study: str | None = None, **levels: str) -> Level:
@@ -175,6 +176,10 @@ class Page:
         for row in rows:
             groups.setdefault(tuple(row[name] for name in names), []).append(row)
         return list(groups.items())
+
+    @staticmethod
+    def median(values: Iterable[str | float]) -> float:
+        return statistics.median(map(float, values))
 
     @staticmethod
     def ends(values: Iterable[str | float], digits: int = 1) -> str:
