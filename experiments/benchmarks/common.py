@@ -96,6 +96,24 @@ def add_row(file: Path, columns: Sequence[str], row: Mapping[str, Any]) -> None:
         writer.writerow(row)
 
 
+def show_and_write(result: Mapping[str, Any], out: str | None) -> None:
+    """Prints a measurement as JSON, and writes it to the file `out` where one is given."""
+    from rich.console import Console
+
+    Console().print_json(json.dumps(result))
+    if out:
+        Path(out).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def write_page(folder: Path) -> None:
+    """README.md of a benchmark's rows, where its template lies beside them; `make report` does the same."""
+    from threeshnet.reports import pages
+
+    template = folder / (pages.README + pages.TEMPLATE)
+    if template.is_file():
+        pages.write_page(template, pages.Rows(folder))
+
+
 # ---- processes
 
 

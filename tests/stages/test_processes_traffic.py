@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import statistics
 from pathlib import Path
 
 import pytest
@@ -48,20 +46,3 @@ def test_collectives_of_a_step() -> None:
 def test_the_loopback_is_read_where_there_is_one() -> None:
     found = traffic.loopback()
     assert found is None or found >= 0
-
-
-def test_what_is_said_of_the_committed_rows_is_what_they_say() -> None:
-    memory, steps = (json.loads((FOLDER / name).read_text("utf-8")) for name in ("large_batch.json", "scaling.json"))
-    of = {(row["pairs"], row["chunked"]): row for row in memory["rows"]}
-    both = [pairs for pairs, chunked in of if not chunked]
-    slower = [of[pairs, True]["seconds"] / of[pairs, False]["seconds"] for pairs in both]
-    one, two, _ = (statistics.median(row["seconds"]) for row in steps["rows"])
-    prose = " ".join((FOLDER / "README.md").read_text("utf-8").split())
-    for said in (
-        f"**{of[4096, True]['memory']:.2f} GB, as 512 pairs do**",
-        f"takes {min(slower):.1f} to {max(slower):.1f} times as long as the same batch at once",
-        f"Two processes of one thread take {two / one:.2f} times as long as one of two threads",
-        f"and {steps['rows'][1]['handed_over']['all-reduce'] / 1e6:.0f} MB of gradients",
-    ):
-        assert said in prose
-    assert f"{of[512, True]['memory']:.2f}" == f"{of[4096, True]['memory']:.2f}"

@@ -24,12 +24,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from threeshnet.files import write_json, write_rows
 from threeshnet.installation import current_commit
 from threeshnet.metrics.ranks import BLOCK_CELLS
-from threeshnet.reports.markdown import fill
 
-from ..common import processor
+from ..common import processor, write_page
 from .clocks import TOP, Bench, Case
 from .cross_attention import OVER_WORDS
-from .shown import draw, ratios, text, verdict
+from .shown import draw, measured, ratios, totals
 from .systems import TEXTS
 from .whole import DIRECTIONS, search
 
@@ -50,10 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         options.out.mkdir(parents=True, exist_ok=True)
         found = begun(options, file)
         measure(options, found, file)
-    fill(options.out / "README.md", {"verdict": verdict(found), "efficiency": f"\n{text(found)}\n"})
-    columns = ("images", "times", "low", "high", "scoring")
-    write_rows(options.out / "times.csv", columns, ratios(found))  # for the table of claims
+    # times.csv is read by the table of claims, too.
+    for name, rows in {"measured": measured(found["rows"]), "totals": totals(found), "times": ratios(found)}.items():
+        write_rows(options.out / f"{name}.csv", tuple(rows[0]), rows)
     draw(found, options.out / "figure.png")
+    write_page(options.out)
     return found
 
 

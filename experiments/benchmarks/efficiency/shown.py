@@ -1,4 +1,4 @@
-"""The table of README.md and the figure, from results.json alone."""
+"""The rows of the tables and the figure, from results.json alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from threeshnet.files import replacing
-from threeshnet.reports.markdown import table
 
 from .systems import CROSS, THREE, VSE
 from .whole import DIRECTIONS, IMAGES, PAIRS, SENTENCES, Pick, Row, Whole, sampled, search, speeds, whole
@@ -24,43 +23,27 @@ LOOKS: dict[str, dict[str, Any]] = {
     THREE: {"color": "#d1495b", "marker": "o", "markersize": 4},
     CROSS: {"color": "#66717e", "marker": "^", "markersize": 5},
 }
-EXPLAINED = (
-    "**What it comes to**, for a gallery and all its sentences. ≈ is drawn out linearly from a sample in the table "
-    "above; everything else was done in full. *Whole*: both sides encoded and every pair scored once; Kpps: thousands "
-    "of pairs in each of those seconds (range: all parts at their slowest, all at their fastest). *Queries*: a second, "
-    "each encoded and held against a gallery that is encoded already, many at a time. *Times*: Kpps over those of the "
-    "cross-attention, whole / scoring alone."
-)
 GIGA = 1e9
 FLOAT = 4  # bytes
 
 
-def text(found: Mapping[str, Any]) -> str:
-    """What stands between the marks."""
-    settings, machine = found["settings"], found["machine"]
-    on = ", ".join(f"{name} {value}" for name, value in machine.items())
-    how = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
-    commits = ", ".join(dict.fromkeys(row["commit"] for row in found["rows"].values()))
-    return "\n\n".join(
-        [
-            f"On {on}. Settings: {how}. Commit: {commits}.",
-            "**Measured.** Seconds: the median of the repeats, and least to most.",
-            measured(found["rows"]),
-            EXPLAINED,
-            comes_to(found),
-        ]
-    )
-
-
-def measured(rows: Mapping[str, Row]) -> str:
+def measured(rows: Mapping[str, Row]) -> list[dict[str, Any]]:
+    """A row of cells for everything that was measured."""
     lines = []
     for name in ordered(rows):
         row, seconds = rows[name], rows[name]["seconds"]
         middle = statistics.median(seconds)
-        spread = f"{short(min(seconds))} to {short(max(seconds))}"
-        counted = f"{row['items']:,} {row['unit']}"
-        lines.append([name, counted, str(len(seconds)), short(middle), spread, short(row["items"] / middle)])
-    return table(["what", "of", "repeats", "seconds", "range", "a second"], lines)
+        lines.append(
+            {
+                "what": name,
+                "of": f"{row['items']:,} {row['unit']}",
+                "repeats": len(seconds),
+                "seconds": short(middle),
+                "range": f"{short(min(seconds))} to {short(max(seconds))}",
+                "a second": short(row["items"] / middle),
+            }
+        )
+    return lines
 
 
 def ordered(rows: Mapping[str, Row]) -> list[str]:
@@ -74,73 +57,63 @@ def galleries(rows: Mapping[str, Row]) -> list[int]:
     return sorted({row["gallery"] for row in rows.values() if row.get("gallery")})
 
 
-def comes_to(found: Mapping[str, Any]) -> str:
+def totals(found: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A row of cells for every system and gallery: what the measured parts come to."""
     rows, settings = found["rows"], found["settings"]
     lines = []
     for images in galleries(rows):
         captions = images * settings["captions"]
         base = of(found, CROSS, images)
         for system in SYSTEMS:
-            all_of_it, near = of(found, system, images), sampled(rows, system, images, captions)
+            whole, near = of(found, system, images), sampled(rows, system, images, captions)
             any_near = max(near[:3])
             ends = [of(found, system, images, pick).kpps for pick in (max, min)]
             stored = images * settings["dim"] * FLOAT * (settings["regions"] if system == CROSS else 1)
             lines.append(
-                [
-                    f"{images:,}",
-                    system,
-                    near.images + short(all_of_it.images),
-                    near.sentences + short(all_of_it.sentences),
-                    near.t2i + short(all_of_it.scoring),
-                    any_near + short(all_of_it.seconds),
-                    f"{any_near}{short(all_of_it.kpps)} ({short(ends[0])} to {short(ends[1])})",
-                    near.t2i + short(all_of_it.scoring_kpps),
-                    max(near.sentences, near.t2i) + short(all_of_it.sentence_queries),
-                    max(near.images, near.i2t) + short(all_of_it.image_queries),
-                    "1" if system == CROSS else times(all_of_it, base),
-                    short(stored / GIGA),
-                ]
+                {
+                    "images": f"{images:,}",
+                    "system": system,
+                    "encode images, s": near.images + short(whole.images),
+                    "encode sentences, s": near.sentences + short(whole.sentences),
+                    "score pairs, s": near.t2i + short(whole.scoring),
+                    "whole, s": any_near + short(whole.seconds),
+                    "Kpps, whole": f"{any_near}{short(whole.kpps)} ({short(ends[0])} to {short(ends[1])})",
+                    "Kpps, scoring alone": near.t2i + short(whole.scoring_kpps),
+                    "sentence queries": max(near.sentences, near.t2i) + short(whole.sentence_queries),
+                    "image queries": max(near.images, near.i2t) + short(whole.image_queries),
+                    "times": "1" if system == CROSS else times(whole, base),
+                    "encoded images, GB": short(stored / GIGA),
+                }
             )
-    head = ["images", "system", "encode images, s", "encode sentences, s", "score pairs, s", "whole, s", "Kpps, whole"]
-    head += ["Kpps, scoring alone", "sentence queries", "image queries", "times"]
-    return table([*head, "encoded images, GB"], lines)
-
-
-def verdict(found: Mapping[str, Any]) -> str:
-    """The answer in one paragraph."""
-    rows, all_ratios = found["rows"], ratios(found)
-    size = galleries(rows)[0]
-    three, vse = (of(found, system, size) for system in (THREE, VSE))
-    sizes = ", ".join(f"{row['images']:,}" for row in all_ratios)
-    alone, charged = (", ".join(row[key] for row in all_ratios) for key in ("scoring", "times"))
-    image, all_of_it = short(three.images / vse.images), f"{100 * (three.seconds / vse.seconds - 1):.0f}%"
-    return (
-        f"Scoring alone, the inner product does {alone} times as many pairs a second as the cross-attention at {sizes} "
-        f"images. With encoding charged, that is {charged} times. Guidance costs {image} times VSE-infinity's time for "
-        f"an image, and {all_of_it} of the whole at {size:,}."
-    )
+    return lines
 
 
 def ratios(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """How many times the pairs of the cross-attention 3SHNet scores a second, encoding charged, by gallery.
 
     `low` holds its slowest repeats against the rival's fastest, `high` the other way round. `scoring` has no encoding.
+    What guidance costs: times VSE-infinity's time for an image, and percent of the whole.
     """
 
     def times(images: int, number: str, mine: Pick = statistics.median, theirs: Pick = statistics.median) -> str:
         ours, rivals = of(found, THREE, images, mine), of(found, CROSS, images, theirs)
         return short(getattr(ours, number) / getattr(rivals, number))
 
-    return [
-        {
-            "images": images,
-            "times": times(images, "kpps"),
-            "low": times(images, "kpps", max, min),
-            "high": times(images, "kpps", min, max),
-            "scoring": times(images, "scoring_kpps"),
-        }
-        for images in galleries(found["rows"])
-    ]
+    lines = []
+    for images in galleries(found["rows"]):
+        three, vse = (of(found, system, images) for system in (THREE, VSE))
+        lines.append(
+            {
+                "images": images,
+                "times": times(images, "kpps"),
+                "low": times(images, "kpps", max, min),
+                "high": times(images, "kpps", min, max),
+                "scoring": times(images, "scoring_kpps"),
+                "guidance_image": short(three.images / vse.images),
+                "guidance_whole": f"{100 * (three.seconds / vse.seconds - 1):.0f}%",
+            }
+        )
+    return lines
 
 
 def times(one: Whole, base: Whole) -> str:

@@ -24,10 +24,9 @@ from hydra.utils import instantiate
 from threeshnet.batches.datamodule import BatchOptions, RetrievalDataModule, Splits
 from threeshnet.files import write_rows
 from threeshnet.installation import current_commit
-from threeshnet.reports.markdown import fill, table
 from threeshnet.shards.manifest import open_shards
 
-from ..common import composed, flops, module_command, read_rows, surroundings, text_overrides
+from ..common import composed, flops, module_command, read_rows, surroundings, text_overrides, write_page
 
 HERE = Path(__file__).parent
 CASES = [(precision, compiled) for precision in ("32-true", "bf16-mixed") for compiled in (False, True)]
@@ -60,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = [row for row in rows if any(row[name] != key[name] for name in KEY)]
         rows.append(key | measured(options, precision, compiled))
         write_rows(file, COLUMNS, rows)
-    fill(options.out / "README.md", {"steps": f"\n{table_of(rows)}\n"})
+    write_page(options.out)
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -167,18 +166,6 @@ def device() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"CPU, {os.cpu_count()} cores, {platform.machine()}"
-
-
-def table_of(rows: Sequence[dict[str, Any]]) -> str:
-    """What stands between the marks of README.md."""
-    head = [*KEY, "seconds a step", "pairs a second", "waiting for data", "GPU memory, GB", "TFLOP/s", "of the peak"]
-    lines = []
-    for row in rows:
-        numbers = [row["seconds_a_step"], row["pairs_a_second"], row["waiting"], row["gpu_memory_gb"] or "–"]
-        source = "data sheet" if row["peak_tflops"] else "a matrix product here"
-        of_peak = f"{row['mfu']} ({source})" if row["mfu"] else "–"
-        lines.append([*(str(row[name]) for name in KEY), *map(str, numbers), row["tflops"], of_peak])
-    return table(head, lines)
 
 
 if __name__ == "__main__":

@@ -12,14 +12,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from threeshnet.reports.markdown import fill
-
-from ..common import ROOT, read_rows
+from ..common import ROOT, write_page
 
 HERE = Path(__file__).resolve().parent
 ROWS = HERE / "rows.csv"
@@ -35,31 +32,8 @@ def main() -> int:
         words = ["-m", "nightly", "-q", "--tb=line", "-p", "no:cacheprovider", f"--hostile-rows={ROWS}"]
         words += ["-o", "tmp_path_retention_policy=failed"]
         code = int(pytest.main([str(ROOT / "tests" / "fuzz"), *words, "-k", options.cases]))
-    fill(HERE / "README.md", {"outcomes": table(read_rows(ROWS))})
+    write_page(HERE)
     return code
-
-
-def table(rows: list[dict[str, str]]) -> str:
-    """Cases of each command and kind by outcome.
-
-    >>> print(table([{"command": "train", "kind": "shards", "outcome": "done", "seconds": "1.0"}]))
-    | command | hostile | cases | done | refused | faults |
-    |---|---|---:|---:|---:|---:|
-    | `train` | shards | 1 | 1 | 0 | 0 |
-    | all | | 1 | 1 | 0 | 0 |
-    """
-    lines = ["| command | hostile | cases | done | refused | faults |", "|---|---|---:|---:|---:|---:|"]
-    kinds = dict.fromkeys((row["command"], row["kind"]) for row in rows)
-    for command, kind in kinds:
-        outcomes = [row["outcome"] for row in rows if (row["command"], row["kind"]) == (command, kind)]
-        lines.append(f"| `{command}` | {kind} | {numbers(outcomes)} |")
-    return "\n".join([*lines, f"| all | | {numbers([row['outcome'] for row in rows])} |"])
-
-
-def numbers(outcomes: list[str]) -> str:
-    counts = Counter(outcomes)
-    good = counts["done"], counts["refused"]
-    return " | ".join(map(str, (len(outcomes), *good, len(outcomes) - sum(good))))
 
 
 if __name__ == "__main__":

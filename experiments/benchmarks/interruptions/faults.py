@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from threeshnet.cli import main as threeshnet
-from threeshnet.reports.markdown import fill
 
-from ..common import finish
+from ..common import finish, write_page
 from . import (
     by_damage,  # noqa: F401  (registers what it can bring about)
     by_signals,  # noqa: F401
@@ -48,8 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             scene = Scene(Path(scratch) / str(number), [*length])
             shutil.copytree(plain.folder / "synthetic", scene.folder / "synthetic")
             rows[name] = happened(FAULTS[name], scene, expected)
+            rows = {fault: rows[fault] for fault in FAULTS if fault in rows}
             file.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    write_table(rows, options.out / "README.md")
+    write_page(options.out)
     return int(any(row["lost"] not in ("nothing", "not run") for row in rows.values()))
 
 
@@ -79,18 +79,6 @@ def happened(cause: Fault, scene: Scene, expected: str) -> dict[str, Any]:
 def short(text: str) -> str:
     """Without the long command line that is printed for going on."""
     return re.sub(r"(To go on: threeshnet train) .*(out=)", r"\1 … \2", text.strip())
-
-
-def write_table(rows: dict[str, dict[str, Any]], file: Path) -> None:
-    """Puts the table between the two marks of `file`, where it is there."""
-    if not file.is_file():
-        return
-    lines = ["| what happened | exit code | what was printed | step kept | lost |", "| --- | ---: | --- | ---: | --- |"]
-    for name in [name for name in FAULTS if name in rows]:
-        row = rows[name]
-        said = row["printed"].replace("|", "/").replace("\n", "<br>") or "the usual table"
-        lines.append(f"| {name} | {row['code']} | {said} | {row['kept_step']} | {row['lost']} |")
-    fill(file, {"faults": "\n".join(lines)})
 
 
 if __name__ == "__main__":

@@ -29,9 +29,8 @@ import numpy as np
 
 from threeshnet.cli import main as threeshnet
 from threeshnet.files import write_rows
-from threeshnet.reports.markdown import fill
 
-from ..common import finish, read_rows
+from ..common import finish, read_rows, write_page
 from .runs import RUN, SHARDS, digest, partial_of, start, step_of, wait_for_save
 
 KINDS = ("in a save", "after a save", "in a save", "after the start")
@@ -71,7 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             chain = len({row.chain for row in rows})
             rows += killed(folder, chain, [*RUN, *where], seconds, expected, options)
             write_rows(options.csv, Kill._fields, [row._asdict() for row in rows])
-    write_table(rows, options.csv.with_name("README.md"))
+    if backwards := sum(row.kept_step < row.resumed_at_step for row in rows if row.kill):
+        raise SystemExit(f"{backwards} kills left an older checkpoint than they began with")
+    write_page(options.csv.parent)
     return int(any(row.equal == "False" for row in rows))
 
 
@@ -147,25 +148,6 @@ def read(file: Path) -> list[Kill]:
     ]
     whole = {row.chain for row in rows if row.equal}
     return [row for row in rows if row.chain in whole]
-
-
-def write_table(rows: Sequence[Kill], file: Path) -> None:
-    """A row for 0 and for 2 workers, between the two marks of `file`, where it is there."""
-    if not file.is_file():
-        return
-    lines = ["| workers | runs | kills | while a checkpoint was written | resumed at a later step | final runs equal |"]
-    lines += ["| ---: | ---: | ---: | ---: | ---: | ---: |"]
-    for workers in sorted({row.workers for row in rows}):
-        mine = [row for row in rows if row.workers == workers]
-        kills, ends = [row for row in mine if row.kill], [row for row in mine if row.equal]
-        later = sum(row.kept_step > row.resumed_at_step for row in kills)
-        backwards = sum(row.kept_step < row.resumed_at_step for row in kills)
-        if backwards:
-            raise SystemExit(f"{backwards} kills left an older checkpoint than they began with")
-        equal = sum(row.equal == "True" for row in ends)
-        saves = sum(row.unfinished_file for row in kills)
-        lines.append(f"| {workers} | {len(ends)} | {len(kills)} | {saves} | {later} | {equal} of {len(ends)} |")
-    fill(file, {"kills": "\n".join(lines)})
 
 
 if __name__ == "__main__":

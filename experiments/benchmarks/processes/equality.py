@@ -28,12 +28,11 @@ from threeshnet.metrics.recalls import recall
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.objectives.infonce import InfoNCELoss
 from threeshnet.objectives.triplet import TripletLoss
-from threeshnet.reports.markdown import fill
 from threeshnet.training.encoding import Collector
 from threeshnet.training.module import RetrievalModule
 
+from ..common import write_page
 from .naive import WAYS, gathering
-from .tables import text_of
 from .world import (
     BATCH,
     CAPTIONS,
@@ -245,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found[f"N={processes}"] = compare(one, several)
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / "result.json", found)
-    fill(options.out / "README.md", {"equality": text_of(found)})
+    write_page(options.out)
 
 
 if __name__ == "__main__":

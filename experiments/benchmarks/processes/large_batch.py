@@ -20,11 +20,10 @@ import torch
 from torch import nn
 
 from threeshnet.files import write_json
-from threeshnet.reports.markdown import fill, table
 from threeshnet.training.module import RetrievalModule
 
-from ..common import in_own_process, peak_gb
-from .scaling import build, made_up, rows_of
+from ..common import in_own_process, peak_gb, write_page
+from .scaling import build, made_up, measured_before
 from .world import furthest, gradients
 
 SETTINGS = ("dim", "text", "chunk", "rows", "threads")
@@ -68,18 +67,6 @@ def measure(options: argparse.Namespace, pairs: int, chunked: bool, folder: Path
     return {"pairs": pairs, "chunked": chunked, **found}
 
 
-def text_of(found: dict[str, Any]) -> str:
-    settings = found["settings"]
-    lines = []
-    for row in found["rows"]:
-        how = f"{settings['chunk']} encoded, {settings['rows']} compared at a time" if row["chunked"] else "at once"
-        same = f"{row['gradient']:.0e}" if "gradient" in row else "–"
-        lines.append([f"{row['pairs']:,}", how, f"{row['memory']:.2f}", f"{row['seconds']:.1f}", same])
-    head = ["pairs", "way", "memory of the step, GB", "seconds", "largest relative difference of a gradient"]
-    title = f"float32, D {settings['dim']}, text {settings['text']}, {settings['threads']} threads."
-    return f"{title}\n\n{table(head, lines)}"
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -98,9 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.pairs:
         work(options)
         return
-    options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / "large_batch.json"
-    found = rows_of(file, {name: getattr(options, name) for name in SETTINGS}, again=options.again)
+    file, found = measured_before(options, "large_batch.json", SETTINGS)
     there = {(row["pairs"], row["chunked"]) for row in found["rows"]}
     cases = [(pairs, way) for pairs in options.at_once for way in (False, True)]
     with tempfile.TemporaryDirectory() as folder:
@@ -110,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found["rows"] = [row for row in found["rows"] if (row["pairs"], row["chunked"]) != (pairs, chunked)]
             found["rows"].append(measure(options, pairs, chunked, Path(folder)))
             write_json(file, found)
-    fill(options.out / "README.md", {"large_batch": f"\n{text_of(found)}\n"})
+    write_page(options.out)
 
 
 if __name__ == "__main__":

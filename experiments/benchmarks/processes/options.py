@@ -21,8 +21,8 @@ import torch
 
 from threeshnet.installation import current_commit
 from threeshnet.objectives.triplet import TripletLoss
-from threeshnet.reports.markdown import fill, table
 
+from ..common import write_page
 from .world import BATCH, build, module_of, together, train
 
 BATCHES, CHUNK, ROWS = 4, 5, 5  # batches of a training; pairs encoded, and images compared, at a time
@@ -121,14 +121,6 @@ def away(expected: Sequence[float], found: Sequence[float]) -> float:
     return max(abs(a - b) / abs(a) for a, b in zip(expected, found, strict=True))
 
 
-def text_of(found: dict[str, Any]) -> str:
-    head = ["options", *(f"N={count}: from one process / from the plain one" for count in found["processes"])]
-    rows = []
-    for places in zip(*(found[f"N={count}"] for count in found["processes"]), strict=True):
-        rows.append([places[0]["case"], *(f"{row['to_one']:.0e} / {row['to_plain']:.0e}" for row in places)])
-    return table(head, rows)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
@@ -148,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found[f"N={processes}"] = compare(one, several, asked, few=options.quick)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "options.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    fill(options.out / "README.md", {"options": f"\n{text_of(found)}\n"})
+    write_page(options.out)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -31,11 +30,10 @@ from threeshnet.installation import current_commit
 from threeshnet.nn.collectives import leave_together
 from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.records import Batch, ImageBatch, TokenSet
-from threeshnet.reports.markdown import fill, table
 from threeshnet.training.module import RetrievalModule
 from threeshnet.training.schedules import Optimization
 
-from ..common import composed, surroundings, text_overrides
+from ..common import composed, surroundings, text_overrides, write_page
 from .equality import Step
 from .traffic import Counter, collectives_of, loopback, sent
 
@@ -81,12 +79,14 @@ def made_up(pairs: int, seed: int) -> Batch:
     return Batch(images, captions, torch.arange(pairs) + seed * pairs, torch.arange(pairs))
 
 
-def rows_of(file: Path, settings: dict[str, Any], *, again: bool) -> dict[str, Any]:
-    """What was measured with the same settings, or a beginning."""
-    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() and not again else {}
-    if found.get("settings") == settings:
-        return found
-    return {"settings": settings, "commit": current_commit(), "torch": torch.__version__, "rows": []}
+def measured_before(options: argparse.Namespace, name: str, settings: Sequence[str]) -> tuple[Path, dict[str, Any]]:
+    """The file `name` of a measurement in `options.out`, and what it holds of these settings, or a beginning."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    file, given = options.out / name, {key: getattr(options, key) for key in settings}
+    measured = json.loads(file.read_text(encoding="utf-8")) if file.is_file() and not options.again else {}
+    if measured.get("settings") != given:
+        measured = {"settings": given, "commit": current_commit(), "torch": torch.__version__, "rows": []}
+    return file, measured
 
 
 # ---- what each process does
@@ -157,29 +157,6 @@ def measure(options: argparse.Namespace, case: tuple[int, int, bool]) -> dict[st
 # ---- what comes of it
 
 
-def tables(found: dict[str, Any]) -> str:
-    lines = []
-    for row in found["rows"]:
-        times, handed, expected = row["seconds"], row["handed_over"], row["expected"]
-        wire = "–" if row["loopback"] is None else f"{row['loopback'] / 1e6:,.1f}"
-        lines.append(
-            [
-                f"{row['processes']} x {row['threads']}",
-                "all" if row["sync"] else "shares",
-                f"{statistics.median(times):.2f}",
-                f"{min(times):.2f} to {max(times):.2f}",
-                " / ".join(f"{handed[kind] / 1e6:,.3f} ({expected[kind] / 1e6:,.3f})" for kind in handed),
-                f"{row['to_send'] / 1e6:,.1f}",
-                wire,
-            ]
-        )
-    settings = ", ".join(f"{name} {value}" for name, value in found["settings"].items())
-    head = ["processes x threads", "BatchNorm of", "seconds a step", "range", "all-reduce / all-gather, MB a process"]
-    head += ["expected by a ring, MB, all processes", "over the loopback, MB"]
-    title = f"**Measured** ({settings}). In brackets: expected from the shapes of the tensors."
-    return f"{title}\n\n{table(head, lines)}"
-
-
 SETTINGS = ("batch", "dim", "text", "warm_up", "steps")
 
 
@@ -200,15 +177,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.worker:
         work(options)
         return
-    options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / "scaling.json"
-    found = rows_of(file, {name: getattr(options, name) for name in SETTINGS}, again=options.again)
+    file, found = measured_before(options, "scaling.json", SETTINGS)
     there = {(row["processes"], row["threads"], row["sync"]) for row in found["rows"]}
     for case in CASES:
         if case not in there:
             found["rows"].append(measure(options, case))
             write_json(file, found)
-    fill(options.out / "README.md", {"scaling": f"\n{tables(found)}\n"})
+    write_page(options.out)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.utils import instantiate
-from rich.console import Console
 from torch import Tensor
 
 from threeshnet.batches.collate import collate_images
@@ -33,7 +32,7 @@ from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training import building
 
-from ..common import in_own_process, peak_gb
+from ..common import in_own_process, peak_gb, show_and_write
 
 WAYS = ("ours", "plain")
 AGREE = 0.05  # points of recall: the two ways sum in another order, so that near ties may change places
@@ -57,9 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         "threads": options.threads,
         "commit": current_commit(),
     }
-    Console().print_json(json.dumps(found))
-    if options.out:
-        Path(options.out).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    show_and_write(found, options.out)
     return found
 
 

@@ -7,21 +7,18 @@ time and the peak memory as JSON. `--check N` compares the ranks of N captions w
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from threeshnet.installation import current_commit
 from threeshnet.metrics.ranks import BLOCK_CELLS, rank_similarity
 from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 
-from ..common import peak_gb
+from ..common import peak_gb, show_and_write
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -48,9 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         "recall": recall_of_ranks(ranks),
         "commit": current_commit(),
     }
-    Console().print_json(json.dumps(found))
-    if options.out:
-        Path(options.out).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    show_and_write(found, options.out)
     return found
 
 
