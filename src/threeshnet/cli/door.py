@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
-from hydra import compose, initialize_config_dir
+from hydra import compose, initialize_config_dir, version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
+from hydra.types import RunMode, TaskFunction
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -24,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from threeshnet.cli.errors import explained, for_terminals, handled, quiet, report_errors
 from threeshnet.cli.words import expanded
 from threeshnet.errors import ConfigError, Problems
-from threeshnet.installation import CONF, conf_files
+from threeshnet.installation import CONF, conf_files, own_conf
 from threeshnet.overrides import divided
 
 if TYPE_CHECKING:
@@ -55,8 +57,21 @@ def run(verb: str, words: Sequence[str]) -> None:
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra else prints its own shortened traceback
     sys.argv = [f"threeshnet {verb}", *words]
-    main = hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name=verb)(task)
+    if own_conf() is None and not any(word.startswith(("-", "hydra.mode")) for word in words):
+        main = functools.partial(_run_once, verb, words, task)
+    else:
+        main = hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name=verb)(task)
     report_errors(main, verb, words)
+
+
+def _run_once(verb: str, words: Sequence[str], task: TaskFunction) -> None:
+    """What `hydra.main` does with plain words, which would compose everything twice, first to look for `hydra.mode`."""
+    version.setbase(VERSION_BASE)
+    job = Hydra.create_main_hydra2(verb, create_config_search_path(str(CONF)))
+    try:
+        job.run(config_name=verb, task_function=task, overrides=list(words))
+    finally:
+        GlobalHydra.instance().clear()
 
 
 @functools.cache
