@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -53,25 +54,52 @@ def test_a_reader_that_has_enough_is_no_error(unbuffered: str) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def printed(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+# One process imports more and more, and lists its modules after each step: a fresh interpreter takes seconds to import.
+IMPORTS = f"""
+import sys
+from hydra.utils import get_method
+import threeshnet
+print(*dir(threeshnet))
+print(*sys.modules)
+import threeshnet.cli.door
+print(*sys.modules)
+[get_method(name) for name in {[OmegaConf.load(CONF / f"{name}.yaml")["_target_"] for name in WITHOUT_A_MODEL]}]
+print(*sys.modules)
+import threeshnet.cli.train, threeshnet.evaluation.evaluate
+print(*sys.modules)
+[getattr(threeshnet, name) for name in threeshnet.__all__]
+try:
+    threeshnet.nothing
+except AttributeError as error:
+    print(error)
+"""
 
 
-def test_what_takes_seconds_is_not_loaded_before_there_is_work() -> None:
-    code = "import sys, threeshnet.cli.door; print(*sorted(sys.modules))"
-    assert set(HEAVY).isdisjoint(printed(code).split())
+@pytest.fixture(scope="module")
+def imports() -> dict[str, Any]:
+    printed = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True).stdout
+    *lists, refusal = printed.splitlines()
+    steps = ("names", "the package", "the door", "without a model", "training")
+    return dict(zip(steps, map(str.split, lists), strict=True)) | {"refusal": refusal}
 
 
-def test_what_builds_no_model_loads_nothing_that_does() -> None:
-    names = [OmegaConf.load(CONF / f"{name}.yaml")["_target_"] for name in WITHOUT_A_MODEL]
-    code = f"import sys; from hydra.utils import get_method; [get_method(name) for name in {names}]; "
-    code += "print(*sorted(sys.modules))"
-    assert {"pytorch_lightning", "transformers", "wandb"}.isdisjoint(printed(code).split())
+def test_what_takes_seconds_is_not_loaded_before_there_is_work(imports: dict[str, Any]) -> None:
+    assert set(HEAVY).isdisjoint(imports["the door"])
 
 
-def test_training_loads_wandb_only_when_it_is_on() -> None:
-    code = "import sys, threeshnet.cli.train, threeshnet.evaluation.evaluate; print('wandb' in sys.modules)"
-    assert printed(code) == "False\n"
+def test_what_builds_no_model_loads_nothing_that_does(imports: dict[str, Any]) -> None:
+    assert {"pytorch_lightning", "transformers", "wandb"}.isdisjoint(imports["without a model"])
+
+
+def test_training_loads_wandb_only_when_it_is_on(imports: dict[str, Any]) -> None:
+    assert "pytorch_lightning" in imports["training"]
+    assert "wandb" not in imports["training"]
+
+
+def test_the_promised_names_are_there_though_nothing_is_loaded(imports: dict[str, Any]) -> None:
+    assert "torch" not in imports["the package"]
+    assert {"load_model", "metrics", "Batch"} <= set(imports["names"])
+    assert imports["refusal"] == "module 'threeshnet' has no attribute 'nothing'"
 
 
 def test_a_rank_is_known_before_lightning_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,12 +111,3 @@ def test_a_rank_is_known_before_lightning_is_loaded(monkeypatch: pytest.MonkeyPa
     for number, name in enumerate(reversed(VARIABLES)):
         monkeypatch.setenv(name, str(number))
         assert process_rank() == _get_rank() == number
-
-
-def test_the_promised_names_are_there_though_nothing_is_loaded() -> None:
-    code = "import sys, threeshnet; assert 'torch' not in sys.modules; print(*dir(threeshnet))\n"
-    code += "for name in threeshnet.__all__: print(getattr(threeshnet, name))\n"
-    code += "try: threeshnet.nothing\nexcept AttributeError as error: print(error)\n"
-    lines = printed(code).splitlines()
-    assert {"load_model", "metrics", "Batch"} <= set(lines[0].split())
-    assert lines[-1] == "module 'threeshnet' has no attribute 'nothing'"

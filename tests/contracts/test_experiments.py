@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,17 +11,13 @@ from omegaconf import OmegaConf
 
 import threeshnet
 
+from ..forks import Forks
+
 ROOT = Path(__file__).parents[2]
 KINDS, DATA = ("region", "grid", "hybrid"), ("demo", "flickr8k", "f30k", "coco")
 EXPERIMENTS = [f"{kind}_{data}" for kind in KINDS for data in DATA]
 RANKS = {"R@1", "R@5", "R@10", "median_rank", "mean_rank"}
 PROMISED = {"protocol": "full", "data": "synthetic", "split": "testall", "images": 8, "captions": 40}
-
-
-def as_process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"THREESHNET_CONF": str(ROOT / "conf")}
-    command = [sys.executable, "-m", "threeshnet", "train", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 def check_run_directory(out: Path) -> None:
@@ -65,10 +58,11 @@ def test_an_experiment_takes_real_steps(
     check_run_directory(out)
 
 
-def test_an_experiment_as_a_process(synthetic_shards: Path, small: list[str], tmp_path: Path) -> None:
+def test_an_experiment_as_a_process(forks: Forks, synthetic_shards: Path, small: list[str], tmp_path: Path) -> None:
     steps = ["trainer.max_steps=2", "trainer.log_every_n_steps=1", "highlights=1", "seed=3", "out=a run"]
-    ended = as_process("experiment=hybrid_coco", f"shards={synthetic_shards}", *small, *steps, cwd=tmp_path)
-    assert ended.returncode == 0, ended.stderr
+    words = ["experiment=hybrid_coco", f"shards={synthetic_shards}", *small, *steps]
+    ended = forks.run("train", words, folder=tmp_path, seconds=300)
+    assert ended.code == 0, ended.err
     check_run_directory(tmp_path / "a run")
 
 
@@ -84,12 +78,12 @@ def test_missing_data_say_what_where_and_how(experiment: str, command, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
-def test_missing_data_as_a_process(tmp_path: Path) -> None:
-    ended = as_process("experiment=grid_f30k", cwd=tmp_path)
-    assert ended.returncode == 1
-    assert "make data DATA=f30k" in ended.stderr
-    assert "Traceback" not in ended.stderr
-    assert list(tmp_path.iterdir()) == []
+def test_missing_data_as_a_process(forks: Forks, tmp_path: Path) -> None:
+    ended = forks.run("train", ["experiment=grid_f30k"], folder=tmp_path)
+    assert ended.code == 1
+    assert "make data DATA=f30k" in ended.err
+    assert "Traceback" not in ended.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["err.txt", "out.txt"]
 
 
 @pytest.mark.parametrize("starter", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])

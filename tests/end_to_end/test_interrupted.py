@@ -6,38 +6,33 @@ import csv
 import json
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from experiments.benchmarks.common import module_command, surroundings
 
 from ..forks import Forks, Started
 
-ROOT = Path(__file__).parents[2]
 FAULTS = ["a shard shrinks", "a loader's worker is killed"]
 
 
-def called(program: str, *arguments: str) -> None:
-    command = module_command(f"experiments.benchmarks.interruptions.{program}", *arguments)
-    ended = subprocess.run(
-        command, env=surroundings() | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=500, check=False
-    )
-    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+def called(forks: Forks, program: str, *arguments: str, folder: Path) -> None:
+    ended = forks.run(f"experiments.benchmarks.interruptions.{program}", arguments, folder=folder, seconds=500)
+    assert ended.code == 0, ended.out[-3000:] + ended.err[-3000:]
 
 
-def test_a_chain_of_kills(tmp_path: Path) -> None:
-    called("kills", "--kills", "2", "--chain", "2", "--epochs", "2", "--csv", str(tmp_path / "kills.csv"))
+def test_a_chain_of_kills(forks: Forks, tmp_path: Path) -> None:
+    words = ["--kills", "2", "--chain", "2", "--epochs", "2", "--csv", str(tmp_path / "kills.csv")]
+    called(forks, "kills", *words, folder=tmp_path)
     rows = list(csv.DictReader((tmp_path / "kills.csv").open(newline="")))
     assert [(row["kind"], row["equal"]) for row in rows][-1] == ("to the end", "True")
     assert len(rows) == 3
 
 
-def test_faults(tmp_path: Path) -> None:
-    called("faults", "--epochs", "2", "--out", str(tmp_path), "--only", *FAULTS)
+def test_faults(forks: Forks, tmp_path: Path) -> None:
+    called(forks, "faults", "--epochs", "2", "--out", str(tmp_path), "--only", *FAULTS, folder=tmp_path)
     rows = json.loads((tmp_path / "faults.json").read_text())
     assert {name: row["lost"] for name, row in rows.items()} == dict.fromkeys(FAULTS, "nothing")
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from experiments.benchmarks.common import module_command, surroundings
 from experiments.benchmarks.extraction import kills
 from PIL import Image
 from pytorch_lightning.accelerators import CUDAAccelerator
@@ -19,7 +16,6 @@ from pytorch_lightning.accelerators import CUDAAccelerator
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.features.photos import DECODER
 from threeshnet.features.tiny import Tiny
-from threeshnet.installation import CONF
 from threeshnet.records import AnnotatedSet, Photo
 from threeshnet.shards.fill import ShardFiller
 from threeshnet.shards.make import MadeShards, ShardSettings, finish, predictor
@@ -28,6 +24,7 @@ from threeshnet.shards.plan import plan_shards
 from threeshnet.shards.verify import verify
 from threeshnet.shards.writer import ShardWriter, claim
 
+from ..forks import Forks
 from .pictures import quiet_shards
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -256,17 +253,16 @@ def test_a_file_renamed_while_it_is_claimed_is_not_taken(tmp_path: Path, monkeyp
 # --- real processes
 
 
-def test_torchrun_splits_the_work(tmp_path: Path, command: Any) -> None:
+def test_torchrun_splits_the_work(forks: Forks, tmp_path: Path, command: Any) -> None:
     photos_in(tmp_path / "raw", 14)
     words = [f"raw={tmp_path / 'raw'}", "out=out", *SMALL]
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "THREESHNET_CONF": str(CONF), "OMP_NUM_THREADS": "1"}
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "threeshnet", "data"]
-    quiet: Any = {"env": environment, "capture_output": True, "text": True, "timeout": 300, "check": False}
-    ended = subprocess.run([sys.executable, *launch, *words], cwd=tmp_path / "two", **quiet)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("left out: ") >= 1
+    ended = forks.run("data", words, folder=tmp_path / "two", processes=2, seconds=300)
+    assert ended.code == 0, ended.err
+    assert ended.out.count("left out: ") >= 1
+    for file in ("out.txt", "err.txt"):
+        (tmp_path / "two" / file).unlink()
     here = Path.cwd()
     os.chdir(tmp_path / "one")
     try:
@@ -278,15 +274,13 @@ def test_torchrun_splits_the_work(tmp_path: Path, command: Any) -> None:
     assert len(contents(tmp_path / "two")) > 5
 
 
-def test_two_kills_change_no_byte(tmp_path: Path) -> None:
+def test_two_kills_change_no_byte(forks: Forks, tmp_path: Path) -> None:
     file = tmp_path / "kills.csv"
     settings = ["--kills", "2", "--photos", "24", "--shard", "3", "--workers", "0", "--csv", str(file)]
-    environment = surroundings() | {"OMP_NUM_THREADS": "1"}
-    asked = module_command(kills.__name__, *settings)
-    ended = subprocess.run(asked, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "2 kills, " in ended.stdout
-    assert "differing: none" in ended.stdout
+    ended = forks.run(kills.__name__, settings, folder=tmp_path, seconds=300)
+    assert ended.code == 0, ended.out + ended.err
+    assert "2 kills, " in ended.out
+    assert "differing: none" in ended.out
     assert file.read_text().startswith("start,since,killed_after_s")
 
 
