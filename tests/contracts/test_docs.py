@@ -17,14 +17,14 @@ DOCUMENTS += sorted((ROOT / "docs").rglob("*.md"))
 HELP = sorted((CONF / "hydra" / "help").glob("*.yaml"))
 # Without which nothing can be composed.
 NEEDED = {"train": ["experiment=region_demo"], "data": ["data=demo"], "sweep": ["study=options"]}
-ONE_CHOICE = re.compile(r"[^|\[\]]+|\[[^\]]*\]")  # of region|grid, or [semantic,spatial]|[]
+ONE_CHOICE = re.compile(r"\"[^\"]*\"|[^|\[\]]+|\[[^\]]*\]")  # of region|grid, [semantic,spatial]|[], or "a dog"
 
 
 @pytest.mark.parametrize("file", HELP, ids=lambda file: file.stem)
 def test_a_help_text_names_settings_that_are_there(file: Path) -> None:
     text = filled(OmegaConf.load(file).footer)
     named: dict[str, list[str]] = {}
-    for key, value in re.findall(r"([a-z][a-z_.@]*)=(\S+)", text):
+    for key, value in re.findall(r"([a-z][a-z_.@]*)=(\"[^\"]*\"|\S+)", text):
         named.setdefault(key, []).extend(ONE_CHOICE.findall(value))
     assert named or file.stem == "report"
     for together in itertools.zip_longest(*named.values()):  # composing takes its time: a choice of every key at once

@@ -15,9 +15,9 @@ class IndexSettings(Settings):
     of: Literal["images", "captions"]
     out: str
     masks: str | None
-    extractor: str | Part | None
-    grid: str | Part | None
-    segmentation: str | Part | None
+    extractor: Part | None
+    grid: Part | None
+    segmentation: Part | None
     text_config: str | None
     bank: str | None
     bank_split: str
