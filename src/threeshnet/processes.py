@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 
+SHARED_OUT = "THREESHNET_RUN_DIRECTORY"  # tells the processes that Lightning starts where rank 0 works
 PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal that a process gets when its parent dies
 
 

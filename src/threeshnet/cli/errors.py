@@ -26,8 +26,7 @@ from threeshnet.cli.stopping import Interruption, stopped, stopped_by_signals
 from threeshnet.errors import DataError, Interrupted, Problems, ThreeSHNetError, one_of
 from threeshnet.files import NO_ROOM, free_bytes
 from threeshnet.installation import CONF, conf_files
-from threeshnet.processes import ends_with
-from threeshnet.runs.lock import SHARED_OUT
+from threeshnet.processes import SHARED_OUT, ends_with
 from threeshnet.training.signals import ended_by, worker_death
 
 NO_SUCH_KEY = re.compile(r"Could not override '([^']+)'")

@@ -13,9 +13,9 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from threeshnet.errors import ConfigError
 from threeshnet.files import cannot_write
+from threeshnet.processes import SHARED_OUT
 from threeshnet.runs.rank import process_rank
 
-SHARED_OUT = "THREESHNET_RUN_DIRECTORY"  # tells the processes that Lightning starts where rank 0 works
 LOCK, OWNER = ".lock", ".lock.owner"
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)  # errors of file systems without flock, beside ENOSYS
 

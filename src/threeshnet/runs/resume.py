@@ -15,10 +15,10 @@ from typing import Any
 from threeshnet.errors import ConfigError, Interrupted, Problems, shortened
 from threeshnet.nn.collectives import leave_together
 from threeshnet.overrides import text
+from threeshnet.processes import SHARED_OUT
 from threeshnet.runs.checkpoint_files import newest_whole
 from threeshnet.runs.find import resumable
 from threeshnet.runs.identity import changes
-from threeshnet.runs.lock import SHARED_OUT
 from threeshnet.runs.rank import process_rank
 from threeshnet.runs.run import Run
 from threeshnet.settings import Invocation, TrainSettings, plain

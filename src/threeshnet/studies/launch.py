@@ -18,8 +18,7 @@ from typing import Any, Protocol
 import torch
 
 from threeshnet.errors import ConfigError
-from threeshnet.processes import ends_with
-from threeshnet.runs.lock import SHARED_OUT
+from threeshnet.processes import SHARED_OUT, ends_with
 from threeshnet.runs.run import Run
 from threeshnet.threads import cores, set_threads
 
