@@ -6,10 +6,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra._internal.utils import get_args_parser
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import OverrideParseException
-
 
 def quoted(value: object) -> str:
     """Any text as Hydra reads it back, whatever it holds.
@@ -37,6 +33,10 @@ def divided(words: Sequence[str], own: Sequence[str]) -> list[str]:
 
     What Hydra cannot read is left as it is, for Hydra to say so.
     """
+    from hydra._internal.utils import get_args_parser  # half a second, which a search does without
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
     given = get_args_parser().parse_intermixed_args(list(words)).overrides
     flags = [word for word in words if word not in given]  # and their values
     try:

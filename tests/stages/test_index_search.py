@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from omegaconf import OmegaConf
 
+from threeshnet.cli.quick import quick_settings, run_quickly
+from threeshnet.cli.validation import without_target
 from threeshnet.cli.words import expanded
 from threeshnet.errors import ConfigError
 from threeshnet.index.duplicates import DISTANCE, LEAST_BITS, folded
@@ -18,6 +24,7 @@ from threeshnet.index.exact import nearest
 from threeshnet.index.filters import Areas, allowed_rows
 from threeshnet.index.objects import areas
 from threeshnet.index.ranking import PENALTY, Hubs, Ranking, Wanted
+from threeshnet.installation import CONF
 from threeshnet.shards import leakage
 
 CLASSES = ("dog", "sky-other-merged", "wall-brick", "wall-stone", "traffic light")
@@ -220,7 +227,10 @@ DEFAULTS["hydra"] = {}
         (["i", "x=y, a dog"], ['index="i"', 'query="x=y, a dog"']),
         (["index=i", "a dog", "--top", "3"], ["index=i", 'query="a dog"', "top=3"]),
         (["--no-fold", "--fold", "--fold=false"], ["fold=false", "fold=true", "fold=false"]),
-        (["--filters", "[has:dog]", "--filters=has:cat"], ["filters=[has:dog]", 'filters="has:cat"']),
+        (
+            ["--filters", "count:dog>=2", "i", "--filters=!has:cat"],
+            ['index="i"', 'filters=["count:dog>=2","!has:cat"]'],
+        ),
         (["--json", "-0", "--html", "a b.html"], ["format=json", "zero=true", "format=html", 'out="a b.html"']),
         (["--cfg", "job", "--help", "-m", "hydra.job.chdir=true", "+new=1", "unknown=x"], None),
         (['--query=-dog "quoted" \\', "--query", "--top"], ['query="-dog \\"quoted\\" \\\\"', 'query="--top"']),
@@ -244,6 +254,50 @@ def test_short_forms(words: list[str], expected: list[str] | None) -> None:
 def test_short_forms_that_do_not_exist(words: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         expanded("search", words, DEFAULTS)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["i", "a dog"],
+        ["i", "x=y, a \\ dog", "--top", "3", "--json", "--no-fold"],
+        [
+            "index=a/b.c",
+            "query=dog",
+            "filters=[has,dog]",
+            "text_weight=0.25",
+            "out=null",
+            "corrected=true",
+            "zero=false",
+        ],
+        ["i", 'the "best" dog'],
+        ["i", "costs $5 \\"],
+        ["i", "--filters", "has:dog", "--filters", "!dog:left"],
+        ["i", "--filters", "folder:a,b"],
+        ["index=i", "query=007"],
+        ["index=i", "query=True"],
+        ["index=i", "query=a dog"],
+        ["index=i", "query='a dog'"],
+    ],
+)
+def test_quick_settings_are_those_of_hydra(words: list[str]) -> None:
+    found = quick_settings("search", words)
+    primary = yaml.safe_load((CONF / "search.yaml").read_text())
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        tree: Any = OmegaConf.to_container(compose("search", expanded("search", words, primary)))
+    tree = without_target(tree)
+    if found is None:
+        assert any(sign in " ".join(words) for sign in ('"', "$", ":", "=007", "=True", "=a dog", "'"))
+    else:
+        assert found.model_dump() == tree
+
+
+@pytest.mark.parametrize(
+    "words", [["i"], ["--help"], ["--cfg", "job"], ["i", "--top", "x"], ["i", "-m"], ["i", "a", "b"]]
+)
+def test_what_is_not_plain_or_is_wrong_is_left_to_hydra(words: list[str]) -> None:
+    assert (quick_settings("search", words) is None) == (words != ["i"])
+    assert not run_quickly("train", ["experiment=region_demo"])
 
 
 def test_other_verbs_are_left_alone() -> None:

@@ -54,9 +54,13 @@ def main(words: Sequence[str] | None = None) -> None:
         near = difflib.get_close_matches(verb, known_verbs, 3, 0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known_verbs)}"
         sys.exit(f"threeshnet has no verb {verb!a}; {hint}  (threeshnet --help)")
+    keep_freed_memory()
+    from threeshnet.cli.quick import run_quickly  # which takes what a search needs anyway
+
+    if run_quickly(verb, words):
+        return
     from threeshnet.cli.door import run  # Hydra takes half a second
 
-    keep_freed_memory()
     run(verb, words)
 
 

@@ -53,7 +53,9 @@ def expanded(verb: str, words: Sequence[str], defaults: Mapping[str, Any]) -> li
     """
     if verb not in VERBS:
         return list(words)
-    forms, rest, done = VERBS[verb], list(words), []
+    forms, rest = VERBS[verb], list(words)
+    done: list[str] = []
+    several: dict[str, list[str]] = {}
     named = {word.partition("=")[0] for word in words if _is_override(word, defaults)}
     positional = [key for key in forms.positional if key not in named]
     while rest:
@@ -66,7 +68,11 @@ def expanded(verb: str, words: Sequence[str], defaults: Mapping[str, Any]) -> li
         elif word in OF_HYDRA or word.partition("=")[0] in OF_HYDRA_WITH_VALUE or _is_override(word, defaults):
             done.append(word)
         elif word.startswith("--"):
-            done.append(_flag(verb, word, rest, defaults))
+            key, _, value = _flag(verb, word, rest, defaults).partition("=")
+            if isinstance(defaults[key], list):  # given several times, it has several values
+                several.setdefault(key, []).append(value)
+            else:
+                done.append(f"{key}={value}")
         elif positional:
             done.append(text(positional.pop(0), word))
         else:
@@ -74,7 +80,7 @@ def expanded(verb: str, words: Sequence[str], defaults: Mapping[str, Any]) -> li
             raise ConfigError(
                 f"{word!r} is a word too many: threeshnet {verb} {places} [key=value …]; put a sentence in quotes"
             )
-    return done
+    return [*done, *(f"{key}=[{','.join(values)}]" for key, values in several.items())]
 
 
 def _is_override(word: str, defaults: Mapping[str, Any]) -> bool:
@@ -94,8 +100,7 @@ def _flag(verb: str, word: str, rest: list[str], defaults: Mapping[str, Any]) ->
     if found[1] or (isinstance(defaults[key], bool) and found[3] is None):
         return f"{key}={str(not found[1]).lower()}"
     value = found[3] if found[3] is not None else _next(word, rest)
-    plain = isinstance(defaults[key], bool | int | float) or (isinstance(defaults[key], list) and value.startswith("["))
-    return f"{key}={value}" if plain else text(key, value)
+    return f"{key}={value}" if isinstance(defaults[key], bool | int | float) else text(key, value)
 
 
 def _next(word: str, rest: list[str]) -> str:
