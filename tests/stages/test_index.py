@@ -134,6 +134,18 @@ def test_what_is_asked_wrongly(folder: Path, command, tmp_path: Path) -> None:
         Index.open(folder).search([Query("a dog")], 0)
 
 
+def test_an_approximate_structure_beside_rows(raw: Path, folder: Path, retriever: Retriever, tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    out = shutil.copytree(folder, tmp_path / "index")
+    options = Options(progress=False, text_tower=False, approximate="hnsw")
+    assert update_index(PhotoFolder(retriever, raw), retriever, out, options).encoded == 0
+    index = Index.open(out)
+    queries = [Query("a dog"), Query("a cat", filters=("folder:even",)), Query("a boat", without=("a dog",))]
+    found = index.search(queries, 4)
+    assert found == index.search(queries, 4, exact=True)  # twenty photos are all looked at
+    assert "_approximate" in vars(index)
+
+
 def test_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
     content = json.loads((copy / "manifest.json").read_text())

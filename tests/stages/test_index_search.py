@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from threeshnet.cli.quick import quick_settings, run_quickly
 from threeshnet.cli.validation import without_target
 from threeshnet.cli.words import expanded
 from threeshnet.errors import ConfigError
+from threeshnet.index.approximate import Approximate, write_approximate
 from threeshnet.index.duplicates import DISTANCE, LEAST_BITS, folded
 from threeshnet.index.exact import nearest
 from threeshnet.index.filters import Areas, allowed_rows
@@ -214,6 +216,28 @@ class TestRanking:
         (found,) = self.ranking(hashes)([Wanted(self.query, self.none, True)], 4)
         assert [len(group) for group in found.groups] == [57, 1, 1, 1]
         assert [found.rows[group[0]] for group in found.groups] == [order[0], *order[-3:]]
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf", "ivf-flat"])
+def test_an_approximate_search_finds_most_of_what_an_exact_one_does(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    random = np.random.default_rng(3)
+    basis = random.standard_normal((12, 40))
+    items = (random.standard_normal((2000, 12)) @ basis + 3).astype(np.float32)  # of low rank, and not centred
+    items /= np.linalg.norm(items, axis=1, keepdims=True)
+    queries = items[:50] + 0.1 * random.standard_normal((50, 40)).astype(np.float32)
+    write_approximate(tmp_path, items, kind)
+    approximate = Approximate(tmp_path, items)
+    for allowed in (None, random.random(2000) < 0.5):
+        found = approximate.nearest(queries, 10, allowed=allowed)
+        assert found is not None
+        rows, _ = nearest(items, queries, 10, allowed=allowed)
+        shared = [len(set(one) & set(other)) for one, other in zip(found[0].tolist(), rows.tolist(), strict=True)]
+        assert np.mean(shared) > {"hnsw": 9, "ivf": 5, "ivf-flat": 5}[kind]
+        exact = (items[found[0]] * queries[:, None]).sum(axis=2)
+        np.testing.assert_allclose(found[1], exact, atol=1e-5)
+        assert allowed is None or allowed[found[0]].all()
+    assert approximate.nearest(queries, 10, allowed=np.arange(2000) < 3) is None
 
 
 DEFAULTS = {"_target_": "x", "index": "???", "query": None, "top": 10, "filters": [], "fold": True, "out": None}

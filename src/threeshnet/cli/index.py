@@ -40,6 +40,7 @@ def index_items(settings: IndexSettings) -> None:
         progress=settings.progress,
         text_config=settings.text_config,
         correction=correction_of(settings, retriever),
+        approximate=settings.approximate,
         text_tower=settings.text_tower,
     )
     counts = update_index(source_of(settings, retriever), retriever, Path(settings.out), options)

@@ -34,7 +34,8 @@ def search_index(settings: SearchSettings) -> None:
     """Answer one query, or those of a file, and write the answers."""
     queries = [query_of(settings)] if settings.queries is None else read_queries(settings)
     index = Index.open(settings.index, checkpoint=settings.checkpoint)
-    answers = index.search(queries, settings.top, fold=settings.fold, corrected=settings.corrected)
+    options = {"fold": settings.fold, "corrected": settings.corrected, "exact": settings.exact}
+    answers = index.search(queries, settings.top, **options)
     if settings.format == "html":
         from threeshnet.reports.found import write_page  # matplotlib takes a second
 

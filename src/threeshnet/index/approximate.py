@@ -66,6 +66,7 @@ class Approximate:
         import faiss
 
         self.faiss, self.embeddings = faiss, embeddings
+        self.depth, self.probed = DEPTH, PROBED
         self.directions = np.load(rows / DIRECTIONS)
         self.index: Any = faiss.read_index(str(rows / FILE))
 
@@ -76,16 +77,13 @@ class Approximate:
         count = min(top * CANDIDATES, len(self.embeddings))
         projected = np.ascontiguousarray(queries @ self.directions, np.float32)
         found = self.index.search(projected, count, params=self._parameters(count, allowed))[1]
-        if (found[:, :top] < 0).any():
-            return None
-        first = found[:, :1]
-        return rescored(self.embeddings, queries, np.where(found < 0, first, found), top, distinct=True)
+        whole = int((found >= 0).all(axis=0).sum())  # what is missing stands last
+        return rescored(self.embeddings, queries, found[:, :whole], top) if whole >= min(top, count) else None
 
     def _parameters(self, count: int, allowed: np.ndarray | None) -> Any:
         chosen = None
         if allowed is not None:
-            bits = np.packbits(allowed, bitorder="little")
-            chosen = self.faiss.IDSelectorBitmap(bits)
+            chosen = self.faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
         if hasattr(self.index, "hnsw"):
-            return self.faiss.SearchParametersHNSW(efSearch=max(DEPTH, count), sel=chosen)
-        return self.faiss.SearchParametersIVF(nprobe=max(1, int(self.index.nlist * PROBED)), sel=chosen)
+            return self.faiss.SearchParametersHNSW(efSearch=max(self.depth, count), sel=chosen)
+        return self.faiss.SearchParametersIVF(nprobe=max(1, int(self.index.nlist * self.probed)), sel=chosen)

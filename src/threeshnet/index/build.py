@@ -14,6 +14,7 @@ import pyarrow as pa
 from tqdm.auto import tqdm
 
 from threeshnet.errors import DataError, Problems, some
+from threeshnet.index.approximate import check_faiss, write_approximate
 from threeshnet.index.beside import Correction, bank_of, write_correction, write_text_tower
 from threeshnet.index.manifest import FORMAT, PARTS, ROWS, IndexManifest, Source
 from threeshnet.index.plan import Plan, check_room, current_rows, left_parts, planned, previous_manifest
@@ -24,6 +25,7 @@ from threeshnet.retriever import Retriever
 from threeshnet.runs.lock import locked
 
 PART = 512  # items encoded between two writes: what an interruption loses
+BESIDE = ("correction", "bank", "approximate")  # what is written beside the rows
 OF_THE_SOURCE = ("id", "file", "caption", "bytes", "mtime")  # columns that may change though the content is the same
 
 
@@ -48,6 +50,7 @@ class Options:
     progress: bool = True
     text_config: str | None = None  # of an authors' checkpoint
     correction: Correction | None = None
+    approximate: str | None = None  # of approximate.FACTORIES
     text_tower: bool = True  # write the text encoder for onnxruntime, where that is installed
 
 
@@ -58,6 +61,8 @@ def update_index(source: ItemSource, retriever: Retriever, out: Path, options: O
     read with on_error="stop"; what was encoded before an interruption is kept for the next call.
     """
     options = options or Options()
+    if options.approximate is not None:
+        check_faiss(options.approximate)
     with locked(out):
         made_of = source_of(source, retriever)
         items = source.items()
@@ -169,12 +174,13 @@ def _committed(plan: Plan, stores: Sequence[Rows], unreadable: list[str], target
         rows=f"{ROWS}{_last_number(out) + 1}",
         correction=correction.name if correction else None,
         bank=correction.facts if correction else None,
+        approximate=options.approximate,
         unreadable=unreadable,
         commit=current_commit(),
         **target.facts,
     )
     before = target.previous
-    same = before is not None and (before.correction, before.bank) == (manifest.correction, manifest.bank)
+    same = before is not None and all(getattr(before, name) == getattr(manifest, name) for name in BESIDE)
     if before is not None and same and stores[0].holds(chosen, table):
         manifest = manifest.model_copy(update={"rows": before.rows})
     else:
@@ -182,6 +188,8 @@ def _committed(plan: Plan, stores: Sequence[Rows], unreadable: list[str], target
         if correction is not None:
             bank = bank_of(correction, before, out, progress=options.progress)
             write_correction(out / manifest.rows, Rows(out / manifest.rows).embeddings, correction.name, bank)
+        if options.approximate is not None:
+            write_approximate(out / manifest.rows, Rows(out / manifest.rows).embeddings, options.approximate)
     manifest.save(out)
     shutil.rmtree(out / PARTS, ignore_errors=True)
     for folder in out.glob(f"{ROWS}*"):

@@ -14,7 +14,7 @@ from pyarrow import ChunkedArray
 from pyarrow.types import is_string
 
 from threeshnet.errors import ConfigError, IndexFault
-from threeshnet.index.exact import nearest
+from threeshnet.index.exact import SPARSE, nearest
 from threeshnet.index.filters import Areas, allowed_rows
 from threeshnet.index.manifest import BIAS, HUBS, IndexManifest
 from threeshnet.index.query import Answer, Query, Result
@@ -24,6 +24,7 @@ from threeshnet.metrics.answerability import Calibration
 
 if TYPE_CHECKING:
     from threeshnet.export.onnx_text import OnnxText
+    from threeshnet.index.approximate import Approximate
     from threeshnet.retriever import Retriever
 
 ATTEMPTS = 3  # to open an index that is being replaced
@@ -62,13 +63,19 @@ class Index:
     # ---- search
 
     def search(
-        self, queries: Sequence[Query], top: int = 10, *, fold: bool = True, corrected: bool = True
+        self,
+        queries: Sequence[Query],
+        top: int = 10,
+        *,
+        fold: bool = True,
+        corrected: bool = True,
+        exact: bool = False,
     ) -> list[Answer]:
         """The answers to some queries, in their order, with `top` results each or all that there are.
 
         With `fold` near-duplicates of a result are named in it. `corrected` corrects for hubs, where the index was
-        made with a bank. Raises ConfigError for filters that do not exist, and CheckpointError or DataError for a photo
-        that cannot be encoded.
+        made with a bank. `exact` leaves an approximate structure unused. Raises ConfigError for filters that do not
+        exist, and CheckpointError or DataError for a photo that cannot be encoded.
         """
         if not 1 <= top <= MOST_RESULTS:
             raise ConfigError(f"top={top}: expected 1 to {MOST_RESULTS:,}")
@@ -80,16 +87,29 @@ class Index:
             places = [place for place, query in enumerate(queries) if query.filters == words]
             gallery = len(self) if mask is None else int(mask.sum())
             hubs = self._hubs if corrected else None
-            ranking = Ranking(self._nearest(mask), gallery, hashes, hubs, self.calibration)
+            ranking = Ranking(self._nearest(mask, exact), gallery, hashes, hubs, self.calibration)
             for place, ranked in zip(places, ranking([wanted[place] for place in places], top), strict=True):
                 found[place] = self._answer(queries[place].name, ranked)
         return [found[place] for place in range(len(queries))]
 
-    def _nearest(self, mask: np.ndarray | None) -> Nearest:
+    def _nearest(self, mask: np.ndarray | None, exact: bool) -> Nearest:
         def search(queries: np.ndarray, top: int, bias: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+            many = mask is None or mask.mean() > SPARSE  # few are searched faster one by one
+            if bias is None and many and not exact and self._approximate is not None:
+                found = self._approximate.nearest(queries, top, allowed=mask)
+                if found is not None:
+                    return found
             return nearest(self.rows.embeddings, queries, top, allowed=mask, bias=bias)
 
         return search
+
+    @cached_property
+    def _approximate(self) -> Approximate | None:
+        if self.manifest.approximate is None:
+            return None
+        from threeshnet.index.approximate import Approximate
+
+        return Approximate(self.rows.folder, self.rows.embeddings)
 
     def _wanted(self, queries: Sequence[Query]) -> list[Wanted]:
         """The vectors of queries; each sentence is encoded once."""

@@ -22,6 +22,7 @@ class IndexSettings(Settings):
     bank: str | None
     bank_split: str
     correction: str | None
+    approximate: Literal["hnsw", "ivf", "ivf-flat"] | None
     text_tower: bool
     device: str | None
     on_error: OnError
@@ -45,6 +46,7 @@ class SearchSettings(Settings):
     embed: bool
     fold: bool
     corrected: bool
+    exact: bool
     checkpoint: str | None
 
 
