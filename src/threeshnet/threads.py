@@ -14,7 +14,7 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
 # Turns that a waiting thread spins before it sleeps: experiments/benchmarks/threads says what others cost.
-SPINS = 30_000
+SPINS = 10_000
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # whoever set one of these has decided
 THREADS = "OMP_NUM_THREADS"
 OURS = "THREESHNET_SET_THREADS"  # the number, where it is ours and not the user's: a process's share may be smaller

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from experiments.benchmarks.protocols import coco_size, large
+from experiments.benchmarks.protocols import coco_size, large, precisions
 from torch import Tensor
 
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.metrics.protocols import PROTOCOLS, Scored, check_protocol, describe, rank, score
-from threeshnet.metrics.ranks import rank_similarity
+from threeshnet.metrics.ranks import Ranks, rank_similarity
 from threeshnet.metrics.recalls import fold_ranks
 from threeshnet.metrics.similarity import EmbeddingSimilarity, tiles
 
@@ -228,6 +228,22 @@ def test_what_is_said_of_the_committed_results_is_what_they_say(root: Path) -> N
         assert f"| {way} | {times} | {sized[way]['peak_memory_gb']} |" in text
         assert (sized[way]["images"], sized[way]["captions"]) == (5_000, 25_000)
     assert f"**{sized['ratio']:.1f} times as fast**" in text
+    for size in json.loads((folder / "precisions.json").read_text())["sizes"]:
+        seconds = [size[way]["processor_seconds"] for way in precisions.WAYS]
+        cells = " | ".join(f"{each:.2f}" for each in [*seconds, seconds[2] / seconds[0]])
+        assert f"| {size['images']:,} x {size['captions']:,} | {cells} |" in text
+
+
+def test_the_precisions_are_compared_and_must_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ["--sizes", "70x200", "--dim=8", "--repeats=2", f"--threads={torch.get_num_threads()}"]
+    found = precisions.main([*small, f"--out={tmp_path / 'found.json'}"])
+    assert found == json.loads((tmp_path / "found.json").read_text())
+    assert [(size["images"], size["captions"]) for size in found["sizes"]] == [(70, 200)]
+    real = precisions.timed
+    wrong = lambda *given: (real(*given)[0], Ranks(torch.ones(70), torch.ones(200)))  # noqa: E731
+    monkeypatch.setattr(precisions, "timed", wrong)
+    with pytest.raises(AssertionError, match="other ranks than in float64"):
+        precisions.main(small)
 
 
 def test_both_ways_to_evaluate_agree(synthetic_shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
