@@ -210,7 +210,8 @@ def _quantise(file: Path, target: Path) -> None:
     root.setLevel(logging.ERROR)  # it recommends a step that gains nothing here
     try:
         with replacing(target) as partial:
-            quantize_dynamic(str(file), str(partial), weight_type=QuantType.QInt8)
+            # per_channel: on Flickr8k's dev split rsum falls by 2 with it and by 7 without, at the same speed.
+            quantize_dynamic(str(file), str(partial), weight_type=QuantType.QInt8, per_channel=True)
     finally:
         root.setLevel(before)
 
