@@ -29,6 +29,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "threeshnet"
 TIMED_OUT = "timed out"
 LOOK = os.WEXITED | os.WNOHANG | os.WNOWAIT  # whether a child has ended, and leave it there
 PATIENCE = 60  # seconds that processes have when one of them has failed: they may wait for it
+CANARY_VALUE = "canary-5be1"  # of HOSTILE_CANARY, which no command has a reason to read
 LOG_BYTES = 1 << 20  # of what a child printed; a message that is longer is none
 
 
@@ -57,6 +58,7 @@ class Forks:
 
     def __init__(self) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "", "CUDA_VISIBLE_DEVICES": ""}
+        environment["HOSTILE_CANARY"] = CANARY_VALUE
         self._process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )

@@ -7,13 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def quoted(value: object) -> str:
-    """Any text as Hydra reads it back, whatever it holds.
+def literal(value: object) -> str:
+    """Any text for a place where OmegaConf follows `${…}`: it reads this back as it is.
 
-    >>> print(quoted('a "b", c=1'))
-    "a \\"b\\", c=1"
+    >>> print(literal("a ${b}"))
+    a \\${b}
     """
-    escaped = re.sub(r'(\\*)"', lambda found: found[1] * 2 + '\\"', str(value))
+    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + "\\${", str(value))
+
+
+def quoted(value: object) -> str:
+    """Any text as Hydra reads it back, whatever it holds: `${…}` is no interpolation then.
+
+    >>> print(quoted('a "b", c=1'), quoted("${x}"))
+    "a \\"b\\", c=1" "\\${x}"
+    """
+    escaped = re.sub(r'(\\*)"', lambda found: found[1] * 2 + '\\"', literal(value))
     closed = re.sub(r"(\\+)$", r"\1\1", escaped)  # a backslash before the last quote would escape that
     return f'"{closed}"'
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ from threeshnet.pretrained import (
     scores_of_run,
     write_exported,
 )
+from threeshnet.processes import reads_for
 from threeshnet.records import ImageArrays, ImageBatch
 from threeshnet.shards.manifest import class_table_hash
 from threeshnet.shards.reader import cell_boxes
@@ -214,7 +216,8 @@ class Retriever:
         for maker in makers:
             maker.source.to(device)
         inputs = PhotoInputs(photos, masks, [maker.source for maker in makers], batch_size, fingerprints)
-        for loaded in DataLoader(inputs, batch_size=None, num_workers=workers, collate_fn=LoadedBatch._make):  # pyright: ignore
+        options: Any = {"collate_fn": LoadedBatch._make, "worker_init_fn": partial(reads_for, os.getpid())}
+        for loaded in DataLoader(inputs, batch_size=None, num_workers=workers, **options):
             yield loaded, arrays_of(makers, loaded, device) if loaded.numbers else ImageArrays()
 
     def encode_images(self, batch: ImageBatch) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ SMALL = ("text=tiny", "dim=16", "batches.batch_size=8", "batches.evaluation_batc
 BRIEF = ("trainer.max_steps=1", "trainer.max_epochs=1", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
 TRAIN = ("experiment=hybrid_coco", *SMALL, *BRIEF, "highlights=0")
 MAKE = ("workers=0", "progress=false")
+JOB = ("study=seeds", "job_name='seed=0'", "factors={}")  # as `make sweep` calls it
+
+ONE_JOB = ("only='*seed=0*'", *TRAIN)
 
 
 class Arena:
@@ -43,8 +47,15 @@ class Arena:
         )
         self.study = folder / "study"
         run = self.study / "run"
-        self._made("train", *TRAIN, f"shards={self.shards}", f"out={run}")
+        self._made("train", *TRAIN, *JOB, f"shards={self.shards}", f"out={run}")
         self.checkpoint = run / "checkpoints" / "last.ckpt"
+        self.rows = folder / "seeds"
+        self._made("collect", "study=seeds", f"out={self.study}", f"into={self.rows}")
+
+    @cached_property
+    def index(self) -> Path:
+        self._made("index", *index_words(self), f"out={self.folder / 'index'}")
+        return self.folder / "index"
 
     def _made(self, command: str, *overrides: str) -> Path:
         ended = self.forks.run(command, overrides, folder=self.folder, seconds=300, gigabytes=GIGABYTES)
@@ -56,6 +67,11 @@ class Arena:
         if source.is_dir():
             return Path(shutil.copytree(source, folder / source.name))
         return Path(shutil.copy(source, folder / source.name))
+
+
+def index_words(arena: Arena) -> list[str]:
+    where = [f"checkpoint={arena.checkpoint}", f"shards={arena.shards}", "split=testall"]
+    return [*where, "device=cpu", "workers=0", "progress=false"]
 
 
 def shards_words() -> list[str]:
@@ -71,6 +87,12 @@ GOOD: Mapping[str, Callable[[Arena], list[str]]] = {
     "train": lambda arena: [*TRAIN, f"shards={arena.shards}", "out=run"],
     "dashboard": lambda arena: ["study=custom", f"out={arena.study}", "page=page.html"],
     "compare": lambda arena: [f"one={arena.study / 'run'}", f"other={arena.study / 'run'}", "out=compared"],
+    "sweep": lambda arena: ["study=seeds", f"reuse=[{arena.study}]", f"shards={arena.shards}", "out=swept", *ONE_JOB],
+    "collect": lambda arena: ["study=seeds", f"out={arena.study}", "into=collected"],
+    "report": lambda arena: ["study=seeds", f"into={arena.rows}"],
+    "index": lambda arena: [*index_words(arena), "out=index"],
+    "search": lambda arena: [f"index={arena.index}", "query='a red thing'"],
+    "export": lambda arena: [f"checkpoint={arena.checkpoint}", "out=exported"],
     "evaluate": lambda arena: [
         f"checkpoint={arena.checkpoint}",
         f"shards={arena.shards}",

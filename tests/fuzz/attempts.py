@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..forks import Ended
+from ..forks import CANARY_VALUE, Ended
 
 DONE, REFUSED = "done", "refused"
 GOOD_OUTCOMES = (DONE, REFUSED)
@@ -21,6 +21,7 @@ class Attempt(NamedTuple):
     what: str  # was done to the input
     names: tuple[str, ...] = ()  # of which a refusal has to say one: the file, the key, or its value
     given: Path | None = None  # a folder of runs that were made before: what their files hold is not the command's
+    own_conf: bool = False  # a user's own yaml, whose interpolations are followed
 
 
 def judged(ended: Ended, attempt: Attempt, folder: Path) -> tuple[str, str]:
@@ -28,13 +29,15 @@ def judged(ended: Ended, attempt: Attempt, folder: Path) -> tuple[str, str]:
 
     `done` is exit code 0 with numbers that are finite; `refused` is exit code 1 with a message of ours that names what
     is wrong. Everything else is a fault of the suite: `traceback`, `signal`, `hang`, `silent`, `vague`, `code`, `nan`,
-    `executed`.
+    `executed`, `resolved` (an interpolation of an input was followed).
     """
     said = [line for line in ended.err.splitlines() if line.strip() and not line.startswith(HYDRAS)]
     first = said[0][:300] if said else ""
     last = said[-1][:300] if said else ""
     if trace_of(folder).exists():
         return "executed", first
+    if not attempt.own_conf and (where := resolved_in(ended, folder)):
+        return "resolved", where
     if ended.code is None:
         return "hang", last
     if ended.code < 0:
@@ -55,6 +58,15 @@ def judged(ended: Ended, attempt: Attempt, folder: Path) -> tuple[str, str]:
     if attempt.names and not any(name and name in ended.err for name in attempt.names):
         return "vague", first
     return REFUSED, next((line for line in said if not line.startswith("[")), first)[:300]
+
+
+def resolved_in(ended: Ended, folder: Path) -> str:
+    """Where the value of a variable of the environment stands that no command was asked for; empty where nowhere."""
+    value = CANARY_VALUE.encode()
+    if value in (ended.out + ended.err).encode():
+        return "the output"
+    files = (file for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
+    return next((file.name for file in files if value in file.read_bytes()), "")
 
 
 def trace_of(folder: Path) -> Path:

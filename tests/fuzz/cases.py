@@ -11,7 +11,7 @@ import numpy as np
 
 from threeshnet.cli import verbs
 
-from . import checkpoint_inputs, raw_inputs
+from . import checkpoint_inputs, conf_inputs, raw_inputs, run_inputs
 from .arena import Arena
 from .attempts import Attempt
 from .configs import configs
@@ -45,22 +45,29 @@ class Case(NamedTuple):
 
 
 COMMANDS = sorted(verbs())  # a new one is fuzzed unasked
+OWN_PARTS = {"train": 240, "data": 120, "import": 60}
+OWN_STUDIES = {"sweep": 80, "collect": 60, "report": 60}
 KINDS = [
-    *(Kind(command, "settings", configs(command), 60) for command in COMMANDS if command != "train"),
-    Kind("train", "settings", configs("train"), 180, sample=3),
-    Kind("data", "captions", raw_inputs.captions, 80, sample=2),
-    Kind("data", "karpathy", raw_inputs.karpathy, 60, sample=2),
-    Kind("data", "coco", raw_inputs.coco, 60, sample=2),
-    Kind("data", "photos", raw_inputs.photos, 30),
-    Kind("import", "npy", raw_inputs.npy, 80, sample=2),
-    Kind("import", "published", raw_inputs.published, 80, sample=2),
-    Kind("import", "caption-lists", raw_inputs.caption_lists, 40, sample=2),
-    *(Kind(command, "shards", shards(command), 70, sample=2) for command in ("verify", "train", "evaluate")),
-    *(Kind(command, "manifest", manifests(command), 50, sample=2) for command in ("verify", "train", "evaluate")),
-    Kind("evaluate", "checkpoint", checkpoint_inputs.ours, 100, sample=3),
-    Kind("evaluate", "official", checkpoint_inputs.official, 50, sample=2),
-    Kind("dashboard", "study", raw_inputs.study, 40, sample=0),
-    Kind("train", "resume", checkpoint_inputs.resumed, 40),
+    *(Kind(command, "settings", configs(command), 160) for command in COMMANDS if command != "train"),
+    Kind("train", "settings", configs("train"), 400, sample=2),
+    Kind("data", "captions", raw_inputs.captions, 180, sample=2),
+    Kind("data", "karpathy", raw_inputs.karpathy, 140),
+    Kind("data", "coco", raw_inputs.coco, 140),
+    Kind("data", "photos", raw_inputs.photos, 60),
+    Kind("import", "npy", raw_inputs.npy, 200, sample=2),
+    Kind("import", "published", raw_inputs.published, 240, sample=2),
+    Kind("import", "caption-lists", raw_inputs.caption_lists, 120),
+    *(Kind(command, "shards", shards(command), 110, sample=1) for command in ("verify", "train", "evaluate")),
+    *(Kind(command, "manifest", manifests(command), 120, sample=1) for command in ("verify", "train", "evaluate")),
+    Kind("evaluate", "checkpoint", checkpoint_inputs.ours, 240, sample=3),
+    Kind("evaluate", "official", checkpoint_inputs.official, 110),
+    Kind("train", "resume", checkpoint_inputs.resumed, 70),
+    Kind("train", "resume-run", run_inputs.resumed, 90),
+    *(Kind(command, "runs", run_inputs.runs(command), 110) for command in ("dashboard", "collect", "compare")),
+    Kind("sweep", "runs", run_inputs.runs("sweep"), 60, sample=0),
+    Kind("report", "pages", run_inputs.pages, 100),
+    *(Kind(command, "conf", conf_inputs.parts(command), number) for command, number in OWN_PARTS.items()),
+    *(Kind(command, "study", conf_inputs.studies(command), number) for command, number in OWN_STUDIES.items()),
 ]
 
 

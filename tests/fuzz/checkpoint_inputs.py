@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import copy
 import io
-import os
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -19,35 +18,10 @@ import torch
 from .arena import GOLDEN, GOOD, Arena
 from .attempts import Attempt, trace_of
 from .nonsense import Generator, node, parent_of, paths_of, pick, spoil_bytes, spoil_tree
+from .payloads import TARGETS, Runs, Stranger, builders, payload, plant
 
 BERT = GOLDEN / "bert"
 OFFICIAL = GOLDEN / "official_checkpoint.pth"
-
-
-class Stranger:
-    """A class of somebody else's training code."""
-
-    def __init__(self, values: Any = None) -> None:
-        self.values = values
-
-
-class Runs:
-    """Makes the trace when it is unpickled, by one of the ways there are."""
-
-    def __init__(self, trace: Path, way: int) -> None:
-        self.trace, self.way = str(trace), way
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        ways = (
-            (os.system, (f"touch {self.trace}",)),
-            (open, (self.trace, "w")),
-            (eval, (f"open({self.trace!r}, 'w')",)),
-            (os.mkdir, (self.trace,)),
-            (Path.touch, (Path(self.trace),)),
-            (torch.save, (0, self.trace)),
-            (np.save, (self.trace, np.zeros(1))),
-        )
-        return ways[self.way % len(ways)]
 
 
 def words(arena: Arena, file: Path) -> list[str]:
@@ -102,11 +76,25 @@ def card(file: Path, _: Path, generator: Generator) -> str:
     return changed(file, lambda content: spoil_tree(content["threeshnet"], generator, int(generator.integers(1, 4))))
 
 
-TARGETS = ("os.system", "builtins.eval", "torch.load", "threeshnet.encoders.image.torch.load", "subprocess.run", "")
-TARGETS += ("threeshnet.runs.facts.machine", "threeshnet.nn.mlp", "threeshnet.encoders.${oc.env:HOME}")
-TARGETS += ("threeshnet.encoders.text.sources.bert_folder", "threeshnet.encoders.official.load_official_checkpoint")
-TARGETS += ("threeshnet.batches.loader.TrainingLoader", "threeshnet.encoders.image.ImageEncoder.forward")
-TARGETS += ("..", "x" * 5000)
+def planted(file: Path, folder: Path, generator: Generator) -> str:
+    """Builders and interpolations in the card, in the options of Lightning, or beside all of them."""
+
+    def change(content: dict[str, Any]) -> str:
+        place = pick(generator, ("card", "card", "extractors", "hyper_parameters", "top"))
+        if place == "hyper_parameters":
+            thing = payload(trace_of(folder), generator)
+            content["hyper_parameters"] = thing if isinstance(thing, dict) else {"dim": thing}
+            content["hparams_name"] = pick(generator, ("kwargs", "os.mkdir", 5, "${nowhere}"))
+            content["hparams_type"] = pick(generator, ("os.mkdir", "omegaconf.DictConfig", None))
+            return f"hyper_parameters: {str(thing)[:60]}"
+        if place == "top":
+            thing = pick(generator, builders(trace_of(folder)))
+            content.update(thing)
+            return f"beside all: {str(thing)[:60]}"
+        tree = content["threeshnet"] if place == "card" else content["threeshnet"]["extractors"]
+        return plant(tree, trace_of(folder), generator, int(generator.integers(1, 4)))
+
+    return changed(file, change)
 
 
 def target(file: Path, folder: Path, generator: Generator) -> str:
@@ -247,7 +235,7 @@ def bomb(file: Path, _: Path, generator: Generator) -> str:
 
 OURS: dict[str, Callable[[Path, Path, Generator], str]] = {
     function.__name__: function
-    for function in (damage, card, target, sizes, weights, top_level, another_thing, malicious, stranger, bomb)
+    for function in (damage, card, planted, target, sizes, weights, top_level, another_thing, malicious, stranger, bomb)
 }
 
 

@@ -19,6 +19,18 @@ VALUES = ("abc", "''", "null", "-1", "0", "1", "1.5", "1e308", "nan", "inf", "-i
 VALUES += ("[1,2]", "{}", "{a:1}", "${nowhere}", "'${oc.env:NO_SUCH_VARIABLE}'", "'${'", "'???'", "ü€", "0x10")
 VALUES += ("1_000", "'null'", "[[[[]]]]", "'\\x00'", "a/../../b", "-0.0", "'a b'", "'a=b'", "'*'", "[abc]")
 VALUES += ("'${oc.create:{a:1}}'", "~", "''''")
+VALUES += ("${oc.env:HOSTILE_CANARY}", "${oc.decode:${oc.env:HOSTILE_CANARY}}", "'${now:}'", "'${now:%Y}'", "${seed}")
+VALUES += ("${hydra:runtime.cwd}", "'${oc.env:NO,${oc.env:HOSTILE_CANARY}}'", "'\\\\${seed}'", "'${.}'", "'${..}'")
+VALUES += ("'${no_such_resolver:1}'", "'${oc.dict.keys:x}'", "'${oc.select:nowhere,1}'")
+BUILT = ("{_target_:os.mkdir,path:executed}", "{_target_:os.system,_args_:[touch executed]}")
+BUILT += ("{_target_:builtins.open,file:executed,mode:w}", "{_target_:torch.save,obj:1,f:executed}")
+BUILT += ("{_target_:threeshnet.files.write_text,file:executed,text:a}", "{_target_:numpy.save,file:executed,arr:1}")
+BUILT += ("{_target_:hydra.utils.instantiate,config:{_target_:os.mkdir,path:executed}}", "{_target_:5}")
+BUILT += (
+    "{_target_:subprocess.run,args:[touch,executed]}",
+    "{_instantiator:os.mkdir,path:executed}",
+    "{_target_:'${'}",
+)
 HUGE = ("1" + "0" * 30, "-1" + "0" * 30, "10000000000", "-10000000000", "x" * 5000)
 UNBOUNDED = {  # a huge number is a sensible wish here: it takes long, or starts as many processes
     *("trainer.max_steps", "trainer.max_epochs", "trainer.devices", "images", "batches.workers", "workers"),
@@ -41,16 +53,17 @@ def configs(command: str) -> Callable[[Arena, Path, Generator], Attempt]:
         way = generator.integers(10)
         if way == 0:
             word = str(pick(generator, BAD_WORDS))
-            return Attempt([*good, word], word, ())
+            return Attempt([*good, word], word, (), own_conf=True)
         keys = [key for key, _ in leaves(config_of(command, good))]
         chosen = [str(pick(generator, keys)) for _ in range(int(generator.integers(1, 3)))]
         words = [changed(key, generator) for key in chosen]
         kept = [word for word in good if word.split("=")[0].lstrip("+") not in chosen]
         names = tuple(part for key in chosen for part in (key, key.rsplit(".", 1)[-1]))
+        names += tuple(key.removesuffix("._target_") for key in chosen)
         names += tuple(value for word in words if telling(value := word.partition("=")[2].strip("'\"")))
         if command not in GOOD:
             names += ("= is missing",)  # settings that have to be given are refused first
-        return Attempt([*kept, *words], " ".join(words)[:300], names)
+        return Attempt([*kept, *words], " ".join(words)[:300], names, own_conf=True)
 
     return made
 
@@ -73,7 +86,7 @@ def changed(key: str, generator: Generator) -> str:
         return (
             f"{key}={pick(generator, ('nowhere.Nothing', 'builtins.int', 'threeshnet.nn.mlp.MLP', '5', 'null', 'x'))}"
         )
-    several = VALUES if key in UNBOUNDED else (*VALUES, *HUGE)
+    several = BUILT if way == 3 else VALUES if key in UNBOUNDED else (*VALUES, *HUGE)
     return f"{key}={pick(generator, several)}"
 
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from .arena import MAKE, Arena
 from .attempts import Attempt
-from .nonsense import TEXTS, Generator, flipped, pick, spoil_bytes, spoiled_json
+from .nonsense import TEXTS, Generator, flipped, pick, spoil_bytes
+from .payloads import INTERPOLATIONS, spoiled
 
 SHARDS = ("extractor=tiny", "accelerator=cpu", *MAKE)
 
@@ -21,7 +22,7 @@ SHARDS = ("extractor=tiny", "accelerator=cpu", *MAKE)
 def caption_text(generator: Generator) -> tuple[str, str]:
     """A name of a caption file and what stands in it."""
     ending = str(pick(generator, (".txt", ".csv", ".jsonl")))
-    rows = [(f"{number}.png", str(pick(generator, TEXTS))) for number in range(5)]
+    rows = [(f"{number}.png", str(pick(generator, (*TEXTS, *INTERPOLATIONS)))) for number in range(5)]
     rows.append((str(pick(generator, TEXTS)), "a caption"))
     if ending == ".txt":
         return f"captions{ending}", "".join(f"{name}\t{said}\n" for name, said in rows)
@@ -64,7 +65,7 @@ def captions(arena: Arena, folder: Path, generator: Generator) -> Attempt:
 def karpathy(arena: Arena, folder: Path, generator: Generator) -> Attempt:
     raw = arena.copy(arena.karpathy, folder)
     file = raw / "dataset_flickr8k.json"
-    content, said = spoiled_json(json.loads(file.read_text()), generator)
+    content, said = spoiled(json.loads(file.read_text()), folder, generator)
     file.write_bytes(content)
     return Attempt(["data=flickr8k", f"raw={raw}", *SHARDS], said, (file.name, "flickr8k"))
 
@@ -73,7 +74,7 @@ def coco(arena: Arena, folder: Path, generator: Generator) -> Attempt:
     raw = arena.copy(arena.coco, folder)
     kind, split = pick(generator, ("captions", "instances")), pick(generator, ("train2017", "val2017"))
     file = raw / "annotations" / f"{kind}_{split}.json"
-    content, said = spoiled_json(json.loads(file.read_text()), generator)
+    content, said = spoiled(json.loads(file.read_text()), folder, generator)
     file.write_bytes(content)
     words = ["data=coco2017", f"raw={raw}", "data.reader.dev_photos=2", f"data.reader.segmentation={kind}"]
     words[-1] = words[-1].replace("captions", "none")
@@ -203,20 +204,7 @@ def caption_lists(arena: Arena, folder: Path, generator: Generator) -> Attempt:
         name = str(pick(generator, ("dataset_x.json", "captions_train2017.json")))
         source = arena.karpathy / "dataset_flickr8k.json"
         source = arena.coco / "annotations" / "captions_train2017.json" if name.startswith("captions") else source
-        content, said = spoiled_json(json.loads(source.read_text()), generator)
+        content, said = spoiled(json.loads(source.read_text()), folder, generator)
         (raw / name).write_bytes(content)
     words = [f"raw={raw}", "progress=false", *(["split=train"] if generator.integers(2) else [])]
     return Attempt(words, f"{name}: {said}", (name, str(raw), "captions", "region_files"))
-
-
-def study(arena: Arena, folder: Path, generator: Generator) -> Attempt:
-    """What a run has written of itself, spoiled."""
-    runs = arena.copy(arena.study, folder)
-    file = pick(generator, sorted([*runs.rglob("*.json"), *runs.rglob("*.csv")]))
-    if file.suffix == ".json" and generator.integers(3):
-        content, said = spoiled_json(json.loads(file.read_text()), generator)
-        file.write_bytes(content)
-    else:
-        said = spoil_bytes(file, generator)
-    words = ["study=custom", f"out={runs}", "page=page.html"]
-    return Attempt(words, f"{file.name}: {said}", (file.name, str(runs)), runs)

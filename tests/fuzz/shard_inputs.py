@@ -13,7 +13,8 @@ import numpy as np
 
 from .arena import Arena
 from .attempts import Attempt
-from .nonsense import TEXTS, Generator, pick, spoil_bytes, spoil_tree, spoiled_json
+from .nonsense import TEXTS, Generator, pick, spoil_bytes, spoil_tree
+from .payloads import INTERPOLATIONS, spoiled
 from .raw_inputs import ODD_ARRAYS
 
 
@@ -180,7 +181,7 @@ def manifests(command: str) -> Callable[[Arena, Path, Generator], Attempt]:
         file = copy / "manifest.json"
         content = json.loads(file.read_text())
         if generator.integers(2):
-            written, said = spoiled_json(content, generator)
+            written, said = spoiled(content, folder, generator)
         else:
             said = lie(content, generator)
             written = json.dumps(content).encode()
@@ -214,7 +215,9 @@ def lie(content: dict[str, Any], generator: Generator) -> str:
         "types": lambda: content["layout"].update(dtypes=pick(generator, ({}, {"region": "float16"}, [], {"x": "f8"}))),
         "boxes": lambda: content["layout"].update(boxes=pick(generator, (False, True, "no", None))),
         "splits": lambda: content.update(splits=pick(generator, ({}, [], {"": entry}, {"train": entry}, None))),
-        "dataset": lambda: content.update(dataset=pick(generator, ("../x", "", 5, None, "\x1b[31m", "x" * 10**5))),
+        "dataset": lambda: content.update(
+            dataset=pick(generator, ("../x", "", 5, None, "\x1b[31m", "x" * 10**5, INTERPOLATIONS[0]))
+        ),
         "a key more": lambda: shard.update(surprise=1),
         "raw": lambda: content.update(raw=pick(generator, ("/nowhere", "\x00", 5, None))),
         "left out": lambda: content.update(left_out=pick(generator, (["x"] * 10**5, 5, "text", [None]))),

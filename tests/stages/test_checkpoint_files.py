@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from threeshnet.errors import CheckpointError
+from threeshnet.files import NO_ROOM
 from threeshnet.runs import checkpoint_files
 from threeshnet.runs.checkpoint_files import WholeFiles, fault_of, newest_whole, size_of, write_checkpoint
 from threeshnet.runs.run import Run
@@ -40,7 +41,7 @@ def test_the_one_before_is_kept_and_nothing_else(tmp_path: Path, monkeypatch: py
     assert sorted(file.name for file in tmp_path.iterdir()) == [LAST, PREVIOUS]
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO])
 def test_a_failed_write_leaves_all_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     write(tmp_path, 0)
 
@@ -52,7 +53,7 @@ def test_a_failed_write_leaves_all_as_it_was(tmp_path: Path, monkeypatch: pytest
     files.save_checkpoint({"step": 1, "weights": torch.zeros(1_000_000)}, tmp_path / LAST)
     assert files.failure is not None
     assert f"{tmp_path / LAST} cannot be written: {os.strerror(code)}" in files.failure
-    assert ("needs 4.0 MB" in files.failure) == (code == errno.ENOSPC)
+    assert ("needs 4.0 MB" in files.failure) == (code in NO_ROOM)
     assert step(tmp_path, LAST) == 0
     assert [file.name for file in tmp_path.iterdir()] == [LAST]
     monkeypatch.undo()

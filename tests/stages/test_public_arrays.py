@@ -5,9 +5,13 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from torch import nn
@@ -15,9 +19,14 @@ from transformers import BertTokenizer
 
 from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
 from threeshnet.encoders.model import RetrievalModel
+from threeshnet.encoders.official import load_official_checkpoint
 from threeshnet.encoders.text.bigru import BiGRUTextEncoder
+from threeshnet.files import write_text
 from threeshnet.pooling.generalized import GeneralizedPooling
+from threeshnet.runs.run import Run
+from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.reader import ShardedSplit
+from threeshnet.studies.columns import read_rows
 
 COCO = [9, 2, 34, 5, 42, 49, 391895, 522418, 184613, 318219]
 
@@ -128,6 +137,110 @@ def test_npy_files_with_regions_in_columns_are_refused(imported, raw: Path) -> N
     imported(code=1, says=["(8, 5), (8, 6), … have regions as columns"])
 
 
+def test_regions_of_a_square_are_refused_with_the_key_that_decides(imported, raw: Path) -> None:
+    """MILVLG/openvqa#60: which axis counts the regions is nowhere said, and here both are equally long."""
+    values = np.arange(25, dtype=np.float32).reshape(5, 5) + 1
+    np.savez(raw / "7.npz", x=values, bbox=np.ones((5, 4), np.float32))
+    (raw / "captions.csv").write_text("file,caption,split\n7,a,train\n")
+    imported(code=1, says=["7.npz: x of shape (5, 5): both axes have 5", "say regions=rows for [N, Dr]"])
+    imported(code=1, says=["regions='across' does not exist; there are: rows, columns"], regions="across")
+    _, folder = imported(regions="columns")
+    assert (ShardedSplit(folder, "train").read([0]).regions[0] == values.T).all()
+    np.savez(raw / "8.npz", x=np.ones((3, 5), np.float32), bbox=np.ones((3, 4), np.float32))  # which tells
+    (raw / "captions.csv").write_text("file,caption,split\n7,a,train\n8,b,train\n")
+    _, folder = imported(overwrite="true")
+    assert (ShardedSplit(folder, "train").read([0]).regions[0] == values).all()
+
+
+def hdf5(file: Path, **arrays: Any) -> None:
+    with h5py.File(file, "w") as opened:
+        opened["ids"] = np.array(["7", "8"], object)
+        for name, values in arrays.items():
+            opened[name] = values
+    (file.parent / "captions.csv").write_text("file,caption,split\n7,a,train\n8,b,train\n")
+
+
+@pytest.mark.parametrize("fact", ["boxes", "scores", "num_boxes"])
+def test_axes_of_hdf5_are_told_by_another_array(imported, raw: Path, fact: str) -> None:
+    """tgc1997/RMN#23: what an axis of a published HDF5 file counts has to be asked."""
+    facts = {"boxes": np.ones((2, 5, 4)), "scores": np.ones((2, 5)), "num_boxes": np.array([5, 4])}
+    values = np.random.default_rng(0).random((2, 8, 5), np.float32) + 1
+    hdf5(raw / "all.h5", features=values, **{fact: facts[fact]})
+    _, folder = imported(says=["all.h5 holds a region a column; it was turned"])
+    regions = ShardedSplit(folder, "train").read([0, 1]).regions
+    count = 4 if fact == "num_boxes" else 5
+    assert (regions[1] == values[1].T[:count]).all()
+
+
+REFUSED_HDF5 = {
+    "nothing tells": ({"features": np.ones((2, 9, 4))}, "more regions than numbers of each"),
+    "a square": ({"features": np.ones((2, 5, 5)), "boxes": np.ones((2, 5, 4))}, "both axes have 5"),
+    "neither": (
+        {"features": np.ones((2, 9, 4)), "num_boxes": np.array([5, 5])},
+        "5 regions are counted, which is neither",
+    ),
+    "more counted than there are": (
+        {"features": np.ones((2, 4, 8)), "boxes": np.ones((2, 4, 4)), "num_boxes": np.array([4, 6])},
+        "num_boxes is up to 6, and an image has 4 regions",
+    ),
+    "boxes of more images": (
+        {"features": np.ones((2, 4, 8)), "boxes": np.ones((3, 4, 4))},
+        "2 rows of features, and of",
+    ),
+    "grids with channels last": (
+        {"features": np.ones((2, 7, 7, 40))},
+        "look like [H, W, C]; if they are, say channels=last",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_HDF5)
+def test_axes_of_hdf5_that_nothing_tells_are_refused(imported, raw: Path, case: str) -> None:
+    arrays, said = REFUSED_HDF5[case]
+    hdf5(raw / "all.h5", **arrays)
+    imported(code=1, says=["all.h5: ", said])
+
+
+def test_grids_with_channels_last_in_hdf5(imported, raw: Path) -> None:
+    values = np.random.default_rng(0).random((2, 3, 4, 6), np.float32)
+    hdf5(raw / "all.h5", features=values)
+    _, folder = imported(channels="last")
+    split = ShardedSplit(folder, "train")
+    assert split.manifest.grid_size == (3, 4)
+    assert (split.read([0, 1]).grid == values.reshape(2, 12, 6)).all()
+
+
+@pytest.mark.parametrize("single", [True, False])  # numbers that were float32 before end in zeros
+@pytest.mark.parametrize("boxes", [np.float32, np.float64])
+def test_float64_in_base64_is_seen(imported, raw: Path, single: bool, boxes: Any) -> None:
+    """airsplay/py-bottom-up-attention#24: arrays of another type do not fit their boxes, or are twice as wide."""
+    values = np.random.default_rng(0).random((4, 12)) + 1
+    values = values.astype(np.float32).astype(np.float64) if single else values
+    cells = [np.array([[10, 20, 600, 400]] * 4, boxes), values]
+    encoded = [base64.b64encode(cell.tobytes()).decode() for cell in cells]
+    (raw / "a.tsv").write_text("\t".join(["391895", "640", "480", "4", *encoded]) + "\n")
+    (raw / "captions.csv").write_text("file,caption,split\n391895,a,train\n")
+    _, folder = imported(says=["float64 becomes float32"])
+    arrays = ShardedSplit(folder, "train").read([0])
+    assert (arrays.regions[0] == values.astype(np.float32)).all()
+    np.testing.assert_allclose(arrays.boxes[0][0], [10 / 640, 20 / 480, 600 / 640, 400 / 480], rtol=1e-3)
+
+
+def test_names_that_are_numbers_keep_their_zeros(imported, raw: Path) -> None:
+    """fastai#1008, sisinflab/Ducho#2: `000123` was read as 123 and not found; 0 is an id as well."""
+    for name in ("000123", "123", "0"):
+        np.save(raw / f"{name}.npy", np.full((2, 4), int(name) + len(name), np.float32))
+    (raw / "captions.csv").write_text("file,caption,split\n000123,a,train\n123,b,train\n0,c,train\n")
+    _, folder = imported()
+    split = ShardedSplit(folder, "train")
+    regions = split.read(range(3)).regions
+    assert {name: rows[0, 0] for name, rows in zip(split.image_ids, regions, strict=True)} == {
+        "000123": 129,
+        "123": 126,
+        "0": 1,
+    }
+
+
 def test_an_array_that_changed_in_one_byte_is_another_source(imported, raw: Path) -> None:
     (raw / "captions.csv").write_text("file,caption,split\n7,a,train\n")
     values = np.ones((600, 300), np.float32)
@@ -164,6 +277,39 @@ def test_a_tokenizer_follows_its_own_folder(config: dict[str, Any], tmp_path: Pa
         assert ours.encode([sentence])[0].ids == theirs(sentence)["input_ids"], sentence
     again = Wordpieces.from_lines(ours.lines, **ours.options)  # as a checkpoint stores it
     assert again.encode(["A Caf\u00e9 \u72ac"]) == ours.encode(["A Caf\u00e9 \u72ac"])
+
+
+def test_an_authors_checkpoint_follows_the_folder_of_its_bert(tmp_path: Path) -> None:
+    """biobert-pytorch#24, clip-as-service#291: a cased vocabulary, and sentences in small letters all the same."""
+    golden = Path(__file__).parents[1] / "golden"
+    words = (golden / "bert" / "vocab.txt").read_text().split("\n")
+    piece = next(word for word in words if word.isalpha() and len(word) > 1)
+    bert = tmp_path / "bert"
+    shutil.copytree(golden / "bert", bert)
+    for cased in (True, False):
+        (bert / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": not cased}), encoding="utf-8-sig")
+        model = load_official_checkpoint(golden / "official_checkpoint.pth", bert)
+        ids = model.tokenizer.encode([piece.upper()])[0].ids[1:-1]
+        assert (ids == [words.index(piece)]) == (not cased)
+
+
+def test_files_of_ours_may_have_a_byte_order_mark(synthetic_shards: Path, tmp_path: Path) -> None:
+    """PowerShell and editors of Windows write one (language-tags#7, OpenViking#500)."""
+    content = (synthetic_shards / "manifest.json").read_text(encoding="utf-8")
+    (tmp_path / "manifest.json").write_text(content, encoding="utf-8-sig")
+    assert Manifest.load(tmp_path) == Manifest.load(synthetic_shards)
+    for name, text in {"job.json": '{"seed": 3}', "config.yaml": "seed: 3\n"}.items():
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert (Run(tmp_path).job.seed, Run(tmp_path).settings) == (3, {"seed": 3})
+    write_text(tmp_path / "results.csv", "\ufeffjob,seed\na,3\n")
+    assert read_rows(tmp_path / "results.csv") == [{"job": "a", "seed": "3"}]
+
+
+def test_every_text_file_is_opened_in_an_encoding_of_its_own(root: Path) -> None:
+    """sd-civitai-browser-plus#177, language-tags#7: Windows else reads UTF-8 as cp1252."""
+    rule = ["check", "--isolated", "--preview", "--select", "PLW1514", "--no-cache", "--output-format", "concise"]
+    ended = subprocess.run([sys.executable, "-m", "ruff", *rule, "src"], cwd=root, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout
 
 
 def test_special_words_and_case_without_settings(tmp_path: Path) -> None:

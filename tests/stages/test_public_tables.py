@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from threeshnet.annotations.captions import read_captions
 from threeshnet.annotations.common import tidy
@@ -47,6 +49,11 @@ READ = {
     "brackets in a caption": ("a.csv", "file,caption\np.jpg,[sic] a dog [red]\n", ["[sic] a dog [red]"]),
     "parentheses": ("a.csv", 'file,caption\np.jpg,"(""Stop"") it says (red)"\n', ['("Stop") it says (red)']),
     "bytes as Python shows them": ("a.csv", "file,caption\np.jpg,b'A dog.'\n", ["A dog."]),
+    # huggingface/datasets#5490, entitize/Fakeddit#4: pandas' own numbering, columns without a name.
+    "columns without a name": ("a.csv", ",,file,caption\n0,0,p.jpg,A dog.\n", ["A dog."]),
+    # pandas-dev/pandas#24681, #32084: words that pandas takes for no value.
+    "words that are no values": ("a.csv", "file,caption\np.jpg,null\np.jpg,N/A\np.jpg,NaN\n", ["null", "N/A", "NaN"]),
+    "a backslash": ("a.csv", 'file,caption\np.jpg,"C:\\dogs, ""\\"" and \\"\n', ['C:\\dogs, "\\" and \\']),
     "rows of nothing": ("a.csv", "file,caption\n,\n\np.jpg,A dog.\n", ["A dog."]),
 }
 
@@ -86,6 +93,19 @@ REFUSED = {
         "line 2: a list that cannot be",
     ),
     "a list with a gap": ("a.csv", "file,caption\np.jpg,\"['A dog.', nan]\"\n", "line 2: a list that cannot be"),
+    # pandas-dev/pandas#14122, cldf/csvw#4, BurntSushi/rust-csv#432: writers with an escape character.
+    "an escaped separator": (
+        "a.csv",
+        "file,caption\np.jpg,A dog\\, wet.\n",
+        "line 2: .*a backslash stands for an escape",
+    ),
+    "an escaped quote": (
+        "a.csv",
+        'file,caption\np.jpg,"A \\"wet\\" dog"\n',
+        "line 2: a backslash stands for an escape",
+    ),
+    "an escaped quote alone": ("a.csv", 'file,caption\np.jpg,A \\"wet\\" dog\n', "line 2: a backslash stands for"),
+    "single quotes": ("a.csv", "file,caption\np.jpg,'It''s wet'\n", "line 2: quoted with single quotes"),
     "carriage returns alone": ("a.csv", "file,caption\rp.jpg,A dog.\r", "lines end with a carriage return alone"),
     "a doubled quote beside a bare one": ("a.txt", 'p.jpg\t"A ""b"""\nq.jpg\t"C" d\n', "line 2: text beside"),
     "no tab": ("a.txt", "p.jpg A dog.\nq.jpg\tA cat.\n", "line 1: expected photo<TAB>caption, found 'p.jpg A dog.'"),
@@ -108,6 +128,24 @@ def test_an_id_of_zero_is_an_id_and_every_faulty_line_is_named(tmp_path: Path) -
     with pytest.raises(DataError) as caught:
         captions_of(tmp_path, "a.csv", "file,caption\n" + "p.jpg,a,b\np.jpg,good\n" * 3)
     assert [f"line {number}:" in str(caught.value) for number in (2, 3, 4, 5, 6)] == [True, False, True, False, True]
+
+
+def test_what_is_left_out_is_counted(command, tmp_path: Path) -> None:
+    """flickr8kcn#2, deeplake#2061: captions were lost, and nothing said how many."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for name in ("p.png", "q.png", "r.png"):
+        Image.new("RGB", (8, 8), "grey").save(raw / name)
+    rows = ["file,caption", "p.png,A dog.", "p.png,A wet dog.", "gone.png,A cow.", "gone.png,Cows.", ""]
+    (raw / "captions.csv").write_text("\n".join(rows))
+    words = ["data=folder", f"raw={raw}", f"out={tmp_path / 's'}", "extractor=tiny", "workers=0", "progress=false"]
+    ended = command("data", *words)
+    assert ended.code == 0, ended.err
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in ended.out.split("\n") if "│" in line]
+    (made, rest) = cells
+    assert made[1:5] == ["1", "2", "1", "0"]
+    assert (rest[0], rest[4]) == ("no split", "4")  # captions of no photo, photos without a caption
+    assert ended.out.count("caption of gone.png left out (no such photo)") == 2
 
 
 CELLS = st.text(st.characters(exclude_categories=("Cs", "Cc")) | st.sampled_from("\",;\t\n|'"), max_size=30)
@@ -133,3 +171,34 @@ def test_any_table_that_the_csv_writer_writes_is_read_back(
     with tempfile.TemporaryDirectory() as folder:
         found = captions_of(Path(folder), "captions.csv", written.getvalue().encode(encoding))
     assert found == [(file, tidy(cell), None) for file, cell in rows[1:]]
+
+
+DIALECTS = [
+    dict(zip(("delimiter", "quotechar", "doublequote", "escapechar", "quoting"), values, strict=True))
+    for values in itertools.product(",;\t|", "\"'", (True, False), (None, "\\"), range(4))
+]
+HARD = ["A dog, wet; and|brown.", 'It says "stop".', '"', "It's", "two\nlines", "a\tb", "'It'", "A dog."]
+
+
+@pytest.mark.parametrize("quotechar", ['"', "'"])
+def test_a_table_of_any_dialect_is_read_back_or_refused(quotechar: str, tmp_path: Path) -> None:
+    """No caption is cut or changed, by whichever options the standard library's writer wrote it."""
+    read = 0
+    for dialect in (each for each in DIALECTS if each["quotechar"] == quotechar):
+        for caption in HARD:
+            written = io.StringIO()
+            try:
+                writer = csv.writer(written, lineterminator="\n", **dialect)
+                writer.writerows([["file", "caption"], ["p.jpg", caption], ["q.jpg", "plain"]])
+            except csv.Error:  # it cannot be written so
+                continue
+            try:
+                found = captions_of(tmp_path, "a.csv", written.getvalue())
+            except DataError:
+                usual = dialect["quotechar"] == '"' and dialect["doublequote"] and dialect["escapechar"] is None
+                assert not usual, (dialect, caption)
+                continue
+            read += 1
+            if quotechar == '"' or caption not in ("It's", "'It'"):  # quoted and escaped there: a writer of its own
+                assert [line[1] for line in found] == [tidy(caption), "plain"], (dialect, caption)
+    assert read > 50

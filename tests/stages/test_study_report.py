@@ -318,4 +318,4 @@ def test_the_command_makes_a_first_page_and_the_same_bytes_again(tmp_path: Path,
     assert "README.md.j2:1: 'nothing'" in ended.err
     assert command("collect", "study=activation", f"out={tmp_path / 'nowhere'}", into).err.count("make sweep") == 1
     ended = command("report", f"into={tmp_path / 'nowhere'}")
-    assert "holds neither rows nor templates; collect rows first: make collect STUDY=<name>" in ended.err
+    assert "holds neither rows nor templates; name a study (study=<name>), or collect rows first" in ended.err

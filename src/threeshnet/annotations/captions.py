@@ -24,7 +24,9 @@ SEPARATORS = (",", "\t", ";", "|")
 COUNTER = re.compile(r"#\d+$")  # Flickr's `photo.jpg#0`
 # a list of texts, as JSON or Python writes it
 LIST = re.compile(r"""\s*[\[(][\[(\s]*[bru]?["'].*[\])]\s*""", re.DOTALL)
+SINGLE_QUOTES = re.compile(r"'(?:[^']|'')*\w(?:'')+\w(?:[^']|'')*'")  # a cell of a writer with another quote
 BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # Excel's "Unicode text"
+ESCAPES = "a backslash stands for an escape; write the table without an escape character, quotes doubled"
 FORMS = (
     "Nothing was read. Forms: photo<TAB>caption; a table with a header such as file,caption (a cell with separators, "
     'quotes or line ends stands in quotes, and its own quotes are doubled: ""); JSON lines with these keys.'
@@ -110,7 +112,9 @@ def _rows(text: str, separator: str, problems: Problems) -> Iterator[Row]:
             for cells in reader:
                 row = Row(first, start + reader.line_num, cells)
                 done, first = row.last, row.last + 1
-                if any("\n" in cell and _holds_rows(cell, separator) for cell in cells):
+                if fault := _foreign_dialect(cells, "".join(lines[start : row.last])):
+                    problems.add(f"{row.where}: {fault}")
+                elif any("\n" in cell and _holds_rows(cell, separator) for cell in cells):
                     problems.add(f"{row.where}: rows of other photos in one quoted cell; is a quote not closed?")
                 elif any(cell.strip() for cell in cells):
                     yield row
@@ -119,8 +123,21 @@ def _rows(text: str, separator: str, problems: Problems) -> Iterator[Row]:
             where = Row(first, last, []).where
             ends = "text beside a quoted cell" if first == last else "a quote that is not closed where its cell ends"
             quoted = "expected after" in str(error) or "unexpected end" in str(error)
-            problems.add(f"{where}: {ends if quoted else error}")
+            why = ESCAPES if '\\"' in lines[first - 1] else ends
+            problems.add(f"{where}: {why if quoted else error}")
             done = first
+
+
+def _foreign_dialect(cells: Sequence[str], written: str) -> str | None:
+    """Why a row was written by other rules of quoting, where that shows; None for one of ours.
+
+    A backslash before a quote stands for itself in a quoted cell, where the quote is doubled.
+    """
+    if any('\\"' in cell and cell.replace('"', '""') not in written for cell in cells):
+        return None if any(map(LIST.fullmatch, cells)) else ESCAPES
+    if any(SINGLE_QUOTES.fullmatch(cell.strip()) for cell in cells):
+        return "quoted with single quotes; write the table with double ones"
+    return None
 
 
 def _holds_rows(cell: str, separator: str) -> bool:
@@ -144,6 +161,7 @@ def _table(text: str, separator: str, problems: Problems) -> Iterator[Line]:
     for row in rows:
         if len(row.cells) != len(header):
             more = "; put a caption that holds separators into quotes" if len(row.cells) > len(header) else ""
+            more = f"; {ESCAPES}" if any(cell.endswith("\\") for cell in row.cells[:-1]) else more
             problems.add(f"{row.where}: {len(row.cells)} cells, and {len(header)} columns in the header{more}")
             continue
         yield from _entry(row.first, row.where, dict(zip(header, row.cells, strict=True)), problems)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +17,15 @@ from rich.console import Console
 from rich.progress import track
 from typing_extensions import TypedDict
 
-from threeshnet.annotations.photo_files import Frame, photo_frame, same_shape
+from threeshnet.annotations.photo_files import UPRIGHT, Frame, photo_frame, same_shape
 from threeshnet.errors import DataError, Problems, some
 from threeshnet.files import cannot_write, check_writable, sha256
 from threeshnet.forms import PlainText, json_faults
 from threeshnet.records import VOID, Photo
 
+log = logging.getLogger(__name__)
 DRAWING = 2  # raised when the same source gives another map, so that maps drawn before are not taken for these
+TELLING = 20  # maps that are drawn to see how all of them lie
 CACHE = "data.reader.cache"  # the setting of the folder
 AGAIN = "Take the file from cocodataset.org again."
 
@@ -98,6 +101,8 @@ class ClassMaps(NamedTuple):
             raise DataError(f"{self.file}: none of its segments is of one of the {len(photos)} photos (image_id)")
         common = f"{DRAWING} {sha256(self.file)} {self.classes}"
         frames = {photo.id: photo_frame(photo.file) for photo in matches}
+        upright = lie_upright(self.maps, frames)
+        common += " upright" if upright else ""
         problems = Problems(str(self.file))
         files = {}
         for photo in matches:
@@ -117,7 +122,7 @@ class ClassMaps(NamedTuple):
             console = Console(stderr=True)
             for photo in track(absent, "segmentation", console=console, transient=True, disable=not absent):
                 try:
-                    image = upright_map(self.maps[photo], frames[photo])
+                    image = upright_map(self.maps[photo], frames[photo], upright=upright)
                 except DataError as error:
                     problems.add(f"photo {photo}: {error}")
                     continue
@@ -130,18 +135,44 @@ class ClassMaps(NamedTuple):
         return files
 
 
-def upright_map(drawn: ClassMap, frame: Frame | None) -> Image.Image:
+def lie_upright(maps: Mapping[str, ClassMap], frames: Mapping[str, Frame | None]) -> bool:
+    """Whether class maps lie over the photos as they are displayed, by the photos whose shape tells.
+
+    COCO outlines the stored pixels, so that is taken where none tells, with a warning. frames: by photo id.
+    """
+    turned = {name: frame for name, frame in frames.items() if frame and frame.orientation != UPRIGHT}
+    telling = [name for name, frame in turned.items() if not same_shape(frame.stored, frame.displayed)]
+    for name in telling[:TELLING]:
+        try:
+            height, width = maps[name].draw().shape
+        except DataError:
+            continue  # reported when it is drawn
+        if same_shape((width, height), turned[name].displayed):
+            return True
+    if turned and not telling:
+        log.warning(
+            "%d photos have an EXIF orientation, and the shapes of their segmentations do not tell how they lie (%s): "
+            "they are taken as outlines of the stored pixels and turned with the photos",
+            len(turned),
+            some(list(turned), 3),
+        )
+    return False
+
+
+def upright_map(drawn: ClassMap, frame: Frame | None, *, upright: bool = False) -> Image.Image:
     """The map turned as its photo is: COCO outlines the pixels as they are stored, without the EXIF orientation.
 
-    Raises DataError for a map that fits neither the stored nor the displayed photo, and for one that is all void
-    although it has segments.
+    upright: maps that fit both ways are not turned. Raises DataError for a map that fits neither the stored nor the
+    displayed photo, and for one that is all void although it has segments.
     """
     numbers = drawn.draw()
     if drawn.segments and (numbers == VOID).all():
         raise DataError(f"none of its {drawn.segments} segments has a pixel in the photo")
     image = Image.fromarray(numbers)
-    if frame is None or same_shape(image.size, frame.stored):
-        return image if frame is None else frame.upright(image)
+    if frame is None or (upright and same_shape(image.size, frame.displayed)):
+        return image
+    if same_shape(image.size, frame.stored):
+        return frame.upright(image)
     if same_shape(image.size, frame.displayed):
         return image
     sizes = " and ".join(f"{width}x{height}" for width, height in (image.size, frame.displayed))
@@ -234,9 +265,32 @@ def instance_classes(width: int, height: int, notes: list[Mapping[str, Any]], nu
 
 
 def run_lengths(outline: Mapping[str, Any]) -> np.ndarray:
-    """[height, width] uint8 of COCO's uncompressed run lengths: columns from the top, first a run of zeros."""
+    """[height, width] uint8 of COCO's run lengths: columns from the top, first a run of zeros."""
     height, width = outline["size"]
-    if not isinstance(outline["counts"], list):
-        raise DataError("compressed run lengths in `segmentation`; COCO's own files hold lists of counts")
-    values = np.arange(len(outline["counts"])) % 2
-    return np.repeat(values, outline["counts"]).reshape(width, height).T.astype(np.uint8)
+    counts = outline["counts"]
+    counts = compressed_counts(counts) if isinstance(counts, str) else counts
+    if sum(counts) != height * width or min(counts, default=0) < 0:
+        raise DataError(f"run lengths of {sum(counts)} pixels, and {width}x{height} are {height * width}")
+    values = np.arange(len(counts)) % 2
+    return np.repeat(values, counts).reshape(width, height).T.astype(np.uint8)
+
+
+def compressed_counts(text: str) -> list[int]:
+    """Run lengths from the text that pycocotools writes: five bits a letter from `0`, each as a difference.
+
+    >>> compressed_counts("23111")
+    [2, 3, 1, 4, 2]
+    """
+    counts: list[int] = []
+    value, bits = 0, 0
+    for letter in text:
+        code = ord(letter) - ord("0")
+        if not 0 <= code < 64:
+            raise DataError(f"{letter!r} in compressed run lengths")
+        value |= (code & 31) << bits
+        bits += 5
+        if not code & 32:  # the last letter of a number, with its sign
+            value -= (1 << bits) if code & 16 else 0
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value, bits = 0, 0
+    return counts

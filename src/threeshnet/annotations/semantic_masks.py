@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from threeshnet.annotations.photo_files import frame_of, photo_frame, same_shape
+from threeshnet.annotations.photo_files import UPRIGHT, frame_of, photo_frame, same_shape
 from threeshnet.errors import DataError, Problems, some
 from threeshnet.records import VOID
 
+log = logging.getLogger(__name__)
 MODES = ("L", "P")  # grey, palette: in both a pixel is a number from 0 to 255
 GREY = 0  # colour type of a PNG in the 26th byte of the file; the depth in bits is the 25th (PNG specification, IHDR)
 SAMPLE = 100  # masks whose pixels are read before the work begins; a wrong table shows in any
@@ -56,6 +58,7 @@ def masks_of(photos: Mapping[str, Path], masks: Mapping[str, Path], classes: Seq
     for key, file in files.items():
         problems.extend(header_faults(file, photos[key]))
     if not problems:
+        warn_of_orientations({key: (file, photos[key]) for key, file in files.items()})
         sample = list(files.values())[:: max(1, len(files) // SAMPLE)]
         problems.extend(fault for file in sample for fault in number_faults(file, len(classes)))
     problems.raise_as(
@@ -86,6 +89,31 @@ def header_faults(file: Path, photo: Path) -> list[str]:
     stored = f" (stored {frame.stored[0]}x{frame.stored[1]}, EXIF orientation {frame.orientation})"
     how = stored if same_shape(size, frame.stored) else ""
     return [f"{file}: {size[0]}x{size[1]}, and the photo is displayed as {width}x{height}{how}"]
+
+
+def warn_of_orientations(pairs: Mapping[str, tuple[Path, Path]]) -> None:
+    """Say which masks may lie over the stored pixels of a photo that is displayed turned.
+
+    A square, or a photo that is mirrored or upside down, has one shape either way. Nothing is said where a mask of the
+    same set could only be upright. pairs: mask and photo by the photo's name.
+    """
+    open_ones = []
+    for key, (mask, photo) in pairs.items():
+        frame = photo_frame(photo)
+        if frame is None or frame.orientation == UPRIGHT:
+            continue
+        with Image.open(mask) as opened:
+            size = frame_of(opened).displayed
+        if not same_shape(size, frame.stored):
+            return
+        open_ones.append(key)
+    if open_ones:
+        log.warning(
+            "%d masks are of photos with an EXIF orientation, and their shapes do not tell how they lie (%s): they are "
+            "taken as upright. Turn masks that were drawn over the stored pixels",
+            len(open_ones),
+            some(open_ones, 3),
+        )
 
 
 def number_faults(file: Path, classes: int) -> list[str]:

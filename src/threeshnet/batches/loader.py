@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from threeshnet.batches.order import CaptionBatches
 from threeshnet.batches.readahead import Readahead
 from threeshnet.errors import STOPPING, ConfigError, Problems
+from threeshnet.processes import reads_for
 from threeshnet.records import Batch
 
 T = TypeVar("T")
@@ -113,7 +114,8 @@ def _signals_blocked() -> Iterator[None]:
 
 
 def _ignore_signals(loader: int, _worker: int) -> None:
-    """In a worker: discard the blocked signals, and end at a SIGTERM from the process `loader`."""
+    """In a worker: discard the blocked signals, and end at a SIGTERM from the process `loader`, or with it."""
+    reads_for(loader)
     if SENDER_KNOWN:
         threading.Thread(target=_discard, args=(loader,), daemon=True).start()
 

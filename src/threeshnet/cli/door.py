@@ -23,7 +23,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from threeshnet.cli.errors import explained, for_terminals, handled, quiet, report_errors
+from threeshnet.cli.errors import explained, for_terminals, handled, in_choices, quiet, report_errors, wrong_choices
 from threeshnet.cli.words import expanded
 from threeshnet.errors import ConfigError, Problems
 from threeshnet.installation import CONF, conf_files, own_conf
@@ -98,6 +98,10 @@ def compose_training(overrides: Sequence[str]) -> tuple[TrainSettings, dict[str,
             cfg = compose("train", list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explained(error, "train", overrides)) from error
+    except ValueError as error:
+        if in_choices(error) and (message := wrong_choices(overrides)):
+            raise ConfigError(message) from error
+        raise
     choices = dict(cfg.hydra.runtime.choices)
     with open_dict(cfg):
         del cfg["hydra"]

@@ -22,6 +22,7 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from threeshnet.cli.own_files import cause_of, own_conf_faults
 from threeshnet.cli.stopping import Interruption, stopped, stopped_by_signals
 from threeshnet.errors import DataError, Interrupted, Problems, ThreeSHNetError, one_of
 from threeshnet.files import NO_ROOM, free_bytes
@@ -113,13 +114,13 @@ def _message_for_users(error: Exception, verb: str, words: Sequence[str]) -> str
         return _build_message(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return explained(error, verb, words)
-    if _in_choices(error) and (message := _wrong_choices(words)):
+    if in_choices(error) and (message := wrong_choices(words)):
         return message
     if _of_the_system(error):
         return _system_message(error, verb)
     if isinstance(error, UnicodeEncodeError) and sys.getfilesystemencoding() != "utf-8":
         return f"{error.object[:200]!a} cannot be written in this locale ({error.encoding}): set PYTHONUTF8=1"
-    return _out_of_memory(error, verb)
+    return _out_of_memory(error, verb) or own_conf_faults()
 
 
 def _of_the_system(error: Exception) -> TypeGuard[OSError]:
@@ -150,13 +151,13 @@ def _build_message(error: InstantiationException) -> str:
     return f"{what}\n({SHOW_TRACEBACK}=1 shows where in the code)"
 
 
-def _in_choices(error: Exception) -> bool:
+def in_choices(error: Exception) -> bool:
     """Whether Hydra failed while it looked up the files of groups."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and frames[-1].filename.replace(os.sep, "/").endswith(HYDRAS_CHOICES)
 
 
-def _wrong_choices(words: Sequence[str]) -> str | None:
+def wrong_choices(words: Sequence[str]) -> str | None:
     """The groups whose choice is no name, which Hydra does not say; None when there is none."""
     problems = Problems("choices")
     for word in (word for word in words if "=" in word and not word.startswith("-")):
@@ -255,7 +256,7 @@ def _end(message: str, code: int = 1) -> None:
 
 def explained(error: Exception, verb: str, words: Sequence[str]) -> str:
     """What is wrong with the words after a verb, and the names that are close to the wrong one."""
-    message = str(error)
+    message = str(error) or cause_of(error, words)
     if choice := NO_SUCH_CHOICE.search(message):
         return _no_such_choice(*choice.groups())
     wrong = NO_SUCH_KEY.search(message)

@@ -21,6 +21,7 @@ from threeshnet.settings import ImportSettings, plain
 from threeshnet.shards.make import ShardSettings, make_shards
 from threeshnet.shards.schema import MAX_REGIONS
 
+OF_LAYOUTS = ("cells", "channels", "regions")  # settings that their yaml refers to
 SPLITS = ("train", "dev", "test", "testall")
 
 
@@ -75,7 +76,7 @@ def layout_of(settings: ImportSettings) -> Any:
     if "layouts" in layout:
         files = {name: file for name, file in sorted(conf_files("layout").items()) if name != "auto"}
         # their yaml refers to keys of the command, such as ${cells}
-        root = OmegaConf.create({key: value for key, value in dict(settings).items() if key in ("cells", "channels")})
+        root = OmegaConf.create({key: value for key, value in dict(settings).items() if key in OF_LAYOUTS})
         root.layouts = {name: OmegaConf.load(file) for name, file in files.items()}
         layout = layout | {"layouts": OmegaConf.to_container(root.layouts, resolve=True)}
     return instantiate(layout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
@@ -18,6 +19,7 @@ from threeshnet.forms import KINDS, UNION_STEPS
 from threeshnet.settings import SIZES, Settings
 
 OURS = "threeshnet."
+PARTS = ("annotations", "demo", "features", "batches", "fusion", "pooling", "encoders", "nn", "objectives", "training")
 OF_HYDRA = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 WHOLE_NUMBERS = range(-(2**63), 2**63)
 MISSING, UNKNOWN = "is missing", "is not a setting"
@@ -131,11 +133,17 @@ def _signature_faults(part: Mapping[str, Any], key: str) -> Iterator[tuple[str, 
     ours = part["_target_"].startswith(OURS)
     try:
         module, _, name = part["_target_"].rpartition(".")
+        if module.partition(".")[0] in sys.stdlib_module_names:
+            yield f"{key}._target_", f"{key}._target_={part['_target_']!r}: the standard library has no parts"
+            return
         target = getattr(import_module(module), name)
         parameters = inspect.signature(target).parameters
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         if ours:
             yield f"{key}._target_", f"{key}._target_={part['_target_']!r} does not exist ({_last_line(error)})"
+        return
+    if fault := _no_part(target, ours=ours, later=part.get("_partial_") is True):
+        yield f"{key}._target_", f"{key}._target_={part['_target_']!r} {fault}"
         return
     hints = _hints(target)
     takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
@@ -146,6 +154,15 @@ def _signature_faults(part: Mapping[str, Any], key: str) -> Iterator[tuple[str, 
             yield f"{key}.{name}", one_of(f"{key}: the setting", name, parameters)
         elif name in hints and (ours or not _is_choice(hints[name], value)):
             yield from _type_faults(hints[name], value, f"{key}.{name}")
+
+
+def _no_part(target: Any, *, ours: bool, later: bool) -> str | None:
+    """Why something is no part: a mistake in a yaml must not call any function. Where it is defined counts."""
+    if ours:
+        homes = tuple(f"{OURS}{package}" for package in PARTS)
+        defined = str(getattr(target, "__module__", ""))
+        return None if defined.startswith(homes) else f"is no part; they are defined in {OURS}{{{','.join(PARTS)}}}"
+    return None if inspect.isclass(target) or later else "is a function of another package, where a part is a class"
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:

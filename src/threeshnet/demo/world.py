@@ -100,7 +100,7 @@ class DemoWorld:
         """Render aside, continuing what an interrupted run left, and put the whole world in place at once."""
         aside = raw.with_name(raw.name + ".partial")
         begun = aside / "world.json"
-        if aside.exists() and (not begun.is_file() or json.loads(begun.read_text()) != self.header):
+        if aside.exists() and (not begun.is_file() or json.loads(begun.read_text(encoding="utf-8")) != self.header):
             shutil.rmtree(aside)
         for folder in ("images", "segmentation"):
             (aside / folder).mkdir(parents=True, exist_ok=True)

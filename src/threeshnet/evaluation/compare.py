@@ -70,7 +70,7 @@ class Evaluation(NamedTuple):
 
 def read_pair(one: Path, other: Path) -> tuple[Evaluation, Evaluation]:
     """Both evaluations.  Raises DataError with everything that is missing or that makes them incomparable."""
-    problems = Problems(f"comparing {one} with {other}")
+    problems = Problems(f"comparing one={one} with other={other}")
     evaluations = []
     for folder in (one, other):
         try:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from threeshnet.errors import ConfigError
+
 
 class MLP(nn.Module):
     """Linear, BatchNorm over all rows, ReLU, Linear: [..., width] -> [..., out].
 
-    BatchNorm's statistics include padding rows, as in the authors' implementation.
+    BatchNorm's statistics include padding rows, as in the authors' implementation. Raises ConfigError for no width.
     """
 
     def __init__(self, *, width: int, hidden: int, out: int) -> None:
         super().__init__()
+        if min(width, hidden, out) < 1:
+            raise ConfigError(
+                f"width {width}, hidden {hidden}, out {out}: 1 is the least; dim=2 is the least, half is hidden"
+            )
         self.enter = nn.Linear(width, hidden)
         self.norm = nn.BatchNorm1d(hidden)
         self.leave = nn.Linear(hidden, out)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from threeshnet.errors import DataError, Problems
+from threeshnet.errors import DataError, Problems, shortened
 from threeshnet.metrics.protocols import folds_of
 from threeshnet.reports.results import Results
 from threeshnet.studies.columns import NUMBERS, OF_A_TABLE, device
@@ -26,6 +27,9 @@ def check(results: Results) -> Results:
         if missing := [name for name in OF_A_TABLE if not row.get(name)]:
             problems.add(f"{row.get('job') or 'a row'}: does not say {', '.join(missing)}")
             continue
+        if strange := [name for name in (*NUMBERS, "dev_rsum") if row.get(name) and not _is_number(row[name])]:
+            problems.extend(f"{row['job']}: {name}={shortened(row[name], 40)!r} is no number" for name in strange)
+            continue
         total = sum(float(row[name]) for name in NUMBERS if name != "rsum")
         if abs(total - float(row["rsum"])) > ROUNDING:
             problems.add(f"{row['job']}: rsum={row['rsum']}, and its six recalls sum up to {total:.2f}")
@@ -37,6 +41,13 @@ def check(results: Results) -> Results:
         "ARGS='setting_name=<name>'.",
     )
     return results
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
 
 
 def _mixed(results: Results) -> Iterator[str]:

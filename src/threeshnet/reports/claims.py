@@ -64,7 +64,7 @@ class Claim(Strict):
 def read_claims(file: Path) -> list[Claim]:
     """Raises ConfigError with everything that is wrong in the file."""
     problems = Problems(str(file))
-    content: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content: Any = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
     try:
         claims = TypeAdapter(list[Claim]).validate_python(content)
     except ValidationError as error:

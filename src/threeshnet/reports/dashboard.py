@@ -49,6 +49,8 @@ def show_study(settings: DashboardSettings) -> None:
     folder = Path(settings.out or Path("runs") / settings.study)
     file = Path(settings.page) if settings.page else folder / PAGE
     check_writable("page", file.parent)
+    if file.is_dir():
+        raise ConfigError(f"page={file} is a folder; give a file, as page={file / PAGE}")
     page = write_dashboard(folder, study=settings.study, out=file)
     console = Console()
     console.print(f"page: {page.absolute()}", highlight=False, soft_wrap=True)

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, TemplateSyntaxError
+from jinja2 import FileSystemLoader, StrictUndefined, TemplateError, TemplateSyntaxError
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import SandboxedEnvironment
 from rich.console import Console
 
 from threeshnet.errors import DataError, ThreeSHNetError, one_of
@@ -32,6 +34,7 @@ from threeshnet.settings import ReportSettings
 from threeshnet.studies.columns import RESULTS
 from threeshnet.studies.study import load_study
 
+ENDLESS = (RecursionError, OverflowError, MemoryError)  # of a template that asks for too much
 TEMPLATE = ".j2"  # after the name of the page that is made from it
 README = "README.md"
 FIRST_PAGE = """\
@@ -63,7 +66,10 @@ def rebuild(settings: ReportSettings) -> None:
         front = root.parent / (README + TEMPLATE)
         templates += [*sorted((root.parent / "docs").rglob("*" + TEMPLATE)), *([front] if front.is_file() else [])]
     if not rows.studies and not templates:
-        raise DataError(f"{root} holds neither rows nor templates; collect rows first: make collect STUDY=<name>")
+        raise DataError(
+            f"into={root} holds neither rows nor templates; name a study (study=<name>), or collect rows first: make "
+            "collect STUDY=<name>"
+        )
     for name in rows.studies:
         study_page(name, rows)
     for template in templates:
@@ -92,7 +98,7 @@ def write_page(template: Path, rows: Rows) -> None:
 
 def rendered(template: Path, rows: Rows) -> str:
     """The text of a page.  Raises DataError with file and line for whatever the template asks that does not exist."""
-    environment = Environment(
+    environment = Sandbox(
         loader=FileSystemLoader(template.parent),
         autoescape=False,  # Markdown, from committed files alone
         trim_blocks=True,
@@ -103,11 +109,20 @@ def rendered(template: Path, rows: Rows) -> str:
     page = Page(template.parent, rows)
     try:
         return environment.get_template(template.name).render(page.vocabulary)
-    except (ThreeSHNetError, TemplateError, LookupError, TypeError, ValueError, OSError) as error:
+    except (ThreeSHNetError, TemplateError, LookupError, TypeError, ValueError, OSError, *ENDLESS) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(template)]
         line = error.lineno if isinstance(error, TemplateSyntaxError) else next(reversed(lines), "?")
         known = f"; a page has: {', '.join(page.vocabulary)}" if "is undefined" in str(error) else ""
         raise DataError(f"{template}:{line}: {error}{known}") from error
+
+
+class Sandbox(SandboxedEnvironment):
+    """Templates reach their vocabulary and nothing behind it, neither Python's insides nor numbers without end."""
+
+    intercepted_binops = frozenset(["**"])
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        raise SecurityError(f"{operator} is not for templates")
 
 
 class Rows:
@@ -167,7 +182,7 @@ class Page:
         return rows.to_dict("records")
 
     def json(self, file: str) -> Any:
-        return json.loads((self.folder / file).read_text(encoding="utf-8"))
+        return json.loads((self.folder / file).read_text(encoding="utf-8-sig"))
 
     @staticmethod
     def group(rows: Iterable[dict[str, str]], *names: str) -> list[tuple[tuple[str, ...], list[dict[str, str]]]]:

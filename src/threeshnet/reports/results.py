@@ -226,9 +226,12 @@ class Results:
 
 
 def read_results(study: Study, folder: Path) -> Results:
-    """The committed rows of a study in `folder`; none where there is no file."""
+    """The committed rows of a study in `folder`; none where there is no file.  Raises DataError for a damaged one."""
     file = folder / RESULTS
-    rows = pd.read_csv(file, dtype=str, keep_default_na=False) if file.is_file() else None
+    try:
+        rows = pd.read_csv(file, dtype=str, keep_default_na=False) if file.is_file() else None
+    except ValueError as error:  # pandas' own and those of the encoding are of this kind
+        raise DataError(f"{file} cannot be read ({error}); collect the runs again: make collect") from error
     return results_of(study, rows, read_by_photo(folder / BY_PHOTO))
 
 

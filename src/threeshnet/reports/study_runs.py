@@ -57,7 +57,9 @@ def read_study(folder: Path, *, now: float | None = None) -> list[StudyRun]:
     """Every run directory in `folder`, by name.  Raises DataError when there is none."""
     runs = [read_run(run, now=time.time() if now is None else now) for run in run_directories(Path(folder))]
     if not runs:
-        raise DataError(f"{folder}: no run directory (one with job.json, progress.json or config.yaml); {WHERE_FROM}")
+        raise DataError(
+            f"out={folder}: no run directory (one with job.json, progress.json or config.yaml); {WHERE_FROM}"
+        )
     return runs
 
 

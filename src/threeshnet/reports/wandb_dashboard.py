@@ -29,7 +29,7 @@ def send(folder: Path, *, study: str, project: str, entity: str | None) -> dict[
     """
     owner = entity or str(wandb.Api().default_entity)
     file = folder / SENT
-    before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8-sig")) if file.is_file() else {}
     written = report(folder, study=study, project=project, entity=owner)
     written.id = before.get("report_id", "")
     written.save()

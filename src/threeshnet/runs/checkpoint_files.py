@@ -17,7 +17,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from threeshnet.errors import CheckpointError
-from threeshnet.files import PARTIAL
+from threeshnet.files import NO_ROOM, PARTIAL
 from threeshnet.runs.run import LAST, PREVIOUS, Run
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def size_of(content: Any) -> int:
 def explained(error: OSError, file: Path, needed: int) -> str:
     """Why `file`, of about `needed` bytes, could not be written, and the way out."""
     text = f"{file} cannot be written: {error.strerror or error}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in NO_ROOM:
         free = shutil.disk_usage(file.parent).free
         of = f"it needs {in_units(needed)}, {in_units(free)} are free"
         return f"{text} ({of}). Make room there, or give another OUT"

@@ -118,7 +118,7 @@ def read_record(file: Path, kind: type[AnyRecord], way_out: str = "") -> tuple[A
     """The record and the plain content of a JSON file.  Raises DataError once, with every fault."""
     problems = Problems(str(file))
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
         return kind.model_validate(content), content
     except ValidationError as error:
         problems.extend(faults_of(error))

@@ -18,7 +18,7 @@ from threeshnet.overrides import text
 from threeshnet.processes import SHARED_OUT
 from threeshnet.runs.checkpoint_files import newest_whole
 from threeshnet.runs.find import resumable
-from threeshnet.runs.identity import changes
+from threeshnet.runs.identity import changes, flat
 from threeshnet.runs.rank import process_rank
 from threeshnet.runs.run import Run
 from threeshnet.settings import Invocation, TrainSettings, plain
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 LIMITS = tuple(f"trainer.{name}" for name in ("max_epochs", "max_steps", "min_epochs", "min_steps", "max_time"))
 MACHINES = tuple(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy"))
 READING = ("batches.workers", "batches.evaluation_batch_size", "data.reader", "data.how_to_get", "data.extractor")
+BERT_NAMES = ("text.name", "text.tokenizer.name", "text.encoder.bert.name")
+BERT_NAMES += ("model.tokenizer.name", "model.text_encoder.bert.name")
 MAY_DIFFER = (*LIMITS, *MACHINES, *READING, "selection", "checkpoints", "trainer.enable_model_summary")
 OWN_SETTINGS = (
     "A run goes on with the settings that it began with; epochs, steps, devices, selection, logging and folders may "
@@ -78,7 +80,7 @@ def check_own_settings(run: Run, settings: TrainSettings, facts: Mapping[str, An
     problems = Problems(f"out={run.folder} holds a run with other settings")
     own = run.settings
     if own is not None:
-        changed = changes(own, plain(settings), but=MAY_DIFFER)
+        changed = changes(own, plain(settings), but=(*MAY_DIFFER, *moved_bert(own, settings, begun)))
         copies = [key for key in changed if key.startswith("model.")]  # of features, text, dim and others
         for key in changed if len(copies) == len(changed) else [key for key in changed if key not in copies]:
             given, before = changed[key]
@@ -88,6 +90,18 @@ def check_own_settings(run: Run, settings: TrainSettings, facts: Mapping[str, An
         if name in trained and trained[name] != facts[name]:
             problems.add(f"shards={settings.shards}: {name} {facts[name]}, but the run began with {trained[name]}")
     problems.raise_as(ConfigError, OWN_SETTINGS)
+
+
+def moved_bert(own: Mapping[str, Any], settings: TrainSettings, begun: Mapping[str, Any]) -> tuple[str, ...]:
+    """The settings that name the BERT, where another name now has the run's vocabulary and architecture."""
+    names = {key: value for key, value in flat(plain(settings)).items() if key in BERT_NAMES}
+    before = flat(own)
+    others = {value for key, value in names.items() if before.get(key) != value}
+    if len(others) != 1:
+        return ()
+    from threeshnet.encoders.text.sources import is_same_bert  # transformers take a second
+
+    return BERT_NAMES if is_same_bert(str(*others), begun["threeshnet"].get("model", {})) else ()
 
 
 def finished_metrics(run: Run, settings: TrainSettings, checkpoint: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -90,6 +90,7 @@ class ImportSettings(Settings):
     padding: str
     cells: int | None
     channels: str
+    regions: str | None
     limit: int | None
     on_error: OnError
     overwrite: bool

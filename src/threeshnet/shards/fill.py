@@ -14,11 +14,13 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 
 from threeshnet.errors import DataError, Interrupted
 from threeshnet.features.predict import Extracted
+from threeshnet.files import free_bytes
 from threeshnet.shards.manifest import printable
-from threeshnet.shards.plan import PlannedShard
-from threeshnet.shards.writer import ShardWriter
+from threeshnet.shards.plan import PlannedShard, masks_digest
+from threeshnet.shards.writer import ShardWriter, bytes_of
 
 log = logging.getLogger(__name__)
+ROUGHLY = 0.9  # other photos may have fewer regions
 
 
 def batches_within_shards(pending: Sequence[PlannedShard], batch_size: int) -> Iterator[list[int]]:
@@ -71,8 +73,11 @@ class ShardFiller(BasePredictionWriter):
         if trainer.received_sigterm:  # Lightning's predict loop notes a SIGTERM but would go on
             raise Interrupted("SIGTERM: stopped. Run the same command again")
         shard = self.waiting[0]
+        if not self.done:
+            self.check_room(prediction)
         if self.writer is None:
             options: Any = {"fingerprint": shard.fingerprint, "compression": self.compression}
+            options["masks"] = masks_digest([shard])
             self.writer = ShardWriter(self.folder / shard.file, raw=self.raw, grid_size=self.grid_size, **options)
             self.left = len(shard.photos)
         photos = [self.photos[number] for number in prediction.numbers]
@@ -94,6 +99,18 @@ class ShardFiller(BasePredictionWriter):
             self.writer.close()
             self.writer = None
             self.waiting.pop(0)
+
+    def check_room(self, first: Extracted) -> None:
+        """Raises DataError, before anything is written, where all photos have no room by the size of the first ones."""
+        if not first.numbers or self.compression:
+            return
+        needed = bytes_of(first.arrays) / len(first.numbers) * len(self.photos)
+        free = free_bytes(self.folder)
+        if needed * ROUGHLY > free:
+            raise DataError(
+                f"shards of {len(self.photos)} photos need about {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are "
+                f"free at {self.folder}: make room, or give another out=<folder>. Nothing was written"
+            )
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         del trainer, pl_module

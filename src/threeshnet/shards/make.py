@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -22,6 +24,7 @@ from threeshnet.features.photos import DECODER, LoadedBatch, PhotoBatches
 from threeshnet.features.predict import Extraction, PhotoProgress
 from threeshnet.features.views import View
 from threeshnet.files import sha256
+from threeshnet.processes import reads_for
 from threeshnet.records import AnnotatedSet
 from threeshnet.shards.fill import ShardFiller, batches_within_shards
 from threeshnet.shards.manifest import LEFT_OUT_LIST, MANIFEST, Manifest, ShardEntry, SplitEntry, printable
@@ -143,6 +146,7 @@ def make_shards(
             batch_size=None,  # an item is a batch
             num_workers=settings.workers,
             collate_fn=LoadedBatch._make,  # as it is
+            worker_init_fn=partial(reads_for, os.getpid()),
         )
         predictor(filler, settings).predict(Extraction(sources), loader, return_predictions=False)
     if settings.parts == 1:  # alone in the folder, so these are of processes that were killed

@@ -152,7 +152,7 @@ class Manifest:
         if not file.is_file():
             raise DataError(f"{file}: no manifest, so {folder} holds no finished shards; {MAKE_DATA}")
         try:
-            return _parsed(file.read_text(encoding="utf-8"))
+            return _parsed(file.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError, TypeError, RecursionError) as error:
             reason = shortened(f"{type(error).__name__}: {error}", 500)  # not repr: it holds all that cannot be decoded
             raise DataError(f"{file}: not a manifest of format {FORMAT} ({reason}); {MAKE_DATA}") from error

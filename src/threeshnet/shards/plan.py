@@ -19,7 +19,7 @@ from threeshnet.files import sha256
 from threeshnet.records import AnnotatedSet, Photo
 from threeshnet.shards.manifest import CARD, LEFT_OUT_LIST, MANIFEST, Manifest
 from threeshnet.shards.schema import FORMAT, array_of
-from threeshnet.shards.writer import FINGERPRINT, LEFT_OUT, inside
+from threeshnet.shards.writer import FINGERPRINT, LEFT_OUT, MASKS, inside
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,8 @@ def unfinished(folder: Path, planned: Sequence[PlannedShard], *, contents: bool 
             if contents and (changed := changed_photos(file, plan[file.name].photos)):
                 shown = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
                 foreign.add(f"{file.name}: {len(changed)} photos have other content now: {shown}")
+            if contents and stored_masks(file) not in ("", masks_digest([plan[file.name]])):
+                foreign.add(f"{file.name}: masks of photos have other content now")
     if (folder / MANIFEST).is_file():
         manifest = Manifest.load(folder)
         if manifest.fingerprint != folder_fingerprint(planned):
@@ -125,6 +127,12 @@ def stored_fingerprint(file: Path) -> str | None:
             return str(shard.attrs.get(FINGERPRINT, ""))
     except OSError:
         return None
+
+
+def stored_masks(file: Path) -> str:
+    """The hash of the masks that a shard was made with; empty without masks and in files from before it was kept."""
+    with h5py.File(file, "r") as shard:
+        return str(shard.attrs.get(MASKS, ""))
 
 
 def stored_left_out(file: Path) -> list[str]:

@@ -85,7 +85,7 @@ def cache_bytes() -> int:
 def address_of(folder: Path) -> str | None:
     """Where the shards of a folder come from; None for shards that lie there."""
     file = folder / SOURCE
-    return json.loads(file.read_text(encoding="utf-8"))["address"] if file.is_file() else None
+    return json.loads(file.read_text(encoding="utf-8-sig"))["address"] if file.is_file() else None
 
 
 class Store:

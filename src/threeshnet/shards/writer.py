@@ -46,7 +46,7 @@ SMALL_CHUNK_BYTES = 1 << 16
 # HDF5 adds or still holds in memory (its tables and the chunks that rows only begin).
 SLACK_BYTES = 4 << 20
 LEFT_OUT = "left_out"
-FINGERPRINT = "fingerprint"
+FINGERPRINT, MASKS = "fingerprint", "masks"
 
 
 class ShardWriter:
@@ -64,9 +64,10 @@ class ShardWriter:
         raw: Path | None = None,
         grid_size: tuple[int, int] | None = None,
         fingerprint: str = "",
+        masks: str = "",
         compression: str | None = None,
     ) -> None:
-        """`compression` of the features and the segmentation: gzip or None."""
+        """`masks`: hash of the photos' masks. `compression` of the features and the segmentation: gzip or None."""
         self.path, self.raw, self.grid_size = Path(path), raw, grid_size
         self.filters = filter_options(compression)
         self.partial = self.path.with_name(self.path.name + ".partial")
@@ -78,6 +79,8 @@ class ShardWriter:
         self._file = h5py.File(self.partial, "w", libver="earliest", locking=False)  # ours is held already
         self._file.attrs["format"] = FORMAT
         self._file.attrs[FINGERPRINT] = fingerprint
+        if masks:
+            self._file.attrs[MASKS] = masks
 
     def append(
         self,

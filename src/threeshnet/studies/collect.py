@@ -33,7 +33,9 @@ def collect_rows(settings: CollectSettings) -> None:
     out = Path(settings.out or f"runs/{study.name}")
     folders = [run.folder for run in jobs(out)]
     if not folders:
-        raise DataError(f"{out} holds no <job>/job.json; run it first: make sweep STUDY={study.name} EXP=<experiment>")
+        raise DataError(
+            f"out={out} holds no <job>/job.json; run it first: make sweep STUDY={study.name} EXP=<experiment>"
+        )
     file = into(settings, study.name) / RESULTS
     check_writable("into", file.parent)
     kept = {"setting": settings.setting_name, "replace": settings.replace}

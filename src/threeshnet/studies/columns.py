@@ -58,5 +58,5 @@ def read_rows(file: Path) -> list[Row]:
     """The rows of a CSV file, none where there is no file."""
     if not file.is_file():
         return []
-    with file.open(encoding="utf-8", newline="") as opened:
+    with file.open(encoding="utf-8-sig", newline="") as opened:
         return list(csv.DictReader(opened))

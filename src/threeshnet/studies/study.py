@@ -158,6 +158,8 @@ def load_study(name: str) -> Study:
     if name not in files:
         raise ConfigError(one_of("study", name, sorted(files)))
     content: Any = OmegaConf.to_container(OmegaConf.load(files[name]))
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"conf/studies/{name}.yaml holds a {type(content).__name__}, no names with values")
     return parse_study(name, content)
 
 

@@ -18,6 +18,7 @@ from pytorch_lightning.loggers import Logger
 from threeshnet.batches.datamodule import Augmentation, BatchOptions, RetrievalDataModule, Splits
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.errors import ConfigError, Problems
+from threeshnet.overrides import literal
 from threeshnet.runs.checkpoint_files import WholeFiles
 from threeshnet.runs.run import Run
 from threeshnet.settings import TrainSettings, plain
@@ -113,10 +114,11 @@ def build_module(
 def build_trainer(
     settings: TrainSettings, run: Run, signals: Signals, more_loggers: Iterable[Logger] = ()
 ) -> pl.Trainer:
-    loggers = [*(instantiate(logger, save_dir=str(run.folder)) for logger in settings.logger.values()), *more_loggers]
+    folder = literal(run.folder)
+    loggers = [*(instantiate(logger, save_dir=folder) for logger in settings.logger.values()), *more_loggers]
     options, files = lightning_options(settings.trainer), WholeFiles()
     items = callbacks(settings, run) + keepers(settings, run, files, signals)
-    trainer = instantiate(options, logger=loggers, callbacks=items, plugins=[files], default_root_dir=str(run.folder))
+    trainer = instantiate(options, logger=loggers, callbacks=items, plugins=[files], default_root_dir=folder)
     # Lightning starts the other processes with these variables; by itself it knows no quota.
     if trainer.num_devices > 1 and (number := set_threads(os.environ, cores() // trainer.num_devices)):
         torch.set_num_threads(number)

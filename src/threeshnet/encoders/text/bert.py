@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
+from threeshnet.errors import ConfigError
 from threeshnet.nn.masking import unit
 from threeshnet.records import TokenSet
 
+MOST_LAYERS = 1000
 LENGTH_GROUPS = 4  # of a batch, each padded to its own longest sentence
 
 
@@ -57,5 +59,11 @@ class BertTextEncoder(nn.Module):
 
 
 def from_architecture(**architecture: Any) -> BertModel:
-    """A BERT with random weights; the keywords are those of transformers' `BertConfig`."""
+    """A BERT with random weights; the keywords are those of transformers' `BertConfig`.
+
+    Raises ConfigError for more layers than any has: building them, even without numbers, would not end.
+    """
+    layers = architecture.get("num_hidden_layers")
+    if isinstance(layers, int) and layers > MOST_LAYERS:
+        raise ConfigError(f"num_hidden_layers={layers}: {MOST_LAYERS} is the most")
     return BertModel(BertConfig(**architecture), add_pooling_layer=False)

@@ -134,7 +134,7 @@ class PublishedArrays(Extractor):
             return len(regions)
         real = np.flatnonzero(regions.any(axis=1))
         if not len(real):
-            raise DataError("all of its regions are zeros")
+            raise DataError("all of its regions are zeros (padding=keep keeps them)")
         if not self.padding_logged:
             self.padding_logged = True
             log.warning(

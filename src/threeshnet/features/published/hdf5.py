@@ -19,8 +19,11 @@ import numpy as np
 
 from threeshnet.annotations.common import without_repr
 from threeshnet.annotations.photo_files import files_below
-from threeshnet.errors import DataError, Problems, some
-from threeshnet.features.published.layout import Entry, PublishedLayout, Request, RowReader, Source, repeated
+from threeshnet.errors import ConfigError, DataError, Problems, one_of, some
+from threeshnet.features.published.axes import check_axis, in_columns
+from threeshnet.features.published.hdf5_rows import Hdf5Rows
+from threeshnet.features.published.image_files import CHANNELS
+from threeshnet.features.published.layout import Entry, PublishedLayout, Request, Source, repeated
 
 NAMES = {  # ours -> theirs
     "features": ("image_features", "features", "feats", "regions"),
@@ -41,46 +44,6 @@ ONE_IMAGE = {  # arrays of one image below its id -> name in ImageArrays
     "grids": "grid",
 }
 SUFFIXES = (".h5", ".hdf5")
-Key = tuple[int, Any]  # number of the file; what finds the image in it
-
-
-class Hdf5Rows(RowReader):
-    """Reads one image. Files are opened when first needed, in each process by itself."""
-
-    def __init__(self, files: tuple[Path, ...], names: Mapping[str, str]) -> None:
-        self.files, self.names = files, dict(names)
-        self._open: dict[int, h5py.File] = {}
-
-    def read(self, key: Key) -> dict[str, np.ndarray]:
-        number, location = key
-        if number not in self._open:
-            self._open[number] = h5py.File(self.files[number], "r", locking=False)
-        file: Any = self._open[number]
-        if isinstance(location, dict):  # paths of the arrays of one image
-            read = {name: file[path][()] for name, path in location.items()}
-        elif isinstance(location, slice):
-            read = {ours: file[theirs][location] for ours, theirs in self.names.items()}
-        else:
-            row, count = location
-            read = {ours: file[theirs][row][:count] for ours, theirs in self.names.items()}
-        if "features" in read:
-            values = read.pop("features")
-            if values.ndim == 3:
-                return {"grid": np.ascontiguousarray(values.reshape(len(values), -1).T)}
-            read["regions"] = values
-        if "scores" in read and read["scores"].ndim == 2:
-            read["scores"] = read["scores"][:, 1:].max(axis=1)  # class probabilities; the first is the background's
-        if "boxes" in read:
-            read["boxes"] = read["boxes"][:, :4]
-        return read
-
-    def where(self, key: Key) -> str:
-        number, location = key
-        inside = next(iter(location.values())) if isinstance(location, dict) else f"row {location}"
-        return f"{self.files[number].name} {inside}"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": {}}  # an open file stays in its process
 
 
 class Hdf5Layout(PublishedLayout):
@@ -88,6 +51,12 @@ class Hdf5Layout(PublishedLayout):
 
     name = "hdf5"
     holds = "*.hdf5 with features and ids, or <id>/features, or <id>_features"
+
+    def __init__(self, *, regions: str | None = None, channels: str = "first") -> None:
+        check_axis(regions)
+        if channels not in CHANNELS:
+            raise ConfigError(one_of("channels", channels, CHANNELS))
+        self.regions, self.channels = regions, channels
 
     def missed(self, raw: Path) -> str:
         files = files_below(raw, SUFFIXES)
@@ -104,23 +73,62 @@ class Hdf5Layout(PublishedLayout):
 
     def open(self, raw: Path, request: Request, problems: Problems) -> Source:
         files = tuple(files_below(raw, SUFFIXES))
-        parts = [_opened(number, file, problems) for number, file in enumerate(files)]
+        parts = [self._opened(number, file, problems) for number, file in enumerate(files)]
+        readers: list[Any] = [part.reader for part in parts]
+        turned = {reader.turned for reader in readers}
         forms = {str((part.fields, part.boxes, part.scores, part.grid_size)) for part in parts}
+        if len(turned) > 1:
+            problems.add(f"{raw}: regions are rows in some of its files and columns in others")
         if len(forms) > 1:
             problems.add(f"{raw}: its files are of different forms (fields, boxes, scores, grid): {'; '.join(forms)}")
             return parts[0]
         first = parts[0]
-        names: Any = first.reader
+        reader = readers[0]
         entries = tuple(entry for part in parts for entry in part.entries)
         if twice := list(repeated([entry.id for entry in entries])):
             problems.add(f"{raw}: {len(twice)} ids come a second time: {some(twice)}")
         return first._replace(
             raw=raw,
             entries=entries,
-            reader=Hdf5Rows(files, names.names),
+            reader=Hdf5Rows(files, reader.names, turned=reader.turned, channels=self.channels),
             files=files,
             dtypes={field: frozenset(kind for part in parts for kind in part.dtypes[field]) for field in first.fields},
         )
+
+    def _opened(self, number: int, path: Path, problems: Problems) -> Source:
+        """The images of one file."""
+        try:
+            with h5py.File(path, "r", locking=False) as file:
+                names = _names(file)
+                images = {} if names else _of_images(file)
+                turned = self._in_columns(file, names, next(iter(images.values()), {}))
+                read = _arrays(number, path, file, names, turned) if names else _images(number, path, file, images)
+                features: Any = file[names["features"]] if names else None
+                if names and features.ndim == 4:
+                    read = read._replace(grid_size=_grid_size(features, self.channels))
+        except (OSError, DataError) as error:
+            problems.add(f"{path}: {error}")
+            return Source("hdf5", path, (), (), Hdf5Rows((path,), {}), (path,), {})
+        remark = (f"{path.name} holds a region a column; it was turned",) if turned else ()
+        own: Any = read.reader
+        reader = Hdf5Rows((path,), own.names, turned=turned, channels=self.channels)
+        return read._replace(reader=reader, remarks=(*read.remarks, *remark))
+
+    def _in_columns(self, file: Any, names: Mapping[str, str], parts: Mapping[str, str]) -> bool:
+        """Whether regions are columns, by boxes, scores and counts.  Raises DataError where that is open.
+
+        names: of arrays over all images; parts: of the first image, where each has its own.
+        """
+        if "regions" in parts and len(shape := file[parts["regions"]].shape) == 2:
+            exact = [file[parts[name]].shape[0] for name in ("boxes", "scores") if name in parts]
+            return in_columns(shape, exact=exact, count=None, named=self.regions)
+        if not names or len(shape := file[names["features"]].shape) != 3:
+            return False
+        beside = [file[names[name]].shape for name in ("shares", "boxes", "scores") if name in names]
+        counts = file[names["counts"]][()] if "counts" in names else np.empty(0)
+        exact = [each[1] for each in beside if len(each) > 1]
+        count = int(counts.max()) if counts.size else None
+        return in_columns(shape[1:], exact=exact, count=count, named=self.regions)
 
 
 def _names(file: Any) -> dict[str, str]:
@@ -146,19 +154,17 @@ def _of_images(file: Any) -> dict[str, dict[str, str]]:
     return images
 
 
-def _opened(number: int, path: Path, problems: Problems) -> Source:
-    empty = Source("hdf5", path, (), (), Hdf5Rows((path,), {}), (path,), {})
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            names = _names(file)
-            return _arrays(number, path, file, names) if names else _images(number, path, file, empty)
-    except (OSError, DataError) as error:
-        problems.add(f"{path}: {error}")
-        return empty
+def _grid_size(features: Any, channels: str) -> tuple[int, int]:
+    """H and W of grids [N, C, H, W].  Raises DataError for those that look like [N, H, W, C]."""
+    shape = features.shape[1:]
+    if channels == "last":
+        return int(shape[0]), int(shape[1])
+    if max(shape[1:]) > 4 * shape[0]:
+        raise DataError(f"grids of shape {shape} look like [H, W, C]; if they are, say channels=last")
+    return int(shape[1]), int(shape[2])
 
 
-def _images(number: int, path: Path, file: Any, empty: Source) -> Source:
-    images = _of_images(file)
+def _images(number: int, path: Path, file: Any, images: Mapping[str, dict[str, str]]) -> Source:
     if not images:
         raise DataError(f"no arrays of images in it; expected {Hdf5Layout.holds}")
     first = next(iter(images.values()))
@@ -172,7 +178,11 @@ def _images(number: int, path: Path, file: Any, empty: Source) -> Source:
     side = math.isqrt(len(there["grid"])) if "grid" in there else 0
     if side and side**2 != len(there["grid"]):
         raise DataError(f"grids of {len(there['grid'])} cells, which are not a square")
-    return empty._replace(
+    return Source(
+        layout="hdf5",
+        raw=path,
+        reader=Hdf5Rows((path,), {}),
+        files=(path,),
         entries=tuple(Entry(name, (number, parts), path) for name, parts in images.items()),
         fields=tuple(there),
         dtypes={field: frozenset([str(values.dtype)]) for field, values in there.items()},
@@ -183,13 +193,16 @@ def _images(number: int, path: Path, file: Any, empty: Source) -> Source:
     )
 
 
-def _arrays(number: int, path: Path, file: Any, names: dict[str, str]) -> Source:
+def _arrays(number: int, path: Path, file: Any, names: dict[str, str], turned: bool) -> Source:
     features = file[names["features"]]
+    beside = {names[name]: len(file[names[name]]) for name in ("shares", "boxes", "scores") if name in names}
+    if wrong := {name: rows for name, rows in beside.items() if rows != len(features)}:
+        raise DataError(f"{len(features)} rows of {names['features']}, and of others {wrong}")
     if "ids" not in names:
         raise DataError(f"no ids in it; add the image ids in the order of its rows as {' or '.join(NAMES['ids'][:2])}")
     values = np.asarray(file[names["ids"]]).ravel()
     ids = [without_repr(name.decode() if isinstance(name, bytes) else str(name)) for name in values]
-    places = _places(file, names, len(ids))
+    places = _places(file, names, len(ids), turned)
     boxes = names.get("shares") or names.get("boxes")
     grid = features.ndim == 4
     read = {"features": names["features"]}
@@ -219,12 +232,11 @@ def _arrays(number: int, path: Path, file: Any, names: dict[str, str]) -> Source
         dtypes={kind: frozenset([str(features.dtype)])},
         boxes=unit,
         scores="scores" in read,
-        grid_size=tuple(features.shape[2:]) if grid else None,
         remarks=tuple(remarks),
     )
 
 
-def _places(file: Any, names: Mapping[str, str], images: int) -> list[Any]:
+def _places(file: Any, names: Mapping[str, str], images: int, turned: bool) -> list[Any]:
     """Where each image's rows are: a slice of rows, or (row, how many of its regions count)."""
     features = file[names["features"]]
     counts = file[names["counts"]][()].ravel().astype(np.int64) if "counts" in names else None
@@ -237,7 +249,9 @@ def _places(file: Any, names: Mapping[str, str], images: int) -> list[Any]:
     elif features.ndim in (3, 4):
         if len(features) != images or (counts is not None and len(counts) != images):
             raise DataError(f"{len(features)} rows of {names['features']} and {images} ids")
-        most = features.shape[1]
+        most = features.shape[2 if turned else 1]
+        if features.ndim == 3 and counts is not None and len(counts) and counts.max() > most:
+            raise DataError(f"{names['counts']} is up to {counts.max()}, and an image has {most} regions")
         return [(row, most if counts is None or features.ndim == 4 else int(counts[row])) for row in range(images)]
     else:
         raise DataError(f"{names['features']} of shape {features.shape} without pos_boxes or num_boxes")

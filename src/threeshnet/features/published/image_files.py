@@ -12,6 +12,7 @@ from torch import nn
 
 from threeshnet.annotations.photo_files import files_below
 from threeshnet.errors import ConfigError, DataError, Problems, one_of
+from threeshnet.features.published.axes import check_axis
 from threeshnet.features.published.layout import FLOATS, Entry, PublishedLayout, Request, RowReader, Source, repeated
 from threeshnet.features.published.npy import NpyRows
 from threeshnet.features.published.precomputed import ARRAYS, SPLITS
@@ -52,21 +53,28 @@ class ImageFilesLayout(PublishedLayout):
 
 
 class NpyFiles(RowReader):
-    """Reads one image's file whole."""
+    """Reads one image's file whole; turned where regions are columns."""
+
+    def __init__(self, *, turned: bool = False) -> None:
+        self.turned = turned
 
     def read(self, key: Path) -> dict[str, np.ndarray]:
         regions = NpyRows(key).whole()
         if not regions.ndim:
             raise DataError(f"{key}: shape (); expected [N, Dr]")
-        return {"regions": regions}
+        return {"regions": np.ascontiguousarray(regions.T) if self.turned else regions}
 
 
 class RegionFilesLayout(ImageFilesLayout):
-    """`<id>.npy` files of two axes [N, Dr], as 3SHNet takes COCO's."""
+    """`<id>.npy` files of two axes [N, Dr], as 3SHNet takes COCO's; [Dr, N] with regions="columns"."""
 
     name = "region_files"
     holds = "<id>.npy an image, its regions as [N, Dr]"
     suffixes = (".npy",)
+
+    def __init__(self, *, regions: str | None = None) -> None:
+        check_axis(regions)
+        self.regions = regions
 
     def fault(self, file: Path) -> str:
         shape = NpyRows(file).shape
@@ -79,14 +87,17 @@ class RegionFilesLayout(ImageFilesLayout):
             problems.add(f"{first.file}: type {kind}; expected one of {', '.join(FLOATS)}")
         some = (NpyRows(file).shape for file in files[:: max(1, len(files) // SAMPLE)])
         shapes = [shape for shape in some if len(shape) == 2]  # others are named when they are read
-        if len({shape[0] for shape in shapes}) == 1 < len({shape[-1] for shape in shapes}):
-            problems.add(f"{raw}: shapes {shapes[0]}, {shapes[-1]}, … have regions as columns; save them as [N, Dr]")
+        several_widths = len({shape[0] for shape in shapes}) == 1 < len({shape[-1] for shape in shapes})
+        if self.regions is None and several_widths:
+            problems.add(
+                f"{raw}: shapes {shapes[0]}, {shapes[-1]}, … have regions as columns; if so, say regions=columns"
+            )
         return Source(
             layout=self.name,
             raw=raw,
             entries=tuple(Entry(file.stem, file, file) for file in files),
             fields=("region",),
-            reader=NpyFiles(),
+            reader=NpyFiles(turned=self.regions == "columns"),
             files=tuple(files),
             dtypes={"region": frozenset([kind])},
         )

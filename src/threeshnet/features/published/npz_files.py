@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from threeshnet.annotations.photo_files import files_below
 from threeshnet.errors import DataError, Problems, some
-from threeshnet.features.published.image_files import ImageFilesLayout
+from threeshnet.features.published.axes import check_axis, in_columns
+from threeshnet.features.published.image_files import SAMPLE, ImageFilesLayout
 from threeshnet.features.published.layout import Entry, Request, RowReader, Source
 
 FEATURES = ("x", "features", "feat", "image_features")
@@ -45,13 +47,17 @@ class NpzRows(RowReader):
 class NpzLayout(ImageFilesLayout):
     """A folder of `<id>.npz`, as bottom-up-attention.pytorch and its relatives write them.
 
-    Older ones hold `x` as [Dr, regions] (OpenVQA reads it so): counts, boxes and scores tell. `info` is a pickle there
-    and is not opened.
+    Older ones hold `x` as [Dr, regions] (OpenVQA reads it so): counts, boxes and scores tell, or `regions` does.
+    `info` is a pickle there and is not opened.
     """
 
     name = "npz_files"
     suffixes = (".npz",)
     holds = f"<id>.npz with {' or '.join(FEATURES)}, and {' or '.join(BOXES)} where there are boxes"
+
+    def __init__(self, *, regions: str | None = None) -> None:
+        check_axis(regions)
+        self.regions = regions
 
     def image_files(self, raw: Path) -> list[Path]:
         return files_below(raw, self.suffixes)
@@ -60,6 +66,18 @@ class NpzLayout(ImageFilesLayout):
         names = _members(file)
         return "" if _known(names, FEATURES) else f"{file.name} holds {some(names, 9)}, none of {some(FEATURES, 9)}"
 
+    def _turned(self, files: Sequence[Path], names: Mapping[str, str], problems: Problems) -> bool:
+        """Whether regions are columns: by the first file, or where that leaves it open by the next that tells."""
+        first = _in_columns(files[0], names, self.regions)
+        if isinstance(first, bool):
+            return first
+        for file in files[1 :: max(1, len(files) // SAMPLE)]:
+            with suppress(DataError):  # a damaged file is reported when it is read
+                if isinstance(answer := _in_columns(file, names, self.regions), bool):
+                    return answer
+        problems.add(first)
+        return False
+
     def open(self, raw: Path, request: Request, problems: Problems) -> Source:
         files = self.unique_files(raw, problems)
         held = _members(files[0])
@@ -67,10 +85,7 @@ class NpzLayout(ImageFilesLayout):
         names = {ours: theirs for ours, known in kinds.items() if (theirs := _known(held, known))}
         first = _loaded(files[0], list(names.values()))
         regions = first[names["regions"]]
-        facts = {len(first[names[name]]) for name in ("boxes", "scores") if name in names}
-        if "count" in names:
-            facts.add(_number(first[names["count"]], f"{files[0].name}: {names['count']}"))
-        turned = regions.ndim == 2 and bool(facts) and facts == {regions.shape[1]} != {len(regions)}
+        turned = self._turned(files, names, problems) if regions.ndim == 2 else False
         left_out: list[str] = []
         entries, sized = [], all(name in held for name in SIZE)
         for file in files:
@@ -93,7 +108,7 @@ class NpzLayout(ImageFilesLayout):
             raw=raw,
             entries=tuple(entries),
             fields=("region",),
-            reader=NpzRows(names, bool(turned)),
+            reader=NpzRows(names, turned),
             files=tuple(files),
             dtypes={"region": frozenset([str(regions.dtype)])},
             boxes="none" if "boxes" not in names else "shares" if inside else "pixels",
@@ -101,6 +116,19 @@ class NpzLayout(ImageFilesLayout):
             remarks=tuple(remarks),
             left_out=tuple(left_out),
         )
+
+
+def _in_columns(file: Path, names: Mapping[str, str], named: str | None) -> bool | str:
+    """Whether a file holds a region a column; why that is open, where it is."""
+    held = _loaded(file, list(names.values()))
+    exact = [len(held[names[name]]) for name in ("boxes", "scores") if name in names and held[names[name]].ndim]
+    count = _number(held[names["count"]], f"{file.name}: {names['count']}") if "count" in names else None
+    if held[names["regions"]].ndim != 2:
+        return f"{file}: {names['regions']} of shape {held[names['regions']].shape}; expected two axes"
+    try:
+        return in_columns(held[names["regions"]].shape, exact=exact, count=count, named=named)
+    except DataError as error:
+        return f"{file}: {names['regions']} of {error}"
 
 
 def _known(held: Sequence[str], known: Sequence[str]) -> str:

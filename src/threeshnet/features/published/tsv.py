@@ -26,7 +26,8 @@ LXMERT = (
 )
 COLUMNS = {len(columns): columns for columns in (BOTTOM_UP, LXMERT)}
 SAME = {"img_id": "image_id", "img_h": "image_h", "img_w": "image_w", "objects_conf": "scores"}
-NUMBER = np.dtype("<f4")  # of the arrays inside
+NUMBER, DOUBLE = np.dtype("<f4"), np.dtype("<f8")  # of the arrays inside; some writers forgot to convert them
+LOW_BITS = 0x1FFFFFFF  # of a float64 that was a float32: zero
 SHOWN_BYTES = (b"b'", b'b"')
 FIRST_BYTES = 1 << 21  # enough for one line
 
@@ -38,6 +39,7 @@ class Place(NamedTuple):
     line: int
     regions: int
     columns: dict[str, tuple[int, int]]
+    types: dict[str, np.dtype]  # of the columns that are not float32
 
 
 class TsvLine(NamedTuple):
@@ -59,11 +61,12 @@ class TsvRows(RowReader):
         with self.files[key.file].open("rb") as stream:
             for name, (start, length) in key.columns.items():
                 stream.seek(start)
+                kind = key.types.get(name, NUMBER)
                 try:
                     decoded = bytearray(base64.b64decode(stream.read(length), validate=True))
-                    arrays[name] = np.frombuffer(decoded, NUMBER).astype(np.float32, copy=False)
+                    arrays[name] = np.frombuffer(decoded, kind).astype(np.float32, copy=False)
                 except (binascii.Error, ValueError) as error:
-                    raise DataError(f"{name}: not whole base64 of float32 ({error})") from error
+                    raise DataError(f"{name}: not whole base64 of {kind} ({error})") from error
         shapes = {"features": (key.regions, -1), "boxes": (key.regions, 4), "scores": (key.regions,)}
         try:
             shaped = {name: values.reshape(shapes[name]) for name, values in arrays.items()}
@@ -121,12 +124,16 @@ class TsvLayout(PublishedLayout):
             fields=("region",),
             reader=TsvRows(files),
             files=files,
-            dtypes={"region": frozenset(["float32"])},
+            dtypes={"region": frozenset([str(_type_of(entry).newbyteorder("=")) for entry in entries.values()])},
             boxes="pixels",
             scores=all("scores" in entry.key.columns for entry in entries.values()),
             remarks=tuple(remarks) if twice else (),
             left_out=tuple(faults),
         )
+
+
+def _type_of(entry: Entry) -> np.dtype:
+    return entry.key.types.get("features", NUMBER)
 
 
 def _known() -> str:
@@ -136,7 +143,7 @@ def _known() -> str:
 def _lines(number: int, file: Path, faults: list[str]) -> Iterator[TsvLine]:
     """The lines of a file, of which nothing is decoded yet; what is wrong with one is added to `faults`."""
     names: tuple[str, ...] = ()
-    position = 0
+    position, kind = 0, None
     with file.open("rb") as stream:
         for line, text in enumerate(stream, start=1):
             start, position = position, position + len(text)
@@ -150,31 +157,67 @@ def _lines(number: int, file: Path, faults: list[str]) -> Iterator[TsvLine]:
                 faults.append(f"{file} line {line}: {len(cells)} columns; expected {len(columns) or _known()}{torn}")
                 continue
             try:
-                yield _entry(Place(number, line, 0, {}), file, start, dict(zip(columns, cells, strict=True)))
+                held = dict(zip(columns, cells, strict=True))
+                kind = kind or _kind(_unshown(held["features"]))
+                yield _entry(Place(number, line, 0, {}, {}), file, start, held, kind)
             except ValueError as error:
                 faults.append(f"{file} line {line}: {error}")
 
 
-def _entry(place: Place, file: Path, start: int, cells: dict[str, bytes]) -> TsvLine:
+def _unshown(cell: bytes) -> bytes:
+    """A cell without what str(bytes) of Python 3 puts around it: b'…'."""
+    return cell[2:-1] if cell[:2] in SHOWN_BYTES and cell[1:2] == cell[-1:] else cell
+
+
+def _kind(features: bytes) -> np.dtype:
+    """The type of the numbers in base64, by what they are as each: float64 seen as float32 has numbers beyond sense.
+
+    A float64 that was a float32 has zeros at its end, which no float32 in its place has.
+    """
+    try:
+        content = base64.b64decode(features, validate=True)
+        words = np.frombuffer(content, "<u4").reshape(-1, 2)
+    except (binascii.Error, ValueError):
+        return NUMBER
+    singles, doubles = np.frombuffer(content, NUMBER), np.frombuffer(content, DOUBLE)
+    converted = bool(doubles.any()) and not (words[:, 0] & LOW_BITS).any()
+    return DOUBLE if _sensible(doubles) and (converted or not _sensible(singles)) else NUMBER
+
+
+def _sensible(values: np.ndarray) -> bool:
+    """Whether numbers are finite, and none is so large or small that no network gives it."""
+    sizes = np.abs(values[values != 0].astype(np.float64))
+    return bool(np.isfinite(sizes).all() and (sizes < 1e30).all() and (sizes > 1e-30).all())
+
+
+def _entry(place: Place, file: Path, start: int, cells: dict[str, bytes], kind: np.dtype) -> TsvLine:
     spans = {}
     for name, cell in cells.items():
         if name in ("boxes", "features", "objects_conf"):
-            shown = cell[:2] in SHOWN_BYTES and cell[1:2] == cell[-1:]  # str(bytes) of Python 3: b'…'
-            spans[SAME.get(name, name)] = (start + 2, len(cell) - 3) if shown else (start, len(cell))
-            cells[name] = cell[2:-1] if shown else cell
+            cells[name] = _unshown(cell)
+            spans[SAME.get(name, name)] = (start + (2 if len(cells[name]) < len(cell) else 0), len(cells[name]))
         start += len(cell) + 1
     plain = {SAME.get(name, name): cell for name, cell in cells.items() if len(cell) < 100}
     regions, width, height = (_whole(plain, name) for name in ("num_boxes", "image_w", "image_h"))
     features = cells["features"]
-    numbers = (len(features) * 3 // 4 - features[-2:].count(b"=")) / NUMBER.itemsize
+    numbers = _bytes_in(features) / kind.itemsize
+    types = {"features": kind} if kind != NUMBER else {}
+    for name, wide in (("boxes", 4), ("objects_conf", 1)):
+        if name in cells and regions > 0 and _bytes_in(cells[name]) == regions * wide * DOUBLE.itemsize:
+            types[SAME.get(name, name)] = DOUBLE
     halves_equal = features[: len(features) // 2] == features[len(features) // 2 :]
     if regions < 1 or numbers % regions:
         why = "they stand there twice" if halves_equal else "is the line truncated?"
         raise ValueError(f"features of {numbers:g} numbers for num_boxes={regions}; {why}")
-    key = place._replace(regions=regions, columns=spans)
+    key = place._replace(regions=regions, columns=spans, types=types)
     name = without_repr(plain["image_id"].decode().strip())
     entry = Entry(name, key, file, size=(width, height), regions=regions)
     return TsvLine(entry, int(numbers // regions), halves_equal)
+
+
+def _bytes_in(cell: bytes) -> int:
+    """How many bytes a text in base64 stands for."""
+    return len(cell) * 3 // 4 - cell[-2:].count(b"=")
 
 
 def _whole(plain: dict[str, bytes], name: str) -> int:

@@ -1,0 +1,147 @@
+"""What hostile files of a user's `conf/`, of runs and of studies once brought down (tests/fuzz)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from threeshnet.cli.own_files import own_conf_faults
+from threeshnet.cli.validation import part_faults
+from threeshnet.encoders.text.bert import from_architecture
+from threeshnet.errors import ConfigError, DataError
+from threeshnet.nn.mlp import MLP
+from threeshnet.reports.pages import Rows, rendered
+from threeshnet.reports.results import read_results
+from threeshnet.studies.study import load_study
+
+FILES: dict[str, tuple[bytes, str]] = {
+    "UTF-16": ("name: x".encode("utf-16"), "can't decode byte"),
+    "a tag of Python": (b"a: !!python/object/apply:os.mkdir [executed]", "could not determine a constructor"),
+    "tabs": (b"a:\n\tb: 1", "cannot start any token"),
+    "a key twice": (b"a: 1\na: 2\n", "found duplicate key a"),
+    "a list": (b"[1, 2]", "holds a list, no names with values"),
+    "an alias of itself": (b"a: &a [*a]", ""),
+    "levels": (b"a: " + b"{a: " * 90 + b"1" + b"}" * 90, "more than 50 levels"),
+    "names that are no texts": (b"1: 2\n", "names that are no texts: [1]"),
+    "defaults": (b"defaults: 5", "`defaults` is no list of names"),
+    "an interpolation": (b"a: ${", "no viable alternative at input"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_file_that_hydra_cannot_read_is_named(
+    command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content, said = FILES[case]
+    file = tmp_path / "conf" / "data" / "strange.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    faults = own_conf_faults()
+    assert faults is not None
+    assert "conf/data/strange.yaml: " in faults
+    assert said in faults
+    ended = command("data", "data=strange", "raw=x", "progress=false")
+    assert ended.code == 1
+    assert "Traceback" not in ended.err
+    assert ended.err.strip()
+    assert not (tmp_path / "executed").exists()
+    file.write_text("name: x\ndefaults: [folder, _self_]\n")
+    assert own_conf_faults() is None
+
+
+BUILDERS = {
+    "os.mkdir": "the standard library has no parts",
+    "builtins.eval": "the standard library has no parts",
+    "subprocess.Popen": "the standard library has no parts",
+    "torch.save": "is a function of another package, where a part is a class",
+    "hydra.utils.instantiate": "is a function of another package",
+    "threeshnet.files.write_text": "is no part; they are defined in threeshnet.{annotations,",
+    "threeshnet.training.building.instantiate": "is no part",
+    "threeshnet.nowhere.X": "does not exist",
+}
+
+
+@pytest.mark.parametrize("target", BUILDERS)
+def test_a_part_is_a_class_and_no_function_is_called(target: str) -> None:
+    (fault,) = part_faults({"objective": {"_target_": target, "x": 1}})
+    assert fault[0] == "objective._target_"
+    assert BUILDERS[target] in fault[1]
+
+
+def test_parts_of_others_are_taken() -> None:
+    known: dict[str, Any] = {"_target_": "torch.optim.AdamW", "_partial_": True, "weight_decay": 0.1}
+    later = {"_target_": "transformers.get_constant_schedule", "_partial_": True}
+    assert list(part_faults({"optimizer": known, "schedule": later})) == []
+
+
+def test_an_interpolation_that_is_none_is_explained(command) -> None:
+    """Hydra's error had no text, and the command ended without a word."""
+    ended = command("data", "data=folder", "raw=x", "extractor='${..}'")
+    assert ended.code == 1
+    assert "extractor='${..}'" in ended.err
+
+
+def test_a_null_group_in_a_sweep(command, tmp_path: Path) -> None:
+    ended = command("sweep", "study=seeds", "experiment=region_demo", "objective=null", f"out={tmp_path}")
+    assert (ended.code, "objective=None does not exist; there are: infonce" in ended.err) == (1, True), ended.err
+
+
+def test_a_study_that_is_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "conf" / "studies").mkdir(parents=True)
+    (tmp_path / "conf" / "studies" / "strange.yaml").write_text("[1]")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"conf/studies/strange.yaml holds a list"):
+        load_study("strange")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b'a,b\n"1,2\n3,4,5,6\n'])
+def test_rows_that_are_no_table(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "results.csv").write_bytes(content)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_results(load_study("seeds"), tmp_path)
+
+
+@pytest.mark.parametrize("cell", ["nan", "${oc.env:HOME}", "1,5", ""])
+def test_a_recall_that_is_no_number(command, root: Path, cell: str, tmp_path: Path) -> None:
+    shutil.copy(root / "experiments" / "activation" / "results.csv", tmp_path)
+    lines = (tmp_path / "results.csv").read_text().split("\n")
+    cells = dict(zip(lines[0].split(","), lines[1].split(","), strict=False))
+    cells["i2t_r5"] = json.dumps(cell) if "," in cell else cell
+    (tmp_path / "results.csv").write_text("\n".join([lines[0], ",".join(cells.values()), ""]))
+    ended = command("report", "study=activation", f"into={tmp_path}")
+    assert (ended.code, " i2t_r" in ended.err, "Traceback" in ended.err) == (1, True, False), ended.err
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__ }}",
+        "{{ table.__globals__ }}",
+        "{{ lipsum.__globals__['os'].mkdir('executed') }}",
+        "{{ 9 ** 9 ** 9 }}",
+        "{% for a in range(10 ** 12) %}x{% endfor %}",
+        "{% for a in range(1000000000000) %}x{% endfor %}",
+        "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}",
+    ],
+)
+def test_a_template_reaches_its_vocabulary_alone(template: str, tmp_path: Path) -> None:
+    file = tmp_path / "README.md.j2"
+    file.write_text(template)
+    with pytest.raises(DataError, match=r"README\.md\.j2:"):
+        rendered(file, Rows(tmp_path))
+
+
+def test_a_checkpoint_that_asks_for_a_billion_layers() -> None:
+    """Their outline alone, without numbers, took longer than anybody waits."""
+    with pytest.raises(ConfigError, match="num_hidden_layers=1000000000: 1000 is the most"):
+        from_architecture(num_hidden_layers=10**9)
+
+
+def test_a_block_without_a_width() -> None:
+    with pytest.raises(ConfigError, match="dim=2 is the least"):
+        MLP(width=4, hidden=0, out=1)
