@@ -59,7 +59,7 @@ def configs(command: str) -> Callable[[Arena, Path, Generator], Attempt]:
         words = [changed(key, generator) for key in chosen]
         kept = [word for word in good if word.split("=")[0].lstrip("+") not in chosen]
         names = tuple(part for key in chosen for part in (key, key.rsplit(".", 1)[-1]))
-        names += tuple(key.removesuffix("._target_") for key in chosen)
+        names += tuple(".".join(key.removesuffix("._target_").split(".")[-2:]) for key in chosen)
         names += tuple(value for word in words if telling(value := word.partition("=")[2].strip("'\"")))
         if command not in GOOD:
             names += ("= is missing",)  # settings that have to be given are refused first

@@ -73,6 +73,32 @@ def test_a_part_is_a_class_and_no_function_is_called(target: str) -> None:
     assert BUILDERS[target] in fault[1]
 
 
+def test_a_flag_that_is_none() -> None:
+    ((_, said),) = part_faults({"schedule": {"_target_": "torch.optim.lr_scheduler.StepLR", "_partial_": "a b"}})
+    assert said == "schedule._partial_='a b': expected true or false"
+
+
+def test_an_augmentation_without_a_builder(command, small: list[str], synthetic_shards: Path, tmp_path: Path) -> None:
+    words = [*small, f"shards={synthetic_shards}", f"out={tmp_path}", "augment.alter_words='${oc.create:{a:1}}'"]
+    ended = command("train", "experiment=region_coco", *words)
+    assert ended.code == 1
+    assert "augment.alter_words={'a': 1}: expected a part, with a `_target_`" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("~trainer.sync_batchnorm", "trainer.sync_batchnorm is missing"),
+        ("trainer.devices=2026", "trainer.devices=2026: "),  # `${now:%Y}` once; as many processes began
+    ],
+)
+def test_options_of_the_trainer(
+    command, small: list[str], synthetic_shards: Path, tmp_path: Path, word: str, said: str
+) -> None:
+    ended = command("train", "experiment=region_coco", *small, f"shards={synthetic_shards}", f"out={tmp_path}", word)
+    assert (ended.code, said in ended.err) == (1, True), ended.err
+
+
 def test_parts_of_others_are_taken() -> None:
     known: dict[str, Any] = {"_target_": "torch.optim.AdamW", "_partial_": True, "weight_decay": 0.1}
     later = {"_target_": "transformers.get_constant_schedule", "_partial_": True}

@@ -187,6 +187,7 @@ def test_what_a_resume_may_change(attempt, whole: Path, tmp_path: Path) -> None:
     ("change", "words", "message"),
     [
         (lambda content: content.pop("pytorch-lightning_version"), [], "no `pytorch-lightning_version`"),
+        (lambda content: content.update({"pytorch-lightning_version": "null"}), [], "'null' is no version"),
         (lambda content: content.update(loops=5, epoch="2"), [], "loops=5: expected an object"),
         (lambda content: content["threeshnet"].pop("run"), ["dim=16"], "dim=16, but the run began with 32"),
     ],

@@ -21,6 +21,9 @@ from threeshnet.settings import SIZES, Settings
 OURS = "threeshnet."
 PARTS = ("annotations", "demo", "features", "batches", "fusion", "pooling", "encoders", "nn", "objectives", "training")
 OF_HYDRA = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
+TRAINER_KEYS = ("accelerator", "devices", "strategy", "precision", "max_epochs", "max_steps", "accumulate_grad_batches")
+TRAINER_KEYS += ("sync_batchnorm", "compile")  # that the suite reads itself
+FLAGS = ("_partial_", "_recursive_")
 WHOLE_NUMBERS = range(-(2**63), 2**63)
 MISSING, UNKNOWN = "is missing", "is not a setting"
 
@@ -38,6 +41,8 @@ def validated(verb: str, tree: dict[str, Any]) -> tuple[Settings | None, dict[st
         settings = model_of(verb).model_validate(tree)
     except ValidationError as error:
         faults = type_faults(error)
+    if verb == "train" and isinstance(trainer := tree.get("trainer"), Mapping):
+        faults |= {f"trainer.{key}": f"trainer.{key} {MISSING}" for key in TRAINER_KEYS if key not in trainer}
     by_depth = sorted(part_faults(tree), key=lambda fault: fault[0].count("."))
     said = {_last_name(text) for text in faults.values()}
     for key, text in by_depth:
@@ -131,6 +136,10 @@ def part_faults(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
 def _signature_faults(part: Mapping[str, Any], key: str) -> Iterator[tuple[str, str]]:
     """Other packages' classes know best which names they take; the types that they declare hold here too."""
     ours = part["_target_"].startswith(OURS)
+    for flag in FLAGS:
+        if not isinstance(part.get(flag, False), bool):
+            yield f"{key}.{flag}", f"{key}.{flag}={part[flag]!r}: expected {KINDS['bool']}"
+            return
     try:
         module, _, name = part["_target_"].rpartition(".")
         if module.partition(".")[0] in sys.stdlib_module_names:

@@ -66,6 +66,11 @@ def fields_read(settings: TrainSettings) -> list[str]:
 def build_datamodule(settings: TrainSettings, folder: Path, model: RetrievalModel) -> RetrievalDataModule:
     check_selection(settings)
     augment = instantiate(plain(settings.augment), _convert_="all")
+    for name in ("drop_tokens", "alter_words"):
+        if augment[name] is not None and not callable(augment[name]):
+            raise ConfigError(
+                f"augment.{name}={augment[name]!r}: expected a part, with a `_target_` as in conf/augment"
+            )
     if augment["alter_words"] is not None:
         augment["alter_words"] = augment["alter_words"](tokenizer=model.tokenizer)
     return RetrievalDataModule(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from hydra.utils import get_object
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.encoders.official import unreadable, weight_fault
 from threeshnet.encoders.removed import without_removed
-from threeshnet.errors import CheckpointError, Problems
+from threeshnet.errors import CheckpointError, Problems, shortened
 from threeshnet.files import sha256
 from threeshnet.forms import json_faults
 from threeshnet.metrics.answerability import Calibration
@@ -91,8 +92,14 @@ class Content(Form):
     state_dict: dict[str, Any]
 
 
+def _version(text: str) -> str:
+    if not re.fullmatch(r"\d+(\.\d+)*[\w.+-]*", text):
+        raise ValueError(f"{shortened(text, 40)!r} is no version")
+    return text
+
+
 class RunState(Form):
-    lightning: str = Field(alias="pytorch-lightning_version")
+    lightning: Annotated[str, AfterValidator(_version)] = Field(alias="pytorch-lightning_version")
     epoch: int
     global_step: int
     loops: dict[Any, Any]

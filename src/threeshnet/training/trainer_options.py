@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from threeshnet.errors import ConfigError, Problems, one_of
+from threeshnet.threads import cores
 
 OURS = ("sync_batchnorm", "compile")  # the module's, not Lightning's
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
 SHORT = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
+PROCESSES_A_CORE = 16  # more is a slip of the pen, and takes the memory of the machine
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
 IN_HALVES = "weights kept in halves forget steps of the size of the learning rate"
 SHARDED = "weights and AdamW's state are 2 GB with bert-base and fit every GPU, so nothing is gained by sharding them"
@@ -33,6 +35,9 @@ def lightning_options(trainer: Mapping[str, Any]) -> dict[str, Any]:
         strategy = "ddp" if str(strategy.get("_target_")).endswith(".DDPStrategy") else strategy.get("_target_")
     if strategy not in STRATEGIES:
         problems.add(f"{one_of('trainer.strategy', str(strategy), STRATEGIES)} ({SHARDED})")
+    devices = str(settings["devices"])
+    if devices.isdigit() and _on_cpu(settings["accelerator"]) and int(devices) > (most := PROCESSES_A_CORE * cores()):
+        problems.add(f"trainer.devices={devices}: {most} processes are the most on this machine's {cores()} CPU cores")
     if settings["accumulate_grad_batches"] < 1:
         problems.add(f"trainer.accumulate_grad_batches={settings['accumulate_grad_batches']} must be at least 1")
     problems.raise_as(ConfigError, "docs/guides/many_gpus.md says what each of them does.")
