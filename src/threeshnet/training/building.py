@@ -11,6 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
 from pytorch_lightning.loggers import Logger
@@ -18,7 +19,6 @@ from pytorch_lightning.loggers import Logger
 from threeshnet.batches.datamodule import Augmentation, BatchOptions, RetrievalDataModule, Splits
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.errors import ConfigError, Problems
-from threeshnet.overrides import literal
 from threeshnet.runs.checkpoint_files import WholeFiles
 from threeshnet.runs.run import Run
 from threeshnet.settings import TrainSettings, plain
@@ -116,14 +116,24 @@ def build_module(
     )
 
 
+def _built(part: Mapping[str, Any], **options: Any) -> Any:
+    """A part with options that Hydra does not look into: a folder may have `${` in its name."""
+    build = instantiate(part, _partial_=True)
+    try:
+        return build(**options)
+    except Exception as error:
+        name = f"{build.func.__module__}.{build.func.__qualname__}"
+        raise InstantiationException(f"Error in call to target '{name}':\n{error!r}") from error
+
+
 def build_trainer(
     settings: TrainSettings, run: Run, signals: Signals, more_loggers: Iterable[Logger] = ()
 ) -> pl.Trainer:
-    folder = literal(run.folder)
-    loggers = [*(instantiate(logger, save_dir=folder) for logger in settings.logger.values()), *more_loggers]
+    folder = str(run.folder)
+    loggers = [*(_built(logger, save_dir=folder) for logger in settings.logger.values()), *more_loggers]
     options, files = lightning_options(settings.trainer), WholeFiles()
     items = callbacks(settings, run) + keepers(settings, run, files, signals)
-    trainer = instantiate(options, logger=loggers, callbacks=items, plugins=[files], default_root_dir=folder)
+    trainer = _built(options, logger=loggers, callbacks=items, plugins=[files], default_root_dir=folder)
     # Lightning starts the other processes with these variables; by itself it knows no quota.
     if trainer.num_devices > 1 and (number := set_threads(os.environ, cores() // trainer.num_devices)):
         torch.set_num_threads(number)
