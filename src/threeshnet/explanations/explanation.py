@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from threeshnet.explanations.contributions import ENOUGH, NAMED, DeletionTest
+from threeshnet.explanations.contributions import ENOUGH, NAMED, NEARLY_ALL, DeletionTest
 from threeshnet.explanations.places import Place
 from threeshnet.records import VOID
 
@@ -79,11 +79,13 @@ class Explanation:
         """What the deletion test found, in one sentence."""
         if self.test is None:
             return f"Not an explanation: a photo with {len(self.contributions)} places leaves no choice to test."
-        costs = f"leaving out the {NAMED} places named first costs {self.test.named:.4f}"
-        random = f"{NAMED} random ones change {self.test.change:.4f} on average"
+        costs = (
+            f"leaving out the {NAMED} places named first costs {self.test.named:.4f}; {NAMED} random ones cost "
+            f"{self.test.random:.4f} on average, and less in {self.test.beaten:.0%} of the draws"
+        )
         if self.shown_as == EXPLANATION:
-            return f"Tested: {costs}; {random}."
-        return f"Not an explanation: {costs}; {random}, and {ENOUGH:g} times as much was expected."
+            return f"Tested: {costs}."
+        return f"Not an explanation: {costs}. Expected: {ENOUGH:g} times as much, and {NEARLY_ALL:.0%} of the draws."
 
     def heat(self, size: tuple[int, int]) -> np.ndarray:
         """Effects over a photo of `size` (width, height): [height, width] float32, from 0 to 1.
