@@ -1,4 +1,4 @@
-"""Are the explanations true: python experiments/explanations/run.py <run folders> --shards data/shards/demo --split dev
+"""Are the explanations true: python -m experiments.explanations.run <runs> --shards data/shards/demo --split dev
 
 Every run becomes rows of results.csv, one a way to rank the places of a photo (`WAYS`). Two tests:
 
@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,13 +21,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from experiments.explanations.things import DemoScenes, Objects, lies_on
 from PIL import Image
 from torch import Tensor
 
 import threeshnet
 from threeshnet.batches.collate import collate_images
-from threeshnet.demo.classes import CLASSES, COLUMNS, ROWS
-from threeshnet.demo.words import NOUNS
 from threeshnet.encoders.hybrid import joined
 from threeshnet.explanations.contributions import (
     NAMED,
@@ -43,7 +40,7 @@ from threeshnet.explanations.contributions import (
     weighted_values,
 )
 from threeshnet.explanations.explanation import pixels
-from threeshnet.explanations.places import PHOTO, Place, TokensOfPhoto, tokens_of
+from threeshnet.explanations.places import TokensOfPhoto, tokens_of
 from threeshnet.files import write_rows
 from threeshnet.installation import current_commit
 from threeshnet.nn.masking import unit
@@ -53,8 +50,6 @@ from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training.checkpoint import checkpoint_hash, read_checkpoint
 
 FILE = Path(__file__).resolve().with_name("results.csv")
-COVERED = 0.1  # of a place, by the object that it lies on
-ACROSS, DOWN = (76, 148), (78, 142)  # pixels between the columns and rows of the demo's places (demo/render.py)
 WAYS = ("deletion", "share", "share from mean", "gradient x input", "VSeM weight", "random")
 PIXELS, BLANKED = "pixels.csv", 8  # random sets of a photo
 COLUMNS_OF_PIXELS = (
@@ -62,7 +57,7 @@ COLUMNS_OF_PIXELS = (
     *("area_named", "area_random", "checkpoint", "commit"),
 )
 COLUMNS_OF_ROWS = (
-    *("data", "experiment", "seed", "split", "way", "photos", "captions", "cost_named", "cost_random"),
+    *("data", "experiment", "seed", "rsum", "split", "way", "photos", "captions", "cost_named", "cost_random"),
     *("change_random", "ratio", "beaten", "passed", "what_captions", "on_named", "chance_named", "on_different"),
     *("chance_different", "on_named_passed", "on_named_failed", "checkpoint", "commit"),
 )
@@ -106,53 +101,6 @@ def weights(tokens: TokensOfPhoto) -> Tensor:
         if branch.semantic is not None:
             found[branch.own_places] = branch.semantic.float()
     return found
-
-
-# ---- the objects of the demo
-
-
-class Objects(NamedTuple):
-    """Masks [224, 224] of what a *what* caption asks for."""
-
-    named: np.ndarray  # every thing that the sentence names
-    different: np.ndarray  # the one that the twin lacks
-
-
-class DemoScenes:
-    """The scenes of a rendered world, by the id of the photo."""
-
-    def __init__(self, raw: Path) -> None:
-        self.raw = raw
-        images = json.loads((raw / "dataset_demo.json").read_text(encoding="utf-8"))["images"]
-        self.images: Mapping[str, Any] = {Path(image["filename"]).stem: image for image in images}
-
-    def objects(self, photo: str, caption: str) -> Objects:
-        image = self.images[photo]
-        things, twins = image["scene"]["things"], self.images[image["twin"]]["scene"]["things"]
-        named = [thing for thing in things if self._says(caption, thing["name"])]
-        return Objects(self._mask(photo, named), self._mask(photo, [t for t in things if t not in twins]))
-
-    @staticmethod
-    def _says(caption: str, name: str) -> bool:
-        return bool(set(re.findall(r"\w+", caption)) & set(NOUNS.get(name, (name,))))
-
-    def _mask(self, photo: str, things: list[Mapping[str, Any]]) -> np.ndarray:
-        """The pixels of things: of their class, at their place."""
-        classes = np.asarray(Image.open(self.raw / "segmentation" / f"{photo}.png"))
-        y, x = np.indices(classes.shape)
-        column, row = np.digitize(x, ACROSS), np.digitize(y, DOWN)
-        mask = np.zeros(classes.shape, bool)
-        for thing in things:
-            here = (column == COLUMNS.index(thing["column"])) & (row == ROWS.index(thing["row"]))
-            mask |= here & (classes == CLASSES.index(thing["name"]))
-        return mask
-
-
-def lies_on(place: Place, mask: np.ndarray) -> bool:
-    """Whether a tenth of a place is the object; never of the whole photo."""
-    if place.box is None or place.kind == PHOTO:
-        return False
-    return bool(mask[pixels(place.box, (mask.shape[1], mask.shape[0]))].mean() >= COVERED)
 
 
 # ---- rows
@@ -235,9 +183,9 @@ def row(known: Mapping[str, Any], way: str, outcomes: list[Outcome]) -> dict[str
 # ---- the same test on the pixels
 
 
-def pixel_row(run: Path, split: ShardedSplit, photos: int, known: Mapping[str, Any]) -> dict[str, Any]:
+def pixel_row(checkpoint: Path, split: ShardedSplit, photos: int, known: Mapping[str, Any]) -> dict[str, Any]:
     """What blanking the places named first costs, beside random ones, and how much of the photo is blank."""
-    retriever = threeshnet.Retriever.load(run, device="cpu")
+    retriever = threeshnet.Retriever.load(checkpoint, device="cpu")
     costs_of, areas_of = [], []
     for number in np.unique(np.linspace(0, split.images - 1, num=photos, dtype=int)).tolist():
         file = split.image_path(number)
@@ -290,9 +238,11 @@ def main() -> None:
         facts = read_checkpoint(checkpoint)["threeshnet"]["run"]
         known = {"data": split.manifest.dataset, "experiment": facts["experiment"], "seed": facts["seed"]}
         known |= {"split": asked.split, "checkpoint": checkpoint_hash(checkpoint), "commit": current_commit()}
-        keep(asked.out, COLUMNS_OF_ROWS, rows_of(checkpoint, split, asked.photos, known))
+        rows, rsum = rows_of(checkpoint, split, asked.photos, known), Run(folder).find_metrics().get("rsum")
+        rsum = "" if rsum is None else f"{rsum:.1f}"  # of the held-out split, once the run has ended
+        keep(asked.out, COLUMNS_OF_ROWS, [row | {"rsum": rsum} for row in rows])
         if asked.pixels:
-            keep(asked.out.with_name(PIXELS), COLUMNS_OF_PIXELS, [pixel_row(folder, split, asked.pixels, known)])
+            keep(asked.out.with_name(PIXELS), COLUMNS_OF_PIXELS, [pixel_row(checkpoint, split, asked.pixels, known)])
     print(asked.out.read_text(encoding="utf-8"))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from experiments.explanations import run
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -41,7 +42,6 @@ from threeshnet.pooling.maximum import MaximumPooling
 from threeshnet.pooling.mean import MeanPooling
 from threeshnet.records import MAP_SIDE, VOID, ImageBatch, TokenSet
 
-from ..scripts import loaded
 from .test_encoders import DIM, WORDS, bert, image_batch, image_encoder
 
 ROOT = Path(__file__).parents[2]
@@ -315,14 +315,13 @@ def test_the_rows_bear_out_what_is_called_an_explanation() -> None:
 def test_the_experiment_writes_a_row_for_each_way(
     demo_run: Path, demo_shards: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    script = loaded(ROOT / "experiments" / "explanations" / "run.py")
     out = tmp_path / "rows.csv"
     words = [str(demo_run), "--shards", str(demo_shards), "--split", "test", "--photos", "4", "--out", str(out)]
     words += ["--pixels", "2"]
     monkeypatch.setattr("sys.argv", ["run.py", *words])
-    script.main()
+    run.main()
     rows = list(csv.DictReader(out.open()))
-    assert [row["way"] for row in rows] == list(script.WAYS)
+    assert [row["way"] for row in rows] == list(run.WAYS)
     assert all(float(row["cost_named"]) < 1 and row["photos"] == "4" for row in rows)
     (blanked,) = csv.DictReader((tmp_path / "pixels.csv").open(encoding="utf-8"))
     assert 0 < float(blanked["area_named"]) < 1
