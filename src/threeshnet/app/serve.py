@@ -71,6 +71,7 @@ def run_server(index: Index, settings: ServerSettings, examples: Sequence[str], 
     config = uvicorn.Config(
         app,
         log_config=None,
+        log_level="warning",
         access_log=False,
         server_header=False,
         proxy_headers=False,
