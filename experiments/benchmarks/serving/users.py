@@ -3,8 +3,8 @@
     python -m experiments.benchmarks.serving.users --url http://127.0.0.1:8000 --out experiments/benchmarks/serving
 
 The server runs in a process of its own (`make demo`). A user thinks for one to three seconds between two searches, and
-has six connections, as a browser. Users start within five seconds. Writes rows.csv (a row a kind of request) and
-run.json.
+has six connections, as a browser. Users start within five seconds. Appends to rows.csv (a row a kind of request) and
+writes why_<share>.json.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ import numpy as np
 from experiments.benchmarks.common import add_row
 
 PAGE = ("/", "/page/style.css", "/page/page.js", "/page/icon.svg", "/api/model")
-COLUMNS = ("request", "requests", "errors", "p50_ms", "p95_ms", "max_ms")
+COLUMNS = ("why", "request", "requests", "errors", "p50_ms", "p95_ms", "max_ms")
 CONNECTIONS, START_SECONDS, THOUGHT = 6, 5.0, (1.0, 3.0)
-WHY = 0.2  # share of the searches after which a photo is opened and explained
 MEMORY = "process_resident_memory_bytes"
 
 
@@ -60,8 +59,9 @@ class Taken:
 class User:
     """One browser."""
 
-    def __init__(self, address: str, taken: Taken, sentences: list[str], seed: int) -> None:
-        self.address, self.taken, self.sentences, self.random = address, taken, sentences, random.Random(seed)
+    def __init__(self, address: str, taken: Taken, sentences: list[str], why: float, seed: int) -> None:
+        self.address, self.taken, self.sentences, self.why = address, taken, sentences, why
+        self.random = random.Random(seed)
         self.own, self.images = threading.local(), ThreadPoolExecutor(CONNECTIONS)
 
     def get(self, kind: str, path: str) -> bytes:
@@ -92,7 +92,7 @@ class User:
             )
             ids = [quote(result["id"], safe="") for result in found["results"]]
             list(self.images.map(lambda name: self.get("thumbnail", f"/api/thumbnail/{name}"), ids))
-            if ids and self.random.random() < WHY:
+            if ids and self.random.random() < self.why:
                 self.get("photo", f"/api/photo/{ids[0]}")
                 self.get("explain", f"/api/explain?{urlencode({'id': found['results'][0]['id'], 'q': sentence})}")
             time.sleep(self.random.uniform(*THOUGHT))
@@ -113,13 +113,14 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--captions", type=Path, required=True, help="a file of sentences to search for, one a line")
+    parser.add_argument("--why", type=float, default=0.05, help="share of the searches that are explained")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
     address, taken = urlsplit(asked.url).netloc, Taken()
     sentences = asked.captions.read_text(encoding="utf-8").splitlines()
     resident, started = [memory(address)], time.perf_counter()
-    users = [User(address, taken, sentences, asked.seed * 1000 + number) for number in range(asked.users)]
+    users = [User(address, taken, sentences, asked.why, asked.seed * 1000 + number) for number in range(asked.users)]
     threads = [threading.Thread(target=user.live, args=(started + asked.seconds,)) for user in users]
     for thread in threads:
         thread.start()
@@ -128,12 +129,11 @@ def main() -> None:
         resident.append(memory(address))
     facts = {"users": asked.users, "seconds": round(time.perf_counter() - started, 1), "seed": asked.seed}
     asked.out.mkdir(parents=True, exist_ok=True)
-    (asked.out / "rows.csv").unlink(missing_ok=True)
     for row in taken.rows():
-        add_row(asked.out / "rows.csv", COLUMNS, row)
+        add_row(asked.out / "rows.csv", COLUMNS, {"why": asked.why} | row)
     first_errors = {kind: errors[:3] for kind, errors in taken.errors.items() if errors}
-    content = facts | {"resident_mb_every_5_s": resident, "first_errors": first_errors}
-    (asked.out / "run.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    content = facts | {"why": asked.why} | {"resident_mb_every_5_s": resident, "first_errors": first_errors}
+    (asked.out / f"why_{asked.why}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from threeshnet.index.query import Query
 log = logging.getLogger(__name__)
 
 HEAT = (320, 320)  # pixels of an explanation's map; the page stretches it over the photo
+SLOWNESS = 6  # so many fewer of the slow calls may wait: all of them would end at the limit of time
 CACHED = {"cache-control": "private, max-age=600"}
 
 
@@ -46,18 +47,22 @@ class Limits(NamedTuple):
 
 
 class Api:
-    """One index, its model in a thread of its own, and the pictures that were shown."""
+    """One index, its model in threads of its own, and the pictures that were shown."""
 
     def __init__(self, index: Index, examples: Sequence[str], masks: Path | None, limits: Limits) -> None:
         self.index, self.examples, self.masks = index, examples, masks
-        self.model = ModelQueue(index.search, longest=limits.queue)
+        # A sentence takes milliseconds, a photo that is encoded or explained up to a second: it waits elsewhere.
+        self.sentences = ModelQueue(index.search, longest=limits.queue)
+        self.slow = ModelQueue(index.search, longest=max(1, limits.queue // SLOWNESS))
         self.threads, self.pictures = PictureThreads(), PictureCache()
-        self.counters = Counters(photos=len(index), waiting=lambda: len(self.model.waiting))
+        self.counters = Counters(
+            photos=len(index), waiting=lambda: len(self.sentences.waiting) + len(self.slow.waiting)
+        )
         self.about_page: About | None = None
 
     async def start(self) -> None:
         """Load the model before the first search."""
-        self.about_page = await self.model.call(about, self.index, self.examples, self.masks)
+        self.about_page = await self.sentences.call(about, self.index, self.examples, self.masks)
 
     async def health(self) -> Health:
         """Whether the server answers, and for how many photos."""
@@ -91,7 +96,7 @@ class Api:
     async def explain(self, parameters: Annotated[ExplainParameters, Parameters()]) -> Any:
         """Which parts of a photo make it similar to a sentence."""
         self._file(parameters.id)
-        return await self.model.call(self._explained, parameters.id, parameters.q)
+        return await self.slow.call(self._explained, parameters.id, parameters.q)
 
     async def thumbnail(self, id: str) -> Response:
         """A small JPEG of an indexed photo."""
@@ -103,7 +108,7 @@ class Api:
 
     async def _answer(self, parameters: SearchParameters, image: Any) -> Any:
         if parameters.filter and not (parameters.q.strip() or image or parameters.like or parameters.without):
-            return await self.model.call(self._browse, parameters)
+            return await self.sentences.call(self._browse, parameters)
         query = Query(
             text=parameters.q.strip() or None,
             image=image,
@@ -112,7 +117,8 @@ class Api:
             without=tuple(parameters.without),
             filters=tuple(parameters.filter),
         )
-        answer = await self.model.ask(query, parameters.top)
+        queue = self.sentences if image is None else self.slow
+        answer = await queue.ask(query, parameters.top)
         return SearchAnswer.model_validate(answer.to_json() | {"query": query.text or ""})
 
     def _browse(self, parameters: SearchParameters) -> SearchAnswer:

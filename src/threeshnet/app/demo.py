@@ -19,7 +19,7 @@ from threeshnet.shards.reader import ShardedSplit
 
 DATA = "demo"
 TRAIN = "make train EXP=hybrid_demo"
-ABSENT = "a crowd of people in a stadium"  # an example that no photo of the demo shows
+ABSENT = "a blue cow on a table near a yacht"  # an example that no photo of the demo shows: tables are indoors
 EXAMPLES = 4  # beside it
 
 
@@ -32,7 +32,7 @@ def demo(settings: DemoSettings) -> None:
     split = ShardedSplit(provide_shards(training["shards"], data), data.test_split or "test")
     retriever = Retriever.load(run.folder)
     update_index(ShardImages(retriever, split), retriever, run.folder / "index")
-    index = Index.open(run.folder / "index")
+    index = Index.open(run.folder / "index", checkpoint=str(run.folder))
     run_server(
         index, settings, settings.examples or examples(split), split.manifest.photos(split.folder) / "segmentation"
     )
@@ -49,4 +49,4 @@ def newest_run(folder: Path) -> Run:
 def examples(split: ShardedSplit) -> Sequence[str]:
     """The shortest captions of different photos, and a sentence that no photo shows."""
     by_photo = dict(zip(split.owners.tolist(), split.caption_texts, strict=True))
-    return [*sorted(by_photo.values(), key=len)[:EXAMPLES], ABSENT]
+    return [*(text.replace(" ,", ",") for text in sorted(by_photo.values(), key=len)[:EXAMPLES]), ABSENT]

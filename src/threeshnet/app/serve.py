@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 EXTRA = ("fastapi", "uvicorn", "prometheus_client")
 BACKLOG = 256
 CONNECTIONS = 1000  # at once; more are answered with status 503
+KEEP_ALIVE = 75  # seconds that an idle connection stays open: a browser uses it for the next search
 LAST_SECONDS = 5  # that requests have when the server ends
 
 
@@ -78,6 +79,7 @@ def run_server(index: Index, settings: ServerSettings, examples: Sequence[str], 
         http="h11",
         ws="none",
         limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=LAST_SECONDS,
     )
     address = f"[{settings.host}]" if ":" in settings.host else settings.host

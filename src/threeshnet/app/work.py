@@ -25,7 +25,7 @@ class Job(NamedTuple):
 
 
 class ModelQueue:
-    """Calls of the model, in one thread: it is no faster in several, and its hooks are not made for them.
+    """Calls of the model in one thread; it is no faster in several.
 
     Searches for the same number of photos that wait one behind the other are answered in one call. More than `longest`
     waiting jobs are refused with status 503.

@@ -68,11 +68,10 @@ async function search() {
   if (state.q && (photo || state.like)) asked.set("text_weight", byId("weight").value);
   const body = photo && { method: "POST", body: photo, headers: { "content-type": photo.type || "application/octet-stream" } };
   byId("results").setAttribute("aria-busy", "true");
-  const started = performance.now();
   try {
     const answer = await ask(`api/search?${asked}`, { ...body, signal });
     results = answer.results;
-    tell(answer, performance.now() - started);
+    tell(answer);
     drawResults(answer);
   } catch (error) {
     if (error.name === "AbortError") return;
@@ -88,14 +87,14 @@ function say(text, kind = "") {
   byId("status").replaceChildren(...[text].flat());
 }
 
-function tell(answer, milliseconds) {
+function tell(answer) {
   const what = state.q ? `“${state.q}”` : photo || state.like ? "that photo" : "these filters";
   const name = element("strong", { textContent: what });
   if (!results.length) return say(["No photo passes for ", name, ". Take a filter away."], "none");
   if (answer.matches === false)
     return say(["Nothing matches ", name, ". The nearest photos are shown dimmed."], "none");
   const sure = answer.answerable === null ? "" : ` · a match is ${percent(answer.answerable)} likely`;
-  say([`${results.length} of ${model?.photos ?? "?"} photos for `, name, `${sure} · ${Math.round(milliseconds)} ms`]);
+  say([`${results.length} of ${model?.photos ?? "?"} photos for `, name, `${sure}`]);
 }
 
 // ---- results
@@ -122,7 +121,7 @@ function card(result, place) {
   const name = result.file || result.id;
   const image = element("img", { src: photoUrl("thumbnail", result.id), alt: "", loading: place < 12 ? "eager" : "lazy", decoding: "async" });
   image.onerror = () => image.replaceWith(element("p", { className: "name", textContent: "This photo is gone." }));
-  const bar = result.probability === null ? null : element("meter", { value: result.probability, max: 1 });
+  const bar = result.probability === null ? null : element("meter", { max: results[0].probability || 1, value: result.probability });
   bar?.setAttribute("aria-hidden", "true");
   const node = element("button", { className: "card", title: name }, image, element("span", { className: "meta" },
     element("span", { className: "name", textContent: name.split("/").pop() }),
@@ -300,7 +299,7 @@ function drawModel() {
   const parts = [element("p", { textContent: `This page searches ${model.photos} photos with ${model.name}, a 3SHNet model: `
     + "a dual encoder that turns photos and sentences into vectors of one space. A segmentation of each photo guides it." }),
     element("p", { textContent: model.calibrated
-      ? "A percentage is the calibrated probability that a photo is what you asked for. When no photo is likely enough, the page says that nothing matches."
+      ? "A percentage is the calibrated probability that a photo is what you asked for. Photos share it: a sentence that fits many gives each a little. When a match is not likely enough, the page says that nothing matches."
       : "This model has no calibration, so the page shows similarities instead of probabilities, and never says that nothing matches." })];
   if (facts.train_images) parts.push(element("p", { textContent:
     `It was trained on ${facts.train_images} photos of ${facts.data}, and knows what they show and how their captions, in English, say it.` }));
