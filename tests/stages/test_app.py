@@ -196,13 +196,14 @@ def test_a_full_queue_is_said_and_what_waits_goes_together(photo_index: Path) ->
 def test_a_request_that_takes_too_long_is_ended(photo_index: Path) -> None:
     index = Slow.open(photo_index)
     index.go_on = threading.Event()
-    with serving(index, limits=Limits(seconds=0.3)) as port:
+    with serving(index, limits=Limits(seconds=1)) as port:
         reply = ask(port, "/api/search", q="a ball")
-        assert (reply.status, reply.json) == (504, {"error": "no answer within 0.3 s"})
+        assert (reply.status, reply.json) == (504, {"error": "no answer within 1 s"})
         assert ask(port, "/api/health").status == 200
         index.go_on.set()
-        time.sleep(0.1)
-        assert ask(port, "/api/search", q="a ball").status == 200
+        deadline = time.monotonic() + 30  # on a busy machine the next one may take too long as well
+        while ask(port, "/api/search", q="a ball").status != 200:
+            assert time.monotonic() < deadline
 
 
 def test_an_error_of_the_server_says_nothing_of_it(photo_index: Path, monkeypatch: pytest.MonkeyPatch) -> None:

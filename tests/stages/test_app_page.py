@@ -124,9 +124,20 @@ def test_an_example_is_a_search(opened: Any, index: Index) -> None:
 
 
 def test_without_a_calibration_similarities_are_shown(opened: Any) -> None:
-    page = opened("?q=a+red+ball")
+    page = opened()
+
+    def uncalibrated(answer: dict[str, Any]) -> None:
+        answer.update(answerable=None, matches=None)
+        answer["results"] = [dict(each, probability=None) for each in answer["results"]]
+
+    faked(page, "/api/search", uncalibrated)
+    faked(page, "/api/model", lambda answer: answer.update(calibrated=False))
+    page.reload()
+    search(page, "a red ball")
     assert re.fullmatch(r"-?\d\.\d{3}", page.inner_text(".card .value >> nth=0"))
     assert "likely" not in status(page)
+    page.click("text=The model")
+    assert "no calibration" in page.inner_text("#model-page")
 
 
 def test_probabilities_are_shown(opened: Any) -> None:
@@ -289,7 +300,7 @@ def test_the_model_has_a_page(opened: Any, index: Index) -> None:
     text = page.inner_text("#model-page")
     assert "rsum" in text
     assert index.classes[0][0] in text
-    assert "no calibration" in text
+    assert "calibrated probability" in text
     assert "/api/search?q=" in text
     assert not page.is_visible("#q")
 
