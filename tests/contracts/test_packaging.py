@@ -18,12 +18,14 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 IMPORTED_AS = {"PIL": "pillow", "hydra": "hydra-core", "yaml": "pyyaml"}  # where the two names differ
+IMPORTED_AS |= {"faiss": "faiss-cpu"}
 IMPORTED_AS |= {"lightning_fabric": "pytorch-lightning"}  # one wheel holds both
 EXTRA_OF = {"src/threeshnet/reports/wandb_dashboard.py": "dashboards"}  # files imported only when asked for
 EXTRA_OF |= {"src/threeshnet/annotations/photo_files.py": "heif"}
 EXTRA_OF |= {"src/threeshnet/studies/search.py": "search", "src/threeshnet/studies/cluster.py": "cluster"}
 EXTRA_OF |= dict.fromkeys((f"src/threeshnet/export/onnx_{part}.py" for part in ("text", "towers")), "onnx")
 EXTRA_OF |= {"src/threeshnet/export/adapters.py": "mteb"}
+EXTRA_OF |= {"src/threeshnet/index/approximate.py": "faiss"}
 EXTRA_OF |= {str(file.relative_to(ROOT)): "serve" for file in (ROOT / "src/threeshnet/app").glob("*.py")}
 PIN_FILES = ("constraints.txt", "requirements-weights.txt")
 

@@ -16,6 +16,7 @@ from threeshnet import Retriever
 from threeshnet.cli.door import compose_training
 from threeshnet.errors import CheckpointError
 from threeshnet.export.onnx_text import OnnxText
+from threeshnet.metrics.answerability import Calibration
 from threeshnet.pretrained import _digest
 from threeshnet.training.checkpoint import checkpoint_hash, model_card
 
@@ -93,10 +94,12 @@ def test_saved_again_it_is_the_same(exported: Path, tmp_path: Path) -> None:
 
 
 def test_calibration_goes_along(run: Path, tmp_path: Path) -> None:
-    retriever = Retriever.load(run)
-    retriever.card["calibration"] = {"slope": 2.5, "bins": [1, 2]}
+    retriever, generator = Retriever.load(run), np.random.default_rng(0)
+    images, owners = generator.normal(size=(40, 32)), np.arange(40)
+    fitted = Calibration.fit(images, images + generator.normal(size=(40, 32)), owners)
+    retriever.card["calibration"] = fitted.model_dump()
     again = Retriever.load(retriever.save_pretrained(tmp_path / "with"))
-    assert again.card["calibration"] == retriever.card["calibration"]
+    assert again.calibration == fitted
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "vocab.txt", "config.json"])

@@ -206,7 +206,7 @@ def test_a_bank_that_is_too_small_for_csls_is_refused_before_anything_is_encoded
     keys = {"shards": str(demo_shards), "split": "test", "protocol": "full", "bank": "train", "out": "x"}
     for more in ({"extended": True}, {"correction": "csls"}):
         settings = SimpleNamespace(
-            **{"perturb": None, "views": [], "correction": None, "extended": False} | keys | more
+            **{"perturb": None, "views": [], "correction": None, "extended": False, "calibrate": False} | keys | more
         )
         with pytest.raises(ConfigError, match=r"bank='train' has .* images: csls takes the 10000 nearest of a bank"):
             request.check_request(settings, 1)
