@@ -48,8 +48,8 @@ COMMANDS = sorted(verbs())  # a new one is fuzzed unasked
 OWN_PARTS = {"train": 240, "data": 120, "import": 60}
 OWN_STUDIES = {"sweep": 80, "collect": 60, "report": 60}
 KINDS = [
-    *(Kind(command, "settings", configs(command), 160) for command in COMMANDS if command != "train"),
-    Kind("train", "settings", configs("train"), 400, sample=2),
+    *(Kind(command, "settings", configs(command), 100) for command in COMMANDS if command != "train"),
+    Kind("train", "settings", configs("train"), 360, sample=2),
     Kind("data", "captions", raw_inputs.captions, 180, sample=2),
     Kind("data", "karpathy", raw_inputs.karpathy, 140),
     Kind("data", "coco", raw_inputs.coco, 140),

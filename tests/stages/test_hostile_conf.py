@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from threeshnet.annotations.coco_segmentation import INSTANCES, numbered
 from threeshnet.cli.own_files import own_conf_faults
 from threeshnet.cli.validation import part_faults
 from threeshnet.encoders.text.bert import from_architecture
@@ -16,6 +17,7 @@ from threeshnet.errors import ConfigError, DataError
 from threeshnet.nn.mlp import MLP
 from threeshnet.reports.pages import Rows, rendered
 from threeshnet.reports.results import read_results
+from threeshnet.runs.run import Run
 from threeshnet.studies.study import load_study
 
 FILES: dict[str, tuple[bytes, str]] = {
@@ -115,6 +117,20 @@ def test_an_interpolation_that_is_none_is_explained(command) -> None:
 def test_a_null_group_in_a_sweep(command, tmp_path: Path) -> None:
     ended = command("sweep", "study=seeds", "experiment=region_demo", "objective=null", f"out={tmp_path}")
     assert (ended.code, "objective=None does not exist; there are: infonce" in ended.err) == (1, True), ended.err
+
+
+@pytest.mark.parametrize("content", ["[1]", "a: ${", "5", "a: &a [*a]"])
+def test_settings_of_a_run_that_are_none(content: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(DataError, match=r"config\.yaml "):
+        _ = Run(tmp_path).settings
+
+
+@pytest.mark.parametrize("width", [0, -4, 10**19])
+def test_a_photo_of_no_size_in_cocos_file(width: int) -> None:
+    image = {"id": 1, "width": width, "height": 4}
+    with pytest.raises(DataError, match=rf"x\.json: 1 problem\n.*images\[0\]\.width={width}"):
+        numbered(Path("x.json"), {"images": [image], "annotations": [], "categories": []}, INSTANCES)
 
 
 def test_a_study_that_is_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

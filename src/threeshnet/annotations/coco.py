@@ -98,9 +98,7 @@ class CocoReader:
         sources = [self._maps(raw, source) for source in self.splits.values()]
         classes = sources[0].classes
         if any(maps.classes != classes for maps in sources):
-            raise DataError(
-                f"{raw}: the {self.segmentation} files of {', '.join(self.splits.values())} name other classes"
-            )
+            raise DataError(f"{raw}: {' and '.join(maps.file.name for maps in sources)} name other classes")
         files: dict[str, Path] = {}
         for split, maps in zip(self.splits, sources, strict=True):
             # the end of train may be dev

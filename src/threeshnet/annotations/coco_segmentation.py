@@ -8,11 +8,11 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 from rich.console import Console
 from rich.progress import track
 from typing_extensions import TypedDict
@@ -25,6 +25,7 @@ from threeshnet.records import VOID, Photo
 
 log = logging.getLogger(__name__)
 DRAWING = 2  # raised when the same source gives another map, so that maps drawn before are not taken for these
+LONGEST_SIDE = 1 << 20
 TELLING = 20  # maps that are drawn to see how all of them lie
 CACHE = "data.reader.cache"  # the setting of the folder
 AGAIN = "Take the file from cocodataset.org again."
@@ -52,10 +53,13 @@ class PanopticFile(TypedDict):
     categories: list[Category]
 
 
+Side = Annotated[int, Field(gt=0, lt=LONGEST_SIDE)]  # in pixels
+
+
 class SizedImage(TypedDict):
     id: int
-    width: int
-    height: int
+    width: Side
+    height: Side
 
 
 class Outline(TypedDict):

@@ -69,12 +69,15 @@ class Run:
         """The resolved settings of the training, None where there are none.  Raises DataError for a damaged file."""
         import yaml
         from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
 
         file = self.folder / SETTINGS
         try:
             content: Any = OmegaConf.to_container(OmegaConf.load(file)) if file.is_file() else None
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
             raise DataError(f"{file} cannot be read: {error}") from error
+        if not isinstance(content, dict | None):
+            raise DataError(f"{file} holds a {type(content).__name__}, no names with values")
         return content
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
