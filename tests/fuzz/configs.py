@@ -62,7 +62,7 @@ def configs(command: str) -> Callable[[Arena, Path, Generator], Attempt]:
         names += tuple(".".join(key.removesuffix("._target_").split(".")[-2:]) for key in chosen)
         names += tuple(value for word in words if telling(value := word.partition("=")[2].strip("'\"")))
         if command not in GOOD:
-            names += ("= is missing",)  # settings that have to be given are refused first
+            names += ("= is missing", "runs")  # what has to be given or there is refused first; demo looks for a run
         return Attempt([*kept, *words], " ".join(words)[:300], names, own_conf=True)
 
     return made
