@@ -61,6 +61,8 @@ def configs(command: str) -> Callable[[Arena, Path, Generator], Attempt]:
         names = tuple(part for key in chosen for part in (key, key.rsplit(".", 1)[-1]))
         names += tuple(".".join(key.removesuffix("._target_").split(".")[-2:]) for key in chosen)
         names += tuple(value for word in words if telling(value := word.partition("=")[2].strip("'\"")))
+        if command == "search":
+            names += ("last.ckpt",)  # which cannot encode photos
         if command not in GOOD:
             names += ("= is missing", "runs")  # what has to be given or there is refused first; demo looks for a run
         return Attempt([*kept, *words], " ".join(words)[:300], names, own_conf=True)

@@ -42,7 +42,9 @@ def newest_run(folder: Path) -> Run:
     """The demo run below a folder that finished last.  Raises DataError where there is none."""
     runs = [run for run in evaluations([folder]) if run.is_training and run.find_metrics().get("data") == DATA]
     if not runs:
-        raise DataError(f"no finished run of the demo below {folder}; make one first, in about 11 minutes: {TRAIN}")
+        raise DataError(
+            f"no finished run of the demo below runs={folder}; make one first, in about 11 minutes: {TRAIN}"
+        )
     return max(runs, key=lambda run: run.metrics_file.stat().st_mtime)
 
 

@@ -24,7 +24,8 @@ ALWAYS = ("encoded", "unchanged")  # counts that are printed when they are 0
 def index_items(settings: IndexSettings) -> None:
     """Make an index of photos or shards, or bring it up to date; print what was done."""
     if (settings.raw is None) == (settings.shards is None):
-        raise ConfigError("give raw=<folder of photos> or shards=<folder of shards>, one of the two")
+        given = f"raw={settings.raw}, shards={settings.shards}"
+        raise ConfigError(f"give raw=<folder of photos> or shards=<folder of shards>, one of the two: {given}")
     started = time.perf_counter()
     check_writable("out", settings.out)
     retriever = Retriever.load(

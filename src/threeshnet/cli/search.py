@@ -32,6 +32,8 @@ class QueryLine(BaseModel):
 
 def search_index(settings: SearchSettings) -> None:
     """Answer one query, or those of a file, and write the answers."""
+    if settings.out is not None and (not settings.out or Path(settings.out).is_dir()):
+        raise ConfigError(f"out={settings.out!r} is no file of the answer; null is standard output")
     queries = [query_of(settings)] if settings.queries is None else read_queries(settings)
     index = Index.open(settings.index, checkpoint=settings.checkpoint)
     options = {"fold": settings.fold, "corrected": settings.corrected, "exact": settings.exact}
