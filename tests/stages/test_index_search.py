@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,12 @@ from omegaconf import OmegaConf
 from threeshnet.cli.quick import quick_settings, run_quickly
 from threeshnet.cli.validation import without_target
 from threeshnet.cli.words import expanded
-from threeshnet.errors import ConfigError
+from threeshnet.errors import ConfigError, IndexFault
 from threeshnet.index.approximate import Approximate, write_approximate
+from threeshnet.index.cluster import Cluster
 from threeshnet.index.duplicates import DISTANCE, LEAST_BITS, folded
 from threeshnet.index.exact import nearest
-from threeshnet.index.filters import Areas, allowed_rows
+from threeshnet.index.filters import Areas, allowed_rows, conditions_of
 from threeshnet.index.objects import areas
 from threeshnet.index.ranking import PENALTY, Hubs, Ranking, Wanted
 from threeshnet.installation import CONF
@@ -106,6 +108,44 @@ def test_wrong_filters_are_all_named_with_what_is_near() -> None:
     for part in ("8 problems", "did you mean dog?", "places are: left, right", "count:dog>=2", "no day", "no size"):
         assert part in said
     assert allowed_rows([], Photos()) is None
+
+
+FILTERS = [
+    [],
+    ["has:dog"],
+    ["!has:dog"],
+    ["has:wall"],
+    ["count:dog<1"],
+    ["count:dog=2"],
+    ["share:sky>0.3"],
+    ["dog:left"],
+]
+FILTERS += [["wall:bottom"], ["folder:a"], ["after:2024-02-15", "larger:1MB"], ["!dog:top", "before:2024-03"]]
+
+
+@pytest.mark.parametrize("given", FILTERS)
+def test_a_cluster_filters_as_we_do(given: list[str], cluster: Cluster) -> None:
+    queries = np.random.default_rng(4).standard_normal((2, 6)).astype(np.float32)
+    rows, scores = cluster.nearest(queries, 3, conditions_of(given, CLASSES))
+    expected = nearest(cluster.index.rows.embeddings, queries, 3, allowed=allowed_rows(given, Photos()))
+    assert rows.tolist() == expected[0].tolist()
+    np.testing.assert_allclose(scores, expected[1], atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+    """The four photos in Qdrant's local mode."""
+    pytest.importorskip("qdrant_client")
+    index: Any = Photos()
+    index.folder = tmp_path_factory.mktemp("cluster")
+    index.manifest = SimpleNamespace(rows="rows-1", source=SimpleNamespace(model_hash="0" * 64, dim=6))
+    index.rows = SimpleNamespace(embeddings=np.random.default_rng(5).standard_normal((4, 6)).astype(np.float32))
+    made = Cluster(index, str(index.folder / "qdrant"))
+    with pytest.raises(IndexFault, match="does not hold threeshnet-cluster0-000000000000-rows-1; send it"):
+        made.nearest(np.zeros((1, 6), np.float32), 1)
+    made.push()
+    made.push()
+    return made
 
 
 def test_areas_are_those_of_a_flood_fill() -> None:

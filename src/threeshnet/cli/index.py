@@ -11,6 +11,7 @@ from threeshnet.errors import ConfigError, shortened
 from threeshnet.files import check_writable
 from threeshnet.index.beside import CORRECTIONS, Correction, check_correction
 from threeshnet.index.build import Counts, Options, update_index
+from threeshnet.index.index import Index
 from threeshnet.index.sources import ItemSource, PhotoFolder, ShardCaptions, ShardImages
 from threeshnet.retriever import Retriever
 from threeshnet.settings import IndexSettings
@@ -45,6 +46,10 @@ def index_items(settings: IndexSettings) -> None:
         text_tower=settings.text_tower,
     )
     counts = update_index(source_of(settings, retriever), retriever, Path(settings.out), options)
+    if settings.cluster is not None:
+        opened = Index.open(settings.out, cluster=settings.cluster).cluster
+        assert opened is not None
+        opened.push()
     show(counts, settings.out, time.perf_counter() - started, Console())
 
 

@@ -35,7 +35,7 @@ def search_index(settings: SearchSettings) -> None:
     if settings.out is not None and (not settings.out or Path(settings.out).is_dir()):
         raise ConfigError(f"out={settings.out!r} is no file of the answer; null is standard output")
     queries = [query_of(settings)] if settings.queries is None else read_queries(settings)
-    index = Index.open(settings.index, checkpoint=settings.checkpoint)
+    index = Index.open(settings.index, checkpoint=settings.checkpoint, cluster=settings.cluster)
     options = {"fold": settings.fold, "corrected": settings.corrected, "exact": settings.exact}
     answers = index.search(queries, settings.top, **options)
     if settings.format == "html":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -67,109 +67,98 @@ class Filtered(Protocol):
     def read_areas(self) -> Areas: ...
 
 
-def allowed_rows(words: Sequence[str], index: Filtered) -> np.ndarray | None:
-    """Which rows all `words` let through, [n] bool; None without words.  Raises ConfigError, once for all words."""
-    problems, masks = Problems("filters"), []
+class Condition(NamedTuple):
+    """One word, read."""
+
+    kind: str  # has, count, share, place, folder, or one of LIMITS
+    negated: bool = False
+    classes: tuple[int, ...] = ()
+    sign: str = ">"
+    number: float = 0.0
+    text: str = ""  # a place or a folder
+
+
+def conditions_of(words: Sequence[str], class_names: Sequence[str]) -> list[Condition]:
+    """What the words ask for.  Raises ConfigError, once for all words."""
+    problems, found = Problems("filters"), []
     for word in words:
         try:
-            turned = word.startswith("!")
-            mask = _mask(word.removeprefix("!").strip(), index)
-            masks.append(~mask if turned else mask)
+            condition = _condition(word.removeprefix("!").strip(), class_names)
+            found.append(condition._replace(negated=word.startswith("!")))
         except ValueError as error:
             problems.add(f"{word!r}: {error}")
     problems.raise_as(ConfigError, f"There are: {WORDS}.")
+    return found
+
+
+def allowed_rows(words: Sequence[str], index: Filtered) -> np.ndarray | None:
+    """Which rows all `words` let through, [n] bool; None without words.  Raises ConfigError, once for all words."""
+    masks = [_mask(condition, index) ^ condition.negated for condition in conditions_of(words, index.class_names)]
     return np.logical_and.reduce(masks) if masks else None
 
 
-def _mask(word: str, index: Filtered) -> np.ndarray:
+def _mask(condition: Condition, index: Filtered) -> np.ndarray:
+    """[n] bool, before a negation."""
+    if condition.kind in LIMITS:
+        return COMPARISONS[condition.sign](index.column(LIMITS[condition.kind][0]), condition.number)
+    if condition.kind == "folder":
+        files = index.column("file")
+        return np.array([file is not None and f"{file}/".startswith(f"{condition.text}/") for file in files], bool)
+    areas = index.read_areas()
+    inside = np.isin(areas.number, condition.classes)
+    if condition.kind == "place":
+        inside &= PLACES[condition.text](areas)
+    weights = areas.share[inside] if condition.kind == "share" else np.ones(int(inside.sum()))
+    found = np.bincount(areas.row[inside], weights, minlength=len(index))
+    return COMPARISONS[condition.sign](found, condition.number)
+
+
+def _condition(word: str, class_names: Sequence[str]) -> Condition:
+    """ValueError for what is no filter."""
     head, colon, tail = word.partition(":")
     head, tail = head.strip(), tail.strip()
+    kind = head.lower()
     if not colon or not tail:
         raise ValueError("no such filter")
-    if head.lower() in OF_THE_FILE:
-        return OF_THE_FILE[head.lower()](tail, index)
-    if head.lower() in ("has", "count", "share"):
-        return _objects(head.lower(), tail, index)
+    if kind == "folder":
+        return Condition(kind, text=tail.strip("/"))
+    if kind in LIMITS:
+        _, sign, read = LIMITS[kind]
+        return Condition(kind, sign=sign, number=read(tail))
+    if kind == "has":
+        return Condition(kind, classes=classes_of(tail, class_names))
+    if kind in ("count", "share"):
+        compared = COMPARED.fullmatch(tail)
+        if compared is None:
+            raise ValueError(f"expected a comparison, as {kind}:{tail}>{'=2' if kind == 'count' else '0.3'}")
+        name, sign, number, percent = compared.groups()
+        return Condition(kind, False, classes_of(name, class_names), sign, _number(number) / (100 if percent else 1))
     place = SAME_PLACE.get(tail.lower(), tail.lower())
     if place not in PLACES:
         raise ValueError(f"no such filter, and {tail!r} is no place; places are: {', '.join(PLACES)}")
-    areas = index.read_areas()
-    inside = np.isin(areas.number, classes_of(head, index.class_names)) & PLACES[place](areas)
-    mask = np.zeros(len(index), bool)
-    mask[areas.row[inside]] = True
-    return mask
+    return Condition("place", classes=classes_of(head, class_names), text=place)
 
 
-# ---- by the segmentation
-
-
-def _objects(kind: str, text: str, index: Filtered) -> np.ndarray:
-    compared = COMPARED.fullmatch(text)
-    name, sign, number, percent = compared.groups() if compared else (text, ">", "0", "")
-    if kind != "has" and compared is None:
-        raise ValueError(f"expected a comparison, as {kind}:{text}>{'=2' if kind == 'count' else '0.3'}")
-    areas = index.read_areas()
-    inside = np.isin(areas.number, classes_of(name if kind != "has" else text, index.class_names))
-    weights = areas.share[inside] if kind == "share" else np.ones(int(inside.sum()))
-    found = np.bincount(areas.row[inside], weights, minlength=len(index))
-    if kind == "has":
-        return found > 0
-    return COMPARISONS[sign](found, _number(number) / (100 if percent else 1))
-
-
-def classes_of(text: str, names: Sequence[str]) -> list[int]:
+def classes_of(text: str, names: Sequence[str]) -> tuple[int, ...]:
     """Numbers of the classes that a word names: the one of this name, else all with the word in their name.
 
     Raises ValueError with the nearest names.
 
     >>> classes_of("Dog", ["cat", "dog"]), classes_of("wall", ["wall-brick", "wall-stone", "dog"])
-    ([1], [0, 1])
+    ((1,), (0, 1))
     """
     if not names:
         raise ValueError("the index has no segmentation with class names")
     wanted = text.lower()
     lower = [name.lower() for name in names]
-    found = [number for number, name in enumerate(lower) if name == wanted]
-    found = found or [number for number, name in enumerate(lower) if wanted in re.split(r"[^\w]+", name)]
+    found = tuple(number for number, name in enumerate(lower) if name == wanted)
+    found = found or tuple(number for number, name in enumerate(lower) if wanted in re.split(r"[^\w]+", name))
     if found:
         return found
     words = sorted({word for name in lower for word in (name, *re.split(r"[^\w]+", name)) if word})
     near = difflib.get_close_matches(wanted, words, 5, 0.5)
     shown = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names[:20])}"
     raise ValueError(f"there is no class {text!r}; {shown}")
-
-
-# ---- by the file
-
-
-def _folder(text: str, index: Filtered) -> np.ndarray:
-    prefix = text.strip("/") + "/"
-    return np.array([file is not None and (file + "/").startswith(prefix) for file in index.column("file")], bool)
-
-
-def _after(text: str, index: Filtered) -> np.ndarray:
-    return index.column("taken") >= _seconds(text)
-
-
-def _before(text: str, index: Filtered) -> np.ndarray:
-    return index.column("taken") < _seconds(text)
-
-
-def _larger(text: str, index: Filtered) -> np.ndarray:
-    return index.column("bytes") > _bytes(text)
-
-
-def _smaller(text: str, index: Filtered) -> np.ndarray:
-    return index.column("bytes") < _bytes(text)
-
-
-OF_THE_FILE: Mapping[str, Callable[[str, Filtered], np.ndarray]] = {
-    "folder": _folder,
-    "after": _after,
-    "before": _before,
-    "larger": _larger,
-    "smaller": _smaller,
-}
 
 
 def _seconds(text: str) -> float:
@@ -192,3 +181,11 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError as error:
         raise ValueError(f"{text!r} is no number") from error
+
+
+LIMITS: dict[str, tuple[str, str, Callable[[str], float]]] = {  # word -> column, sign, how its value is read
+    "after": ("taken", ">=", _seconds),
+    "before": ("taken", "<", _seconds),
+    "larger": ("bytes", ">", _bytes),
+    "smaller": ("bytes", "<", _bytes),
+}

@@ -15,7 +15,7 @@ from pyarrow.types import is_string
 
 from threeshnet.errors import ConfigError, IndexFault
 from threeshnet.index.exact import SPARSE, nearest
-from threeshnet.index.filters import Areas, allowed_rows
+from threeshnet.index.filters import Areas, allowed_rows, conditions_of
 from threeshnet.index.manifest import BIAS, HUBS, IndexManifest
 from threeshnet.index.query import Answer, Query, Result
 from threeshnet.index.ranking import Hubs, Nearest, Ranked, Ranking, Wanted
@@ -25,6 +25,7 @@ from threeshnet.metrics.answerability import Calibration
 if TYPE_CHECKING:
     from threeshnet.export.onnx_text import OnnxText
     from threeshnet.index.approximate import Approximate
+    from threeshnet.index.cluster import Cluster
     from threeshnet.retriever import Retriever
 
 ATTEMPTS = 3  # to open an index that is being replaced
@@ -38,24 +39,32 @@ class Index:
     def __init__(self, folder: Path, manifest: IndexManifest, rows: Rows, checkpoint: str | None = None) -> None:
         self.folder, self.manifest, self.rows, self.checkpoint = folder, manifest, rows, checkpoint
         self.class_names: Sequence[str] = manifest.source.class_names
+        self.cluster: Cluster | None = None
         self._columns: dict[str, np.ndarray] = {}
         self._read_columns: dict[str, ChunkedArray] = {}
 
     @classmethod
-    def open(cls, folder: str | Path, *, checkpoint: str | None = None) -> Self:
+    def open(cls, folder: str | Path, *, checkpoint: str | None = None, cluster: str | None = None) -> Self:
         """Open an index.  Raises IndexFault where there is none, or where it is damaged.
 
-        `checkpoint` is where the model lies now, if it was moved after the indexing.
+        `checkpoint` is where the model lies now, if it was moved after the indexing. `cluster` is the address of a
+        Qdrant that holds the rows and searches them.
         """
         folder, attempt = Path(folder), 1
         while True:
             manifest = IndexManifest.load(folder)
             try:
-                return cls(folder, manifest, Rows(folder / manifest.rows, manifest.items), checkpoint)
+                opened = cls(folder, manifest, Rows(folder / manifest.rows, manifest.items), checkpoint)
             except IndexFault:  # an indexing has just replaced these rows
                 if attempt == ATTEMPTS or IndexManifest.load(folder).rows == manifest.rows:
                     raise
                 attempt += 1
+                continue
+            if cluster is not None:
+                from threeshnet.index.cluster import Cluster
+
+                opened.cluster = Cluster(opened, cluster)
+            return opened
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -87,13 +96,15 @@ class Index:
             places = [place for place, query in enumerate(queries) if query.filters == words]
             gallery = len(self) if mask is None else int(mask.sum())
             hubs = self._hubs if corrected else None
-            ranking = Ranking(self._nearest(mask, exact), gallery, hashes, hubs, self.calibration)
+            ranking = Ranking(self._nearest(words, mask, exact), gallery, hashes, hubs, self.calibration)
             for place, ranked in zip(places, ranking([wanted[place] for place in places], top), strict=True):
                 found[place] = self._answer(queries[place].name, ranked)
         return [found[place] for place in range(len(queries))]
 
-    def _nearest(self, mask: np.ndarray | None, exact: bool) -> Nearest:
+    def _nearest(self, words: Sequence[str], mask: np.ndarray | None, exact: bool) -> Nearest:
         def search(queries: np.ndarray, top: int, bias: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+            if self.cluster is not None and bias is None:
+                return self.cluster.nearest(queries, top, conditions_of(words, self.class_names))
             many = mask is None or mask.mean() > SPARSE  # few are searched faster one by one
             if bias is None and many and not exact and self._approximate is not None:
                 found = self._approximate.nearest(queries, top, allowed=mask)

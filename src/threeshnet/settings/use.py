@@ -23,6 +23,7 @@ class IndexSettings(Settings):
     bank_split: str
     correction: str | None
     approximate: Literal["hnsw", "ivf", "ivf-flat"] | None
+    cluster: str | None
     text_tower: bool
     device: str | None
     on_error: OnError
@@ -47,6 +48,7 @@ class SearchSettings(Settings):
     fold: bool
     corrected: bool
     exact: bool
+    cluster: str | None
     checkpoint: str | None
 
 
