@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -19,6 +20,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from threeshnet.cli.words import VERBS as SHORT_FORMS
+from threeshnet.cli.words import expanded
 from threeshnet.errors import ConfigError
 from threeshnet.overrides import divided
 from threeshnet.studies.plan import plan
@@ -101,6 +104,13 @@ def module_faults(words: list[str]) -> Iterator[str]:
         return
     if name not in VERBS:
         yield f"no verb {name!r}; there are {sorted(VERBS)}"
+        return
+    rest = list(itertools.takewhile(lambda word: word != "|", rest))
+    try:
+        if name in SHORT_FORMS:
+            rest = expanded(name, rest, yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8")))
+    except ConfigError as error:
+        yield f"{name}: {error}"
         return
     given = [word for word in rest if not word.startswith("-") and word != STAND_IN]
     try:

@@ -24,7 +24,7 @@ from ..common import add_row, in_own_process, peak_gb
 from .vectors import queries_for, write_vectors
 
 HERE = Path(__file__).parent
-COLUMNS = ["way", "items", "width", "threads", "setting", "build_seconds", "megabytes", "queries_a_second"]
+COLUMNS = ["way", "vectors", "width", "threads", "setting", "build_seconds", "megabytes", "queries_a_second"]
 COLUMNS += ["p50_ms", "p95_ms", "cpu_ms", "recall_at_10", "peak_gb", "cores", "commit"]
 TOP = 10
 QUERIES = 500

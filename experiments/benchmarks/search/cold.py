@@ -26,7 +26,7 @@ from threeshnet.retriever import Retriever
 from ..common import module_command, surroundings
 
 HERE = Path(__file__).parent
-COLUMNS = ["items", "width", "way", "wall_seconds", "processor_seconds", "repetitions"]
+COLUMNS = ["vectors", "width", "way", "wall_seconds", "processor_seconds", "repetitions"]
 REPETITIONS = 7
 WAYS = {
     "onnxruntime, plain words": ["--json"],
