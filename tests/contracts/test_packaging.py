@@ -25,7 +25,7 @@ EXTRA_OF |= {"src/threeshnet/annotations/photo_files.py": "heif"}
 EXTRA_OF |= {"src/threeshnet/studies/search.py": "search", "src/threeshnet/studies/cluster.py": "cluster"}
 EXTRA_OF |= dict.fromkeys((f"src/threeshnet/export/onnx_{part}.py" for part in ("text", "towers")), "onnx")
 EXTRA_OF |= {"src/threeshnet/export/adapters.py": "mteb"}
-EXTRA_OF |= {"src/threeshnet/index/approximate.py": "faiss"}
+EXTRA_OF |= {"src/threeshnet/index/approximate.py": "faiss", "src/threeshnet/index/cluster.py": "qdrant"}
 EXTRA_OF |= {str(file.relative_to(ROOT)): "serve" for file in (ROOT / "src/threeshnet/app").glob("*.py")}
 PIN_FILES = ("constraints.txt", "requirements-weights.txt")
 

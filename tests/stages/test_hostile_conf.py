@@ -129,7 +129,7 @@ def test_settings_of_a_run_that_are_none(content: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [0, -4, 10**19])
 def test_a_photo_of_no_size_in_cocos_file(width: int) -> None:
     image = {"id": 1, "width": width, "height": 4}
-    with pytest.raises(DataError, match=rf"x\.json: 1 problem\n.*images\[0\]\.width={width}"):
+    with pytest.raises(DataError, match=rf"x\.json: 1 problem\n.*images\[0\]: width={width}"):
         numbered(Path("x.json"), {"images": [image], "annotations": [], "categories": []}, INSTANCES)
 
 
