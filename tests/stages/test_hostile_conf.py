@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 
 from threeshnet.annotations.coco_segmentation import INSTANCES, numbered
 from threeshnet.cli.own_files import own_conf_faults
 from threeshnet.cli.validation import part_faults
 from threeshnet.encoders.text.bert import from_architecture
-from threeshnet.errors import ConfigError, DataError
+from threeshnet.errors import ConfigError, DataError, Problems
+from threeshnet.features.published.hdf5 import Hdf5Layout
+from threeshnet.features.published.layout import Request
+from threeshnet.features.published.npy import NpyRows
+from threeshnet.features.published.npz_files import NpzRows
 from threeshnet.nn.mlp import MLP
 from threeshnet.reports.pages import Rows, rendered
 from threeshnet.reports.results import read_results
@@ -131,6 +138,40 @@ def test_a_photo_of_no_size_in_cocos_file(width: int) -> None:
     image = {"id": 1, "width": width, "height": 4}
     with pytest.raises(DataError, match=rf"x\.json: 1 problem\n.*images\[0\]: width={width}"):
         numbered(Path("x.json"), {"images": [image], "annotations": [], "categories": []}, INSTANCES)
+
+
+@pytest.mark.parametrize("place", ["superblock", "middle", "end"])
+def test_a_damaged_hdf5_file(place: str, tmp_path: Path) -> None:
+    """h5py raises KeyError, RuntimeError and others by the place of the damage."""
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        file["ids"] = np.array(["a", "b"], object)
+        file["features"] = np.ones((2, 3, 4), np.float32)
+    content = (tmp_path / "all.h5").read_bytes()
+    start = {"superblock": 40, "middle": len(content) // 4, "end": len(content) // 2}[place]
+    for step in range(0, 160, 20):
+        spoiled = bytearray(content)
+        spoiled[start + step : start + step + 20] = bytes(b ^ 0x5A for b in content[start + step : start + step + 20])
+        (tmp_path / "all.h5").write_bytes(spoiled)
+        layout, problems = Hdf5Layout(), Problems("x")
+        if layout.missed(tmp_path):
+            continue
+        source = layout.open(tmp_path, Request(), problems)
+        for entry in () if problems else source.entries:
+            with contextlib.suppress(DataError):
+                source.reader.read(entry.key)
+
+
+def test_boxes_without_an_axis(tmp_path: Path) -> None:
+    np.savez(tmp_path / "1.npz", x=np.ones((2, 4), np.float32), bbox=np.float32(3), num_bbox=2)
+    with pytest.raises(DataError, match=r"bbox of shape \(\); expected a row a region"):
+        NpzRows({"regions": "x", "boxes": "bbox", "count": "num_bbox"}, turned=False).read(tmp_path / "1.npz")
+
+
+def test_a_shape_of_truth_values(tmp_path: Path) -> None:
+    text = "{'descr': '<f4', 'fortran_order': False, 'shape': (True, 4), }".ljust(117) + "\n"
+    (tmp_path / "1.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + bytes(64))
+    with pytest.raises(DataError, match=r"1\.npy: "):
+        NpyRows(tmp_path / "1.npy")
 
 
 def test_a_study_that_is_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from threeshnet.cli.own_files import cause_of, own_conf_faults
 from threeshnet.cli.stopping import Interruption, stopped, stopped_by_signals
-from threeshnet.errors import DataError, Interrupted, Problems, ThreeSHNetError, one_of
+from threeshnet.errors import DataError, Interrupted, Problems, ThreeSHNetError, one_of, shortened
 from threeshnet.files import NO_ROOM, free_bytes
 from threeshnet.installation import CONF, conf_files
 from threeshnet.processes import SHARED_OUT, ends_with
@@ -145,7 +145,7 @@ def _build_message(error: InstantiationException) -> str:
     """Which setting's part could not be built, with the message of its class."""
     if isinstance(error.__cause__, ThreeSHNetError):
         return str(error.__cause__)
-    message = str(error).strip()
+    message = shortened(str(error).strip())
     where = re.search(r"full_key: (\S+)", message)
     what = f"{where.group(1)}: {message.replace(where.group(0), '').strip()}" if where else message
     return f"{what}\n({SHOW_TRACEBACK}=1 shows where in the code)"

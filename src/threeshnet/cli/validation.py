@@ -74,6 +74,8 @@ def _siblings(key: str, tree: dict[str, Any]) -> str:
     *above, name = key.split(".")
     group: Any = tree
     for step in above:
+        if step not in group:  # the name has dots in it
+            return ""
         group = group[step]
     others = ", ".join(other for other in group if other != name)
     where = f"in {'.'.join(above)} " if above else ""

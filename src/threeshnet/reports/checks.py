@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
@@ -26,6 +27,9 @@ def check(results: Results) -> Results:
     for row in results.rows.to_dict("records"):
         if missing := [name for name in OF_A_TABLE if not row.get(name)]:
             problems.add(f"{row.get('job') or 'a row'}: does not say {', '.join(missing)}")
+            continue
+        if not re.fullmatch(r"-?\d{1,18}", row["seed"]):
+            problems.add(f"{row['job']}: seed={shortened(row['seed'], 40)!r} is no whole number")
             continue
         if strange := [name for name in (*NUMBERS, "dev_rsum") if row.get(name) and not _is_number(row[name])]:
             problems.extend(f"{row['job']}: {name}={shortened(row[name], 40)!r} is no number" for name in strange)

@@ -154,7 +154,8 @@ class Setting:
             rows = own.sort_values("seed", key=lambda seeds: seeds.astype(int))
             levels[names] = Level(self, names, rows)
             if rows["seed"].duplicated().any():
-                raise DataError(f"{self.experiment}, {levels[names]}: seeds {levels[names].seeds}, one of them twice")
+                seeds = levels[names].seeds
+                raise DataError(f"{RESULTS}: {self.experiment}, {levels[names]}: seeds {seeds}, one of them twice")
         return levels
 
     def level(self, **levels: str) -> Level:

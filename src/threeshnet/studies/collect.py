@@ -16,7 +16,7 @@ from threeshnet.evaluation.table import named_protocol
 from threeshnet.files import check_writable, write_rows
 from threeshnet.installation import experiments_folder
 from threeshnet.runs.find import jobs
-from threeshnet.runs.run import Run
+from threeshnet.runs.run import JOB, METRICS, Run
 from threeshnet.settings import CollectSettings
 from threeshnet.studies.by_photo import BY_PHOTO, key_of, read_by_photo, rsum_by_photo, write_by_photo
 from threeshnet.studies.columns import HOW, RECALLS, REQUIRED, RESULTS, WHICH, Row, columns, device, lacking, read_rows
@@ -86,7 +86,7 @@ def gather(folders: Iterable[Path], setting: str | None = None) -> tuple[dict[Pa
             state = f"{at.state}, epoch {at.epoch} of {at.epochs}" if at.state else "not started"
             unfinished.append(f"{folder.name}: {state}")
         elif missing := lacking(row := row_of(folder, setting)):
-            refused.append(f"{folder.name}: does not say {', '.join(missing)}")
+            refused.append(f"{folder.name}: does not say {', '.join(missing)} ({folder / JOB}, {METRICS})")
         else:
             rows[folder] = row
     return rows, unfinished, refused

@@ -21,7 +21,7 @@ from threeshnet.annotations.common import without_repr
 from threeshnet.annotations.photo_files import files_below
 from threeshnet.errors import ConfigError, DataError, Problems, one_of, some
 from threeshnet.features.published.axes import check_axis, in_columns
-from threeshnet.features.published.hdf5_rows import Hdf5Rows
+from threeshnet.features.published.hdf5_rows import DAMAGED, Hdf5Rows
 from threeshnet.features.published.image_files import CHANNELS
 from threeshnet.features.published.layout import Entry, PublishedLayout, Request, Source, repeated
 
@@ -68,7 +68,7 @@ class Hdf5Layout(PublishedLayout):
             with h5py.File(files[0], "r", locking=False) as file:
                 keys = [str(key) for key in file]
                 return "" if _names(file) or _of_images(file) else f"{files[0].name} holds {some(keys, 5)}"
-        except OSError as error:
+        except DAMAGED as error:
             return f"{files[0].name}: cannot be read ({error})"
 
     def open(self, raw: Path, request: Request, problems: Problems) -> Source:
@@ -106,8 +106,11 @@ class Hdf5Layout(PublishedLayout):
                 features: Any = file[names["features"]] if names else None
                 if names and features.ndim == 4:
                     read = read._replace(grid_size=_grid_size(features, self.channels))
-        except (OSError, DataError) as error:
+        except DataError as error:
             problems.add(f"{path}: {error}")
+            return Source("hdf5", path, (), (), Hdf5Rows((path,), {}), (path,), {})
+        except DAMAGED as error:
+            problems.add(f"{path}: cannot be read ({error})")
             return Source("hdf5", path, (), (), Hdf5Rows((path,), {}), (path,), {})
         remark = (f"{path.name} holds a region a column; it was turned",) if turned else ()
         own: Any = read.reader

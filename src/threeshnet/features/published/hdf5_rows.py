@@ -9,9 +9,12 @@ from typing import Any
 import h5py
 import numpy as np
 
+from threeshnet.errors import DataError
 from threeshnet.features.published.layout import RowReader
 
 Key = tuple[int, Any]  # number of the file; what finds the image in it
+# What h5py raises for damaged files, by the place of the damage.
+DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError)
 
 
 class Hdf5Rows(RowReader):
@@ -27,7 +30,12 @@ class Hdf5Rows(RowReader):
         self._open: dict[int, h5py.File] = {}
 
     def read(self, key: Key) -> dict[str, np.ndarray]:
-        number, location = key
+        try:
+            return self._read(*key)
+        except DAMAGED as error:
+            raise DataError(f"cannot be read ({error})") from error
+
+    def _read(self, number: int, location: Any) -> dict[str, np.ndarray]:
         if number not in self._open:
             self._open[number] = h5py.File(self.files[number], "r", locking=False)
         file: Any = self._open[number]

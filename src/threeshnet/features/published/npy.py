@@ -40,7 +40,7 @@ class NpyRows:
             raise DataError(f"{file}: numbers of type {self.dtype}; expected floats, integers or truth values")
         if fortran and len(self.shape) > 1:
             raise DataError(f"{file}: in column order (Fortran); save it again in row order: {RESAVE}")
-        if any(length < 0 for length in self.shape):
+        if any(isinstance(length, bool) or length < 0 for length in self.shape):
             raise DataError(f"{file}: a shape of {self.shape}; copy or download it again")
         self.row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
         whole = self.start + (self.shape[0] if self.shape else 1) * self.row_bytes

@@ -33,6 +33,8 @@ class NpzRows(RowReader):
         read = {ours: arrays[theirs] for ours, theirs in self.names.items()}
         if self.turned:
             read["regions"] = np.ascontiguousarray(read["regions"].T)
+        if flat := [name for name, values in read.items() if name != "count" and not values.ndim]:
+            raise DataError(f"{', '.join(self.names[name] for name in flat)} of shape (); expected a row a region")
         if "count" in read:
             count = _number(read.pop("count"), self.names["count"])
             if count > len(read["regions"]):
