@@ -8,7 +8,9 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from threeshnet.overrides import divided
 
 from .arena import GOOD, ROOT, Arena
 from .attempts import Attempt
@@ -95,8 +97,11 @@ def changed(key: str, generator: Generator) -> str:
 def config_of(command: str, words: list[str]) -> DictConfig:
     """What a command would work with."""
     GlobalHydra.instance().clear()
+    own = [word for word in words if not word.startswith("-")]
+    if command == "sweep":  # the others are of `train`
+        own = divided(own, [str(key) for key in OmegaConf.load(CONF / "sweep.yaml")])
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(command, [word for word in words if not word.startswith("-")])
+        return compose(command, own)
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -120,7 +120,10 @@ def test_an_example_is_a_search(opened: Any, index: Index) -> None:
     (answer,) = index.search([Query("a red ball")], 24)
     assert page.locator(".card").count() == len(answer.results)
     assert f"{len(answer.results)} of 20 photos for “a red ball”" in status(page)
-    page.wait_for_function("[...document.querySelectorAll('.card img')].every(image => image.naturalWidth > 0)")
+    for card in page.locator(".card img").all():
+        card.scroll_into_view_if_needed()  # pictures load when they are about to be seen
+    page.wait_for_load_state("networkidle")
+    assert all(card.evaluate("image => image.naturalWidth") > 0 for card in page.locator(".card img").all())
 
 
 def test_without_a_calibration_similarities_are_shown(opened: Any) -> None:

@@ -25,6 +25,7 @@ from threeshnet.nn.mlp import MLP
 from threeshnet.reports.pages import Rows, rendered
 from threeshnet.reports.results import read_results
 from threeshnet.runs.run import Run
+from threeshnet.shards.manifest import Manifest
 from threeshnet.studies.study import load_study
 
 FILES: dict[str, tuple[bytes, str]] = {
@@ -172,6 +173,15 @@ def test_a_shape_of_truth_values(tmp_path: Path) -> None:
     (tmp_path / "1.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + bytes(64))
     with pytest.raises(DataError, match=r"1\.npy: "):
         NpyRows(tmp_path / "1.npy")
+
+
+def test_a_maker_without_a_name(synthetic_shards: Path, tmp_path: Path) -> None:
+    """It was found after the training, in the card of the checkpoint."""
+    content = json.loads((synthetic_shards / "manifest.json").read_text())
+    content["extractors"]["grid"]["name"] = float("nan")
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"extractors.*expected a text"):
+        Manifest.load(tmp_path)
 
 
 def test_a_study_that_is_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ class Manifest:
     splits: Mapping[Name, SplitEntry]
     class_names: tuple[str, ...] = ()  # empty for published arrays without a table
     label_names: tuple[str, ...] = ()  # of the regions' labels, where a detector gave them
-    extractors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # field -> name, weights (sha256), …
+    extractors: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # field -> name, weights (sha256), …
     raw: PlainText = ""  # folder of the photos that `image/file` is relative to, as it was given
     left_out: tuple[str, ...] = ()  # photos and entries without a row, each with its reason
     config: Mapping[str, Any] = field(default_factory=dict)
