@@ -40,6 +40,7 @@ from threeshnet.processes import reads_for
 from threeshnet.records import ImageArrays, ImageBatch
 from threeshnet.shards.manifest import class_table_hash
 from threeshnet.shards.reader import cell_boxes
+from threeshnet.threads import adapt_threads
 from threeshnet.training.checkpoint import load_model, read_checkpoint
 
 if TYPE_CHECKING:
@@ -218,6 +219,7 @@ class Retriever:
         inputs = PhotoInputs(photos, masks, [maker.source for maker in makers], batch_size, fingerprints)
         options: Any = {"collate_fn": LoadedBatch._make, "worker_init_fn": partial(reads_for, os.getpid())}
         for loaded in DataLoader(inputs, batch_size=None, num_workers=workers, **options):
+            adapt_threads()
             yield loaded, arrays_of(makers, loaded, device) if loaded.numbers else ImageArrays()
 
     def encode_images(self, batch: ImageBatch) -> Tensor:

@@ -4,20 +4,30 @@ torch shares every larger operation among the threads of an OpenMP library, GNU'
 thread that is done waits for the others. libgomp lets it spin for some milliseconds before it sleeps, hundreds of times
 a training step; beside another process this takes the core from the thread that it waits for. libgomp reads its
 variables when it is loaded, so they are set before torch is imported, and for every process that this one starts.
+
+Beside other processes even short waits cost more than the second thread gains (experiments/benchmarks/threads). So the
+number of threads follows the cores that others leave, unless `OMP_NUM_THREADS` says it. Other numbers of threads round
+sums differently: on a machine that others use, only a run with `OMP_NUM_THREADS` can be repeated bit for bit.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-from collections.abc import Iterator, MutableMapping
+import time
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
+from typing import NamedTuple
 
+log = logging.getLogger(__name__)
 # Turns that a waiting thread spins before it sleeps: experiments/benchmarks/threads says what others cost.
 SPINS = 10_000
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # whoever set one of these has decided
 THREADS = "OMP_NUM_THREADS"
 OURS = "THREESHNET_SET_THREADS"  # the number, where it is ours and not the user's: a process's share may be smaller
+SECONDS_BETWEEN_LOOKS = 2.0
+BUSY_STATES = ("user", "nice", "system", "irq", "softirq", "steal")
 CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -86,3 +96,75 @@ def _quota(folder: Path) -> Iterator[float]:
             yield int(limit) / int(period)
     except (OSError, ValueError, ZeroDivisionError):
         return  # there is none, or none that can be understood
+
+
+class Busy(NamedTuple):
+    """Processor seconds since the machine started, at one moment."""
+
+    moment: float
+    all: float  # of all processes, on the cores that this one may use
+    own: float  # of this process and of the processes that it started
+
+
+class ThreadsToFree:
+    """Keeps the number of torch's threads at the cores that other processes leave, and says so when it changes.
+
+    Call it between steps; most calls return at once. It changes nothing where the user has set `OMP_NUM_THREADS`.
+    """
+
+    def __init__(self, variables: Mapping[str, str] = os.environ) -> None:
+        self.decided = THREADS in variables and variables.get(OURS) != variables[THREADS]
+        self.most = 0  # threads that torch started with
+        self.before: Busy | None = None
+
+    def __call__(self) -> None:
+        if self.decided or (self.before and time.monotonic() - self.before.moment < SECONDS_BETWEEN_LOOKS):
+            return
+        import torch  # reads its variables when it is imported, which prepare_threads sets
+
+        now, last = busy(), self.before
+        self.before, threads = now, torch.get_num_threads()
+        self.most = self.most or threads
+        if last is None or self.most == 1:
+            self.decided = self.most == 1
+            return
+        others = others_use(last, now)
+        wanted = wanted_threads(allowed_cores(), others, self.most)
+        if wanted != threads:
+            torch.set_num_threads(wanted)
+            log.info(f"threads: {wanted} of {self.most}, as others use {others:.1f} of {allowed_cores()} cores")
+
+
+def others_use(before: Busy, after: Busy) -> float:
+    """Cores that other processes used between two moments."""
+    seconds = max(after.moment - before.moment, 1e-3)
+    return max((after.all - before.all) - (after.own - before.own), 0.0) / seconds
+
+
+def wanted_threads(cores: int, others: float, most: int) -> int:
+    """Threads for the cores that others leave, rounded; the system gives one core's share in any case.
+
+    >>> [wanted_threads(2, others, 2) for others in (0.3, 0.8, 1.6)]
+    [2, 1, 1]
+    """
+    return min(max(round(cores - others), 1), most)
+
+
+def busy() -> Busy:
+    """The processor time of the machine and of this process now."""
+    import psutil
+
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    each = psutil.cpu_times(percpu=True)
+    times = [each[core] for core in allowed if core < len(each)]
+    everything = sum(getattr(core, state, 0.0) for core in times for state in BUSY_STATES)
+    this, own = psutil.Process(), 0.0
+    for process in (this, *this.children(recursive=True)):
+        try:
+            own += sum(process.cpu_times()[:4])  # user and system, its own and of the processes that it has ended
+        except psutil.Error:  # it ended just now
+            continue
+    return Busy(time.monotonic(), everything, own)
+
+
+adapt_threads = ThreadsToFree()  # one for the process, as the number of threads is

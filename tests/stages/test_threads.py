@@ -5,14 +5,28 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from experiments.benchmarks.threads import run
 
 from threeshnet import threads
 from threeshnet.studies import launch
-from threeshnet.threads import OURS, SPINS, THREADS, cpu_quota, prepare_threads, set_threads
+from threeshnet.threads import (
+    OURS,
+    SPINS,
+    THREADS,
+    Busy,
+    ThreadsToFree,
+    busy,
+    cpu_quota,
+    others_use,
+    prepare_threads,
+    set_threads,
+)
 
 
 def cgroups(folder: Path, own: str, files: dict[str, str]) -> tuple[Path, Path]:
@@ -117,3 +131,55 @@ def test_levels_take_turns_beside_neighbours_that_all_end(tmp_path: Path, monkey
     found = json.loads((tmp_path / "summary.json").read_text())
     assert [case["levels"]["passive"]["of_even_share"] for case in found["cases"]] == [1.0, 0.5, 0.33]
     assert len((tmp_path / "steps.csv").read_text().splitlines()) == len(rows) + 1
+
+
+def seen(*others: float) -> Iterator[Busy]:
+    """What `busy` says, asked every three seconds: others use so many cores, this process half of one."""
+    everything = 0.0
+    for number, cores in enumerate((0.0, *others)):
+        everything += 3 * (cores + 0.5)
+        yield Busy(3.0 * number, everything, 1.5 * number)
+
+
+def test_the_number_of_threads_follows_what_others_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: numbers[-1] if numbers else 4)
+    monkeypatch.setattr(torch, "set_num_threads", numbers.append)
+    monkeypatch.setattr(threads, "allowed_cores", lambda: 4)
+    times = seen(0.2, 2.9, 6.0, 1.4, 0.0)
+    monkeypatch.setattr(threads, "busy", lambda: next(times))
+    monkeypatch.setattr(threads, "SECONDS_BETWEEN_LOOKS", float("-inf"))
+    adapt = ThreadsToFree({})
+    for _ in range(6):
+        adapt()
+    assert numbers == [1, 3, 4]
+
+
+def test_a_call_shortly_after_another_looks_at_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapt = ThreadsToFree({})
+    adapt.before = Busy(time.monotonic(), 0.0, 0.0)
+    monkeypatch.setattr(threads, "busy", lambda: pytest.fail("looked"))
+    adapt()
+
+
+@pytest.mark.parametrize(("variables", "changes"), [({THREADS: "4"}, False), ({THREADS: "4", OURS: "4"}, True)])
+def test_the_users_number_of_threads_stays(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], changes: bool
+) -> None:
+    looks: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(threads, "busy", lambda: looks.append(1) or Busy(0.0, 0.0, 0.0))
+    ThreadsToFree(variables)()
+    assert bool(looks) == changes
+
+
+def test_own_time_is_that_of_this_process_and_of_its_children() -> None:
+    spin = "import time\nwhile time.process_time() < 0.4: pass"
+    before, own = busy(), time.process_time()
+    subprocess.run([sys.executable, "-c", spin], check=True)
+    while time.process_time() < own + 0.2:
+        pass
+    after = busy()
+    assert after.own - before.own >= 0.55  # clock ticks are hundredths
+    assert after.all - before.all >= 0.5
+    assert others_use(before, after) >= 0.0

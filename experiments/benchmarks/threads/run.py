@@ -2,7 +2,8 @@
 
 Each level is a process with its own setting of the waiting threads (libgomp reads it once, when it is loaded). For each
 number of neighbours the levels take their steps in turns, so that whatever else the machine does meets all of them.
-A neighbour is a training of the same kind: with threads that spin, as torch has them by default, or with one thread.
+A neighbour is a training of the same kind: with threads that spin, as torch has them by default, with one thread, or as
+`threeshnet train` runs.
 Neighbours and levels are sessions of their own, as two terminals are: Linux shares the cores among sessions.
 """
 
@@ -37,8 +38,12 @@ LEVELS: dict[str, Mapping[str, str]] = {
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
     **{f"spin {count}": {"GOMP_SPINCOUNT": str(count)} for count in (1_000, 3_000, 10_000, 30_000, 100_000)},
     "one thread": {"OMP_NUM_THREADS": "1"},
+    "ours": {"GOMP_SPINCOUNT": str(SPINS)},  # and the number of threads follows the free cores
 }
-KINDS: dict[str, Mapping[str, str]] = {"spinning": {}, "one thread": {"OMP_NUM_THREADS": "1"}}
+KINDS = {
+    name: LEVELS[level] for name, level in {"spinning": "default", "one thread": "one thread", "ours": "ours"}.items()
+}
+ADAPTS = "ours"
 COUNTS = (1, 2, 4)
 COLUMNS = ("neighbours", "kind", "level", "repeat", "seconds_a_step", "cpu_seconds_a_step", "load")
 
@@ -91,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that all sessions are ended
     rows: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
-        levels = {name: started(stack, options, LEVELS[name]) for name in options.levels}
+        levels = {name: started(stack, options, LEVELS[name], *adapting(name)) for name in options.levels}
         for case, standing in cases(stack, options):
             for session in standing[: case.neighbours]:
                 session.signal(signal.SIGCONT)
@@ -118,6 +123,10 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def adapting(name: str) -> list[str]:
+    return ["--adapt"] if name == ADAPTS else []
+
+
 def started(
     stack: contextlib.ExitStack, options: argparse.Namespace, variables: Mapping[str, str], *more: str
 ) -> Session:
@@ -134,7 +143,7 @@ def cases(stack: contextlib.ExitStack, options: argparse.Namespace) -> Iterator[
     for kind in options.kinds:
         standing = []
         for _ in range(max(options.counts, default=0)):
-            standing.append(started(stack, options, KINDS[kind], "--forever"))
+            standing.append(started(stack, options, KINDS[kind], "--forever", *adapting(kind)))
             standing[-1].signal(signal.SIGSTOP)
         yield from ((Case(count, kind), standing) for count in options.counts)
         for session in standing:

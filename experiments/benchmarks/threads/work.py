@@ -11,13 +11,14 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from hydra.utils import instantiate
 
 from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.records import MAP_SIDE, SCENE_SIDE, Batch, ImageBatch, TokenSet
+from threeshnet.threads import SECONDS_BETWEEN_LOOKS, adapt_threads
 
 from ..common import composed
 
@@ -28,7 +29,8 @@ WORDPIECES, VOCABULARY = 16, (1_000, 30_000)
 class Step:
     """One training step of the model: forward, loss, backward, clip, update."""
 
-    def __init__(self, batch: int) -> None:
+    def __init__(self, batch: int, adapt: Callable[[], None] | None = None) -> None:
+        self.adapt = adapt
         torch.manual_seed(0)
         cfg = composed("experiment=hybrid_demo", region_width=WIDTH, classes=CLASSES)
         cfg.sizes.grid_width = WIDTH
@@ -40,6 +42,8 @@ class Step:
     def __call__(self) -> float:
         """Takes the step; returns its seconds."""
         started = time.perf_counter()
+        if self.adapt:
+            self.adapt()
         images = self.model.image_encoder(self.batch.images)
         captions = self.model.text_encoder(self.batch.captions)
         self.optimizer.zero_grad()
@@ -47,6 +51,12 @@ class Step:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 2.0)
         self.optimizer.step()
         return time.perf_counter() - started
+
+    def settle(self) -> None:
+        """Takes steps until the number of threads is that of the cores that are free now."""
+        end = time.perf_counter() + (2.5 * SECONDS_BETWEEN_LOOKS if self.adapt else 0.0)
+        while time.perf_counter() < end:
+            self()
 
 
 def made_up(size: int) -> Batch:
@@ -71,14 +81,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--forever", action="store_true", help="take steps until the process is ended")
+    parser.add_argument("--adapt", action="store_true", help="the number of threads, as commands do")
     options = parser.parse_args(arguments)
-    step = Step(options.batch)
+    step = Step(options.batch, adapt_threads if options.adapt else None)
     step()
     sys.stdout.write(json.dumps({"threads": torch.get_num_threads()}) + "\n")
     sys.stdout.flush()
     while options.forever:
         step()
     for line in sys.stdin:
+        step.settle()  # others had their turns in between
         before = time.process_time()
         seconds = [step() for _ in range(int(line))]
         sys.stdout.write(json.dumps({"seconds": seconds, "cpu_seconds": time.process_time() - before}) + "\n")

@@ -15,6 +15,7 @@ from threeshnet.features.extractor import FIELDS, Extractor, checked_fields, mer
 from threeshnet.features.fingerprints import Fingerprints
 from threeshnet.features.photos import LoadedBatch
 from threeshnet.records import AnnotatedSet, ImageArrays
+from threeshnet.threads import adapt_threads
 
 
 class Extracted(NamedTuple):
@@ -35,6 +36,7 @@ class Extraction(pl.LightningModule):
         self.sources = nn.ModuleList(sources)
 
     def predict_step(self, batch: LoadedBatch) -> Extracted:
+        adapt_threads()
         if not batch.numbers:
             return Extracted([], [], ImageArrays(), batch.damaged)
         made: Any = [(source, source(inputs)) for source, inputs in zip(self.sources, batch.inputs, strict=True)]

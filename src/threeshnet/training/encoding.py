@@ -15,6 +15,7 @@ from threeshnet.errors import DataError
 from threeshnet.nn.collectives import add_up, gather_objects, process_count, process_index
 from threeshnet.nn.masking import unit
 from threeshnet.records import ImageBatch, TokenSet
+from threeshnet.threads import adapt_threads
 
 CAPTION_LOADER = 1  # of the data module's evaluation loaders: all others are of images
 
@@ -41,6 +42,7 @@ class EncodingModule(pl.LightningModule):
 
     def test_step(self, batch: tuple[ImageBatch | TokenSet, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """One batch of captions (loader 1) or of images (loader 0, and those of other views) with their numbers."""
+        adapt_threads()
         items, numbers = batch
         encoder = self.model.text_encoder if dataloader_idx == CAPTION_LOADER else self.model.image_encoder
         self._collectors[dataloader_idx].add(encoder(items), numbers)

@@ -16,6 +16,7 @@ from threeshnet.nn.collectives import exchange_counts, process_count
 from threeshnet.objectives.collapse import loss_over_collapsed
 from threeshnet.objectives.gather import gather_pairs
 from threeshnet.records import Batch, ImageBatch, TokenSet
+from threeshnet.threads import adapt_threads
 from threeshnet.training.encoding import EncodingModule
 from threeshnet.training.large_batch import ChunkedEncoder
 from threeshnet.training.nonfinite import nonfinite_loss
@@ -120,6 +121,7 @@ class RetrievalModule(EncodingModule):
         return {**numbers, self.OVER_COLLAPSED: share}
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        adapt_threads()
         numbers = self.loss(batch, self.current_epoch + batch_idx / self.trainer.num_training_batches)
         if not torch.isfinite(numbers["loss"]):
             where = f"step {self.global_step} (epoch {self.current_epoch})"
