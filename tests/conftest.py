@@ -23,8 +23,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked loader workers warn otherwise
-if "PYTEST_XDIST_WORKER" in os.environ:  # as many of us as there are cores
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Fixed, as runs are compared bit for bit; xdist has as many workers as there are cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else str(os.cpu_count()))
 
 # Timing on a shared machine says nothing about the code; the same examples each time: a red run can be repeated.
 settings.register_profile("suite", deadline=None, derandomize=True)

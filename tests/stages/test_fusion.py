@@ -160,6 +160,24 @@ def test_vspm_trains_in_mixed_precision(precision: torch.dtype) -> None:
     assert all(weight.grad.isfinite().all() for weight in fast.parameters())
 
 
+def test_attention_over_places_in_bfloat16_has_nearly_the_same_gradient() -> None:
+    torch.manual_seed(0)
+    query, near = torch.randn(5, 3, 16), torch.randint(134, (5, 64, 9)).float()
+    slope, shift, towards = torch.randn(9, 16) / 40, torch.randn(64, 16), torch.randn(5, 3, 16)
+
+    def gradients(half: bool) -> list[Tensor]:
+        leaves = [tensor.clone().requires_grad_() for tensor in (query, slope, shift)]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            result = attend_places(leaves[0], near, *leaves[1:], 2)
+        assert result.dtype == torch.float32
+        (result * towards).sum().backward()
+        return [result.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+
+    for exact, rounded in zip(gradients(half=False), gradients(half=True), strict=True):
+        assert rounded.dtype == torch.float32
+        assert 0 < (rounded - exact).norm() < 0.1 * exact.norm()
+
+
 def semantic(activation: str) -> SemanticFusion:
     torch.manual_seed(1)
     chosen = Sigmoid() if activation == "sigmoid" else Softmax()

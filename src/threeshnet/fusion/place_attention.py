@@ -3,6 +3,9 @@
 Autograd would keep B x 4096 x 128 numbers, and a checkpoint would compute the attention twice. Here only the attention
 B x N x 4096 is kept, and place vectors are recomputed for the gradient. That takes a quarter of the memory traffic, and
 one matrix product for both terms of the gradient of the place vectors.
+
+Under autocast to bfloat16 the products with place vectors run in it; place vectors, sums over photos and gradients of
+weights are float32. float16 could overflow in the gradient, so there all of it is float32.
 """
 
 from __future__ import annotations
@@ -19,10 +22,13 @@ def attend_places(query: Tensor, neighbours: Tensor, slope: Tensor, shift: Tenso
 
     query [B, N, W] (scaled), neighbours [B, P, K] (data, without gradient), slope [K, W], shift [P, W] -> [B, N, W].
     """
-    with torch.autocast(query.device.type, enabled=False):  # autocast does not reach our backward: dtypes would differ
-        result = _AttendPlaces.apply(query.to(shift.dtype), neighbours, slope, shift, chunk)
+    device = query.device.type
+    half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+    with torch.autocast(device, enabled=False):  # autocast does not reach our backward: dtypes would differ
+        query = query.to(torch.bfloat16 if half else shift.dtype)
+        result = _AttendPlaces.apply(query, neighbours, slope, shift, chunk)
     assert isinstance(result, Tensor)
-    return result
+    return result.to(shift.dtype)
 
 
 class _AttendPlaces(torch.autograd.Function):
@@ -30,7 +36,7 @@ class _AttendPlaces(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, neighbours: Tensor, slope: Tensor, shift: Tensor, chunk: int) -> Tensor:
         contexts, attentions = [], []
         for q, near in zip(query.split(chunk), neighbours.split(chunk), strict=True):
-            places = _places(near, slope, shift)
+            places = _places(near, slope, shift, query.dtype)
             attention = (q @ places.transpose(1, 2)).softmax(dim=-1)
             contexts.append(attention @ places)
             attentions.append(attention)
@@ -47,17 +53,18 @@ class _AttendPlaces(torch.autograd.Function):
         slope_grad, shift_grad = torch.zeros_like(slope), torch.zeros_like(shift)
         parts = zip(query.split(ctx.chunk), neighbours.split(ctx.chunk), grad.split(ctx.chunk), attentions, strict=True)
         for q, near, g, attention in parts:
-            places = _places(near, slope, shift)
+            places = _places(near, slope, shift, query.dtype)
             towards = g @ places.transpose(1, 2)  # gradient of the attention
             scores = attention * (towards - (towards * attention).sum(dim=-1, keepdim=True))
             query_grads.append(scores @ places)
             # as values (attention^T g) and as keys (scores^T q) at once
             both = torch.cat([attention, scores], dim=1).transpose(1, 2) @ torch.cat([g, q], dim=1)
             both = torch.ops.aten.threshold_backward(both, places, 0)  # ReLU's gradient, in one pass
-            shift_grad += both.sum(dim=0)
-            slope_grad += (near.transpose(1, 2) @ both).sum(dim=0)
+            shift_grad += both.sum(dim=0, dtype=shift.dtype)
+            # class numbers up to 256 are exact in bfloat16
+            slope_grad += (near.to(both.dtype).transpose(1, 2) @ both).sum(dim=0, dtype=slope.dtype)
         return torch.cat(query_grads), None, slope_grad, shift_grad, None
 
 
-def _places(neighbours: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
-    return (neighbours @ slope).add_(shift).relu_()
+def _places(neighbours: Tensor, slope: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
+    return (neighbours @ slope).add_(shift).relu_().to(dtype)
