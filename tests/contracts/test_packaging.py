@@ -105,6 +105,19 @@ def test_the_tools_look_at_the_oldest_python_that_is_promised() -> None:
     assert SpecifierSet(PROJECT["requires-python"]) == SpecifierSet(f">={oldest}")
 
 
+def test_the_page_about_installing_lists_every_extra() -> None:
+    page = (ROOT / "docs" / "start" / "install.md").read_text("utf-8")
+    named = re.findall(r"^\| `pip install 'threeshnet\[(\w+)\]'` \| \S", page, re.MULTILINE)
+    assert sorted(named) == sorted(PROJECT["optional-dependencies"])
+
+
+def test_the_extra_dev_holds_the_others() -> None:
+    """But mteb, which is 1 GB; so the tests of each extra run."""
+    extras = PROJECT["optional-dependencies"]
+    lacking = {name for name, needed in extras.items() if not set(needed) <= set(extras["dev"])}
+    assert lacking == {"mteb"}
+
+
 def test_sources_import_only_what_is_declared() -> None:
     strangers: dict[str, list[str]] = {}
     for file in sorted((ROOT / "src").rglob("*.py")):
