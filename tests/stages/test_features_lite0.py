@@ -57,6 +57,23 @@ def test_the_network_is_that_of_the_reference_package(extractor: Lite0, side: in
 
 
 @needs_weights
+@pytest.mark.parametrize("side", [224, 448])
+def test_the_fused_network_in_bfloat16_is_the_plain_one(
+    extractor: Lite0, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = as_input(batch_of(2, side))
+    with torch.inference_mode():
+        exact = extractor.network(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            fused = extractor.network(x)
+            monkeypatch.setattr(lite0, "fuses_bfloat16", lambda x: False)
+            plain = extractor.network(x)
+    assert fused.dtype == plain.dtype == torch.bfloat16
+    assert (fused - plain).norm() < 0.01 * exact.norm()
+    assert 0 < (fused - exact).norm() < 0.15 * exact.norm()  # of noise; photos are rounded less
+
+
+@needs_weights
 def test_segmentation_sums_the_probabilities_of_a_group(extractor: Lite0) -> None:
     with torch.inference_mode():
         cells = extractor.cells(batch_of(1, 224))

@@ -52,8 +52,17 @@ class SameConv(nn.Module):
         else:
             padding, short = 0, self.kernel - self.stride
             x = functional.pad(x, (short // 2, short - short // 2) * 2)
+        if fuses_bfloat16(x):
+            return self.fused(x, padding)
         x = functional.conv2d(x, self.weight, self.bias, self.stride, padding, groups=self.groups)
         return functional.hardtanh_(x, 0, 6) if self.relu else x
+
+    def fused(self, x: Tensor, padding: int) -> Tensor:
+        """Convolution and ReLU6 in bfloat16, in one pass over memory: alone, ReLU6 takes as long as the convolution."""
+        inputs = (values.to(torch.bfloat16) for values in (x, self.weight, self.bias))
+        shape = [padding] * 2, [self.stride] * 2, [1, 1], self.groups
+        relu = ("hardtanh", [0, 6], "") if self.relu else ("none", [], "")
+        return torch.ops.mkldnn._convolution_pointwise(*inputs, *shape, *relu)
 
 
 class InvertedResidual(nn.Module):
@@ -161,6 +170,21 @@ class Lite0(Extractor):
         probabilities = self.network.classifier(cells).softmax(dim=-1) @ self.membership
         side = round(cells.shape[1] ** 0.5)
         return probabilities.transpose(1, 2).unflatten(2, (side, side))
+
+
+def fuses_bfloat16(x: Tensor) -> bool:
+    """Whether bfloat16 is asked for on a CPU, and oneDNN's fused convolution is there, which torch.compile calls too.
+
+    float32 keeps the plain form: the fused one rounds otherwise, and gains 13% there.
+    """
+    return (
+        x.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and not torch.is_grad_enabled()
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    )
 
 
 def ward_groups(rows: np.ndarray, groups: int) -> np.ndarray:
