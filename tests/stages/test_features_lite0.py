@@ -66,7 +66,7 @@ def test_the_fused_network_in_bfloat16_is_the_plain_one(
         exact = extractor.network(x)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             fused = extractor.network(x)
-            monkeypatch.setattr(lite0, "fuses_bfloat16", lambda x: False)
+            monkeypatch.setattr(lite0, "fuses_bfloat16", lambda _: False)
             plain = extractor.network(x)
     assert fused.dtype == plain.dtype == torch.bfloat16
     assert (fused - plain).norm() < 0.01 * exact.norm()
