@@ -38,6 +38,9 @@ FILES: dict[str, tuple[bytes, str]] = {
     "levels": (b"a: " + b"{a: " * 90 + b"1" + b"}" * 90, "more than 50 levels"),
     "names that are no texts": (b"1: 2\n", "names that are no texts: [1]"),
     "defaults": (b"defaults: 5", "`defaults` is no list of names"),
+    "a choice that is an object": (b"defaults: [{extractor: {a: b}}]", "`defaults` is no list of names"),
+    "a choice that is a number": (b"defaults: [{override /extractor: 5}]", "`defaults` is no list of names"),
+    "choices of objects": (b"defaults: [{extractor: [{a: b}]}]", "`defaults` is no list of names"),
     "an interpolation": (b"a: ${", "no viable alternative at input"),
 }
 
@@ -113,6 +116,36 @@ def test_parts_of_others_are_taken() -> None:
     known: dict[str, Any] = {"_target_": "torch.optim.AdamW", "_partial_": True, "weight_decay": 0.1}
     later = {"_target_": "transformers.get_constant_schedule", "_partial_": True}
     assert list(part_faults({"optimizer": known, "schedule": later})) == []
+
+
+@pytest.mark.parametrize("name", ["milestone", "\ud800 lone surrogate"])
+def test_names_that_a_part_of_others_does_not_take(name: str) -> None:
+    """The schedule is called when the training begins, and PyTorch's TypeError came then."""
+    part = {"_target_": "torch.optim.lr_scheduler.MultiStepLR", "_partial_": True, "milestones": [15], name: 1}
+    ((key, said),) = part_faults({"schedule": part})
+    assert key == f"schedule.{name}"
+    assert "there are: optimizer, milestones, gamma" in said
+
+
+@pytest.mark.parametrize("content", ["", "gamma: 0.1\n", "_target_: null\n", "_partial_: true\n_target_: [a]\n"])
+@pytest.mark.parametrize("group", ["schedule", "objective", "pooling"])
+def test_a_part_that_names_no_class(
+    command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, content: str
+) -> None:
+    """An empty file or one that was cut short: `{} is not a callable object`, after the model was built."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / group).mkdir(parents=True)
+    (tmp_path / "conf" / group / "strange.yaml").write_text(content)
+    ended = command("train", "experiment=region_coco", f"{group}=strange")
+    assert ended.code == 1
+    assert f"{group}=" in ended.err
+    assert "expected a part, with a `_target_` as in a file of conf/" in ended.err
+
+
+@pytest.mark.parametrize("key", ["fusion.semantic", "logger.csv", "features.image_encoder"])
+def test_a_part_below_a_group_that_names_no_class(command, key: str) -> None:
+    ended = command("train", "experiment=region_coco", f"{key}='${{oc.create:{{a:1}}}}'")
+    assert (ended.code, f"{key}={{'a': 1}}: expected a part, with a `_target_`" in ended.err) == (1, True), ended.err
 
 
 def test_an_interpolation_that_is_none_is_explained(command) -> None:

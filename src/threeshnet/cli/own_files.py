@@ -60,7 +60,14 @@ def _levels(content: Any) -> int:
 
 
 def _defaults_fault(entries: Any) -> str | None:
-    plain = isinstance(entries, list) and all(
-        isinstance(entry, str) or (isinstance(entry, dict) and len(entry) == 1) for entry in entries
-    )
-    return None if plain else f"`{DEFAULTS}` is no list of names and of groups with a name"
+    if not isinstance(entries, list) or not all(isinstance(entry, str) or _is_choice(entry) for entry in entries):
+        return f"`{DEFAULTS}` is no list of names and of groups with a name"
+    return None
+
+
+def _is_choice(entry: Any) -> bool:
+    """Whether an entry chooses of one group: a file, none, or several."""
+    if not isinstance(entry, dict) or len(entry) != 1:
+        return False
+    (chosen,) = entry.values()
+    return isinstance(chosen, str | None) or (isinstance(chosen, list) and all(isinstance(one, str) for one in chosen))

@@ -17,6 +17,7 @@ from threeshnet import settings as models
 from threeshnet.errors import one_of
 from threeshnet.forms import KINDS, UNION_STEPS
 from threeshnet.settings import SIZES, Settings
+from threeshnet.settings.base import A_PART
 
 OURS = "threeshnet."
 PARTS = ("annotations", "demo", "features", "batches", "fusion", "pooling", "encoders", "nn", "objectives", "training")
@@ -103,7 +104,7 @@ def _expected(key: str, fault: Any) -> str:
     if kind == "finite_number":
         return KINDS["float"]
     if kind == "needs_python_object":
-        return "a part, with a `_target_` as in a file of conf/"
+        return A_PART
     expected: str = KINDS.get(kind.removesuffix("_type").removesuffix("_required")) or fault["msg"]
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return f"""{expected} (in quotes: '{key}="{value}"')""" if kind == "string_type" and number else expected
@@ -136,8 +137,11 @@ def part_faults(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _signature_faults(part: Mapping[str, Any], key: str) -> Iterator[tuple[str, str]]:
-    """Other packages' classes know best which names they take; the types that they declare hold here too."""
-    ours = part["_target_"].startswith(OURS)
+    """Other packages' classes know best which names they take; the types that they declare hold here too.
+
+    A `_partial_` one would say so when it is called, in the middle of the work, so its names are checked here.
+    """
+    ours, later = part["_target_"].startswith(OURS), part.get("_partial_") is True
     for flag in FLAGS:
         if not isinstance(part.get(flag, False), bool):
             yield f"{key}.{flag}", f"{key}.{flag}={part[flag]!r}: expected {KINDS['bool']}"
@@ -153,7 +157,7 @@ def _signature_faults(part: Mapping[str, Any], key: str) -> Iterator[tuple[str, 
         if ours:
             yield f"{key}._target_", f"{key}._target_={part['_target_']!r} does not exist ({_last_line(error)})"
         return
-    if fault := _no_part(target, ours=ours, later=part.get("_partial_") is True):
+    if fault := _no_part(target, ours=ours, later=later):
         yield f"{key}._target_", f"{key}._target_={part['_target_']!r} {fault}"
         return
     hints = _hints(target)
@@ -161,7 +165,7 @@ def _signature_faults(part: Mapping[str, Any], key: str) -> Iterator[tuple[str, 
     for name, value in part.items():
         if name in OF_HYDRA or _holds_parts(value) or (isinstance(value, str) and value in SIZES):
             continue
-        if ours and name not in parameters and not takes_any:
+        if (ours or later) and name not in parameters and not takes_any:
             yield f"{key}.{name}", one_of(f"{key}: the setting", name, parameters)
         elif name in hints and (ours or not _is_choice(hints[name], value)):
             yield from _type_faults(hints[name], value, f"{key}.{name}")

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from threeshnet.settings.base import Invocation, Number, OnError, Part, Settings, Texts, Wandb, plain
+from threeshnet.settings.base import Invocation, Names, Number, OnError, Part, Settings, Texts, Wandb, plain
 from threeshnet.settings.use import (
     DemoSettings,
     ExplainSettings,
@@ -166,7 +166,7 @@ class TrainSettings(Settings):
     parts: dict[str, Part]
     boxes: dict[str, Part]
     pooling: Part
-    text: Part
+    text: Names  # a tokenizer and an encoder: parts of `model`
     objective: Part
     optimizer: Part
     schedule: Part
@@ -177,7 +177,7 @@ class TrainSettings(Settings):
     experiment_name: str
     study: str | None
     job_name: str | None
-    factors: Part | None
+    factors: Names | None
     seed: int
     dim: int
     shards: str
@@ -251,7 +251,7 @@ class CompareSettings(Settings):
 
 class Cluster(Settings):
     executor: str | None
-    options: Part | None
+    options: Names | None
 
 
 class SweepSettings(Settings):

@@ -5,15 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic_core import PydanticCustomError
+
+A_PART = "a part, with a `_target_` as in a file of conf/"
 
 Number = int | float  # keeps 1 as 1, so that equal settings are written alike
 Texts = str | list[str]
-Part = dict[str, Any]
+Names = dict[str, Any]  # names with values, whatever they are
 Wandb = Literal["off", "offline", "online"]
 OnError = Literal["skip", "stop"]
+
+
+def _names_its_class(part: Names) -> Names:
+    """A file of conf/ that is empty or cut short leaves a part that nobody can build."""
+    if not isinstance(part.get("_target_"), str):
+        raise PydanticCustomError("no_part", A_PART)
+    return part
+
+
+Part = Annotated[Names, AfterValidator(_names_its_class)]
 
 
 @dataclass(frozen=True)
