@@ -299,13 +299,16 @@ def prepared(synthetic_shards: Path, tmp_path: Path) -> Any:
     return call
 
 
+RECALLS = {"R@1": 1.0, "R@5": 1.0, "R@10": 1.0}
+
+
 def finish(job: Any, **more: Any) -> None:
     """As a run that ended would leave its folder."""
     folder = job.job.folder
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "last.ckpt").touch()
     (folder / "job.json").write_text(json.dumps(dict(job.record) | {"identity": job.identity, "commit": "c"} | more))
-    (folder / "metrics.json").write_text("{}")
+    (folder / "metrics.json").write_text(json.dumps({"rsum": 6.0, "i2t": RECALLS, "t2i": RECALLS}))
 
 
 def states(prepared: Any, *roots: Path) -> list[str]:
@@ -325,6 +328,20 @@ def test_what_is_finished_is_not_run_again_by_any_study(prepared: Any, tmp_path:
     assert (folder / "metrics.json").resolve() == (one[0].job.folder / "metrics.json").resolve()
     sources = {name: run.folder for name, run in finished_runs([tmp_path / "runs"]).items()}
     assert sources == {one[0].identity: one[0].job.folder}, "what points elsewhere is no source"
+
+
+@pytest.mark.parametrize("content", ["", '{"rsum": 6.0', "[]", '{"rsum": "high"}'])
+def test_a_run_whose_scores_are_damaged_is_run_again(
+    prepared: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    """Its damaged metrics.json was linked, and the job counted as finished."""
+    one, other = prepared("runs/one"), prepared("runs/other")
+    finish(one[0])
+    file = one[0].job.folder / "metrics.json"
+    file.write_text(content)
+    assert states(one) == states(other, tmp_path / "runs") == ["waiting"] * 4
+    assert f"{file} is damaged" in caplog.text
+    assert not (other[0].job.folder / "metrics.json").exists()
 
 
 def test_when_the_other_run_is_gone_it_is_run_here(prepared: Any, tmp_path: Path) -> None:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from threeshnet.errors import DataError
 from threeshnet.runs.run import CHECKPOINTS, JOB, LAST, METRICS, Run
 
+log = logging.getLogger(__name__)
+
 
 def finished_runs(roots: Sequence[Path], depth: int = 4) -> dict[str, Run]:
-    """The finished runs in folders below the roots, by identity; folders that only link to others do not count."""
+    """The finished runs in folders below the roots, by identity; folders that only link to others do not count.
+
+    Nor do runs whose scores are damaged, which a warning names.
+    """
     runs: dict[str, Run] = {}
     for root in roots:
         for level in range(1, depth + 1):
             for file in sorted(root.glob("/".join(["*"] * level) + f"/{JOB}")):
                 run = Run(file.parent.absolute())
-                if (name := run.job.identity) and run.metrics_file.is_file() and not run.metrics_file.is_symlink():
+                if run.metrics_file.is_symlink() or not run.is_finished or not (name := run.job.identity):
+                    continue
+                if run.find_metrics():
                     runs.setdefault(name, run)
+                else:
+                    log.warning("%s is damaged: its run does not count as finished", run.metrics_file)
     return runs
 
 

@@ -219,8 +219,8 @@ class Run:
     # ---- the same run in another folder
 
     def finished_as(self, identity: str) -> bool:
-        """Whether the folder holds that run, finished."""
-        return self.is_finished and self.job.identity == identity
+        """Whether the folder holds that run, finished, with scores that can be read."""
+        return self.job.identity == identity and bool(self.find_metrics())
 
     def holds_another(self, identity: str, settings: Mapping[str, Any]) -> str | None:
         """Why a job cannot go on here: a run with checkpoints and other settings or data. None where it can."""
