@@ -1,4 +1,4 @@
-"""Files that are written aside and renamed, so that each is whole or absent; and the one hash of files."""
+"""Files that are written aside and renamed, so that each is whole or absent; one hash, and one reader of tensors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,6 +36,18 @@ def sha256(*files: Path, advance: Callable[[int], object] = lambda _: None) -> s
                 digest.update(part)
                 advance(len(part))
     return digest.hexdigest()
+
+
+def read_tensors(file: Path, device: str = "cpu") -> Any:
+    """What torch saved, plain values alone: nothing in the file is run.  Raises whatever torch does.
+
+    torch warns of pickles of other protocols than its own, which it then reads, or refuses with a reason.
+    """
+    import torch  # most commands that write files need none
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected pickle protocol")
+        return torch.load(file, map_location=device, weights_only=True)
 
 
 @contextmanager

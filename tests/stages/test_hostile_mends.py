@@ -375,3 +375,17 @@ def test_another_pickle_is_read_when_it_is_asked_for_and_never_in_silence(
     model = load_official_checkpoint(tmp_path / "x.pth", GOLDEN / "bert", allow_pickle=True)
     assert "is RUN now" in caplog.text
     assert model.encode_texts(["a dog"]).shape[0] == 1
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+@pytest.mark.parametrize("held", ["weights", "code"])
+def test_a_checkpoint_in_another_protocol_is_read_or_refused_in_one_message(
+    command, synthetic_shards: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder, protocol: int, held: str
+) -> None:
+    """torch's warning came first, with a path of its own code."""
+    content = {"state_dict": {}, "threeshnet": {} if held == "weights" else print}
+    torch.save(content, tmp_path / "x.ckpt", pickle_protocol=protocol)
+    ended = command("evaluate", f"checkpoint={tmp_path / 'x.ckpt'}", f"shards={synthetic_shards}", "split=testall")
+    assert ended.code == 1
+    assert ended.err.startswith(str(tmp_path / "x.ckpt"))
+    assert not [one for one in recwarn if "pickle protocol" in str(one.message)]

@@ -18,6 +18,7 @@ from threeshnet.encoders.parts import CategoryToken, FusedTokens, LocalTokens, S
 from threeshnet.encoders.text.bert import BertTextEncoder
 from threeshnet.encoders.text.sources import untrained, wordpieces
 from threeshnet.errors import CheckpointError, ConfigError, Problems, one_of
+from threeshnet.files import read_tensors
 from threeshnet.fusion.activations import Sigmoid, Softmax
 from threeshnet.fusion.semantic import SemanticFusion
 from threeshnet.fusion.spatial import SpatialFusion
@@ -103,7 +104,7 @@ def read_states(path: Path, *, allow_pickle: bool = False) -> tuple[dict[str, Te
         raise CheckpointError(f"{path}: no such file; expected an authors' checkpoint (.pth or .pth.tar)")
     try:
         with torch.serialization.safe_globals(_harmless_types()):
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+            content: Any = read_tensors(path)
     except Exception as reason:
         if not allow_pickle:
             raise CheckpointError(

@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.features.extractor import Extractor
-from threeshnet.files import sha256
+from threeshnet.files import read_tensors, sha256
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 PROCESSORS = (PROCESSOR, "processor_config.json")  # transformers 5 may write the second
@@ -139,7 +139,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for file in weight_files(folder):
         pickled = file.suffix == ".bin"
-        weights |= torch.load(file, map_location="cpu", weights_only=True) if pickled else load_file(file)
+        weights |= read_tensors(file) if pickled else load_file(file)
     return weights
 
 

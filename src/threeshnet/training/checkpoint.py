@@ -15,7 +15,7 @@ from threeshnet.encoders.model import RetrievalModel
 from threeshnet.encoders.official import unreadable, weight_fault
 from threeshnet.encoders.removed import without_removed
 from threeshnet.errors import CheckpointError, Problems, shortened
-from threeshnet.files import sha256
+from threeshnet.files import read_tensors, sha256
 from threeshnet.forms import json_faults
 from threeshnet.metrics.answerability import Calibration
 from threeshnet.runs.run import Run
@@ -210,7 +210,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The content of a checkpoint of this suite, nothing in it run."""
     file = _there(path)
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = read_tensors(file)
     except Exception as reason:
         raise CheckpointError(
             f"{file} is torn, or holds more than plain weights: {unreadable(reason)} ({AUTHORS_WAY})"

@@ -16,6 +16,7 @@ from threeshnet.features.published.axes import check_axis
 from threeshnet.features.published.layout import FLOATS, Entry, PublishedLayout, Request, RowReader, Source, repeated
 from threeshnet.features.published.npy import NpyRows
 from threeshnet.features.published.precomputed import ARRAYS, SPLITS
+from threeshnet.files import read_tensors
 
 OF_A_SPLIT = re.compile(f"({'|'.join(SPLITS)})_({'|'.join(ARRAYS)})")  # `precomputed` reads these
 SAMPLE = 20  # files whose shapes are compared
@@ -181,7 +182,7 @@ def grid_of(file: Path, channels: str) -> np.ndarray:
 
 def _tensor(file: Path) -> np.ndarray:
     try:
-        values = torch.load(file, map_location="cpu", weights_only=True)
+        values = read_tensors(file)
     except Exception as error:  # torch's readers of damaged files raise whatever they stumble over
         raise DataError(f"cannot be opened for weights alone ({str(error).partition(chr(10))[0]})") from error
     if not isinstance(values, torch.Tensor):
