@@ -25,10 +25,10 @@ class GeneralizedPooling(nn.Module):
 
     def forward(self, tokens: TokenSet) -> Tensor:
         """[B, N, D] -> [B, D]. A set without real tokens gives 0."""
-        channels = tokens.values.masked_fill(~tokens.mask.unsqueeze(-1), float("-inf")).transpose(1, 2)
-        ordered = descending(channels.contiguous())  # [B, D, N]
+        channels = tokens.values.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+        ordered = descending(channels.masked_fill_(~tokens.mask.unsqueeze(1), float("-inf")))  # [B, D, N]
         real = torch.arange(ordered.shape[-1], device=ordered.device) < tokens.lengths.unsqueeze(1)
-        ordered = ordered.masked_fill(~real.unsqueeze(1), 0.0)
+        ordered = ordered.masked_fill_(~real.unsqueeze(1), 0.0)
         weights = self.weights(tokens.lengths, ordered.shape[-1]).to(ordered.dtype)
         return (ordered @ weights.unsqueeze(-1)).squeeze(-1)
 
