@@ -146,6 +146,24 @@ def test_an_approximate_structure_beside_rows(raw: Path, folder: Path, retriever
     assert "_approximate" in vars(index)
 
 
+def test_an_index_is_searched_from_any_folder(
+    raw: Path, photo_run: Path, command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its model was stored as it was typed."""
+    run = shutil.copytree(photo_run, tmp_path / "here" / "run")
+    monkeypatch.chdir(run.parent)
+    ended = command("index", "run", str(raw), "index", "text_tower=false", "progress=false", "workers=0")
+    assert ended.code == 0, ended.err
+    monkeypatch.chdir(tmp_path)
+    (found,) = Index.open("here/index").search([Query("a dog")], 1)
+    assert found.results
+    run.rename(tmp_path / "moved")
+    for words in ([], ["checkpoint=nowhere"]):
+        ended = command("search", "here/index", "a dog", *words)
+        assert (ended.code, "checkpoint=<run or file>" in ended.err) == (1, not words), ended.err
+    assert command("search", "here/index", "a dog", "checkpoint=moved").code == 0
+
+
 def test_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
     content = json.loads((copy / "manifest.json").read_text())

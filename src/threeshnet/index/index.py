@@ -205,6 +205,10 @@ class Index:
         from threeshnet.retriever import Retriever
 
         source = self.checkpoint or self.manifest.model
+        if self.checkpoint is None and not Path(source).exists():
+            raise IndexFault(
+                f"{self.folder}: its model is not at {source}; say where it is now: checkpoint=<run or file>"
+            )
         retriever = Retriever.load(source, text_config=self.manifest.text_config)
         if weights_hash(retriever) != self.manifest.source.model_hash:
             raise IndexFault(f"{self.folder} was made with another model than {source} has now; make the index again")
