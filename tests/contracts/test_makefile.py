@@ -176,16 +176,16 @@ esac
         stub.chmod(0o755)
         return tmp_path
 
-    def start(self, folder: Path, *variables: str, pip_exit: int = 0) -> subprocess.Popen[str]:
+    def start(self, folder: Path, *variables: str, target: str = "setup", pip_exit: int = 0) -> subprocess.Popen[str]:
         env = BARE | {"LOG": str(folder / "log"), "PIP_EXIT": str(pip_exit)}
-        command = ["make", "-C", str(folder), "setup", *variables]
+        command = ["make", "-C", str(folder), target, *variables]
         return subprocess.Popen(command, env=env, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
-    def set_up(self, folder: Path, *variables: str, pip_exit: int = 0) -> tuple[bool, list[str]]:
-        """Whether `make setup` succeeded, and what the stub was asked to make or install."""
+    def set_up(self, folder: Path, *variables: str, target: str = "setup", pip_exit: int = 0) -> tuple[bool, list[str]]:
+        """Whether a target succeeded, and what the stub was asked to make, install or run."""
         log = folder / "log"
         log.unlink(missing_ok=True)
-        with self.start(folder, *variables, pip_exit=pip_exit) as process:
+        with self.start(folder, *variables, target=target, pip_exit=pip_exit) as process:
             process.communicate()
         asked = log.read_text("utf-8").splitlines() if log.exists() else []
         return process.returncode == 0, [call.removeprefix("-m ") for call in asked if call.startswith("-m ")]
@@ -201,6 +201,27 @@ esac
         ]
         assert self.set_up(folder, "PYTHON=./stub", "PIP_ARGS=--pre") == (True, [])
         assert self.set_up(folder) == (True, []), "choices that are not repeated stay"
+
+    def test_training_installs_what_it_needs_and_the_next_target_the_rest(self, folder: Path) -> None:
+        install, train = "pip install --disable-pip-version-check -c constraints.txt -e", "threeshnet train"
+        done, asked = self.set_up(folder, "PYTHON=./stub", "PIP_ARGS=--pre", target="train")
+        assert done
+        assert (asked[0], asked[1], asked[3]) == ("venv --clear .venv", f"{install} . --pre", train)
+        assert self.set_up(folder, target="train") == (True, [train])
+        done, asked = self.set_up(folder, target="lint")
+        assert done
+        assert asked[0] == f"{install} .[dev] --pre", "the choices of the first target stay, and so does its .venv"
+        assert asked[2:] == ["ruff check", "ruff format --check"]
+        assert self.set_up(folder, target="train") == (True, [train])
+        assert self.set_up(folder) == (True, [])
+
+    def test_what_training_needs_is_updated_alone(self, folder: Path) -> None:
+        self.set_up(folder, "PYTHON=./stub")
+        (folder / "constraints.txt").open("a").write("# more\n")
+        assert self.set_up(folder, target="train")[1][0].endswith("-e .")
+        assert self.set_up(folder)[1][0].endswith("-e .[dev]"), "its tools are those of before"
+        assert not self.set_up(folder, "PIP_ARGS=--pre", target="train", pip_exit=1)[0]
+        assert self.set_up(folder, "PYTHON=./stub")[1][0] == "venv --clear .venv"
 
     def test_changed_requirements_update_and_changed_choices_start_anew(self, folder: Path) -> None:
         self.set_up(folder, "PYTHON=./stub")
@@ -223,8 +244,10 @@ esac
         assert self.set_up(folder, "PYTHON=./stub")[1][0] == "venv --clear .venv"
 
     @pytest.mark.skipif(shutil.which("flock") is None, reason="no flock on this machine")
-    def test_two_at_once_install_once(self, folder: Path) -> None:
-        with self.start(folder, "PYTHON=./stub") as one, self.start(folder, "PYTHON=./stub") as other:
+    @pytest.mark.parametrize("target", ["setup", "train"])
+    def test_two_at_once_make_one_environment(self, folder: Path, target: str) -> None:
+        first = self.start(folder, "PYTHON=./stub", target=target)
+        with first as one, self.start(folder, "PYTHON=./stub") as other:
             one.communicate()
             other.communicate()
         assert (one.returncode, other.returncode) == (0, 0)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 import threeshnet
 from threeshnet.batches.collate import collate_images
+from threeshnet.installation import CONF
 from threeshnet.metrics import recall
+from threeshnet.shards import provide
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training.csv_log import rows_of
 
@@ -48,6 +52,25 @@ def test_the_run_is_whole(run: Path, trained: dict) -> None:
     for row in logged:
         share = float(row["train/loss"]) / (2 * 0.2 * batch * (batch - 1))
         assert float(row["train/loss_over_collapsed"]) == pytest.approx(share, rel=1e-5)
+
+
+def test_shards_that_need_no_raw_data_are_made_before_the_training(
+    tmp_path: Path, command, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the same process, with the data set's own extractor; a second run finds them."""
+    own = {"name": "little", "reader": {"train": 20, "dev": 4, "test": 4}}
+    own["extractor"] = {"_target_": "threeshnet.features.tiny.Tiny"}
+    little = OmegaConf.merge(OmegaConf.load(CONF / "data" / "demo.yaml"), own)
+    (tmp_path / "conf" / "data").mkdir(parents=True)
+    OmegaConf.save(little, tmp_path / "conf" / "data" / "little.yaml")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(provide, "_by_command", lambda words: pytest.fail(f"another process: {words}"))
+    for out, stages in (("one", "123"), ("two", "23")):
+        words = ["experiment=region_demo", "data=little", *small, "trainer.max_steps=1", "highlights=0", f"out={out}"]
+        ended = command("train", *words)
+        assert ended.code == 0, ended.err
+        assert re.findall(r"(\d) of 3: ", ended.out) == list(stages)
+    assert (tmp_path / "data" / "shards" / "little" / "manifest.json").is_file()
 
 
 @pytest.mark.parametrize("batch_size", [256, 5])

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pytorch_lightning.plugins import Precision
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.features import lite0
 from threeshnet.features.extractor import as_input
 from threeshnet.features.lite0 import Lite0, SameConv, packaged_weights, ward_groups
+from threeshnet.features.photos import PhotoBatches
+from threeshnet.features.predict import Extracted, ExtractedBatches, Extraction
 from threeshnet.records import Photo
+
+from .pictures import picture
 
 try:
     WEIGHTS = packaged_weights()
@@ -71,6 +80,28 @@ def test_the_fused_network_in_bfloat16_is_the_plain_one(
     assert fused.dtype == plain.dtype == torch.bfloat16
     assert (fused - plain).norm() < 0.01 * exact.norm()
     assert 0 < (fused - exact).norm() < 0.15 * exact.norm()  # of noise; photos are rounded less
+
+
+@needs_weights
+@pytest.mark.parametrize("count", [3, 16, 17])
+def test_a_loading_process_gives_what_several_threads_give(extractor: Lite0, tmp_path: Path, count: int) -> None:
+    """It has one thread, with which torch takes another library for 1x1 convolutions of few photos."""
+    photos = PhotoBatches([picture(tmp_path, number) for number in range(count)], [extractor], [range(count)])
+    extraction, threads = Extraction([extractor]), torch.get_num_threads()
+    batches: Any = ExtractedBatches(photos, extraction, Precision())
+    (found,) = DataLoader(batches, batch_size=None, num_workers=1, collate_fn=Extracted._make)
+    torch.set_num_threads(2)
+    try:
+        with torch.inference_mode():
+            expected = extraction.extracted(photos[0])
+    finally:
+        torch.set_num_threads(threads)
+    for name in ("regions", "boxes", "scores", "grid"):
+        for values, others in zip(getattr(expected.arrays, name), getattr(found.arrays, name), strict=True):
+            assert np.array_equal(values, others), name
+    # Of few photos, MKL splits the product with the classifier's weights otherwise.
+    np.testing.assert_allclose(expected.arrays.seg_semantic, found.arrays.seg_semantic, rtol=2e-3, atol=1e-6)
+    assert found[:2] == expected[:2]
 
 
 @needs_weights

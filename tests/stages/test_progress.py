@@ -91,6 +91,23 @@ def test_a_run_that_ends_early_says_how(tmp_path: Path, stop: BaseException, sta
     assert (Run(tmp_path).progress.state, Run(tmp_path).progress.step) == (state, 3)
 
 
+@pytest.mark.parametrize("kind", [monitoring.PlainBar, monitoring.RichBar])
+def test_bars_say_what_is_left_of_the_training(tmp_path: Path, kind: type[monitoring.TimeLeft]) -> None:
+    """Of six steps in three epochs, a minute each."""
+    progress = monitoring.ProgressWriter(run=Run(tmp_path))
+    bar, shown = kind(writer=progress, refresh_rate=1), []
+
+    class Look(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *arguments: Any) -> None:
+            progress.began = monitoring.time.monotonic() - 60 * (trainer.global_step - 1)
+            shown.append(bar.get_metrics(trainer, pl_module).get("left"))
+
+    options: dict[str, Any] = {**QUIET, "enable_progress_bar": True, "accelerator": "cpu"}
+    trainer = pl.Trainer(callbacks=[progress, bar, Look()], default_root_dir=tmp_path, max_epochs=3, **options)
+    trainer.fit(Module(), DataLoader(torch.zeros(2, 1)))
+    assert shown == [None, "4 min", "3 min", "2 min", "1 min", "< 1 min"]
+
+
 def test_a_run_that_goes_on_counts_the_time_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process works for 100 s, the next one 20 s more; what lies between them is no work."""
     now = [1000.0]

@@ -155,9 +155,22 @@ def test_no_photo_that_can_be_read_is_an_error(tmp_path: Path) -> None:
         make(tmp_path, annotated=annotated._replace(photos=moved))
 
 
-def test_workers_change_nothing(tmp_path: Path) -> None:
-    one, two = make(tmp_path), make(tmp_path, folder=tmp_path / "other", workers=2)
+@pytest.mark.parametrize(("workers", "small"), [(2, False), (None, False), (None, True)])
+def test_workers_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int | None, small: bool
+) -> None:
+    """Nor whether they extract too; with photos that cannot be read, a whole batch of them among others."""
+    annotated = annotated_of(tmp_path / "raw")
+    for number in (2, 3, 4, 8):
+        annotated.photos[number].file.write_bytes(b"no picture")
+    one = make(tmp_path, annotated=annotated, images_per_shard=7)
+    here, forward = [], Tiny.forward
+    monkeypatch.setattr(Tiny, "small", small)
+    monkeypatch.setattr(Tiny, "forward", lambda self, inputs: here.append(1) or forward(self, inputs))
+    where: Any = {"folder": tmp_path / "other", "images_per_shard": 7}
+    two = make(tmp_path, annotated=annotated, workers=workers, **where)
     assert contents(one.folder) == contents(two.folder)
+    assert bool(here) != small
 
 
 def test_batches_keep_to_their_shard(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from hydra.utils import instantiate
 from rich.console import Console
 from rich.table import Table
 
+from threeshnet.cli.door import compose_settings
 from threeshnet.errors import ConfigError, Problems, no_numbers
 from threeshnet.features.extractor import Extractor
 from threeshnet.features.predict import choose_sources
@@ -21,6 +23,8 @@ from threeshnet.settings import DataSettings, plain
 from threeshnet.shards.leakage import coverage, crossing, leaks
 from threeshnet.shards.make import MadeShards, ShardSettings, make_shards
 from threeshnet.shards.manifest import LEFT_OUT_LIST, view_name
+
+log = logging.getLogger(__name__)
 
 # What `make data` and `make import` hand on as it is.
 OF_SHARDS = {"images_per_shard", "limit", "batch_size", "workers", "on_error", "compression", "overwrite"}
@@ -40,6 +44,14 @@ def make_data(settings: DataSettings) -> None:
     )
     for number in wanted:
         make_set(settings, annotated, sources, number)
+
+
+def make_here(words: Sequence[str]) -> None:
+    """What the command does with these words, in this process: another one would import all the libraries again."""
+    settings: Any
+    settings, _ = compose_settings("data", words)
+    log.info("1 of 3: the shards of %s, which are missing", settings.data.name)
+    make_data(settings)
 
 
 def numbers(views: Sequence[Any]) -> list[int]:

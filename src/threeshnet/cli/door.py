@@ -92,12 +92,19 @@ def invocation() -> Invocation:
 
 def compose_training(overrides: Sequence[str]) -> tuple[TrainSettings, dict[str, Any]]:
     """The settings of `train`, and the choice of every group.  Raises ConfigError that says what is wrong."""
+    settings: Any
+    settings, choices = compose_settings("train", overrides)
+    return settings, choices
+
+
+def compose_settings(verb: str, overrides: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
+    """The settings of a verb, and the choice of every group.  Raises ConfigError that says what is wrong."""
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base=VERSION_BASE):
-            cfg = compose("train", list(overrides), return_hydra_config=True)
+            cfg = compose(verb, list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explained(error, "train", overrides)) from error
+        raise ConfigError(explained(error, verb, overrides)) from error
     except ValueError as error:
         if in_choices(error) and (message := wrong_choices(overrides)):
             raise ConfigError(message) from error
@@ -105,8 +112,7 @@ def compose_training(overrides: Sequence[str]) -> tuple[TrainSettings, dict[str,
     choices = dict(cfg.hydra.runtime.choices)
     with open_dict(cfg):
         del cfg["hydra"]
-    settings: Any = settings_of("train", cfg, overrides)
-    return settings, choices
+    return settings_of(verb, cfg, overrides), choices
 
 
 def settings_of(verb: str, cfg: DictConfig, words: Sequence[str]) -> Settings:

@@ -8,12 +8,14 @@ import time
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 
+from threeshnet.cli.data import make_here
 from threeshnet.evaluation.calibrate import calibrate
 from threeshnet.evaluation.finish import finish, show
 from threeshnet.evaluation.scores import facts_of_run, scores_of
 from threeshnet.files import check_writable
 from threeshnet.nn.collectives import leave_together
 from threeshnet.runs.facts import job_facts, machine, training_facts
+from threeshnet.runs.rank import process_rank
 from threeshnet.runs.resume import check_own_settings, checkpoint_to_resume, finished_metrics, interruptible, run_of
 from threeshnet.runs.tracking import Tracker, training_name
 from threeshnet.settings import Invocation, TrainSettings, plain
@@ -28,12 +30,18 @@ from threeshnet.training.signals import Signals
 log = logging.getLogger(__name__)
 
 
+def announce(stage: str) -> None:
+    """Say what begins now, once for all processes of a run."""
+    if process_rank() == 0:
+        log.info(stage)
+
+
 def train(settings: TrainSettings, invocation: Invocation) -> None:
     """Train, select, score once."""
     started = time.perf_counter()
     run = run_of(settings, invocation)
     check_writable("out", run.folder)
-    shards = provide_shards(settings.shards, settings.data)
+    shards = provide_shards(settings.shards, settings.data, make=make_here)
     tracker = Tracker(settings, run, invocation, name=training_name(settings))
     with run.lock(), interruptible(run, invocation), Signals() as signals, tracker:
         resumed = checkpoint_to_resume(run, resume=settings.resume)
@@ -56,9 +64,11 @@ def train(settings: TrainSettings, invocation: Invocation) -> None:
         run.write_settings(plain(settings))
         run.write_job(job_facts(settings, facts))
         step = carry_on(trainer.loggers, begun)
+        announce(f"2 of 3: training, {settings.trainer['max_epochs']} epochs")
         trainer.fit(module, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
 
         selection, checkpoint = run.selected(settings.selection)
+        announce(f"3 of 3: scores and pictures of the {selection} checkpoint")
         if selection != settings.selection:
             log.warning("no epoch was finished, so no checkpoint was compared on dev: scoring the last weights")
         module.load_state_dict(read_checkpoint(checkpoint)["state_dict"])

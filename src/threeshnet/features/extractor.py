@@ -39,6 +39,7 @@ class Extractor(nn.Module):
     version = 1
     able: tuple[str, ...] = FIELDS
     needs_pixels = True
+    small = False  # several processes of one thread are faster than one of several threads, and memory suffices
     recipe: Mapping[str, Any]  # `_target_` and arguments; empty where an argument is no plain value
 
     def __new__(cls, *_: Any, **options: Any) -> Self:

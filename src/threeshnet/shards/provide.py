@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from threeshnet.errors import DataError
@@ -14,10 +15,11 @@ from threeshnet.settings import DataSet
 from threeshnet.shards.manifest import open_shards
 
 
-def provide_shards(folder: str | Path, data: DataSet) -> Path:
+def provide_shards(folder: str | Path, data: DataSet, make: Callable[[Sequence[str]], None] | None = None) -> Path:
     """The folder of a data set's shards below `folder`.  Raises DataError when there are none.
 
-    Data sets marked `made_here` need no raw data, so their shards are made now.
+    Data sets marked `made_here` need no raw data, so their shards are made now: by `make`, which gets the words of
+    `threeshnet data`, else by that command in a process of its own.
     """
     name = data.name
     try:
@@ -25,8 +27,11 @@ def provide_shards(folder: str | Path, data: DataSet) -> Path:
     except DataError as missing:
         if not data.made_here:
             raise DataError(f"{missing}\n{data.how_to_get}") from missing
-    command = ["-m", "threeshnet", "data", f"data={name}", text("out", folder)]
-    before = ends_with(os.getpid())
-    if subprocess.run([sys.executable, *command], check=False, preexec_fn=before).returncode:
-        raise DataError(f"the shards of {name} could not be made; see above")
+    (make or _by_command)([f"data={name}", text("out", folder)])
     return open_shards(folder, name)
+
+
+def _by_command(words: Sequence[str]) -> None:
+    command = [sys.executable, "-m", "threeshnet", "data", *words]
+    if subprocess.run(command, check=False, preexec_fn=ends_with(os.getpid())).returncode:
+        raise DataError(f"the shards could not be made ({' '.join(words)}); see above")

@@ -13,7 +13,6 @@ import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
 from pytorch_lightning.loggers import Logger
 
 from threeshnet.batches.datamodule import Augmentation, BatchOptions, RetrievalDataModule, Splits
@@ -29,7 +28,7 @@ from threeshnet.training.best_checkpoint import BestModelCheckpoint
 from threeshnet.training.checkpoint import maker_facts, model_card
 from threeshnet.training.last_checkpoint import LastCheckpoint
 from threeshnet.training.module import RetrievalModule
-from threeshnet.training.monitoring import CollapseWatch, ProgressWriter, StepClock
+from threeshnet.training.monitoring import CollapseWatch, PlainBar, ProgressWriter, RichBar, StepClock
 from threeshnet.training.random_states import RandomStates
 from threeshnet.training.schedules import Optimization
 from threeshnet.training.signals import Signals
@@ -145,11 +144,13 @@ def callbacks(settings: TrainSettings, run: Run) -> list[pl.Callback]:
 
     The mean comes before the keepers of checkpoints: what they save after a step holds the mean of that step.
     """
-    items: list[pl.Callback] = [StepClock(), CollapseWatch(), ProgressWriter(run=run)]
+    progress = ProgressWriter(run=run)
+    items: list[pl.Callback] = [StepClock(), CollapseWatch(), progress]
     if settings.averaging:
         items.insert(0, instantiate(settings.averaging))
     if settings.trainer.get("enable_progress_bar", True):
-        items.append(RichProgressBar() if sys.stderr.isatty() else TQDMProgressBar(refresh_rate=50))
+        bar = RichBar(writer=progress) if sys.stderr.isatty() else PlainBar(writer=progress, refresh_rate=50)
+        items.append(bar)
     return items
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
@@ -143,7 +144,7 @@ class ProgressWriter(Callback):
     def _write(self, trainer: Trainer, state: str, epoch: int | None = None) -> None:
         if not trainer.is_global_zero:
             return
-        steps = trainer.estimated_stepping_batches if self.first_step is not None else math.inf
+        steps = self._steps(trainer)
         content = {
             "state": state,
             "epoch": trainer.current_epoch if epoch is None else epoch,
@@ -154,7 +155,7 @@ class ProgressWriter(Callback):
             "best_dev_rsum": self.best,
             "started": self.started,
             "updated": time.time(),
-            "seconds_left": self._seconds_left(trainer.global_step, steps),
+            "seconds_left": self.seconds_left(trainer),
         }
         self.written = time.monotonic()
         try:
@@ -162,11 +163,46 @@ class ProgressWriter(Callback):
         except OSError as error:  # no reason to stop: checkpoints report a full disk
             log.warning("%s cannot be written: %s", error.filename, error.strerror)
 
-    def _seconds_left(self, step: int, steps: float) -> float | None:
+    def seconds_left(self, trainer: Trainer) -> float | None:
+        """Of training with its evaluations, by the mean of the steps so far; None where that is unknown."""
+        step, steps = trainer.global_step, self._steps(trainer)
         if self.first_step is None or step <= self.first_step or not math.isfinite(steps):
             return None
         mean = (time.monotonic() - self.began) / (step - self.first_step)
         return round(mean * max(steps - step, 0), 1)
+
+    def _steps(self, trainer: Trainer) -> float:
+        """Of the whole run; infinity before the first, when counting them would open the data too early."""
+        return trainer.estimated_stepping_batches if self.first_step is not None else math.inf
+
+
+class TimeLeft(ProgressBar):
+    """Adds the time that is left of the whole training to a progress bar, which counts the batches of an epoch."""
+
+    def __init__(self, *, writer: ProgressWriter, **options: Any) -> None:
+        super().__init__(**options)
+        self.writer = writer
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        seconds = self.writer.seconds_left(trainer)
+        return super().get_metrics(trainer, pl_module) | ({} if seconds is None else {"left": in_minutes(seconds)})
+
+
+class PlainBar(TimeLeft, TQDMProgressBar):
+    """For logs."""
+
+
+class RichBar(TimeLeft, RichProgressBar):
+    """For terminals."""
+
+
+def in_minutes(seconds: float) -> str:
+    """A time as people say it.
+
+    >>> in_minutes(200), in_minutes(100), in_minutes(70), in_minutes(20)
+    ('3 min', '2 min', '1 min', '< 1 min')
+    """
+    return f"{seconds / 60:.0f} min" if seconds >= 60 else "< 1 min"
 
 
 def seconds_of(checkpoint: Mapping[str, Any] | None) -> float:
