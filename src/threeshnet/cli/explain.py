@@ -61,16 +61,16 @@ def table_of(explanation: Explanation, top: int) -> Table:
         table.add_column(name)
     for name in ("effect", "share", "VSeM"):
         table.add_column(name, justify="right")
-    for number, found in enumerate(explanation.contributions[:top], start=1):
-        table.add_row(str(number) if is_one else "", *cells(explanation, found))
+    for number, contribution in enumerate(explanation.contributions[:top], start=1):
+        table.add_row(str(number) if is_one else "", *cells(explanation, contribution))
     if explanation.photo is not None:
         table.add_row("", *cells(explanation, explanation.photo))
     return table
 
 
-def cells(explanation: Explanation, found: Contribution) -> list[str]:
+def cells(explanation: Explanation, contribution: Contribution) -> list[str]:
     """One place as a row."""
-    place = found.place
+    place = contribution.place
     whole = place.kind == "photo"
     box = "" if place.box is None else " ".join(f"{100 * side:.0f}" for side in place.box)
     there = [f"{name} {100 * share:.0f}%" for name, share in list(explanation.classes(place).items())[:CLASSES]]
@@ -78,7 +78,7 @@ def cells(explanation: Explanation, found: Contribution) -> list[str]:
         "photo (categories)" if whole else f"{place.kind} {place.number}",
         "" if whole else box,
         "" if whole else ", ".join(there),
-        f"{found.effect:+.4f}",
-        "" if found.share is None else f"{found.share:+.4f}",
-        "" if found.weight is None else f"{found.weight:.2f}",
+        f"{contribution.effect:+.4f}",
+        "" if contribution.share is None else f"{contribution.share:+.4f}",
+        "" if contribution.weight is None else f"{contribution.weight:.2f}",
     ]

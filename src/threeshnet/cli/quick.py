@@ -59,10 +59,10 @@ def quick_settings(verb: str, words: Sequence[str]) -> Any:
     tree = {key: value for key, value in primary.items() if key not in NO_SETTINGS}
     try:
         for word in expanded(verb, words, primary):
-            found = KEY.fullmatch(word)
-            if found is None or found[1] not in tree:
+            pair = KEY.fullmatch(word)
+            if pair is None or pair[1] not in tree:
                 return None
-            tree[found[1]] = value_of(found[2])
+            tree[pair[1]] = value_of(pair[2])
     except (ValueError, ThreeSHNetError):
         return None
     from threeshnet.cli.validation import model_of, setting_faults
@@ -78,10 +78,10 @@ def value_of(text: str) -> Any:
     >>> value_of('"a dog"'), value_of("[has,dog]"), value_of("20"), value_of("null")
     ('a dog', ['has', 'dog'], 20, None)
     """
-    if found := QUOTED.fullmatch(text):
-        return found[1]
-    if found := LIST.fullmatch(text):
-        return [value_of(part) for part in found[1].split(",")] if found[1] else []
+    if quoted := QUOTED.fullmatch(text):
+        return quoted[1]
+    if listed := LIST.fullmatch(text):
+        return [value_of(part) for part in listed[1].split(",")] if listed[1] else []
     if text in NAMED:
         return NAMED[text]
     if NUMBER.fullmatch(text):

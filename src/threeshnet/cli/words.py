@@ -85,21 +85,23 @@ def expanded(verb: str, words: Sequence[str], defaults: Mapping[str, Any]) -> li
 
 def _is_override(word: str, defaults: Mapping[str, Any]) -> bool:
     """Whether a word sets a key, also one that Hydra will refuse; `x=y` in a sentence of several words does not."""
-    found = OVERRIDE.match(word)
-    known = found is not None and (found[1] in defaults or found[1].startswith("hydra") or word[0] in "+~")
-    return known or (found is not None and len(word.split()) == 1)
+    override = OVERRIDE.match(word)
+    if override is None:
+        return False
+    names_a_setting = override[1] in defaults or override[1].startswith("hydra") or word[0] in "+~"
+    return names_a_setting or len(word.split()) == 1
 
 
 def _flag(verb: str, word: str, rest: list[str], defaults: Mapping[str, Any]) -> str:
-    found = FLAG.fullmatch(word)
-    key = found[2].replace("-", "_") if found else ""
-    known = [key for key in defaults if key not in NO_SETTINGS]
-    if found is None or key not in known or (found[1] and not isinstance(defaults[key], bool)):
-        flags = ", ".join([*VERBS[verb].flags, *(f"--{key}" for key in known)])
+    flag = FLAG.fullmatch(word)
+    key = flag[2].replace("-", "_") if flag else ""
+    keys = [key for key in defaults if key not in NO_SETTINGS]
+    if flag is None or key not in keys or (flag[1] and not isinstance(defaults[key], bool)):
+        flags = ", ".join([*VERBS[verb].flags, *(f"--{key}" for key in keys)])
         raise ConfigError(f"threeshnet {verb} has no {word}; there are: {flags}")
-    if found[1] or (isinstance(defaults[key], bool) and found[3] is None):
-        return f"{key}={str(not found[1]).lower()}"
-    value = found[3] if found[3] is not None else _next(word, rest)
+    if flag[1] or (isinstance(defaults[key], bool) and flag[3] is None):
+        return f"{key}={str(not flag[1]).lower()}"
+    value = flag[3] if flag[3] is not None else _next(word, rest)
     return f"{key}={value}" if isinstance(defaults[key], bool | int | float) else text(key, value)
 
 

@@ -40,8 +40,8 @@ def calibrate(trainer: pl.Trainer, module: EncodingModule, datamodule: Retrieval
     fault = ""
     if process_index() == 0:
         try:
-            if found := fitted(module.embeddings, datamodule.split(dev)):
-                store(found, checkpoint)
+            if calibration := fitted(module.embeddings, datamodule.split(dev)):
+                store(calibration, checkpoint)
         except CheckpointError as error:
             fault = str(error)
     if fault := next(filter(None, gather_objects(fault)), ""):
@@ -57,10 +57,10 @@ def calibrate_checkpoint(file: Path, embeddings: Embeddings, split: ShardedSplit
     content = read_checkpoint(file)
     if split.name in content["threeshnet"].get("run", {}).get("train_splits", ()):
         raise CheckpointError(f"{file} was trained on {split.name!r}: calibrate it on another split")
-    found = fitted(embeddings, split)
-    if found is None:
+    calibration = fitted(embeddings, split)
+    if calibration is None:
         raise ConfigError(f"split={split.name} has {split.images} photos: a calibration takes {FEWEST} or more")
-    store(found, file)
+    store(calibration, file)
     return checkpoint_hash(file)
 
 

@@ -47,12 +47,12 @@ def weighted_values(tokens: TokensOfPhoto, text: Tensor) -> list[tuple[Tensor, T
         whole = units.sum(dim=0).norm() if len(units) > 1 else 1.0
         parts = [vector @ text.to(vector) / (length * whole) for vector, length in zip(pooled, lengths, strict=True)]
         gradients = torch.autograd.grad(torch.stack(parts).sum(), values)
-    found = []
+    values_and_weights = []
     for branch, value, gradient in zip(tokens.branches, values, gradients, strict=True):
         mask, weights = branch.tokens.mask[0], torch.zeros_like(gradient[0])
         weights[mask] = even_among_equals(value.detach()[0, mask], gradient[0, mask])
-        found.append((value.detach()[0].masked_fill(~mask.unsqueeze(-1), 0.0), weights))
-    return found
+        values_and_weights.append((value.detach()[0].masked_fill(~mask.unsqueeze(-1), 0.0), weights))
+    return values_and_weights
 
 
 def even_among_equals(values: Tensor, weights: Tensor) -> Tensor:
@@ -112,8 +112,9 @@ def deletion_test(tokens: TokensOfPhoto, text: Tensor, order: list[int], seed: i
 
 def random_places(places: list[int], seed: int) -> list[list[int]]:
     """`DRAWS` times `NAMED` different places, the same for the same set of places."""
-    generator, known = torch.Generator().manual_seed(seed), sorted(places)
-    return [[known[n] for n in torch.randperm(len(known), generator=generator)[:NAMED].tolist()] for _ in range(DRAWS)]
+    generator, ordered = torch.Generator().manual_seed(seed), sorted(places)
+    draws = (torch.randperm(len(ordered), generator=generator)[:NAMED].tolist() for _ in range(DRAWS))
+    return [[ordered[n] for n in draw] for draw in draws]
 
 
 def effects(tokens: TokensOfPhoto, text: Tensor) -> tuple[float, Tensor]:

@@ -19,7 +19,7 @@ def drawn(explanation: Explanation, photo: Image.Image) -> Image.Image:
     small.thumbnail((PHOTO_SIDE, PHOTO_SIDE))
     pixels = np.asarray(small)
     heat = explanation.heat(small.size)
-    named = [found.place.box for found in explanation.named if found.place.box is not None]
+    named = [each.place.box for each in explanation.named if each.place.box is not None]
     branches = list(_branches(explanation))
     rows = panel_rows(Highlight("", pixels, explanation.seg_map, explanation.class_names, branches, (), candidates=0))
     if explanation.shown_as == EXPLANATION:
@@ -39,14 +39,14 @@ def _lines(explanation: Explanation, letters: int) -> list[tuple[str, str]]:
 
 def _branches(explanation: Explanation) -> list[Attention]:
     """What VSeM and VSpM did; the map is that of the tokens named first, where there are any."""
-    found = []
+    attentions = []
     for source, guide in explanation.guidance.items():
         of_regions, boxes = source == "regions", guide.boxes
         kind = "region" if of_regions else "cell"
         maps = [each.attention for each in explanation.named if each.place.kind == kind and each.attention is not None]
         title = f"{kind}s named first" if maps else f"mean of {kind}s"
         cells = None if boxes is None or of_regions else (len({*boxes[:, 1]}), len({*boxes[:, 0]}))
-        found.append(
+        attentions.append(
             Attention(
                 title=title,
                 boxes=boxes if of_regions else None,
@@ -55,4 +55,4 @@ def _branches(explanation: Explanation) -> list[Attention]:
                 spatial=np.mean(maps, axis=0) if maps else guide.attention,
             )
         )
-    return found
+    return attentions

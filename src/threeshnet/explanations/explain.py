@@ -27,16 +27,16 @@ def explain(model: RetrievalModel, images: ImageBatch, sentence: str, class_name
     order = ranked(tokens, lost)
     contributions = _contributions(tokens, text, lost, score)
     seg_map = None if images.seg_map is None else images.seg_map[0].cpu().numpy().astype(np.uint8)
-    known = 0 if seg_map is None else int(seg_map.max()) + 1
+    classes = 0 if seg_map is None else int(seg_map.max()) + 1
     return Explanation(
         sentence=sentence,
         score=score,
         contributions=[contributions[place] for place in order],
-        photo=next((found for found in contributions if found.place.kind == PHOTO), None),
+        photo=next((each for each in contributions if each.place.kind == PHOTO), None),
         test=deletion_test(tokens, text, order),
         guidance={branch.source: _guidance(tokens, branch) for branch in tokens.branches},
         seg_map=seg_map,
-        class_names=list(class_names) or [f"class {number}" for number in range(known)],
+        class_names=list(class_names) or [f"class {number}" for number in range(classes)],
     )
 
 
@@ -73,9 +73,9 @@ def _parts(tokens: TokensOfPhoto) -> list[str]:
 
 def _guidance(tokens: TokensOfPhoto, branch: Branch) -> Guidance:
     boxes = [tokens.places[place].box for place in branch.own_places.tolist()]
-    known = [box for box in boxes if box is not None]
+    present = [box for box in boxes if box is not None]
     return Guidance(
-        boxes=np.array(known, np.float32) if known and len(known) == len(boxes) else None,
+        boxes=np.array(present, np.float32) if present and len(present) == len(boxes) else None,
         weights=None if branch.semantic is None else branch.semantic.float().cpu().numpy(),
         attention=None if branch.spatial is None else branch.spatial.float().mean(dim=0).cpu().numpy(),
     )

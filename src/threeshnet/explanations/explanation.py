@@ -94,11 +94,11 @@ class Explanation:
         """
         width, height = size
         heat = np.zeros((height, width), np.float32)
-        for found in self.contributions if self.shown_as == EXPLANATION else ():
-            if found.effect > 0 and found.place.box is not None:
-                rows, columns = pixels(found.place.box, size)
+        for each in self.contributions if self.shown_as == EXPLANATION else ():
+            if each.effect > 0 and each.place.box is not None:
+                rows, columns = pixels(each.place.box, size)
                 area = (rows.stop - rows.start) * (columns.stop - columns.start)
-                heat[rows, columns] += found.effect / area
+                heat[rows, columns] += each.effect / area
         return heat / heat.max() if heat.any() else heat
 
     def classes(self, place: Place | None = None) -> dict[str, float]:
@@ -122,15 +122,15 @@ class Explanation:
             if self.test is None
             else {key: round(cost, DIGITS) for key, cost in self.test._asdict().items()},
             "places": [
-                found.to_json() | {"classes": dict(list(self.classes(found.place).items())[:CLASSES])}
-                for found in self.contributions
+                each.to_json() | {"classes": dict(list(self.classes(each.place).items())[:CLASSES])}
+                for each in self.contributions
             ],
             "photo": None if self.photo is None else self.photo.to_json(),
             "classes": self.classes(),
         }
         if maps:
             mean = {source: _listed(guide.attention) for source, guide in self.guidance.items()}
-            content["attention"] = {"mean": mean, "named": [_listed(found.attention) for found in self.named]}
+            content["attention"] = {"mean": mean, "named": [_listed(each.attention) for each in self.named]}
             content["segmentation"] = None if self.seg_map is None else self.seg_map.tolist()
         return content
 

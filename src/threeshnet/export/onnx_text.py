@@ -51,12 +51,12 @@ class OnnxText:
             raise TypeError("encode_texts takes a list of sentences, not one string")
         pieces = [self.tokenizer.encode(text).ids for text in texts]
         order = sorted(range(len(pieces)), key=lambda row: len(pieces[row]))
-        found = np.empty((len(pieces), self.width), dtype=np.float32)
+        embeddings = np.empty((len(pieces), self.width), dtype=np.float32)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             ids, mask = self._padded([pieces[row] for row in rows])
-            found[rows] = self.session.run(["embedding"], {"ids": ids, "mask": mask})[0]
-        return found
+            embeddings[rows] = self.session.run(["embedding"], {"ids": ids, "mask": mask})[0]
+        return embeddings
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -107,10 +107,10 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def checked_file(folder: Path, record: dict[str, Any], name: str) -> Path:
     """A file of the folder.  Raises CheckpointError where it is missing, or its hash is not the recorded one."""
-    file, known = folder / name, record["files"]
-    if name not in known or not file.is_file():
+    file, hashes = folder / name, record["files"]
+    if name not in hashes or not file.is_file():
         way_out = "export with int8=true" if "int8" in name else "export the model again"
-        raise CheckpointError(f"{file}: no such file; the folder holds {', '.join(known)}: {way_out}")
-    if sha256(file) != known[name]:
+        raise CheckpointError(f"{file}: no such file; the folder holds {', '.join(hashes)}: {way_out}")
+    if sha256(file) != hashes[name]:
         raise CheckpointError(f"{file} is not the file that was exported: its sha256 differs; export the model again")
     return file

@@ -99,13 +99,13 @@ def write_image_tower(
 def image_arrays(images: ImageBatch) -> dict[str, Tensor]:
     """The inputs of `image.onnx` by name, as far as the batch has them; in float32 as `ImageBatch.to` widens them."""
     images = images.to("cpu")
-    found: dict[str, Tensor | None] = {name: getattr(images, name) for name in SEGMENTATION}
+    arrays: dict[str, Tensor | None] = {name: getattr(images, name) for name in SEGMENTATION}
     if images.seg_map is not None:
-        found["seg_map"] = images.seg_map.to(torch.uint8)
+        arrays["seg_map"] = images.seg_map.to(torch.uint8)
     for source, name in TOKENS.items():
         if (tokens := getattr(images, source)) is not None:
-            found |= {source: tokens.values, f"{name}_mask": tokens.mask, f"{name}_boxes": _boxes(images, name)}
-    return {name: tensor for name, tensor in found.items() if tensor is not None}
+            arrays |= {source: tokens.values, f"{name}_mask": tokens.mask, f"{name}_boxes": _boxes(images, name)}
+    return {name: tensor for name, tensor in arrays.items() if tensor is not None}
 
 
 def images_of(arrays: Mapping[str, Tensor]) -> ImageBatch:
@@ -143,13 +143,13 @@ def _write_tower(file: Path, tower: nn.Module, draw: Any, sizes: Sequence[tuple[
         with replacing(file) as partial:
             try:
                 _export(with_twins(tower, most), cases[1], partial)
-                found = [_run(partial, case) for case in cases]
+                exported = [_run(partial, case) for case in cases]
             except (ConfigError, OSError):
                 raise
             except Exception as reason:  # of torch, onnx and onnxruntime, for a part that ONNX cannot express
                 said = shortened(" ".join(str(reason).split()), 300)
                 raise ConfigError(f"the {key} of this model cannot be exported to ONNX: {said}") from reason
-            apart = max(float(np.abs(ours - theirs).max()) for ours, theirs in zip(found, expected, strict=True))
+            apart = max(float(np.abs(ours - theirs).max()) for ours, theirs in zip(exported, expected, strict=True))
             if not apart <= ALLOWED:
                 raise CheckpointError(
                     f"{file}: its embeddings differ from PyTorch's by {apart:.1e} (at most {ALLOWED:.0e} is allowed); "

@@ -76,9 +76,9 @@ class Approximate:
         """As `exact.nearest`, but some rows may be missed; None where fewer than `top` were found for some query."""
         count = min(top * CANDIDATES, len(self.embeddings))
         projected = np.ascontiguousarray(queries @ self.directions, np.float32)
-        found = self.index.search(projected, count, params=self._parameters(count, allowed))[1]
-        whole = int((found >= 0).all(axis=0).sum())  # what is missing stands last
-        return rescored(self.embeddings, queries, found[:, :whole], top) if whole >= min(top, count) else None
+        candidates = self.index.search(projected, count, params=self._parameters(count, allowed))[1]
+        whole = int((candidates >= 0).all(axis=0).sum())  # what is missing stands last
+        return rescored(self.embeddings, queries, candidates[:, :whole], top) if whole >= min(top, count) else None
 
     def _parameters(self, count: int, allowed: np.ndarray | None) -> Any:
         chosen = None

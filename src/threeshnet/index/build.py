@@ -123,7 +123,7 @@ def _encoded(
     """The stores with a part for every PART items of the plan, whose rows are filled in; and what was damaged."""
     damaged: list[str] = []
     number = max((int(part.name) for part in (out / PARTS).glob("[0-9]*")), default=-1) + 1
-    filled = plan.known
+    filled = plan.stored
     unit = {"photos": "photo", "images": "image", "captions": "sentence"}[source.kind]
     with tqdm(
         total=len(plan.todo), unit=unit, desc="Indexing", disable=not options.progress, dynamic_ncols=True

@@ -73,10 +73,10 @@ class Cluster:
             )
         wanted = self.models.Filter(must=[self._filter(condition) for condition in conditions]) if conditions else None
         asked = [self.models.QueryRequest(query=query.tolist(), limit=top, filter=wanted) for query in queries]
-        found = [each.points for each in self.client.query_batch_points(self.name, asked)]
-        count = min((len(points) for points in found), default=0)
-        rows = [[point.id for point in points[:count]] for points in found]
-        scores = [[point.score for point in points[:count]] for points in found]
+        points_of_queries = [each.points for each in self.client.query_batch_points(self.name, asked)]
+        count = min((len(points) for points in points_of_queries), default=0)
+        rows = [[point.id for point in points[:count]] for points in points_of_queries]
+        scores = [[point.score for point in points[:count]] for points in points_of_queries]
         return np.array(rows, np.int64).reshape(len(queries), count), np.array(scores).reshape(len(queries), count)
 
     def _is_whole(self) -> bool:

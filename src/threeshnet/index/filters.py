@@ -80,15 +80,15 @@ class Condition(NamedTuple):
 
 def conditions_of(words: Sequence[str], class_names: Sequence[str]) -> list[Condition]:
     """What the words ask for.  Raises ConfigError, once for all words."""
-    problems, found = Problems("filters"), []
+    problems, conditions = Problems("filters"), []
     for word in words:
         try:
             condition = _condition(word.removeprefix("!").strip(), class_names)
-            found.append(condition._replace(negated=word.startswith("!")))
+            conditions.append(condition._replace(negated=word.startswith("!")))
         except ValueError as error:
             problems.add(f"{word!r}: {error}")
     problems.raise_as(ConfigError, f"There are: {WORDS}.")
-    return found
+    return conditions
 
 
 def allowed_rows(words: Sequence[str], index: Filtered) -> np.ndarray | None:
@@ -109,8 +109,8 @@ def _mask(condition: Condition, index: Filtered) -> np.ndarray:
     if condition.kind == "place":
         inside &= PLACES[condition.text](areas)
     weights = areas.share[inside] if condition.kind == "share" else np.ones(int(inside.sum()))
-    found = np.bincount(areas.row[inside], weights, minlength=len(index))
-    return COMPARISONS[condition.sign](found, condition.number)
+    amounts = np.bincount(areas.row[inside], weights, minlength=len(index))
+    return COMPARISONS[condition.sign](amounts, condition.number)
 
 
 def _condition(word: str, class_names: Sequence[str]) -> Condition:
@@ -151,10 +151,10 @@ def classes_of(text: str, names: Sequence[str]) -> tuple[int, ...]:
         raise ValueError("the index has no segmentation with class names")
     wanted = text.lower()
     lower = [name.lower() for name in names]
-    found = tuple(number for number, name in enumerate(lower) if name == wanted)
-    found = found or tuple(number for number, name in enumerate(lower) if wanted in re.split(r"[^\w]+", name))
-    if found:
-        return found
+    numbers = tuple(number for number, name in enumerate(lower) if name == wanted)
+    numbers = numbers or tuple(number for number, name in enumerate(lower) if wanted in re.split(r"[^\w]+", name))
+    if numbers:
+        return numbers
     words = sorted({word for name in lower for word in (name, *re.split(r"[^\w]+", name)) if word})
     near = difflib.get_close_matches(wanted, words, 5, 0.5)
     shown = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names[:20])}"
@@ -170,10 +170,10 @@ def _seconds(text: str) -> float:
 
 
 def _bytes(text: str) -> float:
-    found = SIZE.fullmatch(text)
-    if found is None:
+    size = SIZE.fullmatch(text)
+    if size is None:
         raise ValueError(f"{text!r} is no size, as 500KB or 1MB")
-    return _number(found[1]) * UNITS[found[2].upper()]
+    return _number(size[1]) * UNITS[size[2].upper()]
 
 
 def _number(text: str) -> float:

@@ -92,15 +92,15 @@ class Index:
         masks = {words: allowed_rows(words, self) for words in dict.fromkeys(query.filters for query in queries)}
         wanted = self._wanted(queries) if queries else []
         hashes = self.column("perceptual_hash") if fold and queries else None
-        found: dict[int, Answer] = {}
+        answers: dict[int, Answer] = {}
         for words, mask in masks.items():
             places = [place for place, query in enumerate(queries) if query.filters == words]
             gallery = len(self) if mask is None else int(mask.sum())
             hubs = self._hubs if corrected else None
             ranking = Ranking(self._nearest(words, mask, exact), gallery, hashes, hubs, self.calibration)
             for place, ranked in zip(places, ranking([wanted[place] for place in places], top), strict=True):
-                found[place] = self._answer(queries[place].name, ranked)
-        return [found[place] for place in range(len(queries))]
+                answers[place] = self._answer(queries[place].name, ranked)
+        return [answers[place] for place in range(len(queries))]
 
     def _nearest(self, words: Sequence[str], mask: np.ndarray | None, exact: bool) -> Nearest:
         def search(queries: np.ndarray, top: int, bias: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -108,9 +108,9 @@ class Index:
                 return self.cluster.nearest(queries, top, conditions_of(words, self.class_names))
             many = mask is None or mask.mean() > SPARSE  # few are searched faster one by one
             if bias is None and many and not exact and self._approximate is not None:
-                found = self._approximate.nearest(queries, top, allowed=mask)
-                if found is not None:
-                    return found
+                rows_and_scores = self._approximate.nearest(queries, top, allowed=mask)
+                if rows_and_scores is not None:
+                    return rows_and_scores
             return nearest(self.rows.embeddings, queries, top, allowed=mask, bias=bias)
 
         return search

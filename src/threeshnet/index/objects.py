@@ -19,7 +19,7 @@ def areas(seg_map: np.ndarray) -> list[dict[str, Any]]:
     0.25
     """
     height, width = seg_map.shape
-    found = []
+    objects = []
     for number in np.unique(seg_map):
         if number == VOID:
             continue
@@ -31,7 +31,7 @@ def areas(seg_map: np.ndarray) -> list[dict[str, Any]]:
             if cells < LEAST_CELLS:
                 continue
             y, x = (float(positions.mean()) + 0.5 for positions in np.nonzero(inside))
-            found.append(
+            objects.append(
                 {
                     "class": int(number),
                     "share": cells / (height * width),
@@ -43,4 +43,4 @@ def areas(seg_map: np.ndarray) -> list[dict[str, Any]]:
                     "bottom": rows.stop / height,
                 }
             )
-    return found
+    return objects

@@ -23,9 +23,9 @@ SOURCE = "source.json"  # beside the parts: what they are of
 class Plan:
     """Which row of the stores each item has; -1 for those to encode."""
 
-    def __init__(self, items: Sequence[Item], rows: np.ndarray, old: dict[str, str], known: int) -> None:
-        """`old` is the content of each id of the present index, whose rows come first; `known` counts all rows."""
-        self.items, self.rows, self.old, self.known = list(items), rows, old, known
+    def __init__(self, items: Sequence[Item], rows: np.ndarray, old: dict[str, str], stored: int) -> None:
+        """`old` is the content of each id of the present index, whose rows come first; `stored` counts all rows."""
+        self.items, self.rows, self.old, self.stored = list(items), rows, old, stored
         self.resumed = int((rows >= len(old)).sum())
         self.todo = [place for place, row in enumerate(rows) if row < 0]
 

@@ -69,19 +69,19 @@ class Ranking:
         rows, scores = self.nearest(vectors, kept)
         plain = rows, scores
         rows, scores = self._altered(wanted, vectors, rows.copy(), scores.copy(), kept)
-        found = []
+        rankings = []
         for place, each in enumerate(wanted):
             answerable, likely = self._probabilities(each, plain[1][place], scores[place])
             groups = [[rank] for rank in range(len(rows[place]))]
             if self.hashes is not None:
                 groups = folded(self.hashes[rows[place]])
-            found.append(Ranked(rows[place], scores[place], groups[:top], answerable, likely))
-        short = [place for place, each in enumerate(found) if len(each.groups) < min(top, self.gallery)]
+            rankings.append(Ranked(rows[place], scores[place], groups[:top], answerable, likely))
+        short = [place for place, each in enumerate(rankings) if len(each.groups) < min(top, self.gallery)]
         if short and kept < self.gallery:  # many duplicates: look further down
             again = self([wanted[place] for place in short], top, MORE * (top + spare))
             for place, ranked in zip(short, again, strict=True):
-                found[place] = ranked
-        return found
+                rankings[place] = ranked
+        return rankings
 
     def _altered(
         self, wanted: Sequence[Wanted], vectors: np.ndarray, rows: np.ndarray, scores: np.ndarray, kept: int
@@ -99,8 +99,8 @@ class Ranking:
             places = [place for place in places if corrected or len(wanted[place].unwanted)]
             if places:
                 bias = self.hubs.bias if self.hubs is not None and corrected else None
-                own, found = self.nearest(changed[places], kept, bias)
-                rows[places], scores[places] = own, found if bias is None else found + bias[own]
+                own, similarities = self.nearest(changed[places], kept, bias)
+                rows[places], scores[places] = own, similarities if bias is None else similarities + bias[own]
         return rows, scores
 
     def _probabilities(

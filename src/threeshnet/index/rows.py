@@ -53,13 +53,13 @@ class Rows:
         self.folder, self.file = folder, folder / ITEMS
         try:
             self.embeddings: np.ndarray = np.load(folder / EMBEDDINGS, mmap_mode="r")
-            found = pq.read_metadata(self.file).num_rows
+            count = pq.read_metadata(self.file).num_rows
         except (OSError, ValueError, EOFError, pa.ArrowException) as error:
             raise IndexFault(f"{folder}: rows cannot be read ({error}); make the index again") from error
         shape, dtype = self.embeddings.shape, self.embeddings.dtype
-        expected = found if items is None else items
-        if len(shape) != 2 or dtype != np.float32 or not shape[0] == found == expected:
-            counted = f"{EMBEDDINGS} is {list(shape)} {dtype}, {ITEMS} has {found} rows, {expected} are expected"
+        expected = count if items is None else items
+        if len(shape) != 2 or dtype != np.float32 or not shape[0] == count == expected:
+            counted = f"{EMBEDDINGS} is {list(shape)} {dtype}, {ITEMS} has {count} rows, {expected} are expected"
             raise IndexFault(f"{folder}: {counted}; make the index again")
 
     def __len__(self) -> int:

@@ -108,12 +108,12 @@ class PhotoFolder:
     def items(self) -> list[Item]:
         if not self.files:
             raise DataError(f"raw={self.folder}: no photos below this folder")
-        found = []
+        items = []
         for number, (name, file) in enumerate(self.files.items()):
             facts = file.stat()
             path = file.relative_to(self.folder).as_posix()
-            found.append(Item(number, name, path, None, facts.st_size, facts.st_mtime_ns))
-        return found
+            items.append(Item(number, name, path, None, facts.st_size, facts.st_mtime_ns))
+        return items
 
     def key(self, item: Item) -> str:
         return sha256(self.files[item.id])
@@ -163,14 +163,14 @@ class ShardImages:
 
     def items(self) -> list[Item]:
         hashes = {shard.file: shard.sha256 for shard in self.split.manifest.splits[self.split.name].shards}
-        found = []
+        items = []
         named: Any = zip(self.split.image_ids, self.split.image_files, strict=True)
         for number, (name, file) in enumerate(named):
             shard, row = self.split.home(number)
             size, mtime = _stat(Path(self.raw, file)) if self.raw else (0, 0)
             of_photo = f":{digest}" if (digest := self.prints.get(name, NO_PRINT)[0]) else ""
-            found.append(Item(number, name, file, None, size, mtime, f"{hashes[shard]}:{row}{of_photo}"))
-        return found
+            items.append(Item(number, name, file, None, size, mtime, f"{hashes[shard]}:{row}{of_photo}"))
+        return items
 
     @cached_property
     def prints(self) -> dict[str, tuple[str, int]]:
@@ -212,12 +212,12 @@ class ShardCaptions:
     def items(self) -> list[Item]:
         ids, files = list(self.split.image_ids), list(self.split.image_files)
         seen: Counter[int] = Counter()
-        found = []
+        items = []
         for number, (owner, text) in enumerate(zip(self.split.owners.tolist(), self.split.caption_texts, strict=True)):
             key = hashlib.sha256(text.encode()).hexdigest()
-            found.append(Item(number, f"{ids[owner]}#{seen[owner]}", files[owner], text, key=key))
+            items.append(Item(number, f"{ids[owner]}#{seen[owner]}", files[owner], text, key=key))
             seen[owner] += 1
-        return found
+        return items
 
     def key(self, item: Item) -> str:
         return item.key
