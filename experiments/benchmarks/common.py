@@ -78,14 +78,6 @@ def peak_gb(who: int = resource.RUSAGE_SELF) -> float:
 # ---- rows
 
 
-def read_rows(file: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file, none where there is no file."""
-    if not file.is_file():
-        return []
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
 def add_row(file: Path, columns: Sequence[str], row: Mapping[str, Any]) -> None:
     """Appends a row; a measurement that was cut goes on from its rows."""
     new = not file.is_file()

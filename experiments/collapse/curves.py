@@ -10,7 +10,6 @@ way; `make report` makes the page.
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,8 +22,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from omegaconf import OmegaConf
 
-from threeshnet.files import write_rows
+from threeshnet.files import read_rows, write_rows
 from threeshnet.objectives.collapse import loss_over_collapsed
+from threeshnet.reports.figure import write_figure
 from threeshnet.runs.find import evaluations
 from threeshnet.runs.run import Run
 from threeshnet.training.csv_log import rows_of as logged_rows
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--collect", type=Path, nargs="+", default=[], help="run directories, or folders of them")
     asked = parser.parse_args(arguments)
-    rows = read(folder / CURVES)
+    rows = read_rows(folder / CURVES)
     new = [rows_of(run) for run in finished(asked.collect)]
     if new:
         # Studies share runs, so one may be found in several folders.
@@ -122,20 +122,11 @@ def draw(rows: Sequence[Row], file: Path) -> None:
         named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         axes.legend(named.values(), named.keys(), frameon=False, fontsize=7)
         axes.set_ylabel("loss / loss of equal embeddings", fontsize=8)
-    partial = file.with_suffix(".partial.png")
-    figure.savefig(partial, metadata={"Software": None})
-    partial.replace(file)
+    write_figure(figure, file)
 
 
 def order(row: Mapping[str, str]) -> tuple[Any, ...]:
     return (*(row[name] for name in RUN[:4]), int(row["seed"]), int(row["epoch"]))
-
-
-def read(file: Path) -> list[Row]:
-    if not file.is_file():
-        return []
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ become the photo's mean colour and their segmentation void, and everything is ex
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,7 +40,7 @@ from threeshnet.explanations.contributions import (
 )
 from threeshnet.explanations.explanation import pixels
 from threeshnet.explanations.places import TokensOfPhoto, tokens_of
-from threeshnet.files import write_rows
+from threeshnet.files import read_rows, write_rows
 from threeshnet.installation import current_commit
 from threeshnet.nn.masking import unit
 from threeshnet.records import VOID
@@ -252,9 +251,8 @@ def keep(file: Path, columns: Sequence[str], rows: list[dict[str, Any]]) -> None
     def key(row: Mapping[str, Any]) -> list[str]:
         return [str(row[name]) for name in ("data", "experiment", "seed", "split")]
 
-    before = list(csv.DictReader(file.open(encoding="utf-8"))) if file.is_file() else []
     new = [key(row) for row in rows]
-    write_rows(file, columns, sorted([*(row for row in before if key(row) not in new), *rows], key=key))
+    write_rows(file, columns, sorted([*(row for row in read_rows(file) if key(row) not in new), *rows], key=key))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ Rows go to results.csv and reliability.csv; those of the same run are replaced. 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,10 +29,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from threeshnet.batches.dataset import ImageDataset
-from threeshnet.files import write_rows
+from threeshnet.files import read_rows, write_rows
 from threeshnet.metrics.answerability import Calibration
 from threeshnet.metrics.answerability_fit import auroc, calibration_error
 from threeshnet.pretrained import checkpoint_file
+from threeshnet.reports.figure import write_figure
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training.checkpoint import checkpoint_hash, load_model, read_checkpoint
 
@@ -63,9 +63,9 @@ def main(arguments: Sequence[str] | None = None, folder: Path = HERE) -> None:
     if asked.run:
         measured, parts = measure(asked)
         for name, columns, found in (RESULTS, COLUMNS, measured), (RELIABILITY, RELIABILITY_COLUMNS, parts):
-            rows = [row for row in read(folder / name) if not same_run(row, found[0])] + found
+            rows = [row for row in read_rows(folder / name) if not same_run(row, found[0])] + found
             write_rows(folder / name, columns, sorted(rows, key=lambda row: [str(row[key]) for key in RUN]))
-    draw(read(folder / RELIABILITY), folder / FIGURE)
+    draw(read_rows(folder / RELIABILITY), folder / FIGURE)
 
 
 def measure(asked: argparse.Namespace) -> tuple[list[Row], list[Row]]:
@@ -189,20 +189,11 @@ def draw(rows: Sequence[Row], file: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         named_once = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         axes.legend(named_once.values(), named_once.keys(), frameon=False, fontsize=7)
-    partial = file.with_suffix(".partial.png")
-    figure.savefig(partial, metadata={"Software": None})
-    partial.replace(file)
+    write_figure(figure, file)
 
 
 def same_run(row: Mapping[str, str], other: Mapping[str, str]) -> bool:
     return all(row[name] == other[name] for name in RUN)
-
-
-def read(file: Path) -> list[Row]:
-    if not file.is_file():
-        return []
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 if __name__ == "__main__":

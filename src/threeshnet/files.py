@@ -115,6 +115,14 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
     write_text(file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
+def read_rows(file: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, none where there is no file."""
+    if not file.is_file():
+        return []
+    with file.open(encoding="utf-8-sig", newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
 def write_rows(file: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """A CSV file; what a row lacks is empty there. Raises ValueError for what has no column."""
     with replacing(file) as partial, partial.open("w", encoding="utf-8", newline="") as opened:

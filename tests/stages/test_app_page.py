@@ -109,6 +109,15 @@ def faked(page: Any, path: str, change: Any) -> None:
     page.route(re.compile(path), handle)
 
 
+def judged(page: Any, probability: float | None, **answer: float | bool | None) -> None:
+    """Answers of a calibration, or of a model without one; every photo is a match with this probability."""
+
+    def change(content: dict[str, Any]) -> None:
+        content |= answer | {"results": [each | {"probability": probability} for each in content["results"]]}
+
+    faked(page, "/api/search", change)
+
+
 def test_an_example_is_a_search(opened: Any, index: Index) -> None:
     page = opened()
     assert page.locator(".examples .chip").all_inner_texts() == ["a red ball", "two cats"]
@@ -128,12 +137,7 @@ def test_an_example_is_a_search(opened: Any, index: Index) -> None:
 
 def test_without_a_calibration_similarities_are_shown(opened: Any) -> None:
     page = opened()
-
-    def uncalibrated(answer: dict[str, Any]) -> None:
-        answer.update(answerable=None, matches=None)
-        answer["results"] = [dict(each, probability=None) for each in answer["results"]]
-
-    faked(page, "/api/search", uncalibrated)
+    judged(page, None, answerable=None, matches=None)
     faked(page, "/api/model", lambda answer: answer.update(calibrated=False))
     page.reload()
     search(page, "a red ball")
@@ -145,13 +149,7 @@ def test_without_a_calibration_similarities_are_shown(opened: Any) -> None:
 
 def test_probabilities_are_shown(opened: Any) -> None:
     page = opened()
-    faked(
-        page,
-        "/api/search",
-        lambda answer: answer.update(
-            answerable=0.93, matches=True, results=[dict(each, probability=0.81) for each in answer["results"]]
-        ),
-    )
+    judged(page, 0.81, answerable=0.93, matches=True)
     search(page, "a red ball")
     assert page.inner_text(".card .value >> nth=0") == "81%"
     assert "93% likely" in status(page)
@@ -160,13 +158,7 @@ def test_probabilities_are_shown(opened: Any) -> None:
 
 def test_nothing_matches(opened: Any) -> None:
     page = opened()
-    faked(
-        page,
-        "/api/search",
-        lambda answer: answer.update(
-            answerable=0.04, matches=False, results=[dict(each, probability=0.01) for each in answer["results"]]
-        ),
-    )
+    judged(page, 0.01, answerable=0.04, matches=False)
     search(page, "an elephant on the moon")
     assert status(page) == "Nothing matches “an elephant on the moon”. The nearest photos are shown dimmed."
     assert float(page.evaluate("getComputedStyle(document.querySelector('.card')).opacity")) < 0.6

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from threeshnet.errors import DataError
+from threeshnet.files import read_rows
 from threeshnet.metrics.extended import Bank, beyond_recall
 from threeshnet.metrics.groups import by_length
 from threeshnet.metrics.ranks import rank_similarity
 from threeshnet.metrics.recalls import recall_of_ranks
 from threeshnet.metrics.similarity import EmbeddingSimilarity
-from threeshnet.studies.columns import read_rows
 
 from ..scripts import loaded
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from experiments.nothing_matches import questions, run
 
+from threeshnet.files import read_rows
 from threeshnet.metrics.answerability import Calibration
 
 FOLDER = Path(__file__).parents[2] / "experiments/nothing_matches"
@@ -68,7 +69,7 @@ def test_a_run_has_its_rows_once_and_the_committed_rows_give_the_committed_figur
     shutil.copytree(FOLDER, tmp_path / "page")
     run.main([], tmp_path / "page")
     assert (tmp_path / "page" / run.FIGURE).read_bytes() == (FOLDER / run.FIGURE).read_bytes()
-    rows = run.read(FOLDER / run.RESULTS)
+    rows = read_rows(FOLDER / run.RESULTS)
     keys = [tuple(row[name] for name in (*run.RUN, *run.QUESTION, "method")) for row in rows]
     assert len(set(keys)) == len(keys) > 0
     assert list(rows[0]) == run.COLUMNS

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from experiments.benchmarks.export.towers import draw_as_trained
 from torch import nn
 
 from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
@@ -70,12 +71,7 @@ def model_of(image_encoder: nn.Module, text_encoder: nn.Module) -> RetrievalMode
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) / 5)
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-                assert module.running_mean is not None
-                assert module.running_var is not None
-                module.running_mean.normal_()
-                module.running_var.uniform_(0.5, 2)
+    draw_as_trained(model)
     return model
 
 

@@ -21,12 +21,11 @@ from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.encoders.official import load_official_checkpoint
 from threeshnet.encoders.text.bigru import BiGRUTextEncoder
-from threeshnet.files import write_text
+from threeshnet.files import read_rows, write_text
 from threeshnet.pooling.generalized import GeneralizedPooling
 from threeshnet.runs.run import Run
 from threeshnet.shards.manifest import Manifest
 from threeshnet.shards.reader import ShardedSplit
-from threeshnet.studies.columns import read_rows
 
 COCO = [9, 2, 34, 5, 42, 49, 391895, 522418, 184613, 318219]
 

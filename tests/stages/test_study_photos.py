@@ -12,6 +12,7 @@ from scipy import stats
 
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.evaluation.compare import read_evaluation
+from threeshnet.files import read_rows
 from threeshnet.metrics.comparisons import Difference, over_seeds, over_seeds_and_photos
 from threeshnet.metrics.intervals import Interval
 from threeshnet.metrics.protocols import Scored, recall_by
@@ -22,7 +23,7 @@ from threeshnet.reports.checks import check
 from threeshnet.reports.effects import verdict_of
 from threeshnet.reports.tables import study_tables
 from threeshnet.studies.by_photo import BY_PHOTO, apart_by_photo, key_of, read_by_photo, rsum_by_photo
-from threeshnet.studies.columns import Row, read_rows
+from threeshnet.studies.columns import Row
 
 from .test_study_report import gathered, results, write_run
 

@@ -12,12 +12,13 @@ import pytest
 from scipy import stats
 
 from threeshnet.errors import ConfigError, DataError
+from threeshnet.files import read_rows
 from threeshnet.reports.checks import check
 from threeshnet.reports.pages import Rows, rendered
 from threeshnet.reports.results import Results
 from threeshnet.reports.tables import effects_table, overrides_of, study_tables
 from threeshnet.studies.collect import collect
-from threeshnet.studies.columns import Row, read_rows
+from threeshnet.studies.columns import Row
 from threeshnet.studies.study import load_study, parse_study
 
 RSUM = {"sigmoid": [200.0, 210.0, 220.0], "softmax": [205.0, 216.0, 224.0]}

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from threeshnet.files import replacing
+from threeshnet.reports.figure import write_figure
 
 from .systems import CROSS, THREE, VSE
 from .whole import DIRECTIONS, IMAGES, PAIRS, SENTENCES, Pick, Row, Whole, sampled, search, speeds, whole
@@ -137,7 +137,7 @@ def short(value: float) -> str:
 
 
 def draw(found: Mapping[str, Any], file: Path) -> None:
-    """The same rows give the same bytes: nothing of the time or the machine is written into the file."""
+    """The same rows give the same bytes."""
     figure = Figure(figsize=(9.0, 3.6), layout="constrained", dpi=120)
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
@@ -148,8 +148,7 @@ def draw(found: Mapping[str, Any], file: Path) -> None:
     right.set_ylabel("sentence queries a second")
     handles, labels = left.get_legend_handles_labels()
     right.legend(handles, labels, frameon=False, fontsize=8, loc="lower left")
-    with replacing(file) as partial:
-        figure.savefig(partial, format="png", metadata={"Software": None})
+    write_figure(figure, file)
 
 
 def lines(axes: Axes, found: Mapping[str, Any], number: str, title: str = "", *, dotted: bool = False) -> None:

@@ -88,16 +88,21 @@ def model_of(*overrides: str) -> tuple[Any, dict[str, Any]]:
     torch.manual_seed(0)
     settings = compose_training([*overrides, "seed=0"])[0].with_sizes(**WIDTHS)
     model = instantiate(settings.model, _convert_="all").eval()
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-                assert module.running_mean is not None
-                assert module.running_var is not None
-                module.running_mean.normal_()
-                module.running_var.uniform_(0.5, 2)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                module.bias.normal_(std=0.1)
+    draw_as_trained(model)
     return model, {"model": settings.model, "fields": [*settings.features.fields, "seg"]}
+
+
+@torch.no_grad()
+def draw_as_trained(model: nn.Module) -> None:
+    """Biases and running statistics as after a training."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            module.bias.normal_(std=0.1)
 
 
 def compared_images(model: Any, card: dict[str, Any]) -> dict[str, Any]:

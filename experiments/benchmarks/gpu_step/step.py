@@ -22,11 +22,11 @@ import torch
 from hydra.utils import instantiate
 
 from threeshnet.batches.datamodule import BatchOptions, RetrievalDataModule, Splits
-from threeshnet.files import write_rows
+from threeshnet.files import read_rows, write_rows
 from threeshnet.installation import current_commit
 from threeshnet.shards.manifest import open_shards
 
-from ..common import composed, flops, module_command, read_rows, surroundings, text_overrides, write_page
+from ..common import composed, flops, module_command, surroundings, text_overrides, write_page
 
 HERE = Path(__file__).parent
 CASES = [(precision, compiled) for precision in ("32-true", "bf16-mixed") for compiled in (False, True)]

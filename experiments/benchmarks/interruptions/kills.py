@@ -28,9 +28,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from threeshnet.cli import main as threeshnet
-from threeshnet.files import write_rows
+from threeshnet.files import read_rows, write_rows
 
-from ..common import finish, read_rows, write_page
+from ..common import finish, write_page
 from .runs import RUN, SHARDS, digest, partial_of, start, step_of, wait_for_save
 
 KINDS = ("in a save", "after a save", "in a save", "after the start")

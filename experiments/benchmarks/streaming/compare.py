@@ -16,7 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..common import add_row, proportional_bytes, read_rows
+from threeshnet.files import read_rows
+
+from ..common import add_row, proportional_bytes
 from .formats import IMAGE_BYTES, evict, made, missing, size_of
 from .readers import ways
 from .tables import rewrite

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from threeshnet.files import read_rows
 from threeshnet.records import Photo
 
-from ..common import add_row, in_own_process, proportional_bytes, read_rows
+from ..common import add_row, in_own_process, proportional_bytes
 from .compare import anonymous_bytes
 from .formats import IMAGES_PER_SHARD, REGIONS, save_shards, size_of
 from .tables import rewrite

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-from ..common import read_rows, write_page
+from threeshnet.files import read_rows
+
+from ..common import write_page
 from .formats import IMAGE_BYTES
 
 mpl.use("Agg")

@@ -13,9 +13,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from threeshnet.files import write_rows
+from threeshnet.files import read_rows, write_rows
 
-from ..common import module_command, read_rows
+from ..common import module_command
 from .formats import evict
 from .tables import rewrite
 

@@ -21,7 +21,7 @@ CUT = 3.0  # times the median interval: what reaches farther is cut at the edge,
 
 
 def draw(results: Results, file: Path) -> None:
-    """The same rows give the same bytes: nothing of the time or the machine is written into the file.
+    """The same rows give the same bytes.
 
     Left, the runs of each level and their mean. Right, where there are two seeds or more, the difference from the
     baseline, paired by seed, with both intervals.
@@ -37,6 +37,11 @@ def draw(results: Results, file: Path) -> None:
         for axes in (left, right):
             axes.set_ylim(len(setting.levels) - 0.5, -0.5)
             axes.spines[["top", "right"]].set_visible(False)
+    write_figure(figure, file)
+
+
+def write_figure(figure: Figure, file: Path) -> None:
+    """A PNG whose bytes hold nothing of the time or the machine."""
     with replacing(file) as partial:
         figure.savefig(partial, format="png", metadata={"Software": None})
 

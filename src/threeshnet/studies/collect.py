@@ -13,13 +13,13 @@ from rich.console import Console
 from threeshnet.errors import ConfigError, DataError, Problems
 from threeshnet.evaluation.compare import read_evaluation
 from threeshnet.evaluation.table import named_protocol
-from threeshnet.files import check_writable, write_rows
+from threeshnet.files import check_writable, read_rows, write_rows
 from threeshnet.installation import experiments_folder
 from threeshnet.runs.find import jobs
 from threeshnet.runs.run import JOB, METRICS, Run
 from threeshnet.settings import CollectSettings
 from threeshnet.studies.by_photo import BY_PHOTO, key_of, read_by_photo, rsum_by_photo, write_by_photo
-from threeshnet.studies.columns import HOW, RECALLS, REQUIRED, RESULTS, WHICH, Row, columns, device, lacking, read_rows
+from threeshnet.studies.columns import HOW, RECALLS, REQUIRED, RESULTS, WHICH, Row, columns, device, lacking
 from threeshnet.studies.study import load_study
 
 LOCK = ".results.lock"

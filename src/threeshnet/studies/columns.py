@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from threeshnet.evaluation.model_card import RECALLS
 
@@ -52,11 +50,3 @@ def device(row: Mapping[str, str]) -> str:
     """
     parts = [part for part in row.get("machine", "").split(", ") if not part.endswith(CORES)]
     return " and ".join(part.partition(" x ")[2] or part for part in parts) or "CPU"
-
-
-def read_rows(file: Path) -> list[Row]:
-    """The rows of a CSV file, none where there is no file."""
-    if not file.is_file():
-        return []
-    with file.open(encoding="utf-8-sig", newline="") as opened:
-        return list(csv.DictReader(opened))
