@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from huggingface_hub import HfApi
-from lightning_fabric.utilities.apply_func import move_data_to_device
+from lightning_utilities.core.apply_func import apply_to_collection
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -261,7 +261,8 @@ def arrays_of(makers: Sequence[Maker], loaded: LoadedBatch, device: torch.device
     with torch.no_grad():
         for maker, inputs in zip(makers, loaded.inputs, strict=True):
             with _precision(maker.precision, device):
-                made.append((maker.source, maker.source(move_data_to_device(inputs, device))))
+                there = apply_to_collection(inputs, Tensor, Tensor.to, device)
+                made.append((maker.source, maker.source(there)))
     arrays = merged(made)._replace(scores=None, labels=None)
     if {dtype for maker in makers for dtype in maker.dtypes} == {"float16"}:
         half: Any = lambda values: None if values is None else values.astype(np.float16, copy=False)  # noqa: E731

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from threeshnet.errors import CheckpointError
 from threeshnet.files import NO_ROOM
 from threeshnet.runs import checkpoint_files
-from threeshnet.runs.checkpoint_files import WholeFiles, fault_of, newest_whole, size_of, write_checkpoint
+from threeshnet.runs.checkpoint_files import fault_of, newest_whole, size_of, write_checkpoint
 from threeshnet.runs.run import Run
+from threeshnet.training.whole_files import WholeFiles
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from threeshnet.objectives.triplet import TripletLoss
-from threeshnet.runs.checkpoint_files import WholeFiles
+from threeshnet.training.whole_files import WholeFiles
 
 from .compared_runs import STEPS, assert_equal, at_step, best_score, check_same_run, checkpoint
 

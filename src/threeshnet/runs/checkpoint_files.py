@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
@@ -21,24 +20,6 @@ from threeshnet.files import NO_ROOM, PARTIAL, read_tensors
 from threeshnet.runs.run import LAST, PREVIOUS, Run
 
 log = logging.getLogger(__name__)
-
-
-class WholeFiles(TorchCheckpointIO):
-    """Writes checkpoints for Lightning.
-
-    An error is stored in `failure` and not raised: one process writes while the others wait, so all must learn
-    about the failure first.
-    """
-
-    def __init__(self) -> None:
-        self.failure: str | None = None
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        self.failure = None
-        try:
-            write_checkpoint(checkpoint, Path(path))
-        except OSError as error:
-            self.failure = explained(error, Path(path), size_of(checkpoint))
 
 
 def write_checkpoint(content: Mapping[str, Any], file: Path) -> None:

@@ -9,9 +9,9 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from threeshnet.errors import CheckpointError
-from threeshnet.runs.checkpoint_files import WholeFiles
 from threeshnet.runs.run import Run
 from threeshnet.training.agreement import Agreement
+from threeshnet.training.whole_files import WholeFiles
 
 
 class BestModelCheckpoint(ModelCheckpoint):

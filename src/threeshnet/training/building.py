@@ -18,7 +18,6 @@ from pytorch_lightning.loggers import Logger
 from threeshnet.batches.datamodule import Augmentation, BatchOptions, RetrievalDataModule, Splits
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.errors import ConfigError, Problems
-from threeshnet.runs.checkpoint_files import WholeFiles
 from threeshnet.runs.run import Run
 from threeshnet.settings import TrainSettings, plain
 from threeshnet.shards.manifest import Manifest
@@ -33,6 +32,7 @@ from threeshnet.training.random_states import RandomStates
 from threeshnet.training.schedules import Optimization
 from threeshnet.training.signals import Signals
 from threeshnet.training.trainer_options import lightning_options, module_options
+from threeshnet.training.whole_files import WholeFiles
 
 log = logging.getLogger(__name__)
 GUIDING_PARTS = {"scene", "category"}  # parts that read the segmentation

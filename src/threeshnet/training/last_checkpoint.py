@@ -15,13 +15,13 @@ from torch import Tensor
 
 from threeshnet.errors import CheckpointError, ConfigError, Interrupted, Problems
 from threeshnet.nn.collectives import process_count
-from threeshnet.runs.checkpoint_files import WholeFiles
 from threeshnet.runs.resume import EPOCHS
 from threeshnet.runs.run import Run
 from threeshnet.training.agreement import Agreement
 from threeshnet.training.csv_log import EVALUATION_PENDING, ROW
 from threeshnet.training.random_states import RandomStates
 from threeshnet.training.signals import Signals
+from threeshnet.training.whole_files import WholeFiles
 
 log = logging.getLogger(__name__)
 EVALUATION_LOOP = "epoch_loop.val_loop."
