@@ -16,7 +16,8 @@ from torch import Tensor
 from threeshnet.training.module import RetrievalModule
 
 STAGES = {"training": "training", "validation": "validating", "test": "testing"}
-STEPS = 7  # batches of 16 in the 120 captions of `synthetic_shards`
+BATCH = 28  # of the 120 captions of `synthetic_shards`: what is left over makes no batch
+STEPS = 120 // BATCH
 
 
 class Killed(BaseException):

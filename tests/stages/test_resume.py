@@ -17,7 +17,7 @@ from torch import Tensor
 from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.training.whole_files import WholeFiles
 
-from .compared_runs import STEPS, assert_equal, at_step, best_score, check_same_run, checkpoint
+from .compared_runs import BATCH, STEPS, assert_equal, at_step, best_score, check_same_run, checkpoint
 
 VALIDATION = "validation"
 LIMIT = f"trainer.max_steps={2 * STEPS}"
@@ -89,7 +89,7 @@ def test_killed_after_an_evaluation_that_was_made_up_for(killed, goes_on, tmp_pa
 
 @pytest.mark.parametrize(
     ("name", "step", "where"),
-    [("SIGTERM", 3, "training"), ("SIGINT", STEPS, VALIDATION), ("SIGUSR1", 2 * STEPS, "test")],
+    [("SIGTERM", 2, "training"), ("SIGINT", STEPS, VALIDATION), ("SIGUSR1", 2 * STEPS, "test")],
 )
 def test_a_signal_saves_and_leaves(attempt, goes_on, tmp_path: Path, name: str, step: int, where: str) -> None:
     out, before = tmp_path / "run", signal.getsignal(signal.SIGTERM)
@@ -148,7 +148,7 @@ OTHERS = {
     "seed": ("seed=7", "seed=7, but the run began with 0"),
     "rate": ("optimization.learning_rate=0.9", "optimization.learning_rate=0.9, but the run began with 0.0005"),
     "objective": ("objective=infonce", "objective._target_='threeshnet.objectives.infonce.InfoNCELoss', but the run"),
-    "batches": ("batches.batch_size=8", "batches.batch_size=8, but the run began with 16"),
+    "batches": ("batches.batch_size=8", f"batches.batch_size=8, but the run began with {BATCH}"),
     "fewer photos": ("batches.limit_train_images=9", "batches.limit_train_images=9, but the run began with None"),
     "precision": ("trainer.precision=bf16-mixed", "trainer.precision='bf16-mixed', but the run began with '32-true'"),
     "mean of the weights": ("averaging=ema", "averaging.decay="),
@@ -263,5 +263,5 @@ def test_a_worker_that_dies_while_a_checkpoint_is_written(attempt, goes_on, tmp_
 def test_a_run_without_dev_takes_the_last(train, tmp_path: Path) -> None:
     metrics = train(tmp_path, "data.dev_split=null", "data.train_splits=[train,dev]", "selection=last")
     assert metrics["selection"] == "last"
-    assert metrics["steps"] == 2 * (160 // 16)
+    assert metrics["steps"] == 2 * (160 // BATCH)
     assert not (tmp_path / "checkpoints" / "best.ckpt").exists()
