@@ -10,7 +10,7 @@ import pytest
 
 from ..forks import Forks
 from .arena import Arena
-from .cases import Case
+from .cases import CASES, Case
 
 COLUMNS = ("id", "command", "kind", "what", "outcome", "seconds", "message")
 Row = tuple[str, ...]
@@ -18,6 +18,13 @@ Row = tuple[str, ...]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--hostile-rows", help="CSV that a row of each hostile case is added to; cases in it are skipped")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The 5,000 tests of `make nightly` are made when they are asked for: leaving them out takes seconds too."""
+    if "nightly_case" in metafunc.fixturenames:
+        left_out = metafunc.config.getoption("markexpr") == "not nightly"
+        metafunc.parametrize("nightly_case", [] if left_out else list(CASES))
 
 
 @pytest.fixture(scope="session")

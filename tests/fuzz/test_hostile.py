@@ -43,11 +43,12 @@ def test_a_sample_of_hostile_inputs(name: str, arena: Arena, tmp_path: Path) -> 
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", list(CASES))
-def test_every_hostile_input(name: str, arena: Arena, tmp_path: Path, finished: frozenset[str], written) -> None:
-    if name in finished:
+def test_every_hostile_input(
+    nightly_case: str, arena: Arena, tmp_path: Path, finished: frozenset[str], written
+) -> None:
+    if nightly_case in finished:
         pytest.skip("it has its row")
-    check(CASES[name], arena, tmp_path, written)
+    check(CASES[nightly_case], arena, tmp_path, written)
 
 
 def test_there_are_five_thousand_cases() -> None:
