@@ -157,7 +157,7 @@ faults: $(READY) ## Inject every fault for real, write down what was printed and
 
 # A file's tests stay in one process, which makes what they share once. One of the tests is `typecheck`, which takes a
 # core for a minute: beside it the others go on.
-test: lint ## Lint, types, then every test, in as many processes as there are CPU cores [ARGS="-k word"]
+test: lint ## Lint, then types and every test, in as many processes as there are CPU cores [ARGS="-k word"]
 	$(ENV_PYTHON) -m pytest -n auto --dist loadfile --no-loadscope-reorder$(more)
 
 nightly: $(READY) ## 5,000 hostile inputs to all commands, two hours [ARGS="-k evaluate-checkpoint-017"]

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -89,6 +88,8 @@ def forks() -> Iterator[Forks]:
 @contextlib.contextmanager
 def _surroundings_kept() -> Iterator[None]:
     """Hydra takes over logging, Lightning sets variables and seeds: none of it may reach the next test."""
+    import numpy as np  # which reads OMP_NUM_THREADS once, as torch does
+
     root = logging.getLogger()
     handlers, level, argv, environment = list(root.handlers), root.level, sys.argv, dict(os.environ)
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
