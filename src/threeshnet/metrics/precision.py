@@ -104,19 +104,27 @@ def _within(ranked: Positions) -> Tensor:
 
 
 def _of_block(block: Tensor, numbers: Tensor, counts: Tensor) -> Tensor:
-    """Ranks of the right items: right items at least as near, and wrong items at least as similar."""
+    """Ranks of the right items: right items at least as near, and wrong items at least as similar.
+
+    Queries with many right items come first, so that each pass over the block leaves out those that have no more.
+    """
     if torch.isnan(block.sum()) and torch.isnan(block).any():
         raise DataError("similarities hold NaN, so nothing can be ranked; look for embeddings that are not finite")
+    order = counts.argsort(descending=True, stable=True)
+    if len(counts.unique()) > 1:
+        block, numbers, counts = block[order.to(block.device)], numbers[order], counts[order]
     exists = torch.arange(numbers.shape[1]) < counts[:, None]
     values = block.gather(1, numbers.to(block.device)).cpu().masked_fill(~exists, -torch.inf)
     values = values.sort(dim=1, descending=True).values
-    rows = torch.arange(len(numbers)).unsqueeze(1).expand_as(numbers)[exists]
+    rows, right = torch.arange(len(numbers)).unsqueeze(1).expand_as(numbers)[exists], numbers[exists]
     ranks, ones = torch.zeros_like(numbers), torch.ones(block.shape[1], device=block.device)
-    for number in range(numbers.shape[1]):
-        no_worse = block >= values[:, number, None].to(block.device)
-        no_worse[rows, numbers[exists]] = False
-        ranks[:, number] = number + 1 + (no_worse.float() @ ones).long().cpu()
-    return ranks.where(exists, 0)
+    for number in range(int(counts[0])):
+        queries = int((counts > number).sum())
+        no_worse = block[:queries] >= values[:queries, number, None].to(block.device)
+        their_own = slice(int(counts[:queries].sum()))
+        no_worse[rows[their_own], right[their_own]] = False
+        ranks[:queries, number] = number + 1 + (no_worse.float() @ ones).long().cpu()
+    return ranks[order.argsort()]
 
 
 def _padded(right: Sequence[Sequence[int]], items: int) -> tuple[Tensor, Tensor]:

@@ -68,10 +68,10 @@ def _mixed(results: Results) -> Iterator[str]:
 
 def _several(rows: pd.DataFrame, names: Sequence[str]) -> Iterator[str]:
     """Facts of which there is more than one; a derived row says nothing of its training."""
-    made = {DEVICE: device, GALLERY: _gallery}
+    made, records = {DEVICE: device, GALLERY: _gallery}, rows.to_dict("records")
     for name in names:
         value_of = made.get(name, lambda row, name=name: row.get(name, "")[:12])
-        values = sorted(filter(None, {value_of(row) for row in rows.to_dict("records")}))
+        values = sorted(filter(None, {value_of(row) for row in records}))
         if len(values) > 1:
             yield f"{name} {' and '.join(values)}"
 
