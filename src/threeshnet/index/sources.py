@@ -175,11 +175,11 @@ class ShardImages:
     @cached_property
     def prints(self) -> dict[str, tuple[str, int]]:
         """sha256 and perceptual hash of each photo that the shards know them of."""
-        found = next((each for each in split_prints(self.split.folder) if each.split == self.split.name), None)
-        if found is None:
+        prints = next((each for each in split_prints(self.split.folder) if each.split == self.split.name), None)
+        if prints is None:
             return {}
-        digests = [digest.hex() for digest in found.digests.tolist()]
-        return dict(zip(found.ids, zip(digests, found.hashes.tolist(), strict=True), strict=True))
+        digests = [digest.hex() for digest in prints.digests.tolist()]
+        return dict(zip(prints.ids, zip(digests, prints.hashes.tolist(), strict=True), strict=True))
 
     def key(self, item: Item) -> str:
         return item.key
