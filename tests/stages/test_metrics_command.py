@@ -44,6 +44,16 @@ def evaluate(command, checkpoint: str, demo_shards: Path, tmp_path: Path):
     return call
 
 
+def test_scores_in_bfloat16_say_so_and_are_nearly_the_same(evaluate) -> None:
+    exact, _ = evaluate()
+    rounded, table = evaluate("precision=bf16")
+    assert "encoding_precision" not in exact
+    assert rounded["encoding_precision"] == "bf16-mixed"
+    assert rounded["described"] == exact["described"] + ", encoded in bf16-mixed"
+    assert "encoded in bf16-mixed" in " ".join(table.split())
+    assert rounded["rsum"] == pytest.approx(exact["rsum"], abs=0.2 * exact["rsum"])  # a few photos, and a tiny model
+
+
 def test_extended_adds_and_changes_nothing(evaluate) -> None:
     plain, table = evaluate()
     found, with_intervals = evaluate("extended=true", "bank=train")

@@ -46,7 +46,7 @@ def test_lightning_gets_its_own_settings_alone() -> None:
     ("override", "said"),
     [
         ("trainer.precision=bf16-true", "weights kept in halves forget steps"),
-        ("trainer.precision=8", "trainer.precision='8' does not exist; there are: 32-true, bf16-mixed"),
+        ("trainer.precision=8", "trainer.precision='8' does not exist; there are: auto, 32-true, bf16-mixed"),
         ("trainer.precision=16-mixed", "needs a GPU; on CPUs take bf16-mixed"),
         ("trainer.strategy=fsdp", "trainer.strategy='fsdp' does not exist; there are: auto, ddp"),
         ("trainer.strategy={_target_:lightning.DeepSpeed}", "nothing is gained by sharding them"),

@@ -15,6 +15,7 @@ from threeshnet.features.extractor import Extractor
 from threeshnet.features.predict import choose_sources
 from threeshnet.files import check_writable
 from threeshnet.installation import current_commit
+from threeshnet.nn.precision import precision_of
 from threeshnet.records import AnnotatedSet
 from threeshnet.settings import DataSettings, plain
 from threeshnet.shards.leakage import coverage, crossing, leaks
@@ -28,6 +29,7 @@ OF_THE_PROCESS = ("part", "of", "device")  # which of several processes this is:
 
 def make_data(settings: DataSettings) -> None:
     """Photos and captions to shards, or with `view` to the shards of other views of them: a set for each of `views`."""
+    settings = settings.model_copy(update={"precision": precision_of(settings.precision, settings.accelerator)})
     wanted = [None] if settings.view is None else numbers(settings.views)
     check_writable("out", Path(settings.out) / settings.data.name)
     annotated = instantiate(settings.data.reader).read(Path(settings.raw))

@@ -21,6 +21,7 @@ from threeshnet.evaluation.table import print_results
 from threeshnet.files import check_writable
 from threeshnet.installation import current_commit
 from threeshnet.metrics.protocols import check_protocol, share_photos
+from threeshnet.nn.precision import precision_of
 from threeshnet.runs.facts import machine
 from threeshnet.runs.identity import data_fingerprint
 from threeshnet.runs.run import LAST, PREVIOUS, Run
@@ -85,6 +86,8 @@ def evaluate(settings: EvaluateSettings, invocation: Invocation) -> None:
         "trained": training,
     }
     metrics = scores.metrics | facts | recorded(settings, views)
+    if precision := metrics.get("encoding_precision"):
+        metrics["described"] += f", encoded in {precision}"
     write_scores(run, scores._replace(metrics=metrics))
     print_results(metrics, seconds=time.perf_counter() - started)
     track_evaluation(settings, run, invocation, split, metrics)
@@ -142,9 +145,10 @@ def encode(settings: EvaluateSettings, loaded: LoadedModel, perturb: str | None 
     if perturb:
         perturb_inputs(perturb, loaded.model, loaded.split, settings.perturb_seed)
     module = EncodingModule(model=loaded.model)
-    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    options: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    options["precision"] = precision_of(settings.precision, settings.accelerator)
     try:
-        trainer = pl.Trainer(accelerator=settings.accelerator, devices=1, use_distributed_sampler=False, **quiet)
+        trainer = pl.Trainer(accelerator=settings.accelerator, devices=1, use_distributed_sampler=False, **options)
     except (ValueError, MisconfigurationException) as error:
         raise ConfigError(f"accelerator={settings.accelerator!r}: {error}") from error
     trainer.test(module, datamodule=loaded.datamodule, verbose=False)

@@ -13,6 +13,7 @@ from threeshnet.metrics.corrections import CORRECTIONS, CSLS_NEAREST
 from threeshnet.metrics.extended import constants
 from threeshnet.metrics.perturbations import CAPTION_PERTURBATIONS, IMAGE_PERTURBATIONS, Perturbed, check_perturbation
 from threeshnet.metrics.protocols import PROTOCOLS
+from threeshnet.nn.precision import FULL, precision_of
 from threeshnet.runs.identity import views_read
 from threeshnet.settings import EvaluateSettings
 from threeshnet.shards.manifest import Manifest, open_shards, view_name
@@ -47,6 +48,10 @@ def check_request(settings: EvaluateSettings, checkpoints: int) -> None:
             f"bank={settings.bank!r} with protocol=transfer: a transferred model has seen nothing of these data, and a "
             "bank is their own photos and captions; leave it out, or take protocol=full"
         )
+    try:
+        precision_of(settings.precision, settings.accelerator)
+    except ConfigError as error:
+        problems.add(str(error))
     problems.raise_as(ConfigError, "See conf/evaluate.yaml for these keys.")
 
 
@@ -113,6 +118,8 @@ def recorded(settings: EvaluateSettings, views: Sequence[str]) -> dict[str, Any]
     """Perturbation, correction and views with the constants that determine them, as they stand in metrics.json."""
     views_scored = {"scored_views": views_read(open_shards(settings.shards), views)} if views else {}
     facts = {name: getattr(settings, name) for name in RECORDED if getattr(settings, name)}
+    if (precision := precision_of(settings.precision, settings.accelerator)) != FULL:
+        facts["encoding_precision"] = precision
     if settings.perturb:
         change = (IMAGE_PERTURBATIONS | CAPTION_PERTURBATIONS)[settings.perturb]
         facts |= {"perturb_seed": settings.perturb_seed, "perturb_constants": constants(change)}

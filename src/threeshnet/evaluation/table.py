@@ -43,12 +43,14 @@ def named_protocol(metrics: Mapping[str, Any]) -> str:
 
 
 def changes(metrics: Mapping[str, Any]) -> list[str]:
-    """How images were seen, what corrects the recalls, and what was changed on purpose."""
+    """How images were seen, what corrects the recalls, a lower precision, and what was changed on purpose."""
     parts = []
     if metrics.get("scored_views"):
         parts.append(f"mean of {1 + len(metrics['scored_views'])} views")
     if metrics.get("correction"):
         parts.append(f"{metrics['correction']} by {metrics['bank']}")
+    if metrics.get("encoding_precision"):
+        parts.append(f"encoded in {metrics['encoding_precision']}")
     if metrics.get("perturb"):
         parts.append(f"perturbed: {metrics['perturb']}")
     return parts

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from threeshnet.metrics.similarity import EmbeddingSimilarity, Similarity
+from threeshnet.nn.precision import cpu_has_bfloat16
 
 ROWS = 1 << 14  # embeddings that are rounded at once
 NARROWEST = 64  # torch multiplies by other kernels below it, which sum bfloat16 in bfloat16
@@ -118,9 +119,8 @@ def precisions_of(source: Similarity) -> list[torch.dtype]:
     """
     if not isinstance(source, EmbeddingSimilarity) or source.image_embeddings.device.type != "cpu":
         return []
-    fast = torch.cpu.get_capabilities().get("avx512_bf16", False) and torch.backends.mkldnn.is_available()
     exact = torch.get_float32_matmul_precision() == "highest"  # other settings round float32 matrices to fewer bits
-    return [*([torch.bfloat16] if fast else []), *([torch.float32] if exact else [])]
+    return [*([torch.bfloat16] if cpu_has_bfloat16() else []), *([torch.float32] if exact else [])]
 
 
 def round_embeddings(source: EmbeddingSimilarity, precision: torch.dtype) -> Rounded | None:

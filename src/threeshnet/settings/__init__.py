@@ -222,6 +222,7 @@ class EvaluateSettings(Settings):
     batch_size: int
     workers: int
     accelerator: str
+    precision: str
     trained_on: str | None
     seed: int | None
     views: list[Any]

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 
 from threeshnet.errors import ConfigError, Problems, one_of
+from threeshnet.nn.precision import precision_of
 from threeshnet.threads import cores
 
 OURS = ("sync_batchnorm", "compile")  # the module's, not Lightning's
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
-SHORT = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
 PROCESSES_A_CORE = 16  # more is a slip of the pen, and takes the memory of the machine
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
 IN_HALVES = "weights kept in halves forget steps of the size of the learning rate"
@@ -25,11 +24,10 @@ def lightning_options(trainer: Mapping[str, Any]) -> dict[str, Any]:
     """The options of Lightning's Trainer.  Raises ConfigError, once, for all that do not go together."""
     settings, problems = dict(trainer), Problems("trainer")
     given = str(settings["precision"])
-    precision = settings["precision"] = SHORT.get(given, given)
-    if precision not in PRECISIONS:
-        problems.add(one_of("trainer.precision", given, PRECISIONS) + (f" ({IN_HALVES})" if "true" in given else ""))
-    if precision == "16-mixed" and _on_cpu(settings["accelerator"]):
-        problems.add("trainer.precision=16-mixed needs a GPU; on CPUs take bf16-mixed")
+    try:
+        settings["precision"] = precision_of(given, settings["accelerator"], "trainer.precision")
+    except ConfigError as error:
+        problems.add(str(error) + (f" ({IN_HALVES})" if "true" in given else ""))
     strategy = settings["strategy"]
     if isinstance(strategy, dict):  # a DDPStrategy with options of its own
         strategy = "ddp" if str(strategy.get("_target_")).endswith(".DDPStrategy") else strategy.get("_target_")
