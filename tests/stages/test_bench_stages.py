@@ -94,15 +94,22 @@ def test_bars_are_the_stages_times_how_often_they_run() -> None:
     assert figure.parts(rows[1:], command) == {}
 
 
-def test_every_stage_was_measured_in_a_size_that_there_is_and_is_on_the_page() -> None:
+def test_a_bar_is_drawn_where_all_stages_were_measured(tmp_path: Path) -> None:
+    figure.draw([], tmp_path)
+    assert not (tmp_path / "where.png").exists()
+    stages = [*figure.OF_A_STEP, "step", "reading", "collating"]
+    facts = {"size": "coco", "items": "1", "seconds": "1", "way": "ours", "precision": "float32"}
+    figure.draw([{"stage": name} | facts for name in stages], tmp_path)
+    assert (tmp_path / "where.png").read_bytes().startswith(b"\x89PNG")
+    assert {row["command"] for row in csv.DictReader((tmp_path / "where.csv").open())} == {"region_coco, one step"}
+
+
+def test_rows_are_of_stages_and_sizes_that_there_are_and_the_page_names_every_stage() -> None:
     page = ROWS.with_name("README.md").read_text()
-    measured: dict[str, set[str]] = {}
-    for row in csv.DictReader(ROWS.open()):
-        measured.setdefault(row["stage"], set()).add(row["size"])
-    assert measured.keys() == bench.STAGES.keys()
-    assert all(sizes <= set(bench.STAGES[stage].sizes) for stage, sizes in measured.items())
+    assert {(row["stage"], row["size"]) for row in csv.DictReader(ROWS.open())} <= {
+        (name, size) for name, stage in bench.STAGES.items() for size in stage.sizes
+    }
     assert all(f"| `{name}` | " in page for name in bench.STAGES)
-    assert ROWS.with_name("where.png").is_file()
 
 
 # ---- instructions

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_rows(file, COLUMNS, rows)
         for line in summary(measured):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-    figure.draw(read_rows(file), options.out / "where.png")
+    figure.draw(read_rows(file), options.out)
     write_page(options.out)
 
 

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from threeshnet.files import replacing
+from threeshnet.files import replacing, write_rows
 
 from .made_up import SETTINGS
 from .stage import OURS
@@ -72,9 +72,12 @@ def parts(rows: Sequence[Row], command: Command) -> dict[str, float]:
     return made
 
 
-def draw(rows: Sequence[Row], file: Path) -> None:
-    """A bar for each command whose stages were all measured; no file where there is none."""
+def draw(rows: Sequence[Row], folder: Path) -> None:
+    """where.csv and where.png: a bar for each command whose stages were all measured; no picture without a bar."""
     bars = {command.name: made for command in COMMANDS if (made := parts(rows, command))}
+    cells = [(name, part, f"{seconds:.3f}") for name, made in bars.items() for part, seconds in made.items()]
+    columns = ("command", "part", "seconds")
+    write_rows(folder / "where.csv", columns, (dict(zip(columns, row, strict=True)) for row in cells))
     if not bars:
         return
     figure = Figure(figsize=(8, 0.7 * len(bars) + 1.6), layout="constrained")
@@ -97,5 +100,5 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     axes.set_xlim(0, 112)
     axes.set_xticks(range(0, 101, 20), [f"{share}%" for share in range(0, 101, 20)], fontsize=7)
     FigureCanvasAgg(figure)
-    with replacing(file) as partial:
+    with replacing(folder / "where.png") as partial:
         figure.savefig(partial, format="png", dpi=110, metadata={"Software": None})

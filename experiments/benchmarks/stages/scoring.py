@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from threeshnet.batches.datamodule import BatchOptions, RetrievalDataModule, Splits
+from threeshnet.cli.door import settings_of
 from threeshnet.evaluation.evaluate import LoadedModel, encode
 from threeshnet.evaluation.scores import scores_of
 from threeshnet.metrics.intervals import LEVEL, bootstrap_recalls
@@ -19,7 +20,7 @@ from threeshnet.metrics.recalls import CUTOFFS, recall_of_ranks
 from threeshnet.metrics.similarity import tiles
 from threeshnet.reports.pages import Rows, rendered
 
-from ..common import ROOT
+from ..common import ROOT, composed
 from ..protocols.coco_size import plain_embeddings, plain_recall
 from ..protocols.large import made_up as near_each_other
 from .data import silent
@@ -44,7 +45,9 @@ def evaluation(world: World, name: str) -> Case:
         splits=Splits(train=(), dev=None, test=SPLIT),
         batches=BatchOptions(evaluation_batch_size=setting.batch),
     )
-    asked: Any = Namespace(accelerator="cpu")
+    precision = "32-true" if world.precision == torch.float32 else "bf16-mixed"
+    words = [f"shards={split.folder}", "checkpoint=none", "accelerator=cpu", f"precision={precision}"]
+    asked: Any = settings_of("evaluate", composed(*words, command="evaluate"), words)
 
     def ours() -> Any:
         with silent():
@@ -59,7 +62,7 @@ def evaluation(world: World, name: str) -> Case:
     def same() -> Any:  # the recalls of random weights turn on near ties
         return ours()[0], naive()[0]
 
-    return Case(images, ours, naive, products(ours), "products", 1e-3, same)
+    return Case(images, ours, naive, products(ours), "products", 1e-3, same, lower=True)
 
 
 def ranking(world: World, name: str) -> Case:

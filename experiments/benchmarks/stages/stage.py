@@ -51,7 +51,7 @@ class World(NamedTuple):
         return quick if self.quick else full
 
     def in_precision(self, work: Work) -> Work:
-        """`work` as Lightning runs it in this precision."""
+        """`work` as Lightning runs it in this precision, by the key `precision` of commands."""
         if self.precision == torch.float32:
             return work
 
