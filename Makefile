@@ -107,7 +107,7 @@ sweep_options = $(call name,study,$(STUDY))$(call name,experiment,$(EXP))$(call 
 collect_options = $(call name,study,$(STUDY))$(call text,out,$(OUT))
 report_options = $(call name,study,$(STUDY))
 index_options = $(call text,checkpoint,$(CKPT))$(call text,raw,$(RAW))$(call text,shards,$(SHARDS))$(call name,split,$(SPLIT))$(call text,out,$(OUT))
-search_options = $(call text,index,$(INDEX))$(call text,query,$(QUERY))$(call text,image,$(IMAGE))$(call name,top,$(TOP))$(call name,format,$(FORMAT))$(call text,out,$(OUT))
+search_options = $(call text,index,$(INDEX))$(call text,query,$(QUERY))$(call text,image,$(IMAGE))$(call text,mask,$(MASK))$(call name,top,$(TOP))$(call name,format,$(FORMAT))$(call text,out,$(OUT))
 
 data: ## Photos to shards: DATA=demo|flickr8k|… [RAW=folder] [OUT=shards] [ARGS="extractor=…"]
 import: ## Published feature arrays to shards: RAW="folder [folder …]" [OUT=shards] [ARGS="captions=file"]
@@ -116,7 +116,7 @@ train: ## Train, select, score: EXP=hybrid_demo [SHARDS=folder] [OUT=run folder]
 evaluate: ## Score: CKPT=file SHARDS=folder SPLIT=test [PROTOCOL=full] [TEXT=BERT] [OUT=folder] [ARGS="…"]
 compare: ## Two evaluations, paired by photo: ONE=folder OTHER=folder [OUT=folder of comparison.json]
 index: ## Photos to an index, bring it up to date: CKPT=run RAW=folder of photos|SHARDS=folder OUT=index [ARGS="…"]
-search: ## Find photos: INDEX=folder QUERY="a red ball" [IMAGE=photo] [TOP=10] [FORMAT=table|json|csv|paths|html]
+search: ## Find photos: INDEX=folder QUERY="a red ball" [IMAGE=photo [MASK=PNG]] [TOP=10] [FORMAT=table|json|csv|paths|html]
 explain: ## Why a photo matches a sentence: CKPT=run|file IMAGE=photo QUERY="…" [MASK=PNG] [OUT=folder] [ARGS="…"]
 serve: ## A search page and a JSON API on this machine: INDEX=folder [PORT=8000] [ARGS="host=0.0.0.0"]
 demo: ## The page for the held-out photos of the newest demo run, after make train EXP=hybrid_demo [PORT=8000]

@@ -211,8 +211,8 @@ class Retriever:
         makers, device = self.makers, self.model.device
         if masks is None and any(isinstance(maker.source, AnnotatedSegmentation) for maker in makers):
             raise CheckpointError(
-                f"{self.name}: the model was trained with annotated segmentation; give masks=[…], an 8-bit PNG of "
-                "class numbers for each photo (mask=<file> where one photo is explained)"
+                f"{self.name}: the model was trained with annotated segmentation, which this photo does not have: give "
+                "its 8-bit PNG of class numbers, mask=<PNG> (masks=[…] in Python)"
             )
         for maker in makers:
             maker.source.to(device)

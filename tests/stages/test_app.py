@@ -22,6 +22,7 @@ from threeshnet.app.api import Limits, mask_of
 from threeshnet.app.guard import HEADERS
 from threeshnet.app.pictures import PictureCache, heat_png
 from threeshnet.app.serve import bound
+from threeshnet.errors import CheckpointError
 from threeshnet.index.index import Index
 from threeshnet.index.query import Answer, Query
 
@@ -68,6 +69,22 @@ def test_a_photo_finds_itself_sent_or_named(port: int, index: Index) -> None:
     assert reply.json["results"][0]["id"] == first(index)
     reply = ask(port, "/api/search", like=first(index), top=1)
     assert reply.json["results"][0]["id"] == first(index)
+
+
+def test_a_photo_that_is_sent_is_known_by_its_bytes(port: int, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of annotated segmentation cannot encode it."""
+
+    def refusing(*_: Any, **__: Any) -> Any:
+        raise CheckpointError("it needs a mask")
+
+    monkeypatch.setattr(index.retriever, "encode_photos", refusing)
+    photo, headers = index.photo_path(first(index)).read_bytes(), {"Content-Type": "image/png"}
+    assert ask(port, "/api/search", body=photo, headers=headers, top=1).json["results"][0]["id"] == first(index)
+    reply = ask(port, "/api/search", body=photo + b"more", headers=headers)
+    assert (reply.status, reply.json["error"]) == (
+        400,
+        "it needs a mask; a photo that is in the index is found without",
+    )
 
 
 def test_filters_alone_list_photos(port: int, index: Index) -> None:

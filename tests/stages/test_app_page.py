@@ -264,8 +264,8 @@ def test_a_model_that_reads_no_new_photos_says_so(opened: Any) -> None:
         lambda answer: answer.update(photo_refused="it needs a mask", explanation_refused="it needs a mask"),
     )
     page.reload()
-    page.wait_for_selector("text=cannot be the query here: it needs a mask")
-    assert not page.is_visible(".pick")
+    page.wait_for_selector("text=Only a photo of this index can be the query: it needs a mask")
+    assert page.is_visible(".pick")
     search(page, "a red ball")
     page.locator(".card").first.click()
     page.wait_for_selector("text=No explanation: it needs a mask.")

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from threeshnet import Retriever
 from threeshnet.errors import ConfigError, IndexFault
+from threeshnet.files import sha256
 from threeshnet.index.beside import Correction
 from threeshnet.index.build import Options, update_index
 from threeshnet.index.index import Index
@@ -146,6 +148,24 @@ def test_an_approximate_structure_beside_rows(raw: Path, folder: Path, retriever
     assert "_approximate" in vars(index)
 
 
+def test_an_index_is_searched_from_any_folder(
+    raw: Path, photo_run: Path, command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its model was stored as it was typed."""
+    run = shutil.copytree(photo_run, tmp_path / "here" / "run")
+    monkeypatch.chdir(run.parent)
+    ended = command("index", "run", str(raw), "index", "text_tower=false", "progress=false", "workers=0")
+    assert ended.code == 0, ended.err
+    monkeypatch.chdir(tmp_path)
+    (found,) = Index.open("here/index").search([Query("a dog")], 1)
+    assert found.results
+    run.rename(tmp_path / "moved")
+    for words in ([], ["checkpoint=nowhere"]):
+        ended = command("search", "here/index", "a dog", *words)
+        assert (ended.code, "checkpoint=<run or file>" in ended.err) == (1, not words), ended.err
+    assert command("search", "here/index", "a dog", "checkpoint=moved").code == 0
+
+
 def test_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
     content = json.loads((copy / "manifest.json").read_text())
@@ -194,6 +214,31 @@ def test_shards_and_photos_give_the_same_index(retriever: Retriever, photo_shard
         np.testing.assert_array_equal(other.column(name)[rows], index.column(name))
     assert dict(other.classes) != {}
     assert other.rows.table(["objects"]).to_pylist()[rows[3]] == index.rows.table(["objects"]).to_pylist()[3]
+
+
+def test_a_photo_of_the_index_needs_no_mask(command, demo_run: Path, demo_shards: Path, tmp_path: Path) -> None:
+    """The demo's models need the exact segmentation, which a photo alone does not have."""
+    split = ShardedSplit(demo_shards, "test")
+    words = [f"checkpoint={demo_run}", f"shards={demo_shards}", "split=test", f"out={tmp_path / 'index'}"]
+    assert command("index", *words, "text_tower=false", "progress=false").code == 0
+    index = Index.open(tmp_path / "index")
+    photo = Path(shutil.copy(split.image_path(4), tmp_path / "dropped.png"))  # under another name
+    (stored,) = index._photos([Query(image=photo)])
+    np.testing.assert_array_equal(np.asarray(stored), index.rows.embeddings[4])
+    (sent,) = index.search([Query(image=Image.open(photo), sha256=sha256(photo))], 1)
+    assert sent.results[0].row == 4
+    other = ShardedSplit(demo_shards, "dev").image_path(0)
+    refused = command("search", f"index={tmp_path / 'index'}", f"image={other}")
+    assert refused.code == 1
+    assert "annotated segmentation, which this photo does not have: give its 8-bit PNG" in refused.err
+    assert "a photo that is in the index is found without" in refused.err
+    mask = other.parent.parent / "segmentation" / other.name
+    (found,) = index.search([Query(image=other, mask=mask)], 3)
+    expected = Retriever.load(demo_run, device="cpu").encode_photos([other], masks=[mask]).numpy()
+    np.testing.assert_allclose(np.asarray(index._photos([Query(image=other, mask=mask)])), expected, atol=1e-6)
+    assert len(found.results) == 3
+    ended = command("search", f"index={tmp_path / 'index'}", f"image={other}", f"mask={mask}", "top=3", "format=json")
+    assert [each["id"] for each in json.loads(ended.out)["results"]] == [each.id for each in found.results]
 
 
 def test_captions_are_found_by_photos(retriever: Retriever, photo_shards: Path, tmp_path: Path) -> None:

@@ -108,3 +108,20 @@ def test_an_empty_set_pools_to_zero() -> None:
     tokens = a_set([0, 2], longest=3)
     for pooling in (GeneralizedPooling().double(), MeanPooling()):
         assert torch.equal(pooling(tokens)[0], torch.zeros(4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("lengths", "longest"), [([3, 7, 0, 1], 7), ([1], 1), ([37, 122, 100], 131)])
+def test_gpo_without_gradient_is_that_with_gradient(dtype: torch.dtype, lengths: list[int], longest: int) -> None:
+    """NumPy sorts where no gradient is asked for: the same numbers to the last bit, ties and infinities included."""
+    torch.manual_seed(0)
+    pooling, (values, mask) = GeneralizedPooling().to(dtype), a_set(lengths, longest, width=5)
+    values = values.mul(8).round().div(8).to(dtype)  # many ties
+    values[0, 0, :2] = torch.tensor([float("inf"), float("nan")])
+    expected = pooling(TokenSet(values.clone().requires_grad_(), mask)).detach()
+    before = values.clone()
+    for without_gradient in (torch.no_grad, torch.inference_mode):
+        with without_gradient():
+            found = pooling(TokenSet(values, mask))
+        torch.testing.assert_close(found, expected, atol=0.0, rtol=0.0, equal_nan=True)
+    torch.testing.assert_close(values, before, atol=0.0, rtol=0.0, equal_nan=True)

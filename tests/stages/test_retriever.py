@@ -208,7 +208,7 @@ def test_annotated_segmentation_needs_masks(demo_shards: Path, tmp_path: Path, o
     retriever = Retriever.load(one_step(tmp_path / "run", demo_shards))
     split = ShardedSplit(demo_shards, "test")
     files = photos_of(split)
-    with pytest.raises(CheckpointError, match=r"annotated segmentation; give masks=\["):
+    with pytest.raises(CheckpointError, match=r"annotated segmentation, .* mask=<PNG> \(masks=\["):
         retriever.encode_photos(files)
     masks = [file.parent.parent / "segmentation" / file.name for file in files]
     found = retriever.encode_photos(files, masks=masks)

@@ -144,7 +144,9 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func.overloadpacket in PRODUCTS:
-            self.calls.append((func, *tree_map(self._like, (args, kwargs))))
+            is_sum = func.overloadpacket == torch.ops.aten.addmm  # of which the product alone is kept
+            bare = (torch.ops.aten.mm.default, args[1:3], {}) if is_sum else (func, args, kwargs)
+            self.calls.append((bare[0], *tree_map(self._like, bare[1:])))
         elif torch.is_inference_mode_enabled():  # where a linear layer arrives whole
             with self:
                 parts = func.decompose(*args, **kwargs)

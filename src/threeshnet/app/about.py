@@ -37,13 +37,13 @@ def about(index: Index, examples: Sequence[str] = (), masks: Path | None = None)
 
 
 def _refuses_photos(retriever: Any) -> str:
-    """Why a new photo cannot be encoded; empty where it can."""
+    """Why a photo that is not in the index cannot be encoded; empty where it can."""
     try:
         makers = retriever.makers
     except CheckpointError as error:
         return str(error).splitlines()[0]
     if any(isinstance(maker.source, AnnotatedSegmentation) for maker in makers):
-        return "the model was trained with annotated segmentation, which a new photo does not have"
+        return "the model was trained with annotated segmentation, which another photo does not have"
     return ""
 
 

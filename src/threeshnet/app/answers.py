@@ -74,7 +74,7 @@ class About(BaseModel):
     name: str
     photos: int
     calibrated: bool = Field(description="whether answers have probabilities")
-    photo_refused: str = Field(description="why a photo cannot be sent; empty where it can")
+    photo_refused: str = Field(description="why no photos but indexed ones can be sent; empty where others can")
     explanation_refused: str = Field(description="why there are no explanations; empty where there are")
     classes: list[ClassCount]
     examples: list[str]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,7 +92,9 @@ class Api:
             raise Refused(415, f"content-type {kind[:100]!r}: send the photo itself as the body, as image/jpeg")
         if parameters.like:
             raise Refused(400, "like= and a photo in the body: give one of them")
-        return await self._answer(parameters, await self.threads.call(sent_photo, await request.body()))
+        photo = await request.body()
+        digest = hashlib.sha256(photo).hexdigest()
+        return await self._answer(parameters, await self.threads.call(sent_photo, photo), digest)
 
     async def explain(self, parameters: Annotated[ExplainParameters, Parameters()]) -> Any:
         """Which parts of a photo make it similar to a sentence."""
@@ -106,12 +109,13 @@ class Api:
         """A JPEG of an indexed photo, for a whole screen."""
         return await self._jpeg(id, WHOLE)
 
-    async def _answer(self, parameters: SearchParameters, image: Any) -> Any:
+    async def _answer(self, parameters: SearchParameters, image: Any, digest: str = "") -> Any:
         if parameters.filter and not (parameters.q.strip() or image or parameters.like or parameters.without):
             return await self.sentences.call(self._browse, parameters)
         query = Query(
             text=parameters.q.strip() or None,
             image=image,
+            sha256=digest,
             like=parameters.like or None,
             text_weight=parameters.text_weight,
             without=tuple(parameters.without),

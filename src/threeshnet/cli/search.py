@@ -25,6 +25,7 @@ class QueryLine(BaseModel):
 
     query: str | None = None
     image: str | None = None
+    mask: str | None = None
     text_weight: float | None = None
     without: str | list[str] | None = None
     filters: str | list[str] | None = None
@@ -51,10 +52,11 @@ def query_of(settings: SearchSettings, line: QueryLine | None = None) -> Query:
     """The query of the settings, or that of a line with the settings in place of what it lacks."""
     own = line or QueryLine()
     text = own.query if line else settings.query
-    image = own.image if line else settings.image
+    image, mask = (own.image, own.mask) if line else (settings.image, settings.mask)
     return Query(
         text=text,
         image=Path(image) if image else None,
+        mask=Path(mask) if mask else None,
         text_weight=settings.text_weight if own.text_weight is None else own.text_weight,
         without=as_texts(settings.without if own.without is None else own.without),
         filters=as_texts(settings.filters if own.filters is None else own.filters),
@@ -63,8 +65,8 @@ def query_of(settings: SearchSettings, line: QueryLine | None = None) -> Query:
 
 def read_queries(settings: SearchSettings) -> list[Query]:
     """One query a line: a sentence, or JSON with the keys of QueryLine.  Raises ConfigError, once for all lines."""
-    if settings.query is not None or settings.image is not None:
-        raise ConfigError(f"queries={settings.queries} comes instead of query= and image=")
+    if any(each is not None for each in (settings.query, settings.image, settings.mask)):
+        raise ConfigError(f"queries={settings.queries} comes instead of query=, image= and mask=")
     file = str(settings.queries)
     lines = (sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")).splitlines()
     problems, queries = Problems(f"queries={file}"), []

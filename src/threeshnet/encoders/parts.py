@@ -6,6 +6,7 @@ A part takes local tokens and projected tokens, both [B, N, D], and the images. 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 
 import torch
 from torch import nn
@@ -33,7 +34,7 @@ class FusedTokens(nn.Module):
     def forward(self, local: TokenSet, projected: TokenSet, images: ImageBatch) -> TokenSet:
         if self.mlp is None:
             return TokenSet(local.values[:, :0], local.mask[:, :0])
-        guided = torch.stack([fusion(projected, images) for fusion in self.fusions.values()]).sum(dim=0)
+        guided = reduce(torch.add, (fusion(projected, images) for fusion in self.fusions.values()))
         return TokenSet(self.mlp(guided + local.values), local.mask)
 
 

@@ -72,12 +72,18 @@ def update_index(source: ItemSource, retriever: Retriever, out: Path, options: O
         plan = planned(items, stores, source, old=sum(map(len, current)))
         check_room(out, len(items), len(plan.todo), made_of.dim)
         stores, unreadable = _encoded(plan, stores, source, out, options)
-        facts = {"model": str(retriever.name), "text_config": options.text_config}
+        facts: dict[str, Any] = {"model": found_anywhere(str(retriever.name))}
+        facts["text_config"] = options.text_config and found_anywhere(options.text_config)
         facts |= {"calibration": retriever.card.get("calibration")}
         counts = _committed(plan, stores, unreadable, Target(out, source, made_of, previous, facts), options)
         if options.text_tower:
             write_text_tower(retriever, IndexManifest.load(out).text_tower, out)
         return counts
+
+
+def found_anywhere(name: str) -> str:
+    """A file or folder by a path that holds in every folder; what is none, as a name on the hub, as it is."""
+    return str(Path(name).absolute()) if Path(name).exists() else name
 
 
 class Target(NamedTuple):

@@ -13,7 +13,8 @@ import numpy as np
 from pyarrow import ChunkedArray
 from pyarrow.types import is_string
 
-from threeshnet.errors import ConfigError, IndexFault
+from threeshnet.errors import CheckpointError, ConfigError, IndexFault
+from threeshnet.files import sha256
 from threeshnet.index.exact import SPARSE, nearest
 from threeshnet.index.filters import Areas, allowed_rows, conditions_of
 from threeshnet.index.manifest import BIAS, HUBS, IndexManifest
@@ -125,14 +126,12 @@ class Index:
     def _wanted(self, queries: Sequence[Query]) -> list[Wanted]:
         """The vectors of queries; each sentence is encoded once."""
         texts = list(dict.fromkeys(text for query in queries for text in (query.text, *query.without) if text))
-        images = [query.image for query in queries if query.image is not None]
         by_text = dict(zip(texts, self.encode_texts(texts), strict=True)) if texts else {}
-        photos = iter(self.retriever.encode_photos(images, progress=False).numpy() if images else ())
+        photos = self._photos(queries)
         none = np.zeros((0, self.manifest.source.dim), np.float32)
         wanted = []
-        for query in queries:
+        for query, photo in zip(queries, photos, strict=True):
             unwanted = np.stack([by_text[text] for text in query.without]) if query.without else none
-            photo = next(photos) if query.image is not None else self._embedding(query.like)
             parts = [by_text[query.text] * (query.text_weight if photo is not None else 1)] if query.text else []
             if photo is not None:
                 parts.append(photo * (1 - query.text_weight if query.text else 1))
@@ -140,6 +139,38 @@ class Index:
             vector = vector / max(float(np.linalg.norm(vector)), TINY)
             wanted.append(Wanted(vector, unwanted, photo is None))
         return wanted
+
+    def _photos(self, queries: Sequence[Query]) -> list[np.ndarray | None]:
+        """The embedding [D] of each query's photo: the stored one of an indexed photo, by its bytes or its id."""
+        found = [self._indexed(query) if query.image is not None else self._embedding(query.like) for query in queries]
+        for masked in (False, True):
+            open_ones = [
+                place
+                for place, query in enumerate(queries)
+                if query.image is not None and found[place] is None and (query.mask is not None) == masked
+            ]
+            if open_ones:
+                images: Any = [queries[place].image for place in open_ones]
+                masks: Any = [queries[place].mask for place in open_ones] if masked else None
+                try:
+                    made = self.retriever.encode_photos(images, masks=masks, progress=False).numpy()
+                except CheckpointError as error:
+                    raise CheckpointError(f"{error}; a photo that is in the index is found without") from error
+                for place, embedding in zip(open_ones, made, strict=True):
+                    found[place] = embedding
+        return found
+
+    def _indexed(self, query: Query) -> np.ndarray | None:
+        """The stored embedding of a photo whose bytes are those of an indexed one; None for another."""
+        if self.manifest.source.kind == "captions":
+            return None
+        try:
+            digest = sha256(query.image) if isinstance(query.image, Path) else query.sha256
+        except OSError:  # who reads the photo will say so
+            return None
+        known: Any = self.column("sha256").tolist() if digest else []
+        row = next((row for row, key in enumerate(known) if key is not None and key.endswith(digest)), None)
+        return None if row is None else np.asarray(self.rows.embeddings[row])
 
     def _embedding(self, id: str | None) -> np.ndarray | None:
         """Of an indexed item, [D].  Raises ConfigError for another id."""
@@ -205,6 +236,10 @@ class Index:
         from threeshnet.retriever import Retriever
 
         source = self.checkpoint or self.manifest.model
+        if self.checkpoint is None and not Path(source).exists():
+            raise IndexFault(
+                f"{self.folder}: its model is not at {source}; say where it is now: checkpoint=<run or file>"
+            )
         retriever = Retriever.load(source, text_config=self.manifest.text_config)
         if weights_hash(retriever) != self.manifest.source.model_hash:
             raise IndexFault(f"{self.folder} was made with another model than {source} has now; make the index again")

@@ -29,6 +29,8 @@ class Query:
     without: tuple[str, ...] = ()
     filters: tuple[str, ...] = ()
     like: str | None = None  # id of an indexed item, which takes the place of a photo
+    mask: Path | None = None  # of the photo, for a model that was trained with annotated segmentation
+    sha256: str = ""  # of the bytes of a photo that is no file
 
     def __post_init__(self) -> None:
         problems = Problems("query")
@@ -39,6 +41,8 @@ class Query:
                 problems.add(f"{name}={text!r}: expected a sentence")
             elif text is not None and len(text) > LONGEST:
                 problems.add(f"{name}: a sentence of {len(text):,} characters; {LONGEST:,} are the most")
+        if self.mask is not None and self.image is None:
+            problems.add(f"mask={self.mask}: the mask of a photo; give image=<photo> too")
         if not 0 <= self.text_weight <= 1:
             problems.add(f"text_weight={self.text_weight}: expected 0 (the photo alone) to 1 (the sentence alone)")
         problems.raise_as(ConfigError)

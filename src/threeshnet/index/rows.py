@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
         "bytes": pa.int64(),
         "mtime": pa.int64(),  # nanoseconds, of the file
         "taken": pa.int64(),  # seconds, of the EXIF date, else of the file
-        "sha256": pa.string(),  # of what was encoded: the photo's bytes, a sentence; shards: the shard's and the row
+        "sha256": pa.string(),  # of a sentence, or a photo's bytes; of shards: <the shard's>:<row>:<the photo's>
         "width": pa.int32(),
         "height": pa.int32(),
         "perceptual_hash": pa.uint64(),  # 0 where unknown

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -26,6 +27,7 @@ from threeshnet.shards.reader import ShardedSplit
 
 EXIF, TAKEN = 0x8769, 0x9003  # the EXIF directory, and DateTimeOriginal in it
 TEXTS_TOGETHER = 256
+NO_PRINT = ("", 0)
 
 
 class Item(NamedTuple):
@@ -166,8 +168,18 @@ class ShardImages:
         for number, (name, file) in enumerate(named):
             shard, row = self.split.home(number)
             size, mtime = _stat(Path(self.raw, file)) if self.raw else (0, 0)
-            found.append(Item(number, name, file, None, size, mtime, f"{hashes[shard]}:{row}"))
+            of_photo = f":{digest}" if (digest := self.prints.get(name, NO_PRINT)[0]) else ""
+            found.append(Item(number, name, file, None, size, mtime, f"{hashes[shard]}:{row}{of_photo}"))
         return found
+
+    @cached_property
+    def prints(self) -> dict[str, tuple[str, int]]:
+        """sha256 and perceptual hash of each photo that the shards know them of."""
+        found = next((each for each in split_prints(self.split.folder) if each.split == self.split.name), None)
+        if found is None:
+            return {}
+        digests = [digest.hex() for digest in found.digests.tolist()]
+        return dict(zip(found.ids, zip(digests, found.hashes.tolist(), strict=True), strict=True))
 
     def key(self, item: Item) -> str:
         return item.key
@@ -175,8 +187,6 @@ class ShardImages:
     def encode(self, items: Sequence[Item]) -> Iterator[Encoded]:
         fields = self.retriever.card["fields"]
         sizes = self.split.sizes()
-        prints = next((found for found in split_prints(self.split.folder) if found.split == self.split.name), None)
-        hashes = dict(zip(prints.ids, prints.hashes.tolist(), strict=True)) if prints else {}
         for first in range(0, len(items), self.batch_size):
             own = list(items[first : first + self.batch_size])
             numbers = [item.number for item in own]
@@ -184,7 +194,7 @@ class ShardImages:
             facts = facts_of(arrays, self.class_names, len(own))
             facts["sha256"] = [item.key for item in own]
             facts["width"], facts["height"] = sizes[numbers].T.tolist()
-            facts["perceptual_hash"] = [hashes.get(item.id, 0) for item in own]
+            facts["perceptual_hash"] = [self.prints.get(item.id, NO_PRINT)[1] for item in own]
             facts["taken"] = [taken(Path(self.raw, item.file), item.mtime) if item.mtime else 0 for item in own]
             yield Encoded(own, embeddings_of(self.retriever, arrays, len(own)), facts, [])
 

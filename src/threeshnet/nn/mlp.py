@@ -25,7 +25,7 @@ class MLP(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         rows = values.reshape(-1, values.shape[-1])
-        return self.leave(self.norm(self.enter(rows)).relu()).view(*values.shape[:-1], -1)
+        return self.leave(self.norm(self.enter(rows)).relu_()).view(*values.shape[:-1], -1)
 
 
 class LayerNormEmbedding(nn.Module):

@@ -36,6 +36,7 @@ class SearchSettings(Settings):
     index: str
     query: str | None
     image: str | None
+    mask: str | None
     text_weight: Number
     without: Texts
     filters: Texts

@@ -196,7 +196,6 @@ function adder(id, key) {
 
 function takePhoto(file) {
   if (!file) return;
-  if (model?.photo_refused) return say(`A photo cannot be searched with here: ${model.photo_refused}.`, "fault");
   forgetPhoto();
   photo = file;
   byId("sent").src = URL.createObjectURL(file);
@@ -361,8 +360,7 @@ try {
   model = await ask("api/model");
   byId("examples").replaceChildren(...model.examples.map(text => chip(text, () => { byId("q").value = text; change({ q: text }); })));
   byId("filters").replaceChildren(...model.classes.flatMap(({ name }) => WHERE.map(where => element("option", { value: joined(name, where) }))));
-  document.querySelector(".pick").hidden = Boolean(model.photo_refused);
-  byId("drop-hint").textContent = model.photo_refused ? `A photo of your own cannot be the query here: ${model.photo_refused}.` : byId("drop-hint").textContent;
+  if (model.photo_refused) byId("drop-hint").textContent = `Only a photo of this index can be the query: ${model.photo_refused}.`;
   drawModel();
 } catch (error) { say(error.message, "fault"); }
 await search();
