@@ -79,6 +79,14 @@ def test_killed_and_resumed(killed, goes_on, tmp_path: Path, step: int, where: s
     assert all(float(row["time/step_seconds"]) < 60 for row in rows if row["time/step_seconds"])
 
 
+def test_killed_after_an_evaluation_that_was_made_up_for(killed, goes_on, tmp_path: Path) -> None:
+    """Lightning takes the counts of such an evaluation for one that is under way, and would leave out half of it."""
+    out = killed(tmp_path / "run", STEPS, VALIDATION)
+    killed(out, STEPS, "training", "resume=true")
+    assert not checkpoint(out)["evaluation_pending"]
+    goes_on(out, STEPS)
+
+
 @pytest.mark.parametrize(
     ("name", "step", "where"),
     [("SIGTERM", 3, "training"), ("SIGINT", STEPS, VALIDATION), ("SIGUSR1", 2 * STEPS, "test")],

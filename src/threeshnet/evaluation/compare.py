@@ -31,7 +31,7 @@ WAY_OUT = (
     "Models are compared on the same photos and captions in the same order, scored in the same way. Shards of "
     "another extractor have another fingerprint too."
 )
-MAY_DIFFER = ("seed", "checkpoint", "scored_views", "correction", "bank", "perturb")  # and is named
+MAY_DIFFER = ("seed", "checkpoint", "scored_views", "correction", "bank", "encoding_precision", "perturb")  # named
 Compared = Mapping[str, Mapping[str, Any]]  # i2t R@1, …, rsum: of both evaluations, and what differs
 REMARK = (
     "Interval and p are of other test photos, drawn with all their captions, for these two models as they are. "

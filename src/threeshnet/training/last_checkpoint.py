@@ -180,6 +180,8 @@ class LastCheckpoint(Checkpoint):
         if pending:  # Lightning ends a run at its last step, before it evaluates
             loop = trainer.fit_loop.epoch_loop
             self.max_steps, loop.max_steps = loop.max_steps, NO_LIMIT
+        else:
+            _after_evaluation(checkpoint["loops"]["fit_loop"])
 
     row: dict[str, float] | None = None  # of the step that ends; Lightning logs it after its callbacks
     pending = undo = False  # what to change in the checkpoint that Lightning collects
@@ -268,3 +270,12 @@ def _before_evaluation(loops: dict[str, Any]) -> None:
     evaluation = loops[EVALUATION_LOOP + "batch_progress"]
     evaluation["total"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
     evaluation["current"] = dict.fromkeys(evaluation["current"], 0)
+
+
+def _after_evaluation(loops: dict[str, Any]) -> None:
+    """Mark all evaluations as finished: one that a resume made up for has begun once more often than it ended.
+
+    Lightning would take the counts for an evaluation that is under way, and leave out the batches that it counts.
+    """
+    total = loops[EVALUATION_LOOP + "batch_progress"]["total"]
+    total.update(dict.fromkeys(total, total["ready"]))
