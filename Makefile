@@ -144,8 +144,8 @@ $(filter-out train,$(VERBS)): $(READY)
 $(VERBS):
 	$(ENV_PYTHON) -m threeshnet $@$($@_options)$(more)
 
-bench: $(READY) ## Reading speed against other ways, cold and warm: [ARGS="--images 20000 --repeats 5 --folder <folder>"]
-	$(ENV_PYTHON) -m experiments.benchmarks.streaming.bench$(more)
+bench: $(READY) ## Each stage beside a plain twin and the floor, ten minutes [STAGE="reading step"] [ARGS="--quick"]
+	$(ENV_PYTHON) -m experiments.benchmarks.stages.bench$(if $(STAGE), $(STAGE))$(more)
 
 kills: $(READY) ## Kill training 100 times, compare with a run left alone [ARGS="--kills 20"]
 	$(ENV_PYTHON) -m experiments.benchmarks.interruptions.kills --csv experiments/benchmarks/interruptions/kills.csv$(more)
@@ -160,8 +160,8 @@ faults: $(READY) ## Inject every fault for real, write down what was printed and
 test: lint ## Lint, then types and every test, in as many processes as there are CPU cores [ARGS="-k word"]
 	$(ENV_PYTHON) -m pytest -n auto --dist loadfile --no-loadscope-reorder$(more)
 
-nightly: $(READY) ## 5,000 hostile inputs to all commands, two hours [ARGS="-k evaluate-checkpoint-017"]
-	$(ENV_PYTHON) -m pytest tests/fuzz -m nightly$(more)
+nightly: $(READY) ## Instruction counts, 5,000 hostile inputs to all commands, two hours [ARGS="-k evaluate-checkpoint-017"]
+	$(ENV_PYTHON) -m pytest tests/stages/test_bench_stages.py tests/fuzz -m nightly$(more)
 
 lint: $(READY) ## ruff: rules and format, changing nothing
 	$(ENV_PYTHON) -m ruff check

@@ -23,12 +23,13 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from threeshnet.installation import current_commit
 from threeshnet.records import MAP_SIDE, SCENE_SIDE, Batch, ImageBatch, TokenSet
 
 from ..common import composed
-from .compare import CLASSES, machine
 from .naive import NaiveTwin
 
+CLASSES = 133
 PRODUCTS = ("addmm", "mm", "bmm", "baddbmm", "convolution", "convolution_backward")
 AGREE = 1e-5  # largest difference of an embedding's value in evaluation
 
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     setting = {"steps": options.steps, "warm_up": options.warm_up, "threads": options.threads}
     sizes = {name: SIZES[name]._asdict() | measured(SIZES[name], options) for name in options.sizes}
-    found = {"setting": setting, "machine": machine(), "load": os.getloadavg(), "sizes": sizes}
+    found = {"setting": setting, "commit": current_commit(), "load": os.getloadavg(), "sizes": sizes}
     if options.out:
         Path(options.out).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found
@@ -71,9 +72,9 @@ def measured(size: Size, options: argparse.Namespace) -> dict[str, Any]:
     ours, twin = build(size)
     batch = made_up(size)
     with torch.no_grad():
-        difference = (ours.eval()(batch.images) - twin.eval().encode_images(batch)).abs().max().item()
+        difference = (ours.eval()(batch.images) - twin.eval().encode_images(batch.images)).abs().max().item()
     assert difference < AGREE, f"the embeddings differ by {difference}"
-    encoders = {"ours": lambda: ours(batch.images), "twin": lambda: twin.encode_images(batch)}
+    encoders = {"ours": lambda: ours(batch.images), "twin": lambda: twin.encode_images(batch.images)}
     found: dict[str, Any] = {"largest_difference": difference}
     for kind in ("evaluation", "training"):
         training = kind == "training"
@@ -90,7 +91,7 @@ def build(size: Size) -> tuple[Any, NaiveTwin]:
     cfg = composed("experiment=grid_flickr8k", "text=tiny", f"dim={size.dim}", classes=CLASSES)
     cfg.sizes.grid_width = size.width
     model = instantiate(cfg.model)
-    twin = NaiveTwin(bert=model.text_encoder.bert, width=size.width, dim=size.dim, classes=CLASSES)
+    twin = NaiveTwin(bert=model.text_encoder.bert, widths={"grid": size.width}, dim=size.dim, classes=CLASSES)
     twin.take_weights(model)
     return model.image_encoder, twin
 

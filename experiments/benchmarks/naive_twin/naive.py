@@ -1,4 +1,4 @@
-"""3SHNet's grid model with BERT, written out plainly: section by section of the paper, and nothing made fast.
+"""3SHNet with BERT, written out plainly: section by section of the paper, and nothing made fast.
 
 The guidance is a 2-D convolution and a softmax over whole tensors, GPO runs its GRU on every row of the batch, and BERT
 reads the batch as it is padded. It is what `threeshnet` is timed against, and takes the weights of its model.
@@ -7,38 +7,38 @@ reads the batch as it is padded. It is what `threeshnet` is timed against, and t
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from threeshnet.records import Batch
+from threeshnet.records import Batch, ImageBatch, TokenSet
 
 VOID = 255
 
-# module of the twin -> module of threeshnet's RetrievalModel
-WEIGHTS = {
-    "project": "image_encoder.project.linear",
-    "local": "image_encoder.project.mlp",
-    "summary": "image_encoder.parts.fused.fusions.semantic.summary",
-    "semantic_query": "image_encoder.parts.fused.fusions.semantic.query",
-    "semantic_key": "image_encoder.parts.fused.fusions.semantic.key",
-    "semantic_gate": "image_encoder.parts.fused.fusions.semantic.gate",
-    "semantic_out": "image_encoder.parts.fused.fusions.semantic.out",
-    "spatial_query": "image_encoder.parts.fused.fusions.spatial.query",
-    "spatial_conv": "image_encoder.parts.fused.fusions.spatial.places.conv",
-    "spatial_norm": "image_encoder.parts.fused.fusions.spatial.places.norm",
-    "spatial_out": "image_encoder.parts.fused.fusions.spatial.out",
-    "fused": "image_encoder.parts.fused.mlp",
-    "scene_embed": "image_encoder.parts.scene.embed",
-    "scene": "image_encoder.parts.scene.mlp",
-    "category": "image_encoder.parts.category.embed",
-    "image_pooling": "image_encoder.pooling",
-    "bert": "text_encoder.bert",
-    "text_project": "text_encoder.linear",
-    "text_pooling": "text_encoder.pooling",
+# module of the twin -> module of threeshnet's image encoder (of one branch, for a hybrid model)
+OF_IMAGES = {
+    "project": "project.linear",
+    "local": "project.mlp",
+    "summary": "parts.fused.fusions.semantic.summary",
+    "semantic_query": "parts.fused.fusions.semantic.query",
+    "semantic_key": "parts.fused.fusions.semantic.key",
+    "semantic_gate": "parts.fused.fusions.semantic.gate",
+    "semantic_out": "parts.fused.fusions.semantic.out",
+    "spatial_query": "parts.fused.fusions.spatial.query",
+    "spatial_conv": "parts.fused.fusions.spatial.places.conv",
+    "spatial_norm": "parts.fused.fusions.spatial.places.norm",
+    "spatial_out": "parts.fused.fusions.spatial.out",
+    "fused": "parts.fused.mlp",
+    "scene_embed": "parts.scene.embed",
+    "scene": "parts.scene.mlp",
+    "category": "parts.category.embed",
+    "pooling": "pooling",
 }
+OF_TEXTS = {"bert": "bert", "project": "linear", "pooling": "pooling"}
 
 
 class MLP(nn.Module):
@@ -86,10 +86,10 @@ class GPO(nn.Module):
         return (ordered * weights.unsqueeze(-1)).sum(dim=1)
 
 
-class NaiveTwin(nn.Module):
-    """Grid cells and segmentation in, sentences in, unit vectors out."""
+class NaiveImages(nn.Module):
+    """Regions or grid cells with their segmentation in, unit vectors out."""
 
-    def __init__(self, *, bert: nn.Module, width: int, dim: int, classes: int) -> None:
+    def __init__(self, *, width: int, dim: int, classes: int) -> None:
         super().__init__()
         self.dim, self.classes = dim, classes
         self.project, self.local = nn.Linear(width, dim), MLP(width, dim // 2, dim)
@@ -102,14 +102,10 @@ class NaiveTwin(nn.Module):
         self.fused = MLP(dim, dim // 2, dim)
         self.scene_embed, self.scene = LNEmbed(classes, dim), MLP(dim, dim // 2, dim)
         self.category = LNEmbed(classes, dim)
-        self.image_pooling, self.text_pooling = GPO(), GPO()
-        self.bert, self.text_project = bert, nn.Linear(bert.config.hidden_size, dim)
+        self.pooling = GPO()
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.encode_images(batch), self.encode_texts(batch)
-
-    def encode_images(self, batch: Batch) -> Tensor:
-        (features, mask), seg = batch.images.grid, batch.images
+    def forward(self, tokens: TokenSet, seg: Any) -> Tensor:
+        features, mask = tokens
         p = self.project(features)
         f = self.local(features) + p
         h = self.fused(self.what(p, mask, seg.seg_semantic) + self.where(p, mask, seg.seg_map) + f)
@@ -117,8 +113,8 @@ class NaiveTwin(nn.Module):
         s = self.scene(e) + e
         c = self.category(seg.seg_categories).unsqueeze(1)
         always = torch.ones(len(mask), s.shape[1], dtype=torch.bool)
-        tokens = torch.cat([c, f, h, s], dim=1)
-        return F.normalize(self.image_pooling(tokens, torch.cat([always[:, :1], mask, mask, always], dim=1)), dim=-1)
+        pooled = torch.cat([c, f, h, s], dim=1)
+        return F.normalize(self.pooling(pooled, torch.cat([always[:, :1], mask, mask, always], dim=1)), dim=-1)
 
     def what(self, p: Tensor, mask: Tensor, semantic: Tensor) -> Tensor:
         """VSeM."""
@@ -141,15 +137,44 @@ class NaiveTwin(nn.Module):
         context = (attention @ places) * mask.unsqueeze(-1)
         return self.spatial_out(context + r)
 
-    def encode_texts(self, batch: Batch) -> Tensor:
-        ids, mask = batch.captions
+
+class NaiveTexts(nn.Module):
+    """Wordpiece ids in, unit vectors out."""
+
+    def __init__(self, *, bert: Any, dim: int) -> None:
+        super().__init__()
+        self.bert, self.project, self.pooling = bert, nn.Linear(bert.config.hidden_size, dim), GPO()
+
+    def forward(self, captions: TokenSet) -> Tensor:
+        ids, mask = captions
         hidden = self.bert(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-        return F.normalize(self.text_pooling(self.text_project(hidden), mask), dim=-1)
+        return F.normalize(self.pooling(self.project(hidden), mask), dim=-1)
+
+
+class NaiveTwin(nn.Module):
+    """Both sides; `widths` are those of the tokens of each branch, by field of `ImageBatch`."""
+
+    def __init__(self, *, bert: nn.Module, widths: Mapping[str, int], dim: int, classes: int) -> None:
+        super().__init__()
+        branches = {source: NaiveImages(width=width, dim=dim, classes=classes) for source, width in widths.items()}
+        self.images, self.texts = nn.ModuleDict(branches), NaiveTexts(bert=bert, dim=dim)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.encode_images(batch.images), self.texts(batch.captions)
+
+    def encode_images(self, images: ImageBatch) -> Tensor:
+        branches = [branch(getattr(images, source), images) for source, branch in self.images.items()]
+        return F.normalize(torch.stack(branches).sum(dim=0), dim=-1)
 
     def take_weights(self, model: nn.Module) -> None:
         """The weights and buffers of threeshnet's model, every one of them."""
+        branches = getattr(model.image_encoder, "branches", {"": model.image_encoder})
+        places = {f"texts.{ours}": f"text_encoder.{theirs}" for ours, theirs in OF_TEXTS.items()}
+        for name, branch in branches.items():
+            prefix = f"image_encoder.branches.{name}." if name else "image_encoder."
+            places |= {f"images.{branch.source}.{ours}": prefix + theirs for ours, theirs in OF_IMAGES.items()}
         theirs, taken = model.state_dict(), {}
-        for ours, prefix in WEIGHTS.items():
+        for ours, prefix in places.items():
             found = {key: value for key, value in theirs.items() if key.startswith(prefix + ".")}
             taken |= {ours + key.removeprefix(prefix): value for key, value in found.items()}
         assert len(taken) == len(theirs), "a weight of the model has no place in the twin"

@@ -1,4 +1,4 @@
-"""The benchmarks of this folder, one after another: make bench [ARGS="--images 20000 --repeats 5 --folder <folder>"].
+"""The benchmarks of this folder, one after another: python -m experiments.benchmarks.streaming.bench.
 
 Without `--folder` samples lie in a temporary folder and are removed afterwards; with one they are kept, and what was
 measured is not measured again.

@@ -1,6 +1,6 @@
 """Reads the same samples in every way, cold and warm, and writes what each run took: rows.csv beside this file.
 
-    make bench ARGS="--images 20000 --repeats 5 --folder <empty folder with 40 GB>"
+    python -m experiments.benchmarks.streaming.bench --images 20000 --repeats 5 --folder <empty folder with 40 GB>
 
 Runs that have a row are not repeated, so the command goes on where it was cut. Afterwards it rewrites the tables.
 """

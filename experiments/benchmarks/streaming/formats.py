@@ -69,25 +69,27 @@ def save_shards(
     images: int,
     *,
     photo: Callable[[int], Photo],
-    regions: Callable[[range], list[np.ndarray]],
+    arrays: Callable[[range], ImageArrays],
+    grid_size: tuple[int, int] | None = None,
     compression: str | None = None,
 ) -> None:
-    """A data set of images with regions and captions alone."""
+    """A data set of one split, from the photos and the arrays of images by number."""
     entries, layout = [], None
+    split = photo(0).split
     for first in range(0, images, IMAGES_PER_SHARD):
         here = range(first, min(first + IMAGES_PER_SHARD, images))
-        file, captions = folder / f"train-{first // IMAGES_PER_SHARD:05}.h5", 0
-        with ShardWriter(file, compression=compression) as writer:
+        file, captions = folder / f"{split}-{first // IMAGES_PER_SHARD:05}.h5", 0
+        with ShardWriter(file, grid_size=grid_size, compression=compression) as writer:
             for start in range(0, len(here), APPEND):
                 numbers = here[start : start + APPEND]
-                photos, arrays = list(map(photo, numbers)), ImageArrays(regions=regions(numbers))
-                writer.append(photos, arrays, [(1, 1)] * len(numbers))
+                photos, made = list(map(photo, numbers)), arrays(numbers)
+                writer.append(photos, made, [(1, 1)] * len(numbers))
                 captions += sum(len(each.captions) for each in photos)
-                layout = layout or layout_of_arrays(arrays, None)
+                layout = layout or layout_of_arrays(made, grid_size)
         entries.append(ShardEntry(file.name, len(here), captions, ""))
     assert layout is not None
     together = SplitEntry(images, sum(entry.captions for entry in entries), tuple(entries))
-    Manifest(name, layout, {"train": together}).save(folder)
+    Manifest(name, layout, {split: together}).save(folder)
 
 
 def write_shards(folder: Path, images: int, compression: str | None = None) -> None:
@@ -96,7 +98,7 @@ def write_shards(folder: Path, images: int, compression: str | None = None) -> N
         "bench",
         images,
         photo=lambda n: Photo(str(n), Path(f"{n}.jpg"), "train", (f"a photo {n}",)),
-        regions=lambda numbers: list(samples(len(numbers), numbers.start)),
+        arrays=lambda numbers: ImageArrays(regions=list(samples(len(numbers), numbers.start))),
         compression=compression,
     )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from threeshnet.files import read_rows
-from threeshnet.records import Photo
+from threeshnet.records import ImageArrays, Photo
 
 from ..common import add_row, in_own_process, proportional_bytes
 from .compare import anonymous_bytes
@@ -92,11 +92,11 @@ def write(folder: Path, images: int, width: int) -> Path:
         captions = (f"{' '.join(random.choice(WORDS, 9))} {number}" for _ in range(CAPTIONS))
         return Photo(f"{number:06}", Path(f"{number:06}.jpg"), "train", tuple(captions))
 
-    def regions(numbers: range) -> list[np.ndarray]:
+    def arrays(numbers: range) -> ImageArrays:
         starts = (number % IMAGES_PER_SHARD for number in numbers)
-        return [np.resize(pool[start : start + 5], (REGIONS, width)) for start in starts]
+        return ImageArrays(regions=[np.resize(pool[start : start + 5], (REGIONS, width)) for start in starts])
 
-    save_shards(folder, "memory", images, photo=photo, regions=regions)
+    save_shards(folder, "memory", images, photo=photo, arrays=arrays)
     return folder
 
 

@@ -36,7 +36,7 @@ def raw(folder: Path) -> int:
         while count := os.readv(descriptor, [buffer]):
             total += count
         os.close(descriptor)
-    images = Manifest.load(folder).splits["train"].images
+    images = sum(split.images for split in Manifest.load(folder).splits.values())
     return images if total >= images * IMAGE_BYTES else 0
 
 
