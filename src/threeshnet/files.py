@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import tokenize
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +21,8 @@ from threeshnet.errors import ConfigError
 PARTIAL = ".partial"  # after the name of a file that is being written
 HASHED_BYTES = 1 << 22  # read together
 PROBE_BYTES = 1 << 12  # a block of most file systems
+# What NumPy raises for a damaged header: beside its own, what it lets through of the parser.
+NO_HEADER = (ValueError, TypeError, SyntaxError, tokenize.TokenError, MemoryError, RecursionError, OverflowError)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # of file systems without fallocate
 

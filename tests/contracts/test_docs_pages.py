@@ -45,6 +45,8 @@ FENCE = re.compile(r"^ *```(\w*)(?: title=\"([^\"]+)\")?\n(.*?)^ *```$", flags=r
 FILES = {title: body for page in (OWN_PHOTOS, MANY_GPUS) for _, title, body in FENCE.findall(page) if title}
 EXAMPLES = {"captions.txt": 4, "captions.csv": 3, "captions.jsonl": 3}  # captions
 SCRIPTS = ("train.sbatch", "one_gpu.sbatch")
+FORMS = ("csv", "json", "md", "j2")  # of pages, their templates and their rows
+OF_A_MACHINE = re.compile(r"/(?:work|tmp|root|home|Users)/[^\s\"',;]*")
 COCO_IMAGES, CAPTIONS_OF_AN_IMAGE = 113_287, 5
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="no bash on this machine")
 
@@ -223,6 +225,17 @@ def test_the_front_page_fits() -> None:
 def test_numbers_on_a_page_come_from_the_rows(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     assert rendered(ROOT / f"{name}.j2", Rows(ROOT / "experiments")) == text
+
+
+@pytest.mark.parametrize("folder", sorted(file.name for file in (ROOT / "experiments").iterdir() if file.is_dir()))
+def test_results_hold_no_path_of_the_machine_that_made_them(folder: str) -> None:
+    files = [file for form in FORMS for file in (ROOT / "experiments" / folder).rglob(f"*.{form}")]
+    found = {
+        f"{file.relative_to(ROOT)}: {path}"
+        for file in files
+        for path in OF_A_MACHINE.findall(file.read_text(encoding="utf-8"))
+    }
+    assert not found
 
 
 # ---- the site

@@ -19,10 +19,12 @@ from ..forks import Forks
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 PHOTOS = 6
+PHOTO = "test-0000-what-a.png"  # of the demo world
 GIGABYTES = 3.0  # that a command may take beyond the imports
 SMALL = ("text=tiny", "dim=16", "batches.batch_size=8", "batches.evaluation_batch_size=8", "batches.workers=0")
 BRIEF = ("trainer.max_steps=1", "trainer.max_epochs=1", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
 TRAIN = ("experiment=hybrid_coco", *SMALL, *BRIEF, "highlights=0")
+DEMO = ("experiment=hybrid_demo", *SMALL, *BRIEF, "highlights=0")
 MAKE = ("workers=0", "progress=false")
 JOB = ("study=seeds", "job_name='seed=0'", "factors={}")  # as `make sweep` calls it
 
@@ -56,6 +58,24 @@ class Arena:
     def index(self) -> Path:
         self._made("index", *index_words(self), f"out={self.folder / 'index'}")
         return self.folder / "index"
+
+    @cached_property
+    def demo(self) -> Path:
+        """`photos` of the demo world with their masks, and `runs` with a model of them, which also encodes photos."""
+        folder = self.folder / "demo"
+        raw, sizes = folder / "photos", [f"data.reader.{size}" for size in ("train=16", "dev=8", "test=8")]
+        self._made(
+            "data", "data=demo", "extractor=tiny", f"raw={raw}", f"out={folder}", *sizes, "accelerator=cpu", *MAKE
+        )
+        self._made("train", *DEMO, f"shards={folder / 'demo'}", f"out={folder / 'runs' / 'run'}")
+        return folder
+
+    @cached_property
+    def photo_index(self) -> Path:
+        out = self.folder / "photo_index"
+        where = [f"checkpoint={self.demo / 'runs' / 'run'}", f"shards={self.demo / 'demo'}", "split=test", f"out={out}"]
+        self._made("index", *where, "device=cpu", "workers=0", "progress=false")
+        return out
 
     def _made(self, command: str, *overrides: str) -> Path:
         ended = self.forks.run(command, overrides, folder=self.folder, seconds=300, gigabytes=GIGABYTES)
@@ -92,6 +112,14 @@ GOOD: Mapping[str, Callable[[Arena], list[str]]] = {
     "report": lambda arena: ["study=seeds", f"into={arena.rows}"],
     "index": lambda arena: [*index_words(arena), "out=index"],
     "search": lambda arena: [f"index={arena.index}", "query='a red thing'"],
+    "explain": lambda arena: [
+        f"checkpoint={arena.demo / 'runs' / 'run'}",
+        f"image={arena.demo / 'photos' / 'images' / PHOTO}",
+        f"mask={arena.demo / 'photos' / 'segmentation' / PHOTO}",
+        *("query='a red thing'", "out=explained"),
+    ],
+    "serve": lambda arena: [f"index={arena.photo_index}", f"masks={arena.demo / 'photos' / 'segmentation'}", "port=0"],
+    "demo": lambda arena: [f"runs={arena.demo / 'runs'}", "port=0"],
     "export": lambda arena: [f"checkpoint={arena.checkpoint}", "out=exported"],
     "evaluate": lambda arena: [
         f"checkpoint={arena.checkpoint}",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +14,8 @@ from ..forks import CANARY_VALUE, Ended
 DONE, REFUSED = "done", "refused"
 GOOD_OUTCOMES = (DONE, REFUSED)
 HYDRAS = "Error executing job with overrides"  # a line that Hydra prints before the exception goes on
+A_WARNING = re.compile(r"\S.*:\d+: \w*Warning: ")
+LIBRARIES = sysconfig.get_path("purelib")
 LONGEST_MESSAGE = 20_000  # characters that a person can be asked to scroll through
 
 
@@ -25,15 +30,16 @@ class Attempt(NamedTuple):
 
 
 def judged(ended: Ended, attempt: Attempt, folder: Path) -> tuple[str, str]:
-    """The outcome, and the first line of the message.
+    """The outcome, and the first line of the error at the end.
 
     `done` is exit code 0 with numbers that are finite; `refused` is exit code 1 with a message of ours that names what
     is wrong. Everything else is a fault of the suite: `traceback`, `signal`, `hang`, `silent`, `vague`, `code`, `nan`,
     `executed`, `resolved` (an interpolation of an input was followed).
     """
     said = [line for line in ended.err.splitlines() if line.strip() and not line.startswith(HYDRAS)]
-    first = said[0][:300] if said else ""
-    last = said[-1][:300] if said else ""
+    last = said[-1] if said else ""
+    said = said[after_remarks(said) :] or said
+    first = said[0] if said else ""
     if trace_of(folder).exists():
         return "executed", first
     if not attempt.own_conf and (where := resolved_in(ended, folder)):
@@ -57,7 +63,37 @@ def judged(ended: Ended, attempt: Attempt, folder: Path) -> tuple[str, str]:
         return "endless", first
     if attempt.names and not any(name and name in ended.err for name in attempt.names):
         return "vague", first
-    return REFUSED, next((line for line in said if not line.startswith("[")), first)[:300]
+    return REFUSED, first
+
+
+def after_remarks(lines: Sequence[str]) -> int:
+    """Where the error begins: after the log, and after warnings of libraries, which are two lines each.
+
+    >>> after_remarks(["[INFO] a", "x.py:5: UserWarning: b", "  warn(c)", "a.json: 1 problem", "  - d"])
+    3
+    """
+    begun = 0
+    for number, line in enumerate(lines):
+        if line.startswith("[") or A_WARNING.match(line):
+            begun = number + 1
+        elif begun and begun == number and line.startswith(" "):  # the line of code that warned
+            begun += 1
+    return begun
+
+
+def without_places(text: str, *folders: Path) -> str:
+    """A text with "…" for folders of this machine: rows are read elsewhere, and compared.
+
+    >>> without_places(f"{LIBRARIES}/torch/a.py and /x/y/z", Path("/x/y"))
+    '…/torch/a.py and …/z'
+    >>> without_places("{'path': '/x/run-3/exec: expected", Path("/x/run-317"))
+    "{'path': '…: expected"
+    """
+    for folder in (*folders, LIBRARIES):
+        text = text.replace(str(folder), "…")
+    for folder in folders:  # messages cut long values, and so paths
+        text = re.sub(rf"{re.escape(str(folder.parent))}/[^\s'\",;]*", "…", text)
+    return text
 
 
 def resolved_in(ended: Ended, folder: Path) -> str:

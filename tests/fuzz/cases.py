@@ -11,7 +11,7 @@ import numpy as np
 
 from threeshnet.cli import verbs
 
-from . import checkpoint_inputs, conf_inputs, raw_inputs, run_inputs
+from . import checkpoint_inputs, conf_inputs, raw_inputs, run_inputs, use_inputs
 from .arena import Arena
 from .attempts import Attempt
 from .configs import configs
@@ -67,6 +67,8 @@ KINDS = [
     Kind("sweep", "runs", run_inputs.runs("sweep"), 60, sample=0),
     Kind("report", "pages", run_inputs.pages, 100),
     *(Kind(command, "conf", conf_inputs.parts(command), number) for command, number in OWN_PARTS.items()),
+    *(Kind(command, "index", use_inputs.indexes(command), 60) for command in ("search", "serve", "index")),
+    Kind("explain", "photo", use_inputs.explained, 90),
     *(Kind(command, "study", conf_inputs.studies(command), number) for command, number in OWN_STUDIES.items()),
 ]
 

@@ -18,7 +18,7 @@ import torch
 from .arena import GOLDEN, GOOD, Arena
 from .attempts import Attempt, trace_of
 from .nonsense import Generator, node, parent_of, paths_of, pick, spoil_bytes, spoil_tree
-from .payloads import TARGETS, Runs, Stranger, builders, payload, plant
+from .payloads import TARGETS, Runs, Stranger, builders, payload, plant, shown
 
 BERT = GOLDEN / "bert"
 OFFICIAL = GOLDEN / "official_checkpoint.pth"
@@ -86,11 +86,11 @@ def planted(file: Path, folder: Path, generator: Generator) -> str:
             content["hyper_parameters"] = thing if isinstance(thing, dict) else {"dim": thing}
             content["hparams_name"] = pick(generator, ("kwargs", "os.mkdir", 5, "${nowhere}"))
             content["hparams_type"] = pick(generator, ("os.mkdir", "omegaconf.DictConfig", None))
-            return f"hyper_parameters: {str(thing)[:60]}"
+            return f"hyper_parameters: {shown(thing, trace_of(folder))}"
         if place == "top":
             thing = pick(generator, builders(trace_of(folder)))
             content.update(thing)
-            return f"beside all: {str(thing)[:60]}"
+            return f"beside all: {shown(thing, trace_of(folder))}"
         tree = content["threeshnet"] if place == "card" else content["threeshnet"]["extractors"]
         return plant(tree, trace_of(folder), generator, int(generator.integers(1, 4)))
 

@@ -66,7 +66,7 @@ def configs(command: str) -> Callable[[Arena, Path, Generator], Attempt]:
         if command == "search":
             names += ("last.ckpt",)  # which cannot encode photos
         if command not in GOOD:
-            names += ("= is missing", "runs")  # what has to be given or there is refused first; demo looks for a run
+            names += ("= is missing",)  # what has to be given is refused first
         return Attempt([*kept, *words], " ".join(words)[:300], names, own_conf=True)
 
     return made

@@ -121,12 +121,12 @@ def spoil_bytes(file: Path, generator: Generator) -> str:
     content = bytearray(file.read_bytes())
     way = generator.integers(6)
     if way == 0:
-        end = int(generator.integers(len(content)))
+        end = int(generator.integers(len(content) or 1))
         content, said = content[:end], f"truncated to {end} of {len(content)} bytes"
     elif way == 1:
         content, said = content + generator.bytes(1000), "1000 bytes too long"
     elif way == 2:
-        start = int(generator.integers(len(content)))
+        start = int(generator.integers(len(content) or 1))
         content[start : start + 4096] = bytes(len(content[start : start + 4096]))
         said = f"zeros from {start}"
     elif way == 3:

@@ -115,6 +115,11 @@ def payload(trace: Path, generator: Generator) -> Any:
     return pick(generator, builders(trace)) if generator.integers(2) else str(pick(generator, INTERPOLATIONS))
 
 
+def shown(thing: Any, trace: Path) -> str:
+    """The beginning of a payload, without the scratch folder of this machine."""
+    return str(thing).replace(str(trace.parent), "…")[:60]
+
+
 def plant(tree: Any, trace: Path, generator: Generator, changes: int = 1) -> str:
     """Put payloads into a tree of dictionaries and lists: for a value, beside it, or as a key. Says what was done."""
     said = []
@@ -127,13 +132,13 @@ def plant(tree: Any, trace: Path, generator: Generator, changes: int = 1) -> str
         where = ".".join(map(str, path))
         if generator.integers(4) == 0 and isinstance(parent, dict) and isinstance(thing, dict):
             parent.update(thing)
-            said.append(f"{str(thing)[:60]} beside {where}")
+            said.append(f"{shown(thing, trace)} beside {where}")
         elif generator.integers(6) == 0 and isinstance(parent, dict) and isinstance(thing, str):
             parent[thing] = parent.pop(key)
             said.append(f"{thing[:40]} for the name of {where}")
         else:
             parent[key] = thing
-            said.append(f"{where} is {str(thing)[:60]}")
+            said.append(f"{where} is {shown(thing, trace)}")
     return "; ".join(said)
 
 

@@ -101,8 +101,8 @@ def pages(arena: Arena, folder: Path, generator: Generator) -> Attempt:
     if generator.integers(2):
         said = f"{file.name}: {spoil_table(file, generator) if generator.integers(4) else spoil_bytes(file, generator)}"
     else:
-        text = str(pick(generator, TEMPLATES)).replace("TRACE", str(trace_of(folder)))
-        template.write_bytes(text.encode("utf-8", "surrogatepass"))
+        text = str(pick(generator, TEMPLATES))
+        template.write_bytes(text.replace("TRACE", str(trace_of(folder))).encode("utf-8", "surrogatepass"))
         said = f"template: {text[:60]!a}"
     words = [word.replace(str(arena.rows), str(copy)) for word in GOOD["report"](arena)]
     return Attempt(words, said, (file.name, template.name, str(copy)))

@@ -9,28 +9,33 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from ..forks import Ended
 from .arena import GIGABYTES, GOOD, ROOT, Arena
-from .attempts import GOOD_OUTCOMES, judged
+from .attempts import GOOD_OUTCOMES, judged, without_places
 from .cases import CASES, COMMANDS, Case
+from .use_inputs import SERVERS, served
 
 SECONDS = 300  # a case takes one or two; machines that are shared take their time
 
 
 def check(case: Case, arena: Arena, folder: Path, written: Callable[..., None]) -> None:
     attempt = case.attempt(arena, folder)
-    limits = {"seconds": SECONDS, "gigabytes": GIGABYTES}
-    ended = arena.forks.run(case.kind.command, attempt.overrides, folder=folder, **limits)
+    ended = run(arena, case.kind.command, attempt.overrides, folder)
     outcome, message = judged(ended, attempt, folder)
-    what, said = one_line(attempt.what), one_line(message)
-    for place in (folder, arena.folder, ROOT):
-        what, said = (text.replace(str(place), "…") for text in (what, said))
-    written(case, (what[:200], outcome, f"{ended.seconds:.2f}", said))
+    what, said = (one_line(without_places(text, folder, arena.folder, ROOT)) for text in (attempt.what, message))
+    written(case, (what[:200], outcome, f"{ended.seconds:.2f}", said[:300]))
     line = f"threeshnet {case.kind.command} {shlex.join(attempt.overrides)}"
     assert outcome in GOOD_OUTCOMES, f"{case.id}: {attempt.what}\n{outcome}: {message}\n{line}\n{ended.err[-5000:]}"
+
+
+def run(arena: Arena, command: str, words: list[str], folder: Path) -> Ended:
+    begin = partial(served, arena.forks) if command in SERVERS else arena.forks.run
+    return begin(command, words, folder=folder, seconds=SECONDS, gigabytes=GIGABYTES)
 
 
 def one_line(text: str) -> str:
@@ -65,5 +70,5 @@ def test_every_command_has_hostile_cases() -> None:
 @pytest.mark.parametrize("command", sorted(GOOD))
 def test_the_good_input_is_taken(command: str, arena: Arena, tmp_path: Path) -> None:
     """Else every refusal would prove nothing."""
-    ended = arena.forks.run(command, GOOD[command](arena), folder=tmp_path, seconds=SECONDS, gigabytes=GIGABYTES)
+    ended = run(arena, command, GOOD[command](arena), tmp_path)
     assert ended.code == 0, ended.err

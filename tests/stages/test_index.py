@@ -20,6 +20,7 @@ from threeshnet.index.beside import Correction
 from threeshnet.index.build import Options, update_index
 from threeshnet.index.index import Index
 from threeshnet.index.query import Query
+from threeshnet.index.rows import read_array
 from threeshnet.index.sources import PhotoFolder, ShardCaptions, ShardImages
 from threeshnet.metrics.corrections import dynamic_inverted_softmax
 from threeshnet.shards.reader import ShardedSplit
@@ -164,6 +165,28 @@ def test_an_index_is_searched_from_any_folder(
         ended = command("search", "here/index", "a dog", *words)
         assert (ended.code, "checkpoint=<run or file>" in ended.err) == (1, not words), ended.err
     assert command("search", "here/index", "a dog", "checkpoint=moved").code == 0
+
+
+@pytest.mark.parametrize("name", ["text.onnx", "tokenizer.json", "onnx.json"])
+def test_a_damaged_text_encoder(folder: Path, tmp_path: Path, name: str) -> None:
+    pytest.importorskip("onnxruntime")
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (file,) = copy.glob(f"text-*/{name}")
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(IndexFault, match="remove its folder: searches load the model then"):
+        Index.open(copy).search([Query("a dog")])
+    shutil.rmtree(file.parent)
+    assert Index.open(copy).search([Query("a dog")])
+
+
+@pytest.mark.parametrize("header", ["{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3", "{", "\0", "(" * 200])
+def test_a_damaged_array_is_named(header: str, tmp_path: Path) -> None:
+    """NumPy's parser of headers lets errors of Python's through."""
+    text = header.ljust(117) + "\n"
+    content = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+    (tmp_path / "bias.npy").write_bytes(content + bytes(64))
+    with pytest.raises(IndexFault, match=r"bias\.npy cannot be read .*; make the index again"):
+        read_array(tmp_path / "bias.npy")
 
 
 def test_another_model_is_refused(folder: Path, tmp_path: Path) -> None:

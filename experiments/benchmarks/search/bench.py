@@ -1,6 +1,6 @@
 """Build time, memory, speed and recall@10 of ways to search: rows in rows.csv beside this file.
 
-    python -m experiments.benchmarks.search.bench --items 10000 100000 --folder /tmp/vectors
+    python -m experiments.benchmarks.search.bench --items 10000 100000 --folder <folder>
 
 Each way runs in a process of its own. Recall is against exact search in float64. Speed is of batches of all queries
 (`queries_a_second`) and of one query at a time (`p50_ms`, `p95_ms`; `cpu_ms` is processor time, which other jobs of the

@@ -1,6 +1,6 @@
 """Seconds from `threeshnet search` to its answer, in a process that starts: rows in cold.csv beside this file.
 
-    python -m experiments.benchmarks.search.cold --run <run> --items 100000 --folder /tmp/cold
+    python -m experiments.benchmarks.search.cold --run <run> --items 100000 --folder <folder>
 
 The index holds random vectors of the model's width, with the model's text encoder beside them. Wall and processor
 seconds are the medians of the repetitions; the files are in the page cache.

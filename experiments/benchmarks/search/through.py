@@ -1,7 +1,7 @@
 """rsum through an index against the exact ranks, and the speed of indexing: rows in through.csv and indexing.csv.
 
-    python -m experiments.benchmarks.search.through --run <run> --shards <its shards> --folder /tmp/through
-    python -m experiments.benchmarks.search.through --run <run> --photos <folder of photos> --folder /tmp/through
+    python -m experiments.benchmarks.search.through --run <run> --shards <its shards> --folder <folder>
+    python -m experiments.benchmarks.search.through --run <run> --photos <folder of photos> --folder <folder>
 
 With shards, the images and the captions of the split are indexed, each finds the other, and the recalls are counted in
 the ten first results. The exact rsum is that of `metrics.recall` over all similarities.

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from threeshnet.errors import ConfigError
+from threeshnet.errors import ConfigError, IndexFault
 from threeshnet.files import replacing
 from threeshnet.index.exact import rescored
+from threeshnet.index.rows import read_array
 
 FILE, DIRECTIONS = "approximate.faiss", "directions.npy"
 FACTORIES = {"hnsw": "HNSW32,SQ8", "ivf": "IVF{lists},SQ8", "ivf-flat": "IVF{lists},Flat"}
@@ -67,8 +68,11 @@ class Approximate:
 
         self.faiss, self.embeddings = faiss, embeddings
         self.depth, self.probed = DEPTH, PROBED
-        self.directions = np.load(rows / DIRECTIONS)
-        self.index: Any = faiss.read_index(str(rows / FILE))
+        self.directions = read_array(rows / DIRECTIONS)
+        try:
+            self.index: Any = faiss.read_index(str(rows / FILE))
+        except RuntimeError as error:
+            raise IndexFault(f"{rows / FILE} cannot be read; make the index again, or give exact=true") from error
 
     def nearest(
         self, queries: np.ndarray, top: int, *, allowed: np.ndarray | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +13,10 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from threeshnet.errors import ConfigError, one_of
+from threeshnet.errors import ConfigError, IndexFault, one_of
 from threeshnet.files import replacing
 from threeshnet.index.manifest import BANK, BIAS, HUBS, TEXT_TOWER, IndexManifest
+from threeshnet.index.rows import read_array
 from threeshnet.index.sources import ItemSource
 from threeshnet.metrics.corrections import CORRECTIONS
 from threeshnet.retriever import Retriever
@@ -41,7 +43,8 @@ def bank_of(correction: Correction, previous: IndexManifest | None, out: Path, *
     """Embeddings [b, D] of the bank: those that the index has, or encoded now."""
     file = out / BANK
     if previous is not None and previous.bank == correction.facts and file.is_file():
-        return np.load(file)
+        with suppress(IndexFault):  # a damaged one is made again
+            return read_array(file)
     items = correction.bank.items()
     with tqdm(total=len(items), desc="Bank", disable=not progress, dynamic_ncols=True) as bar:
         parts = []

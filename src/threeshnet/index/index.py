@@ -20,7 +20,7 @@ from threeshnet.index.filters import Areas, allowed_rows, conditions_of
 from threeshnet.index.manifest import BIAS, HUBS, IndexManifest
 from threeshnet.index.query import Answer, Query, Result
 from threeshnet.index.ranking import Hubs, Nearest, Ranked, Ranking, Wanted
-from threeshnet.index.rows import Rows, as_numpy
+from threeshnet.index.rows import Rows, as_numpy, read_array
 from threeshnet.metrics.answerability import Calibration
 
 if TYPE_CHECKING:
@@ -200,8 +200,11 @@ class Index:
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings [B, D] float32 of sentences, by onnxruntime where the index has the text encoder for it."""
-        if self.text_tower is not None:
-            return self.text_tower.encode_texts(list(texts))
+        try:
+            if self.text_tower is not None:
+                return self.text_tower.encode_texts(list(texts))
+        except CheckpointError as error:
+            raise IndexFault(f"{error}. Or remove its folder: searches load the model then") from error
         return self.retriever.encode_texts(list(texts), progress=False).numpy()
 
     @cached_property
@@ -225,7 +228,7 @@ class Index:
         if self.manifest.correction is None:
             return None
         file = self.rows.folder / HUBS
-        return Hubs(np.load(self.rows.folder / BIAS), np.load(file) if file.is_file() else None)
+        return Hubs(read_array(self.rows.folder / BIAS), read_array(file) if file.is_file() else None)
 
     # ---- what is in it
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from threeshnet.errors import IndexFault
-from threeshnet.files import replacing
+from threeshnet.files import NO_HEADER, replacing
 
 EMBEDDINGS, ITEMS = "embeddings.npy", "items.parquet"
 ROWS_TOGETHER = 1 << 14  # copied at once
@@ -52,10 +52,10 @@ class Rows:
         """Raises IndexFault where the files are missing, damaged, or hold another number of `items`."""
         self.folder, self.file = folder, folder / ITEMS
         try:
-            self.embeddings: np.ndarray = np.load(folder / EMBEDDINGS, mmap_mode="r")
             count = pq.read_metadata(self.file).num_rows
-        except (OSError, ValueError, EOFError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException) as error:
             raise IndexFault(f"{folder}: rows cannot be read ({error}); make the index again") from error
+        self.embeddings = read_array(folder / EMBEDDINGS, mapped=True)
         shape, dtype = self.embeddings.shape, self.embeddings.dtype
         expected = count if items is None else items
         if len(shape) != 2 or dtype != np.float32 or not shape[0] == count == expected:
@@ -75,6 +75,14 @@ class Rows:
             return pq.ParquetFile(self.file).read(list(columns) if columns else None)
         except (OSError, pa.ArrowException) as error:
             raise IndexFault(f"{self.file} cannot be read ({error}); make the index again") from error
+
+
+def read_array(file: Path, *, mapped: bool = False) -> np.ndarray:
+    """A `.npy` file of an index; `mapped` ones are read as they are used.  Raises IndexFault."""
+    try:
+        return np.load(file, mmap_mode="r" if mapped else None)
+    except (OSError, EOFError, *NO_HEADER) as error:
+        raise IndexFault(f"{file} cannot be read ({error}); make the index again") from error
 
 
 def table_of(columns: Mapping[str, Any], length: int) -> pa.Table:

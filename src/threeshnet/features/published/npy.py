@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-import tokenize
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,9 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from threeshnet.errors import DataError
+from threeshnet.files import NO_HEADER
 
 HEADERS = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
-# Beside its own, what NumPy lets through of its parser of headers.
-NO_HEADER = (ValueError, TypeError, SyntaxError, tokenize.TokenError, MemoryError, RecursionError, OverflowError)
 RESAVE = "np.save(file, np.ascontiguousarray(np.load(file)))"
 
 
