@@ -160,8 +160,8 @@ faults: $(READY) ## Inject every fault for real, write down what was printed and
 test: lint ## Lint, then types and every test, in as many processes as there are CPU cores [ARGS="-k word"]
 	$(ENV_PYTHON) -m pytest -n auto --dist loadfile --no-loadscope-reorder$(more)
 
-nightly: $(READY) ## Instruction counts, 5,000 hostile inputs to all commands, two hours [ARGS="-k evaluate-checkpoint-017"]
-	$(ENV_PYTHON) -m pytest tests/stages/test_bench_stages.py tests/fuzz -m nightly$(more)
+nightly: $(READY) ## 5,000 hostile inputs to all commands, two hours [ARGS="-k evaluate-checkpoint-017"]
+	$(ENV_PYTHON) -m pytest tests/fuzz -m nightly$(more)
 
 lint: $(READY) ## ruff: rules and format, changing nothing
 	$(ENV_PYTHON) -m ruff check

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from experiments.benchmarks.naive_twin import memory
-from experiments.benchmarks.stages import bench, figure, instructions, learning, made_up, stage
+from experiments.benchmarks.stages import bench, figure, learning, made_up, stage
 
 SMALL = made_up.SETTINGS["flickr8k"].small
 ROWS = Path(bench.__file__).with_name("rows.csv")
@@ -18,8 +18,7 @@ ROWS = Path(bench.__file__).with_name("rows.csv")
 
 @pytest.mark.parametrize("name", bench.STAGES)
 def test_a_stage_runs_and_its_twin_agrees(name: str, tmp_path: Path) -> None:
-    for file in ("README.md.j2", "budget.json"):
-        shutil.copy(ROWS.with_name(file), tmp_path)
+    shutil.copy(ROWS.with_name("README.md.j2"), tmp_path)
     bench.main([name, "--quick", f"--out={tmp_path}"])
     rows = list(csv.DictReader((tmp_path / "rows.csv").open()))
     assert {row["stage"] for row in rows} == {name}
@@ -110,30 +109,3 @@ def test_rows_are_of_stages_and_sizes_that_there_are_and_the_page_names_every_st
         (name, size) for name, stage in bench.STAGES.items() for size in stage.sizes
     }
     assert all(f"| `{name}` | " in page for name in bench.STAGES)
-
-
-# ---- instructions
-
-
-def test_every_path_has_a_budget_and_works_inside_of_the_gate(tmp_path: Path) -> None:
-    paths = instructions.paths(tmp_path)
-    assert list(paths) == list(json.loads(instructions.BUDGET.read_text()))
-    for work in paths.values():
-        work()
-    with pytest.raises(ZeroDivisionError):
-        dir(instructions.Gate(lambda: 1 / 0))
-
-
-def test_a_path_beyond_the_margin_is_named() -> None:
-    budget = json.loads(instructions.BUDGET.read_text())
-    first = next(iter(budget))
-    assert instructions.exceeded(budget) == []
-    assert instructions.exceeded(budget | {first: int(budget[first] * 1.4)}) == [
-        f"{first}: 1.40 times its budget, 1.3 at most"
-    ]
-
-
-@pytest.mark.nightly
-@pytest.mark.skipif(instructions.valgrind() is None, reason="no valgrind (Debian: apt-get install valgrind)")
-def test_instructions_stay_within_their_budget() -> None:
-    assert instructions.exceeded(instructions.counted()) == []
