@@ -26,7 +26,7 @@ from threeshnet.reports.pages import Rows, rendered
 from threeshnet.reports.results import read_results
 from threeshnet.runs.run import Run
 from threeshnet.shards.manifest import Manifest
-from threeshnet.studies.study import load_study
+from threeshnet.studies.study import load_study, parse_study
 
 FILES: dict[str, tuple[bytes, str]] = {
     "UTF-16": ("name: x".encode("utf-16"), "can't decode byte"),
@@ -223,6 +223,11 @@ def test_a_study_that_is_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"conf/studies/strange.yaml holds a list"):
         load_study("strange")
+
+
+def test_a_study_with_half_a_letter_for_a_name() -> None:
+    with pytest.raises(ConfigError, match=r"conf/studies/x\.yaml: [1-9] problem"):
+        parse_study("x", {"title": "a", "\ud800 lone surrogate": 1})
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b'a,b\n"1,2\n3,4,5,6\n'])

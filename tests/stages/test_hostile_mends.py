@@ -22,6 +22,7 @@ from threeshnet.features.published.image_files import grid_of
 from threeshnet.features.published.layout import Request
 from threeshnet.features.published.npy import NpyRows
 from threeshnet.features.published.npz_files import NpzLayout
+from threeshnet.features.segmentation import AnnotatedSegmentation
 from threeshnet.records import ImageArrays, Photo
 from threeshnet.reports.contact_sheet import draw_boxes
 from threeshnet.reports.dashboard import write_dashboard
@@ -375,6 +376,20 @@ def test_another_pickle_is_read_when_it_is_asked_for_and_never_in_silence(
     model = load_official_checkpoint(tmp_path / "x.pth", GOLDEN / "bert", allow_pickle=True)
     assert "is RUN now" in caplog.text
     assert model.encode_texts(["a dog"]).shape[0] == 1
+
+
+@pytest.mark.parametrize("start", [12, 33, 60])
+def test_a_mask_whose_chunks_are_damaged(start: int, tmp_path: Path) -> None:
+    """Pillow raises SyntaxError for a PNG that breaks off between two chunks."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 3, (40, 40), np.uint8)).save(tmp_path / "m.png")
+    content = bytearray((tmp_path / "m.png").read_bytes())
+    content[start : start + 400] = bytes(len(content[start : start + 400]))
+    (tmp_path / "m.png").write_bytes(content)
+    extractor = AnnotatedSegmentation()
+    extractor.class_names = ("a", "b", "c")
+    photo = Photo("1", tmp_path / "1.png", "", (), segmentation=tmp_path / "m.png")
+    with pytest.raises(DataError, match=r"m\.png: not a readable mask"):
+        extractor.load(photo, None)
 
 
 @pytest.mark.parametrize("protocol", [4, 5])

@@ -50,11 +50,14 @@ class AnnotatedSegmentation(Extractor):
     def load(self, photo: Photo, image: Image.Image | None) -> dict[str, Tensor]:
         if photo.segmentation is None:
             raise DataError(f"photo {photo.id!r}: no mask")
-        with Image.open(photo.segmentation) as mask:
-            if mask.mode not in ("L", "P"):
-                raise DataError(f"{photo.segmentation}: a mask of mode {mask.mode}; expected 8-bit class numbers")
-            upright = frame_of(mask).upright(mask)
-            numbers = np.array(upright.resize((WORK_SIDE, WORK_SIDE), Image.Resampling.NEAREST))
+        try:
+            with Image.open(photo.segmentation) as mask:
+                if mask.mode not in ("L", "P"):
+                    raise DataError(f"{photo.segmentation}: a mask of mode {mask.mode}; expected 8-bit class numbers")
+                upright = frame_of(mask).upright(mask)
+                numbers = np.array(upright.resize((WORK_SIDE, WORK_SIDE), Image.Resampling.NEAREST))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(f"{photo.segmentation}: not a readable mask ({error})") from error
         wrong = (numbers >= len(self.class_names)) & (numbers != VOID)
         if wrong.any():
             classes = f"0 to {len(self.class_names) - 1}, and {VOID} for void"

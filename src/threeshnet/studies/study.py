@@ -192,7 +192,10 @@ def _unknown(name: str, values: Any, there: list[str]) -> list[str]:
 
 def _problem(error: Any) -> str:
     """One problem of the yaml's form, with the path of its key."""
-    *path, key = (part for part in error["loc"] if part not in ("range", "choices"))  # tags of the union Values
+    parts = [part for part in error["loc"] if part not in ("range", "choices")]  # tags of the union Values
+    if not parts:  # of the whole: a key with half a letter in it
+        return str(error["msg"])
+    *path, key = parts
     where = f"{' '.join(map(str, path))}: " if path else ""
     if error["type"] == "extra_forbidden":
         form = {"derived": Derived, "search": Range if len(path) > 1 else Search}.get(path[0], Study) if path else Study
