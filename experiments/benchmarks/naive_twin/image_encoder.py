@@ -78,7 +78,8 @@ def measured(size: Size, options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"largest_difference": difference}
     for kind in ("evaluation", "training"):
         training = kind == "training"
-        ours.train(training), twin.train(training)
+        for encoder in (ours, twin):
+            encoder.train(training)
         work = {name: step(encode, training=training) for name, encode in encoders.items()}
         work["products"] = bare_products(work["ours"])
         found[kind] = in_turns(work, options)

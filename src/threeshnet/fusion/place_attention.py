@@ -34,13 +34,14 @@ def attend_places(query: Tensor, neighbours: Tensor, slope: Tensor, shift: Tenso
 class _AttendPlaces(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, neighbours: Tensor, slope: Tensor, shift: Tensor, chunk: int) -> Tensor:
-        contexts, attentions = [], []
+        contexts, attentions, wanted = [], [], any(ctx.needs_input_grad)
         for q, near in zip(query.split(chunk), neighbours.split(chunk), strict=True):
             places = _places(near, slope, shift, query.dtype)
             attention = (q @ places.transpose(1, 2)).softmax(dim=-1)
             contexts.append(attention @ places)
-            attentions.append(attention)
-        if any(ctx.needs_input_grad):
+            if wanted:
+                attentions.append(attention)
+        if wanted:
             ctx.save_for_backward(query, neighbours, slope, shift, *attentions)
             ctx.chunk = chunk
         return torch.cat(contexts)
