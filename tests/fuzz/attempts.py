@@ -92,7 +92,7 @@ def without_places(text: str, *folders: Path) -> str:
     for folder in (*folders, LIBRARIES):
         text = text.replace(str(folder), "…")
     for folder in folders:  # messages cut long values, and so paths
-        text = re.sub(rf"{re.escape(str(folder.parent))}/[^\s'\",;]*", "…", text)
+        text = re.sub(rf"{re.escape(str(folder.parent))}/[^\s'\",;:]*", "…", text)
     return text
 
 

@@ -274,7 +274,7 @@ def test_the_command(mask: bool, command, demo_run: Path, demo_shards: Path, tmp
     ended = command("explain", *words, *([f"mask={raw / 'segmentation' / file.name}"] if mask else []))
     if not mask:
         assert ended.code == 1
-        assert "mask=<file>" in ended.err
+        assert "mask=<PNG>" in ended.err
         assert not (tmp_path / "out").exists()
         return
     assert ended.code == 0, ended.err

@@ -214,6 +214,7 @@ def test_a_bank_that_is_too_small_for_csls_is_refused_before_anything_is_encoded
     """All corrections are of `extended`: the last of them would fail when everything else is done."""
     monkeypatch.setattr(request, "CSLS_NEAREST", 10_000)
     keys = {"shards": str(demo_shards), "split": "test", "protocol": "full", "bank": "train", "out": "x"}
+    keys |= {"precision": "32-true", "accelerator": "cpu"}
     for more in ({"extended": True}, {"correction": "csls"}):
         settings = SimpleNamespace(
             **{"perturb": None, "views": [], "correction": None, "extended": False, "calibrate": False} | keys | more
