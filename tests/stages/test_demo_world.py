@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
+import time
 from collections import Counter
 from pathlib import Path
 from random import Random
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -14,12 +18,13 @@ import pytest
 from PIL import Image
 
 from threeshnet.annotations.karpathy import KarpathyReader
+from threeshnet.cli.stopping import Interruption, stopped_by_signals
 from threeshnet.demo.classes import CLASSES, FAMILY_OF, LOOK_ALIKE, THINGS
 from threeshnet.demo.render import STYLES, render
 from threeshnet.demo.scene import KINDS, twins
 from threeshnet.demo.sprites import sprite
 from threeshnet.demo.world import FILE, DemoWorld
-from threeshnet.errors import ConfigError, DataError
+from threeshnet.errors import ConfigError, DataError, ThreeSHNetError
 from threeshnet.records import AnnotatedSet
 
 SIZES: dict[str, Any] = {"train": 24, "dev": 8, "test": 16}
@@ -140,6 +145,49 @@ def test_what_is_whole_is_not_rendered_again(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in raw.rglob("*")}
     DemoWorld(train=4, dev=2, test=2).read(raw)
     assert before == {path: path.stat().st_mtime_ns for path in raw.rglob("*")}
+
+
+@pytest.mark.timeout(120)
+def test_rendering_in_several_processes_ends_where_signals_have_handlers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool that ends its processes by SIGTERM waits for ever for one that has a handler, one time in ten or so."""
+    from threeshnet.demo import world as demo_world
+
+    pixels = np.zeros((4, 4), np.uint8)
+    monkeypatch.setattr(demo_world, "render", lambda *_: (pixels, pixels))
+    monkeypatch.setattr(demo_world, "cores", lambda: 2)
+    with stopped_by_signals():
+        for seed in range(40):
+            assert len(DemoWorld(seed=seed, **SIZES).read(tmp_path / str(seed)).photos) == sum(SIZES.values())
+
+
+def test_a_signal_stops_rendering_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photos that no process has begun are not rendered any more."""
+    from threeshnet.demo import world as demo_world
+
+    def paused(*_: Any) -> tuple[np.ndarray, np.ndarray]:
+        time.sleep(0.1)
+        return np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8)
+
+    monkeypatch.setattr(demo_world, "render", paused)
+    monkeypatch.setattr(demo_world, "cores", lambda: 2)
+    raw, process = tmp_path / "raw", os.getpid()
+    Timer(0.5, os.kill, (process, signal.SIGTERM)).start()
+    with stopped_by_signals(), pytest.raises(Interruption):
+        DemoWorld(train=200, dev=8, test=8).read(raw)
+    assert not raw.exists()
+    painted = len(list((tmp_path / "raw.partial" / "images").iterdir()))
+    assert 0 < painted < 100
+
+
+def test_a_killed_rendering_process_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from threeshnet.demo import world as demo_world
+
+    monkeypatch.setattr(demo_world, "render", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(demo_world, "cores", lambda: 2)
+    with pytest.raises(ThreeSHNetError, match="a process was killed"):
+        DemoWorld(**SIZES).read(tmp_path / "raw")
 
 
 def test_an_interrupted_run_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -31,7 +29,7 @@ from threeshnet.demo.render import STYLES, Style, render
 from threeshnet.demo.scene import KINDS, Scene, single, twins
 from threeshnet.errors import ConfigError, DataError, one_of
 from threeshnet.files import write_text
-from threeshnet.processes import reads_for
+from threeshnet.processes import several_processes
 from threeshnet.records import AnnotatedSet, Photo
 from threeshnet.threads import cores
 
@@ -112,12 +110,10 @@ class DemoWorld:
             (aside / folder).mkdir(parents=True, exist_ok=True)
         begun.write_text(json.dumps(self.header))
         entries = list(self.entries())
-        work, processes = partial(paint, aside, style=self.style), min(cores(), len(entries) // AT_ONCE)
-        several = multiprocessing.Pool(processes, reads_for, (os.getpid(),)) if processes > 1 else nullcontext()
-        with several as pool:
-            painted = pool.imap_unordered(work, entries, AT_ONCE) if pool else map(work, entries)
-            says: Any = {"total": len(entries), "console": Console(stderr=True), "transient": True}
-            for _ in track(painted, f"rendering the {self.name} world", **says):
+        work, says = partial(paint, aside, style=self.style), f"rendering the {self.name} world"
+        with several_processes(min(cores(), len(entries) // AT_ONCE), AT_ONCE) as mapped:
+            painted = mapped(work, entries)
+            for _ in track(painted, says, total=len(entries), console=Console(stderr=True), transient=True):
                 pass
         content = {**self.header, "dataset": self.name, "classes": CLASSES, "images": images(entries)}
         write_text(aside / FILE, json.dumps(content))
