@@ -106,8 +106,8 @@ class Busy(NamedTuple):
     own: float  # of this process and of the processes that it started
 
 
-class ThreadsToFree:
-    """Keeps the number of torch's threads at the cores that other processes leave, and says so when it changes.
+class FreeCoresFollower:
+    """Keeps the number of torch's threads at the cores that other processes leave, and says so at the first change.
 
     Call it between steps; most calls return at once. It changes nothing where the user has set `OMP_NUM_THREADS`.
     """
@@ -116,6 +116,7 @@ class ThreadsToFree:
         self.decided = THREADS in variables and variables.get(OURS) != variables[THREADS]
         self.most = 0  # threads that torch started with
         self.before: Busy | None = None
+        self.said = False
 
     def __call__(self) -> None:
         if self.decided or (self.before and time.monotonic() - self.before.moment < SECONDS_BETWEEN_LOOKS):
@@ -132,7 +133,9 @@ class ThreadsToFree:
         wanted = wanted_threads(allowed_cores(), others, self.most)
         if wanted != threads:
             torch.set_num_threads(wanted)
-            log.info(f"threads: {wanted} of {self.most}, as others use {others:.1f} of {allowed_cores()} cores")
+            says = f"threads: {wanted} of {self.most}, as others use {others:.1f} of {allowed_cores()} cores"
+            log.log(logging.DEBUG if self.said else logging.INFO, says)  # where load comes and goes, it changes often
+            self.said = True
 
 
 def others_use(before: Busy, after: Busy) -> float:
@@ -167,4 +170,4 @@ def busy() -> Busy:
     return Busy(time.monotonic(), everything, own)
 
 
-adapt_threads = ThreadsToFree()  # one for the process, as the number of threads is
+adapt_threads = FreeCoresFollower()  # one for the process, as the number of threads is

@@ -20,7 +20,7 @@ from threeshnet.threads import (
     SPINS,
     THREADS,
     Busy,
-    ThreadsToFree,
+    FreeCoresFollower,
     busy,
     cpu_quota,
     others_use,
@@ -149,14 +149,32 @@ def test_the_number_of_threads_follows_what_others_leave(monkeypatch: pytest.Mon
     times = seen(0.2, 2.9, 6.0, 1.4, 0.0)
     monkeypatch.setattr(threads, "busy", lambda: next(times))
     monkeypatch.setattr(threads, "SECONDS_BETWEEN_LOOKS", float("-inf"))
-    adapt = ThreadsToFree({})
+    adapt = FreeCoresFollower({})
     for _ in range(6):
         adapt()
     assert numbers == [1, 3, 4]
 
 
+def test_the_first_change_is_said_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    numbers: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: numbers[-1] if numbers else 4)
+    monkeypatch.setattr(torch, "set_num_threads", numbers.append)
+    monkeypatch.setattr(threads, "allowed_cores", lambda: 4)
+    times = seen(3.0, 0.0, 3.0, 0.0)
+    monkeypatch.setattr(threads, "busy", lambda: next(times))
+    monkeypatch.setattr(threads, "SECONDS_BETWEEN_LOOKS", float("-inf"))
+    caplog.set_level("INFO")
+    adapt = FreeCoresFollower({})
+    for _ in range(5):
+        adapt()
+    assert numbers == [1, 4, 1, 4]
+    assert caplog.messages == ["threads: 1 of 4, as others use 3.0 of 4 cores"]
+
+
 def test_a_call_shortly_after_another_looks_at_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    adapt = ThreadsToFree({})
+    adapt = FreeCoresFollower({})
     adapt.before = Busy(time.monotonic(), 0.0, 0.0)
     monkeypatch.setattr(threads, "busy", lambda: pytest.fail("looked"))
     adapt()
@@ -169,7 +187,7 @@ def test_the_users_number_of_threads_stays(
     looks: list[int] = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(threads, "busy", lambda: looks.append(1) or Busy(0.0, 0.0, 0.0))
-    ThreadsToFree(variables)()
+    FreeCoresFollower(variables)()
     assert bool(looks) == changes
 
 

@@ -143,21 +143,19 @@ class Index:
     def _photos(self, queries: Sequence[Query]) -> list[np.ndarray | None]:
         """The embedding [D] of each query's photo: the stored one of an indexed photo, by its bytes or its id."""
         found = [self._indexed(query) if query.image is not None else self._embedding(query.like) for query in queries]
+        unknown = [place for place, query in enumerate(queries) if query.image is not None and found[place] is None]
         for masked in (False, True):
-            open_ones = [
-                place
-                for place, query in enumerate(queries)
-                if query.image is not None and found[place] is None and (query.mask is not None) == masked
-            ]
-            if open_ones:
-                images: Any = [queries[place].image for place in open_ones]
-                masks: Any = [queries[place].mask for place in open_ones] if masked else None
-                try:
-                    made = self.retriever.encode_photos(images, masks=masks, progress=False).numpy()
-                except CheckpointError as error:
-                    raise CheckpointError(f"{error}; a photo that is in the index is found without") from error
-                for place, embedding in zip(open_ones, made, strict=True):
-                    found[place] = embedding
+            places = [place for place in unknown if (queries[place].mask is not None) == masked]
+            if not places:
+                continue
+            images: Any = [queries[place].image for place in places]
+            masks: Any = [queries[place].mask for place in places] if masked else None
+            try:
+                made = self.retriever.encode_photos(images, masks=masks, progress=False).numpy()
+            except CheckpointError as error:
+                raise CheckpointError(f"{error}; a photo that is in the index is found without") from error
+            for place, embedding in zip(places, made, strict=True):
+                found[place] = embedding
         return found
 
     def _indexed(self, query: Query) -> np.ndarray | None:
@@ -168,8 +166,7 @@ class Index:
             digest = sha256(query.image) if isinstance(query.image, Path) else query.sha256
         except OSError:  # who reads the photo will say so
             return None
-        known: Any = self.column("sha256").tolist() if digest else []
-        row = next((row for row, key in enumerate(known) if key is not None and key.endswith(digest)), None)
+        row = self._row_of_bytes.get(digest) if digest else None
         return None if row is None else np.asarray(self.rows.embeddings[row])
 
     def _embedding(self, id: str | None) -> np.ndarray | None:
@@ -286,6 +283,12 @@ class Index:
     @cached_property
     def _row_of(self) -> dict[str, int]:
         return {name: row for row, name in enumerate(self.column("id").tolist())}
+
+    @cached_property
+    def _row_of_bytes(self) -> dict[str, int]:
+        """The first row of each photo, by the sha256 of its bytes; in an index of shards that ends the key."""
+        keys = enumerate(self.column("sha256").tolist())
+        return {key.rpartition(":")[2]: row for row, key in reversed(list(keys)) if key is not None}
 
     def photo_path(self, id: str) -> Path:
         """The photo of an indexed item.  Raises KeyError for any other id, and where the index knows no files."""
