@@ -1,12 +1,13 @@
 #!/bin/sh
-# Every study of this folder, `choice` where it is named: experiments/run.sh [recipe] [flickr8k] [options] [demo] [choice]
+# Every study of this folder, `choice` where it is named:
+#   experiments/run.sh [recipe] [flickr8k] [options] [demo] [precision] [choice]
 #
 #   SHARDS    where shards are and are put                  (data/shards)
 #   RAW       Flickr8k: folder with dataset_flickr8k.json and images/, when its shards are to be made (data/raw/flickr8k)
 #   COCO      COCO's photos and annotations, or some of them: what models of Flickr8k are carried over to (not run without)
 #   RUNS      where the run directories are put             (runs)
 #   DEMO      overrides for the demo's sweeps               (trainer.devices=2)
-#   FLICKR8K  overrides for Flickr8k's sweeps               (parallel=2)
+#   FLICKR8K  overrides for Flickr8k's sweeps, and precision's (parallel=2)
 #   SUFFIX    of the settings' names in the rows, where rows of another machine are there: those of two share no table
 #
 # With a GPU: DEMO=jobs_per_gpu=6 FLICKR8K=jobs_per_gpu=8 SUFFIX=_mygpu (_gpu are rows of ours). Parts may run side by
@@ -108,6 +109,25 @@ demo() {
   study first_photos hybrid_demo demo $DEMO # three of its four models are those of features
 }
 
-for part in ${*:-recipe flickr8k options demo}; do "$part"; done
+# Training in bfloat16, then encoding in it with the models that were trained in float32.
+precision() {
+  data flickr8k ${RAW:+"raw=\"$RAW\""}
+  data demo
+  study precision grid_flickr8k flickr8k_proxy setting=flickr8k_proxy $FLICKR8K
+  study precision hybrid_demo demo $FLICKR8K
+  for seed in 0 1 2; do
+    encoded grid_flickr8k-flickr8k_proxy flickr8k dev last "$seed"
+    encoded hybrid_demo-demo demo test best "$seed"
+  done
+}
+
+encoded() { # the study's folder, data, split, checkpoint, seed
+  run="$RUNS/precision-$1/arithmetic=float32,seed=$5" out="$RUNS/encoded-$2-$5"
+  [ -f "$run/metrics.json" ] || return 0 # its job has failed, and was named
+  call evaluate "checkpoint=\"$run/checkpoints/$4.ckpt\"" "shards=\"$SHARDS/$2\"" "split=$3" "out=\"$out\"" precision=bf16-mixed
+  call compare "one=\"$out\"" "other=\"$run\"" "out=experiments/precision/encoding/$2-$5"
+}
+
+for part in ${*:-recipe flickr8k options demo precision}; do "$part"; done
 call report
 [ -z "$failed" ] || { echo "not finished:$failed" >&2; exit 1; }
