@@ -1,6 +1,6 @@
 #!/bin/sh
-# Every study of this folder, `choice` where it is named:
-#   experiments/run.sh [recipe] [flickr8k] [options] [demo] [precision] [choice]
+# Every study of this folder, `choice` and `networks` where they are named:
+#   experiments/run.sh [recipe] [flickr8k] [options] [demo] [precision] [choice] [networks]
 #
 #   SHARDS    where shards are and are put                  (data/shards)
 #   RAW       Flickr8k: folder with dataset_flickr8k.json and images/, when its shards are to be made (data/raw/flickr8k)
@@ -119,6 +119,17 @@ precision() {
     encoded grid_flickr8k-flickr8k_proxy flickr8k dev last "$seed"
     encoded hybrid_demo-demo demo test best "$seed"
   done
+}
+
+# The paper's recipe on the grids of other packaged networks; the segmentation stays that of lite0.
+networks() {
+  shards=$SHARDS
+  for network in lite2 lite0_lite2; do
+    SHARDS=$shards-$network
+    data flickr8k ${RAW:+"raw=\"$RAW\""} "extractor@grid=$network" "fields=[grid,seg]"
+    study options grid_flickr8k "flickr8k_proxy_$network" setting=flickr8k_proxy option=none $FLICKR8K
+  done
+  SHARDS=$shards
 }
 
 encoded() { # the study's folder, data, split, checkpoint, seed

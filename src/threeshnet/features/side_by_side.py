@@ -1,0 +1,46 @@
+"""Grids of two networks side by side: each cell has the channels of both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import nn
+
+from threeshnet.errors import ConfigError
+from threeshnet.features.extractor import Extractor
+from threeshnet.records import ImageArrays, Photo
+
+
+class SideBySide(Extractor):
+    """The cells of `one` and of `other`, concatenated.  Raises ConfigError for grids of two sizes."""
+
+    able = ("grid",)
+
+    def __init__(self, *, one: Extractor, other: Extractor, fields: Sequence[str] | None = None) -> None:
+        super().__init__(fields=fields)
+        if one.grid_size != other.grid_size:
+            raise ConfigError(f"{one.name} has a grid of {one.grid_size} cells, and {other.name} of {other.grid_size}")
+        parts = one.only(self.able), other.only(self.able)
+        self.parts = nn.ModuleList(parts)
+        self.name, self.weights = ("+".join(getattr(part, key) for part in parts) for key in ("name", "weights"))
+        self.options = dict(zip(("one", "other"), (part.identity()["options"] for part in parts), strict=True))
+        self.small, self.grid_size = all(part.small for part in parts), one.grid_size
+
+    def identity(self) -> dict[str, str]:
+        versions = "+".join(str(part.version) for part in self.parts)
+        return super().identity() | {"version": versions}
+
+    def load(self, photo: Photo, image: Image.Image | None) -> dict[str, Any]:
+        return {str(number): part.load(photo, image) for number, part in enumerate(self.parts)}
+
+    def collate(self, loaded: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            str(number): part.collate([item[str(number)] for item in loaded]) for number, part in enumerate(self.parts)
+        }
+
+    def forward(self, inputs: Mapping[str, Any]) -> ImageArrays:
+        grids: list[Any] = [part(inputs[str(number)]).grid for number, part in enumerate(self.parts)]
+        return ImageArrays(grid=np.concatenate(grids, axis=-1))
