@@ -50,7 +50,7 @@ def main() -> None:
         command = ["make", "train", f"EXP={options.experiment}", *([f"ARGS={options.args}"] if options.args else [])]
         begun, lines = time.time(), []
         for line in output(command, fresh):
-            lines.append(f"{time.time() - begun:6.1f}  {line}")
+            lines.append(f"{time.time() - begun:6.1f}  {line.replace(str(fresh), fresh.name)}")
             sys.stdout.write(lines[-1] + "\n")
         ended = time.time()
         (file,) = fresh.glob("runs/*/*/metrics.json")

@@ -40,9 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     adapt_threads.decided = True  # all ways of a case get the same number, whatever else the machine does
     options.out.mkdir(parents=True, exist_ok=True)
     file, console = options.out / "rows.csv", Console()
+    commit = current_commit()  # before the rows change, which lie in the repository too
     rows: list[Row] = list(read_rows(file))
     for stage in options.stages or STAGES:
-        measured = list(rows_of(stage, options))
+        measured = list(rows_of(stage, options, commit))
         replaced = {tuple(row[name] for name in KEY) for row in measured}
         rows = [row for row in rows if tuple(row[name] for name in KEY) not in replaced] + measured
         rows.sort(
@@ -69,7 +70,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def rows_of(stage: str, options: argparse.Namespace) -> Iterator[Row]:
+def rows_of(stage: str, options: argparse.Namespace, commit: str | None) -> Iterator[Row]:
     """Rows of a stage in all its sizes.  Raises AssertionError when a twin gives other results."""
     settings = {name: setting.small if options.quick else setting for name, setting in SETTINGS.items()}
     with tempfile.TemporaryDirectory(prefix="threeshnet-bench-") as folder:
@@ -82,7 +83,7 @@ def rows_of(stage: str, options: argparse.Namespace) -> Iterator[Row]:
             check(case, lowered=world.precision != torch.float32)
             facts = {"stage": stage, "size": size, "items": case.items}
             facts |= {"precision": options.precision if case.lower else FLOAT32}
-            facts |= {"cores": min(cores(), torch.get_num_threads()), "commit": current_commit()}
+            facts |= {"cores": min(cores(), torch.get_num_threads()), "commit": commit}
             for way, turn, seconds in turns(case, **how):
                 load = f"{os.getloadavg()[0]:.1f}"
                 yield facts | {"way": way, "repeat": turn, "seconds": f"{seconds:.6f}", "load": load}

@@ -47,8 +47,9 @@ class Command(NamedTuple):
 
 
 # Photos, captions and epochs are those of conf/data, conf/setting and the public split of Flickr8k (6,000 and 1,000).
+# The demo has 800, 300 and 500 photos, and 8 epochs.
 COMMANDS = (
-    Command("hybrid_demo, whole", "demo", 2_600, ("rendering", "regions", "grid"), 8_000 // 64 * 8, 500 * 9),
+    Command("hybrid_demo, whole", "demo", 1_600, ("rendering", "regions", "grid"), 4_000 // 64 * 8, 300 * 8 + 500),
     Command("grid_flickr8k, whole", "flickr8k", 8_000, ("grid", "segmentation"), 30_000 // 128 * 6, 500 * 6 + 1_000),
     Command("region_coco, one step", "coco", 0, (), 1, 0),
 )

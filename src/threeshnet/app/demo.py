@@ -43,7 +43,7 @@ def newest_run(folder: Path) -> Run:
     runs = [run for run in evaluations([folder]) if run.is_training and run.find_metrics().get("data") == DATA]
     if not runs:
         raise DataError(
-            f"no finished run of the demo below runs={folder}; make one first, in about 11 minutes: {TRAIN}"
+            f"no finished run of the demo below runs={folder}; make one first, in about 10 minutes: {TRAIN}"
         )
     return max(runs, key=lambda run: run.metrics_file.stat().st_mtime)
 
