@@ -24,7 +24,7 @@ class SideBySide(Extractor):
         if one.grid_size != other.grid_size:
             raise ConfigError(f"{one.name} has a grid of {one.grid_size} cells, and {other.name} of {other.grid_size}")
         parts = one.only(self.able), other.only(self.able)
-        self.parts = nn.ModuleList(parts)
+        self.parts: Any = nn.ModuleList(parts)
         self.name, self.weights = ("+".join(getattr(part, key) for part in parts) for key in ("name", "weights"))
         self.options = dict(zip(("one", "other"), (part.identity()["options"] for part in parts), strict=True))
         self.small, self.grid_size = all(part.small for part in parts), one.grid_size
