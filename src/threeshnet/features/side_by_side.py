@@ -15,19 +15,20 @@ from threeshnet.records import ImageArrays, Photo
 
 
 class SideBySide(Extractor):
-    """The cells of `one` and of `other`, concatenated.  Raises ConfigError for grids of two sizes."""
+    """The cells of `first` and of `second`, concatenated.  Raises ConfigError for grids of two sizes."""
 
     able = ("grid",)
 
-    def __init__(self, *, one: Extractor, other: Extractor, fields: Sequence[str] | None = None) -> None:
+    def __init__(self, *, first: Extractor, second: Extractor, fields: Sequence[str] | None = None) -> None:
         super().__init__(fields=fields)
-        if one.grid_size != other.grid_size:
-            raise ConfigError(f"{one.name} has a grid of {one.grid_size} cells, and {other.name} of {other.grid_size}")
-        parts = one.only(self.able), other.only(self.able)
+        if first.grid_size != second.grid_size:
+            sizes = f"{first.grid_size} cells, and {second.name} of {second.grid_size}"
+            raise ConfigError(f"{first.name} has a grid of {sizes}")
+        parts = first.only(self.able), second.only(self.able)
         self.parts: Any = nn.ModuleList(parts)
         self.name, self.weights = ("+".join(getattr(part, key) for part in parts) for key in ("name", "weights"))
-        self.options = dict(zip(("one", "other"), (part.identity()["options"] for part in parts), strict=True))
-        self.small, self.grid_size = all(part.small for part in parts), one.grid_size
+        self.options = dict(zip(("first", "second"), (part.identity()["options"] for part in parts), strict=True))
+        self.small, self.grid_size = all(part.small for part in parts), first.grid_size
 
     def identity(self) -> dict[str, str]:
         versions = "+".join(str(part.version) for part in self.parts)
