@@ -39,8 +39,8 @@ def texts(world: World, name: str, *, training: bool) -> Case:
     return encoding(world, setting, sides, tuple(partial(side, captions) for side in sides), training=training)
 
 
-def gpo(world: World, name: str) -> Case:
-    """Pools the set of a batch, and back; the floor copies the set."""
+def gpo(world: World, name: str, *, training: bool = True) -> Case:
+    """Pools the set of a batch, and back in training; the floor copies the set."""
     setting = world.settings[name]
     ours, naive = GeneralizedPooling(), GPO()
     naive.load_state_dict(ours.state_dict())
@@ -48,7 +48,8 @@ def gpo(world: World, name: str) -> Case:
     mask = torch.cat([mask, mask, torch.ones(len(mask), SCENE_AND_CATEGORY, dtype=torch.bool)], dim=1)
     values = torch.randn(*mask.shape, setting.dim, requires_grad=True)
     encode = partial(ours, TokenSet(values, mask)), partial(naive, values, mask)
-    return encoding(world, setting, (ours, naive), encode)._replace(floor=copies(values), floor_name="copy")
+    case = encoding(world, setting, (ours, naive), encode, training=training)
+    return case._replace(floor=copies(values), floor_name="copy")
 
 
 def vspm(world: World, name: str) -> Case:

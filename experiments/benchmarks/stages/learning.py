@@ -23,12 +23,12 @@ CLIP = 2.0  # norm of the gradients
 HARDEST = 99.0  # an epoch in which, by every setting, the hardest negatives count alone
 
 
-def objective(world: World, name: str) -> Case:
-    """Embeddings to the triplet loss of the hardest negatives, and back."""
+def objective(world: World, name: str, *, rows: int | None = None) -> Case:
+    """Embeddings to the triplet loss of the hardest negatives, and back; `rows` images are compared at a time."""
     setting = world.settings.get(name)
     pairs, dim = (setting.batch, setting.dim) if setting else (world.count(int(name.split()[0]), 6), DIM)
     sides = [unit(pairs, dim, seed).requires_grad_() for seed in (0, 1)]
-    loss, owners = TripletLoss(), torch.arange(pairs)
+    loss, owners = TripletLoss(rows=rows), torch.arange(pairs)
 
     def back(value: Tensor) -> tuple[Tensor, ...]:
         return value.detach(), *torch.autograd.grad(value, sides)

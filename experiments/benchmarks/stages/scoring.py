@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,15 @@ def evaluation(world: World, name: str) -> Case:
     return Case(images, ours, naive, products(ours), "products", 1e-3, same, lower=True)
 
 
-def ranking(world: World, name: str) -> Case:
-    """Embeddings to recalls in both directions. The twin sorts for every query; in the larger gallery it is float64."""
+def ranking(world: World, name: str, *, precisions: Sequence[torch.dtype] | None = None) -> Case:
+    """Embeddings to recalls in both directions; None takes the precisions of this machine.
+
+    The twin sorts for every query; in the larger gallery it is float64.
+    """
     images, captions = (30, 150) if world.quick else GALLERIES[name]
     source, owner = near_each_other(Namespace(images=images, captions=captions, dim=256, signal=0.3, seed=0))
-    dtype = (precisions_of(source) or [torch.float64])[0]  # the lowest that ranking takes on this machine
+    precisions = precisions_of(source) if precisions is None else precisions
+    dtype = [*precisions, torch.float64][0]  # the lowest that ranking takes
     rows, columns = source.image_embeddings.to(dtype), source.caption_embeddings.to(dtype)
     parts = list(tiles(images, captions, BLOCK_CELLS))
 
@@ -85,7 +90,7 @@ def ranking(world: World, name: str) -> Case:
             torch.mm(rows[image], columns[caption].T)
 
     twin, tolerance = (sorting, ONE_RANK) if captions < SORTED else (double, 0.0)
-    ours = lambda: recalls(rank_similarity(source, owner))  # noqa: E731
+    ours = lambda: recalls(rank_similarity(source, owner, precisions=precisions))  # noqa: E731
     return Case(images + captions, ours, twin, floor, "products", tolerance)
 
 
