@@ -18,7 +18,8 @@ ROWS = Path(bench.__file__).with_name("rows.csv")
 
 @pytest.mark.parametrize("name", bench.STAGES)
 def test_a_stage_runs_and_its_twin_agrees(name: str, tmp_path: Path) -> None:
-    shutil.copy(ROWS.with_name("README.md.j2"), tmp_path)
+    for file in ("README.md.j2", "budget.csv"):
+        shutil.copy(ROWS.with_name(file), tmp_path)
     bench.main([name, "--quick", f"--out={tmp_path}"])
     rows = list(csv.DictReader((tmp_path / "rows.csv").open()))
     assert {row["stage"] for row in rows} == {name}
