@@ -18,8 +18,9 @@ from torch import Tensor
 
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.features.backbone import BackboneGrid
+from threeshnet.features.cells import as_cells
 from threeshnet.features.detector import SigmoidDetector
-from threeshnet.features.huggingface import as_cells, in_equal_sizes, located, weights_sha256
+from threeshnet.features.huggingface import in_equal_sizes, located, weights_sha256
 from threeshnet.features.photos import PhotoBatches
 from threeshnet.files import sha256
 from threeshnet.records import ImageArrays, Photo

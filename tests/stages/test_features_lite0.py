@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from threeshnet.errors import ConfigError, DataError
-from threeshnet.features import lite0
+from threeshnet.features import lite0, mobile
 from threeshnet.features.extractor import as_input
-from threeshnet.features.lite0 import Lite0, SameConv, packaged_weights, ward_groups
+from threeshnet.features.lite0 import Lite0, ward_groups
+from threeshnet.features.mobile import SameConv
+from threeshnet.features.packages import packaged_weights
 from threeshnet.features.photos import PhotoBatches
 from threeshnet.features.predict import Extracted, ExtractedBatches, Extraction
 from threeshnet.records import Photo
@@ -39,8 +42,9 @@ def batch_of(count: int, side: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8))
 
 
+@pytest.mark.parametrize("side", [12, 13])
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
-def test_folding_and_padding_are_those_of_tensorflow(kernel: int, stride: int) -> None:
+def test_folding_and_padding_are_those_of_tensorflow(kernel: int, stride: int, side: int) -> None:
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(8, eps=1e-3)
     for values in (norm.weight, norm.bias, norm.running_mean):
@@ -48,8 +52,8 @@ def test_folding_and_padding_are_those_of_tensorflow(kernel: int, stride: int) -
     nn.init.uniform_(norm.running_var, 0.5, 2)
     conv = nn.Conv2d(8, 8, kernel, stride, groups=8, bias=False)
     state = {"c.weight": conv.weight} | {f"n.{key}": value for key, value in norm.state_dict().items()}
-    x = torch.randn(2, 8, 12, 12)
-    total = max((12 // stride - 1) * stride + kernel - 12, 0)  # "same": as many outputs as 12 / stride
+    x = torch.randn(2, 8, side, side)
+    total = max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)  # "same": as many outputs as side / stride
     padded = nn.functional.pad(x, (total // 2, total - total // 2) * 2)
     expected = norm.eval()(conv(padded)).clamp(0, 6)
     torch.testing.assert_close(SameConv(state, "c", "n", stride=stride)(x), expected, atol=1e-5, rtol=1e-5)
@@ -75,7 +79,7 @@ def test_the_fused_network_in_bfloat16_is_the_plain_one(
         exact = extractor.network(x)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             fused = extractor.network(x)
-            monkeypatch.setattr(lite0, "fuses_bfloat16", lambda _: False)
+            monkeypatch.setattr(mobile, "fuses_bfloat16", lambda _: False)
             plain = extractor.network(x)
     assert fused.dtype == plain.dtype == torch.bfloat16
     assert (fused - plain).norm() < 0.01 * exact.norm()

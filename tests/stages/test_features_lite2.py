@@ -10,8 +10,9 @@ import torch
 
 from threeshnet.errors import ConfigError
 from threeshnet.features.extractor import Extractor
-from threeshnet.features.lite0 import InvertedResidual, Lite0
+from threeshnet.features.lite0 import Lite0
 from threeshnet.features.lite2 import Lite2
+from threeshnet.features.mobile import InvertedResidual
 from threeshnet.features.photos import PhotoBatches
 from threeshnet.features.predict import Extraction
 from threeshnet.features.recipes import built

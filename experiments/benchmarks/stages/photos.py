@@ -19,6 +19,7 @@ from threeshnet.demo.render import STYLES, render
 from threeshnet.demo.stuff import texture
 from threeshnet.demo.world import Entry, paint, split_entries
 from threeshnet.features import lite0
+from threeshnet.features.mobile import BATCHNORM_EPSILON
 from threeshnet.features.photos import PhotoBatches, open_photo
 from threeshnet.features.segmentation import segmentation_arrays
 from threeshnet.records import MAP_SIDE, Photo
@@ -123,7 +124,7 @@ class PlainConv(nn.Module):
         out, width, self.kernel, _ = self.weight.shape
         groups = out if width == 1 and self.kernel > 1 else 1
         self.conv = nn.Conv2d(width * groups, out, self.kernel, stride, groups=groups, bias=False)
-        self.norm = nn.BatchNorm2d(out, eps=lite0.BATCHNORM_EPSILON)
+        self.norm = nn.BatchNorm2d(out, eps=BATCHNORM_EPSILON)
         self.conv.weight.data.copy_(self.weight)
         for key in ("weight", "bias", "running_mean", "running_var"):
             getattr(self.norm, key).data.copy_(state[f"{norm}.{key}"])

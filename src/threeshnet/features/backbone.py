@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import MODEL_FOR_BACKBONE_MAPPING, CLIPVisionModel, SiglipVisionModel
 
 from threeshnet.errors import ConfigError
+from threeshnet.features.cells import Cells, as_cells, checked_cells
 from threeshnet.features.extractor import Extractor, half
-from threeshnet.features.huggingface import Cells, HubExtractor, architecture, as_cells, checked_cells, loaded
+from threeshnet.features.huggingface import HubExtractor, architecture, loaded
 from threeshnet.records import ImageArrays, Photo
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,13 +14,13 @@ from torch import Tensor
 from transformers import MODEL_FOR_OBJECT_DETECTION_MAPPING, ResNetConfig
 
 from threeshnet.errors import ConfigError, DataError, one_of
-from threeshnet.features.boxes import nms, roi_means
+from threeshnet.features.boxes import roi_means
+from threeshnet.features.cells import as_cells, checked_cells
+from threeshnet.features.detections import Detections, chosen, region_arrays
 from threeshnet.features.extractor import half
 from threeshnet.features.huggingface import (
     HubExtractor,
     architecture,
-    as_cells,
-    checked_cells,
     in_equal_sizes,
     loaded,
     without_slivers,
@@ -69,22 +69,11 @@ def without_timm(config: Any) -> Any:
 FEATURES = ("decoder", "backbone")
 
 
-class Detections(NamedTuple):
-    """The detections in one photo."""
-
-    regions: Tensor  # [r, D]
-    boxes: Tensor  # [r, 4] xyxy in [0, 1]
-    scores: Tensor  # [r]
-    labels: Tensor  # [r] int64, best class
-    grid: Tensor | None  # [cells*cells, Dg]
-
-
 class Detector(HubExtractor):
     """Base of the detectors, see the subclasses for how queries are scored.
 
-    The score of a query is that of its best class. Queries are taken by descending score. A query is dropped when its
-    score is below `threshold`, or when it overlaps a taken one, of whatever class, by an intersection over union above
-    `overlap`; the best query always stays. `regions`: the maximum. `features`: `decoder` for the query's last
+    The score of a query is that of its best class. Which queries become regions, `regions` at most, is decided by
+    `threshold` and `overlap` (see `chosen`). `features`: `decoder` for the query's last
     hidden state, `backbone` for the mean of the backbone's last map inside its box (RoIAlign, 2048 wide for
     ResNet-50). `cells`: a side of the grid pooled from that map.
     """
@@ -156,23 +145,16 @@ class Detector(HubExtractor):
         return {"pixels": torch.from_numpy(np.ascontiguousarray(made["pixel_values"][0]))}
 
     def forward(self, inputs: Mapping[str, Any]) -> ImageArrays:
-        detections = in_equal_sizes(inputs["pixels"], self.detect)
+        found = in_equal_sizes(inputs["pixels"], self.detect)
         arrays = ImageArrays()
         if "region" in self.fields:
-            arrays = arrays._replace(
-                regions=[half(photo.regions) for photo in detections],
-                boxes=[photo.boxes.cpu().numpy() for photo in detections],
-                scores=[photo.scores.cpu().numpy() for photo in detections],
-                labels=[photo.labels.cpu().numpy().astype(np.int16) for photo in detections],
-            )
+            arrays = region_arrays([detections for detections, _ in found])
         if "grid" in self.fields:
-            arrays = arrays._replace(
-                grid=np.stack([half(photo.grid) for photo in detections if photo.grid is not None])
-            )
+            arrays = arrays._replace(grid=np.stack([half(grid) for _, grid in found if grid is not None]))
         return arrays
 
-    def detect(self, pixels: Tensor) -> list[Detections]:
-        """The detections in photos of one size, [b, 3, H, W] uint8."""
+    def detect(self, pixels: Tensor) -> list[tuple[Detections, Tensor | None]]:
+        """The detections in photos of one size, [b, 3, H, W] uint8, and the cells of their grids where asked for."""
         made = self.network(pixel_values=self.normalized(pixels))
         feature_map = self._maps.pop()  # not kept: a backbone's map of a batch is large
         logits, expected = made.logits.shape[-1], self.classes + self.no_object
@@ -185,20 +167,15 @@ class Detector(HubExtractor):
         boxes = corners(made.pred_boxes.float())
         hidden = made.last_hidden_state
         grid = as_cells(feature_map, self.cells) if "grid" in self.fields else [None] * len(pixels)
-        detections = []
+        limits: Any = {"threshold": self.threshold, "overlap": self.overlap, "most": self.regions}
+        found = []
         for score, label, box, state, cells, photo in zip(
             scores, labels, boxes, hidden, grid, feature_map, strict=True
         ):
-            kept = self.chosen(score, box)
+            kept = chosen(score, box, **limits)
             regions = state[kept] if self.features == "decoder" else roi_means(photo, box[kept])
-            detections.append(Detections(regions, box[kept], score[kept], label[kept], cells))
-        return detections
-
-    def chosen(self, scores: Tensor, boxes: Tensor) -> Tensor:
-        """The numbers of the queries that become regions, by descending score.  scores: [Q]; boxes: [Q, 4]."""
-        low = scores < self.threshold
-        low[scores.argmax()] = False
-        return nms(boxes, scores.masked_fill(low, -torch.inf), threshold=self.overlap, most=self.regions)
+            found.append((Detections(regions, box[kept], score[kept], label[kept]), cells))
+        return found
 
 
 class SigmoidDetector(Detector):

@@ -1,4 +1,4 @@
-"""Shared parts of the extractors from `transformers`: finding and loading a model, its pixels, its cells."""
+"""Shared parts of the extractors from `transformers`: finding and loading a model, its pixels."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig, ViTImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
-from threeshnet.errors import ConfigError, DataError
+from threeshnet.errors import DataError
 from threeshnet.features.extractor import Extractor
 from threeshnet.files import read_tensors, sha256
 
@@ -28,7 +27,6 @@ PROCESSORS = (PROCESSOR, "processor_config.json")  # transformers 5 may write th
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # the first that is there is what transformers loads
 FOLDER = f"a folder with {CONFIG}, {PROCESSOR} and model.safetensors"
 LONGEST = 32  # ratio of a photo's sides
-Cells = int | Literal["native"]
 T = TypeVar("T")
 
 
@@ -223,18 +221,3 @@ def in_equal_sizes(pixels: Sequence[Tensor], run: Callable[[Tensor], Sequence[T]
         made = run(torch.stack([pixels[number] for number in numbers]))
         results |= dict(zip(numbers, made, strict=True))
     return [results[number] for number in range(len(pixels))]
-
-
-def checked_cells(cells: Cells) -> Cells:
-    """The setting `cells`; ConfigError for one that cannot be."""
-    if cells == "native" or (isinstance(cells, int) and cells >= 1):
-        return cells
-    raise ConfigError(f"cells={cells!r}: the grid has so many cells a side (7, 14, …), or native for the map's own")
-
-
-def as_cells(feature_map: Tensor, cells: Cells) -> Tensor:
-    """A feature map [B, D, H, W] to row-major cells [B, cells*cells, D] float32: means over the area of each cell."""
-    pooled = feature_map.float()
-    if cells != "native":
-        pooled = functional.adaptive_avg_pool2d(pooled, cells)
-    return pooled.flatten(2).transpose(1, 2)
