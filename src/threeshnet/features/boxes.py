@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 def overlaps(boxes: Tensor) -> Tensor:
@@ -52,26 +51,27 @@ BINS = 7  # a side, as in Faster R-CNN (Ren et al., 2015)
 SAMPLES = 2  # a bin and side; Mask R-CNN (He et al., 2017) samples four points a bin
 
 
-def roi_align(feature_map: Tensor, boxes: Tensor, *, bins: int = BINS, samples: int = SAMPLES) -> Tensor:
-    """The mean of each bin of each box: a map [D, H, W] and boxes [K, 4] xyxy in [0, 1] to [K, D, bins, bins].
-
-    A bin is the mean of samples x samples points, spread evenly, each read bilinearly between the centres of the cells
-    and from the nearest cell beyond them (RoIAlign of Mask R-CNN, aligned by half a cell as detectron2 does).
-    """
-    count = bins * samples
-    steps = (torch.arange(count, device=boxes.device, dtype=torch.float32) + 0.5) / count
-    low, size = boxes[:, :2].float(), (boxes[:, 2:] - boxes[:, :2]).float()
-    places = low[:, None] + size[:, None] * steps[:, None]  # [K, count, 2] x, y in [0, 1]
-    across = places[:, None, :, 0].expand(-1, count, -1)
-    down = places[:, :, None, 1].expand(-1, -1, count)
-    grid = torch.stack([across, down], dim=-1).flatten(0, 1)[None] * 2 - 1  # one tall picture of K samplings
-    read = functional.grid_sample(
-        feature_map[None].float(), grid, mode="bilinear", padding_mode="border", align_corners=False
-    )
-    read = read[0].unflatten(1, (len(boxes), count)).transpose(0, 1)  # [K, D, count, count]
-    return functional.avg_pool2d(read, samples)
-
-
 def roi_means(feature_map: Tensor, boxes: Tensor) -> Tensor:
-    """One vector a box, the mean of its bins: a map [D, H, W] and boxes [K, 4] in [0, 1] to [K, D] float32."""
-    return roi_align(feature_map, boxes).mean(dim=(2, 3))
+    """One vector a box, the mean of its bins: a map [D, H, W] and boxes [K, 4] xyxy in [0, 1] to [K, D] float32.
+
+    A bin is the mean of SAMPLES x SAMPLES points, spread evenly, each read bilinearly between the centres of the cells
+    and from the nearest cell beyond them (RoIAlign of Mask R-CNN, aligned by half a cell as detectron2 does). All of a
+    box's points together are a weighted mean of the cells. The weights are products of one for the row and one for the
+    column, so that no point is read alone.
+    """
+    boxes = boxes.float()
+    height, width = feature_map.shape[1:]
+    columns, rows = (_weights(boxes[:, axis], boxes[:, axis + 2], side) for axis, side in ((0, width), (1, height)))
+    with torch.autocast(boxes.device.type, enabled=False):  # which would round the product to bfloat16
+        return (rows[:, :, None] * columns[:, None]).flatten(1) @ feature_map.float().flatten(1).T
+
+
+def _weights(low: Tensor, high: Tensor, side: int) -> Tensor:
+    """The weight of each of `side` cells in the mean of the points between low and high, both [K]: [K, side]."""
+    count = BINS * SAMPLES
+    steps = (torch.arange(count, device=low.device) + 0.5) / count
+    places = ((low[:, None] + (high - low)[:, None] * steps) * side - 0.5).clamp(0, side - 1)  # 0: centre of a cell
+    first = places.long()
+    share = places - first
+    weights = low.new_zeros(len(low), side).scatter_add(1, first, 1 - share)
+    return weights.scatter_add(1, (first + 1).clamp(max=side - 1), share) / count
