@@ -18,10 +18,11 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 IMPORTED_AS = {"PIL": "pillow", "hydra": "hydra-core", "yaml": "pyyaml"}  # where the two names differ
-IMPORTED_AS |= {"faiss": "faiss-cpu"}
+IMPORTED_AS |= {"faiss": "faiss-cpu", "google": "protobuf"}
 IMPORTED_AS |= {"lightning_fabric": "pytorch-lightning"}  # one wheel holds both
 EXTRA_OF = {"src/threeshnet/reports/wandb_dashboard.py": "dashboards"}  # files imported only when asked for
 EXTRA_OF |= {"src/threeshnet/annotations/photo_files.py": "heif"}
+EXTRA_OF |= {"src/threeshnet/features/frozen_graph.py": "ssd"}
 EXTRA_OF |= {"src/threeshnet/studies/search.py": "search", "src/threeshnet/studies/cluster.py": "cluster"}
 EXTRA_OF |= dict.fromkeys((f"src/threeshnet/export/onnx_{part}.py" for part in ("text", "towers")), "onnx")
 EXTRA_OF |= {"src/threeshnet/export/adapters.py": "mteb"}
