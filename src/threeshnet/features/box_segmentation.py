@@ -70,9 +70,10 @@ class BoxSegmentation(Composite):
         claims = class_shares(front(boxes, WORK_SIDE)[None], len(boxes), SCENE_SIDE)[0] * scores[:, None, None]
         of_things = torch.zeros(things, SCENE_SIDE, SCENE_SIDE).index_add(0, labels, claims)
         of_stuff = semantic.float() * (1 - claims.sum(dim=0))
+        nearest = front(boxes, MAP_SIDE)
+        of_pixels = torch.cat([labels, labels.new_zeros(1)])[nearest]  # the last stands for no box, and is not seen
         below = torch.where(classes == VOID, VOID, classes.int() + things)
-        numbers = torch.cat([labels, labels.new_zeros(1)])[front(boxes, MAP_SIDE)]
-        seen = torch.where(front(boxes, MAP_SIDE) < len(boxes), numbers, below).byte()
+        seen = torch.where(nearest < len(boxes), of_pixels, below).byte()
         there = torch.zeros(things, dtype=torch.uint8).index_fill(0, labels, 1)
         return torch.cat([of_things, of_stuff]), seen, torch.cat([there, categories])
 
