@@ -80,7 +80,7 @@ class ImageEncoder(nn.Module):
                 f"the model reads the boxes of its {self.source}, and the batch has none; shards of published arrays "
                 "may lack them: set boxes=[], or run make data with an extractor that gives boxes"
             )
-        codes = torch.stack([module(boxes, local.mask, images) for module in self.boxes.values()]).sum(dim=0)
+        codes = torch.stack([module(boxes, projected, images) for module in self.boxes.values()]).sum(dim=0)
         return TokenSet(local.values + codes, local.mask), TokenSet(projected.values + codes, projected.mask)
 
     def features(self, images: ImageBatch) -> TokenSet:

@@ -1,8 +1,12 @@
-"""Box geometry: a code of each token's box, as in UNITER (Chen et al., ECCV 2020, arXiv 1909.11740).
+"""Codes of the tokens' boxes.
 
-Pooling is blind to order, and a region's features say little about its position. The code [B, N, D] is added to the
+Pooling is blind to order, and a region's features say little about its position. A code [B, N, D] is added to the
 tokens before any guidance, so VSeM, VSpM and the pooled set all receive it. It starts at 0: training starts from the
 model without it.
+
+`BoxGeometry` is a function of the box alone, as in UNITER (Chen et al., ECCV 2020, arXiv 1909.11740). A sum of contents
+and a sum of boxes, pooled, do not say which content is in which box: the binding problem. `BoxBinding` is a function of
+both, so that a channel can stand for *this content at this place*.
 """
 
 from __future__ import annotations
@@ -11,9 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from threeshnet.nn.masking import zero_padding
-from threeshnet.records import ImageBatch
+from threeshnet.records import ImageBatch, TokenSet
 
 GEOMETRY = 7  # x1, y1, x2, y2, width, height, area
+
+
+def zero(linear: nn.Linear) -> nn.Linear:
+    """The layer, initialised with 0."""
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
 
 
 class StartingAtZero(nn.Module):
@@ -22,9 +33,7 @@ class StartingAtZero(nn.Module):
     def __init__(self, *, width: int, dim: int) -> None:
         super().__init__()
         self.enter = nn.Linear(width, dim // 2)
-        self.leave = nn.Linear(dim // 2, dim)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        self.leave = zero(nn.Linear(dim // 2, dim))
 
     def forward(self, values: Tensor) -> Tensor:
         return self.leave(self.enter(values).relu())
@@ -37,9 +46,27 @@ class BoxGeometry(nn.Module):
         super().__init__()
         self.code = StartingAtZero(width=GEOMETRY, dim=dim)
 
-    def forward(self, boxes: Tensor, mask: Tensor, images: ImageBatch) -> Tensor:
-        """Boxes [B, N, 4] (x1, y1, x2, y2 in [0, 1]) and the mask of real tokens [B, N] -> codes [B, N, D]."""
-        return zero_padding(self.code(geometry(boxes)), mask)
+    def forward(self, boxes: Tensor, tokens: TokenSet, images: ImageBatch) -> Tensor:
+        """Boxes [B, N, 4] (x1, y1, x2, y2 in [0, 1]) and projected tokens [B, N, D] -> codes [B, N, D]."""
+        return zero_padding(self.code(geometry(boxes)), tokens.mask)
+
+
+class BoxBinding(nn.Module):
+    """A code of what a token holds and of its box together: the product of both, in `hidden` channels.
+
+    This is low-rank bilinear pooling (Kim et al., ICLR 2017, arXiv 1610.04325, equation 8) without its tanh.
+    """
+
+    def __init__(self, *, dim: int, hidden: int = 256) -> None:
+        super().__init__()
+        self.content = nn.Linear(dim, hidden)
+        self.box = nn.Sequential(nn.Linear(GEOMETRY, hidden), nn.ReLU(), nn.Linear(hidden, hidden))
+        self.leave = zero(nn.Linear(hidden, dim))
+
+    def forward(self, boxes: Tensor, tokens: TokenSet, images: ImageBatch) -> Tensor:
+        """As `BoxGeometry`."""
+        together = self.content(tokens.values) * self.box(geometry(boxes))
+        return zero_padding(self.leave(together), tokens.mask)
 
 
 def geometry(boxes: Tensor) -> Tensor:
