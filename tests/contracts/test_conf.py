@@ -10,6 +10,7 @@ from functools import cache
 from itertools import combinations, cycle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -79,6 +80,8 @@ def image_batch(count: int = 3) -> ImageBatch:
 def step(cfg: DictConfig, images: ImageBatch) -> dict[str, Tensor]:
     """One forward and backward pass of the image side and the objective; every weight must learn."""
     encoder, objective = instantiate(cfg.features.image_encoder), instantiate(cfg.objective)
+    if hasattr(objective, "prepare"):
+        objective.prepare(["a dog", "snow"], np.arange(2))
     embedding = encoder(images)
     torch.testing.assert_close(embedding.norm(dim=-1), torch.ones(len(embedding)))
     captions = torch.nn.functional.normalize(torch.rand(embedding.shape), dim=-1)

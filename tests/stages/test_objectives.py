@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from threeshnet.errors import ConfigError
 from threeshnet.objectives.collapse import loss_over_collapsed
 from threeshnet.objectives.infonce import InfoNCELoss
+from threeshnet.objectives.soft_labels import SoftLabels
 from threeshnet.objectives.triplet import TripletLoss, triplet_hinge
 
 OBJECTIVES = sorted((Path(__file__).parents[2] / "conf/objective").glob("*.yaml"))
@@ -84,6 +86,47 @@ def test_infonce_is_the_loop(owners: list[int], masked: bool, seed: int) -> None
     check(found, infonce_by_loops(images, captions, owners, masked=masked), images, captions)
 
 
+MEANINGS = torch.nn.functional.normalize(torch.tensor([[1.0, 0, 0], [0.8, 0.6, 0], [0, 1, 0], [0, 0.1, 1]]), dim=1)
+
+
+def soft_by_loops(images: Tensor, captions: Tensor, owners: list[int]) -> Tensor:
+    """Every query against every candidate: the label's share times the logarithm of label by share."""
+    total, everyone = images.new_zeros(()), range(len(owners))
+    for query in everyone:
+        alike = [math.exp(MEANINGS[owners[query]].double() @ MEANINGS[owners[n]].double() / 0.2) for n in everyone]
+        labels = [value / sum(alike) for value in alike]
+        for mine, theirs in ((images, captions), (captions, images)):
+            powers = torch.stack([(mine[query] @ theirs[n] / 0.05).exp() for n in everyone])
+            shares = powers / powers.sum()
+            total = total + sum(label * (math.log(label) - shares[n].log()) for n, label in enumerate(labels))
+    return total
+
+
+def soft_labels(**more: Any) -> SoftLabels:
+    found = SoftLabels(teacher=lambda *_: MEANINGS, temperature=0.05, label_temperature=0.2, **more)
+    found.prepare(["a"] * 4, np.arange(4))
+    return found
+
+
+@given(owners=owner_lists, epoch=st.sampled_from([ALL_NEGATIVES, HARDEST]), seed=st.integers(0, 9))
+def test_soft_labels_are_the_loop_beside_the_triplet(owners: list[int], epoch: int, seed: int) -> None:
+    images, captions = pairs(len(owners), seed)
+    numbers = soft_labels(weight=0.3)(images, captions, torch.tensor(owners), epoch)
+    hinge = triplet_by_loops(images, captions, owners, hardest=epoch == HARDEST, masked=False)
+    check(numbers["loss"], hinge + 0.3 * soft_by_loops(images, captions, owners), images, captions)
+    assert numbers["soft"].item() == pytest.approx(soft_by_loops(images, captions, owners).item() / 2 / len(owners))
+
+
+def test_soft_labels_of_no_weight_are_the_triplet_and_without_captions_there_are_none() -> None:
+    images, captions = pairs(4)
+    found = soft_labels(weight=0.0)(images, captions, torch.arange(4), 0)["loss"]
+    torch.testing.assert_close(found, TripletLoss()(images, captions, torch.arange(4), 0)["loss"])
+    with pytest.raises(RuntimeError, match="need the training captions first"):
+        SoftLabels(teacher=lambda *_: MEANINGS)(images, captions, torch.arange(4), 0)
+    with pytest.raises(ConfigError, match=r"(?s)weight=-1 must not be negative.*label_temperature=0 must be greater"):
+        SoftLabels(teacher=lambda *_: MEANINGS, weight=-1, label_temperature=0)
+
+
 @pytest.mark.parametrize("warm_up", [0, 1, 3])
 def test_all_negatives_count_while_warming_up(warm_up: int) -> None:
     images, captions = pairs(6)
@@ -110,8 +153,13 @@ def test_the_temperature_is_learned_and_bounded() -> None:
 
 def objective_of(file: Path, **more: Any) -> torch.nn.Module:
     """In the place that it has in a run: a value may come from the primary config."""
-    whole = OmegaConf.create({"warm_up_epochs": 1, "objective": OmegaConf.load(file)})
-    return instantiate(whole.objective, **more)
+    loaded = OmegaConf.load(file)
+    bases = [OmegaConf.load(file.with_name(f"{base}.yaml")) for base in loaded.pop("defaults", [])]
+    whole = OmegaConf.create({"warm_up_epochs": 1, "objective": OmegaConf.merge(*bases, loaded)})
+    objective = instantiate(whole.objective, **more)
+    if hasattr(objective, "prepare"):
+        objective.prepare(["a dog", "snow", "two red cars", "a child sings", "a wall"], np.arange(5))
+    return objective
 
 
 @pytest.mark.parametrize("file", OBJECTIVES, ids=lambda file: file.stem)
@@ -119,6 +167,8 @@ def objective_of(file: Path, **more: Any) -> torch.nn.Module:
 @pytest.mark.parametrize("epoch", [0, 1.5, 5])
 def test_every_objective_is_held_against_equal_embeddings(file: Path, masked: bool, epoch: float) -> None:
     objective, owners = objective_of(file, mask_same_image=masked), torch.tensor([0, 1, 1, 2, 3])
+    if isinstance(objective, SoftLabels):  # which want captions of one image equally near to it
+        owners = torch.arange(5)
 
     def share(images: Tensor, captions: Tensor) -> float:
         found = objective(images, captions, owners, epoch)["loss"]

@@ -53,6 +53,15 @@ def test_stopped_after_an_epoch_moved_and_resumed(train, goes_on, tmp_path: Path
     goes_on((tmp_path / "here").rename(tmp_path / "there"), STEPS, reading)
 
 
+def test_an_objective_that_reads_the_captions_does_so_again(train, tmp_path: Path) -> None:
+    train(tmp_path / "whole", "objective=soft_labels")
+    train(tmp_path / "cut", "objective=soft_labels", "trainer.max_epochs=1")
+    train(tmp_path / "cut", "objective=soft_labels", "resume=true")
+    check_same_run(tmp_path / "cut", tmp_path / "whole")
+    soft = [row["train/soft"] for row in csv.DictReader((tmp_path / "whole/log/metrics.csv").open())]
+    assert len({float(value) for value in soft if value}) > 1
+
+
 def test_with_the_last_checkpoint_selected_too(train, whole: Path, tmp_path: Path) -> None:
     train(tmp_path, "trainer.max_epochs=1", "selection=last")
     metrics = train(tmp_path, "resume=true", "selection=last")

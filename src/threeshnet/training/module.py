@@ -99,6 +99,11 @@ class RetrievalModule(EncodingModule):
         if self.global_rank:  # processes with one seed would drop the same neurons of different pairs
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
+    def on_train_start(self) -> None:
+        if prepare := getattr(self.objective, "prepare", None):  # an objective that reads the training captions
+            data = self.trainer.train_dataloader.dataset
+            prepare([data.texts[row] for row in range(len(data.texts))], data.owners)
+
     def loss(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """The objective's named numbers of the batch of all processes; `batch` is the share of this one.
 
