@@ -156,12 +156,12 @@ def test_every_caption_is_true_and_its_tag_says_whether_it_tells_the_twin() -> N
         kind = KINDS[number % 3]
         one, other = twins(rng, kind)
         for scene, twin in ((one, other), (other, one)):
-            for caption, tag in captions(rng, scene, twin, kind):
+            for caption, tag, _ in captions(rng, scene, twin, kind):
                 assert is_true(caption, record(scene)), (caption, scene)
                 assert is_true(caption, record(twin)) == (tag == "plain"), (caption, tag, twin)
                 kinds[tag] += 1
         alone = single(rng)
-        assert all(is_true(caption, record(alone)) for caption, _ in captions(rng, alone))
+        assert all(is_true(caption.sentence, record(alone)) for caption in captions(rng, alone))
     assert all(kinds[kind] >= 120 for kind in (*KINDS, "plain"))
 
 
@@ -171,6 +171,6 @@ def record(scene: Scene) -> dict:
 
 def test_captions_are_neither_curt_nor_long() -> None:
     rng = Random(1)
-    lengths = [len(caption.split()) for _ in range(40) for caption, _ in captions(rng, single(rng))]
+    lengths = [len(caption.sentence.split()) for _ in range(40) for caption in captions(rng, single(rng))]
     assert min(lengths) >= 8
     assert max(lengths) <= 18

@@ -55,6 +55,14 @@ class Claims(NamedTuple):
     stuff: tuple[str, ...] = ()
 
 
+class Caption(NamedTuple):
+    """A sentence of a scene, what tells it from the twin, and all that it says."""
+
+    sentence: str
+    tag: str  # what, where, both or plain
+    claims: Claims
+
+
 def column(thing: Thing) -> int:
     """0 left, 1 middle, 2 right."""
     return COLUMNS.index(thing.column)
@@ -215,11 +223,11 @@ class Speaker:
         return verb(self.rng, thing, self.scene)
 
 
-def captions(rng: Random, scene: Scene, twin: Scene | None = None, kind: str = "plain") -> list[tuple[str, str]]:
-    """`CAPTIONS` different sentences and their tags; `TELLING` of them tell the scene from its twin, if it has one."""
+def captions(rng: Random, scene: Scene, twin: Scene | None = None, kind: str = "plain") -> list[Caption]:
+    """`CAPTIONS` different sentences; `TELLING` of them tell the scene from its twin, if it has one."""
     speaker = Speaker(rng, scene)
     wanted = {kind: TELLING, "plain": CAPTIONS - TELLING} if twin is not None else {"plain": CAPTIONS}
-    said: dict[str, str] = {}
+    said: dict[str, Caption] = {}
     for attempt in range(MOST_TRIES):
         if len(said) == CAPTIONS:
             break
@@ -228,10 +236,10 @@ def captions(rng: Random, scene: Scene, twin: Scene | None = None, kind: str = "
         # a scene may have next to nothing to say of one sort: then the other sort fills up
         open_ = wanted[tag] > 0 or attempt > MOST_TRIES // 2
         if open_ and len(sentence.split()) in WORDS and sentence not in said:
-            said[sentence] = tag
+            said[sentence] = Caption(sentence, tag, claims)
             wanted[tag] -= 1
     if len(said) < CAPTIONS:
         raise RuntimeError(f"only {len(said)} captions found for {scene}")
-    mixed = list(said.items())
+    mixed = list(said.values())
     rng.shuffle(mixed)
     return mixed

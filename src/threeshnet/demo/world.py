@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 from threeshnet.annotations.common import load_json
-from threeshnet.demo.captions import captions
+from threeshnet.demo.captions import Caption, captions
 from threeshnet.demo.classes import CLASSES
 from threeshnet.demo.render import STYLES, Style, render
 from threeshnet.demo.scene import KINDS, Scene, single, twins
@@ -50,7 +50,7 @@ class Entry(NamedTuple):
     split: str  # as in the JSON
     kind: str  # what, where, both or single
     scene: Scene
-    captions: list[tuple[str, str]]  # sentence, tag
+    captions: list[Caption]
     twin: str  # name of the twin, or ""
 
 
@@ -166,7 +166,7 @@ def images(entries: list[Entry]) -> list[dict[str, Any]]:
             "kind": entry.kind,
             "twin": entry.twin,
             "scene": {**entry.scene._asdict(), "things": [thing._asdict() for thing in entry.scene.things]},
-            "sentences": [{"raw": raw, "tag": tag, "imgid": number} for raw, tag in entry.captions],
+            "sentences": [{"raw": said.sentence, "tag": said.tag, "imgid": number} for said in entry.captions],
         }
         for number, entry in enumerate(entries)
     ]
