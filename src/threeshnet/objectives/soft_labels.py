@@ -1,8 +1,8 @@
 """Soft labels: other photos whose captions mean nearly the same are no full negatives.
 
-The labels of a batch are shares of similarity, not one right answer. The idea is that of CUSA (Huang et al., "Cross-modal
-and uni-modal soft-label alignment", AAAI 2024). Here a sentence encoder that is not trained compares the photos by what
-all their captions say.
+The labels of a batch are shares of similarity, not one right answer. The idea is that of CUSA (Huang et al.,
+"Cross-modal and uni-modal soft-label alignment", AAAI 2024). Here a sentence encoder that is not trained compares the
+photos by what all their captions say.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ Meanings = Callable[..., Tensor]  # captions, the image of each, device -> [imag
 class SoftLabels(TripletLoss):
     """The triplet hinge, plus `weight` times the divergence from soft labels, summed over pairs and directions.
 
-    With the meanings m of the photos (`teacher`) the label of pair i for pair j is softmax_j(m_i m_j / label_temperature),
-    and the model's share softmax_j(image_i caption_j / temperature); the same of captions as queries. The divergence is
-    Kullback and Leibler's, 0 where the shares are the labels. `prepare` computes the meanings once, at the start of a training. Other keywords are those of `TripletLoss`. Raises ConfigError for
-    numbers out of range.
+    With the meanings m of the photos (`teacher`), the label of pair i for pair j is
+    softmax_j(m_i m_j / label_temperature), and the model's share softmax_j(image_i caption_j / temperature); the same
+    of captions as queries. The divergence is Kullback and Leibler's, 0 where the shares are the labels. `prepare`
+    computes the meanings once, at the start of a training. Other keywords are those of `TripletLoss`. Raises
+    ConfigError for numbers out of range.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class SoftLabels(TripletLoss):
         self.meanings = self.teacher(texts, owners, device).to(device)
 
     def forward(self, images: Tensor, captions: Tensor, owners: Tensor, epoch: float) -> dict[str, Tensor]:
-        """Embeddings [B, D] of pairs and the image of each caption [B] -> `loss` and `soft`, the mean of the divergences.
+        """Embeddings [B, D] of pairs and the image of each caption [B] -> `loss` and `soft`, the mean divergence.
 
         Raises RuntimeError before `prepare`.
         """
