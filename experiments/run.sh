@@ -113,6 +113,8 @@ demo() {
 precision() {
   data flickr8k ${RAW:+"raw=\"$RAW\""}
   study precision grid_flickr8k flickr8k_proxy setting=flickr8k_proxy $FLICKR8K
+  data demo
+  study precision hybrid_demo demo $DEMO
   for seed in 0 1 2; do
     run="$RUNS/precision-grid_flickr8k-flickr8k_proxy/arithmetic=float32,seed=$seed" out="$RUNS/encoded-$seed"
     [ -f "$run/metrics.json" ] || continue # its job has failed, and was named
@@ -122,11 +124,16 @@ precision() {
   done
 }
 
-# The paper's recipe on the grids of two packaged networks; the segmentation stays that of lite0.
+# The paper's recipe on the grids of two packaged networks, with the segmentation of lite0, and with persons in it.
 networks() {
-  shards=$SHARDS SHARDS=$SHARDS-lite0_lite2
-  data flickr8k ${RAW:+"raw=\"$RAW\""} extractor@grid=lite0_lite2 "fields=[grid,seg]"
-  study options grid_flickr8k flickr8k_proxy_lite0_lite2 setting=flickr8k_proxy option=none $FLICKR8K
+  shards=$SHARDS
+  for segmentation in own ssd_lite0; do
+    setting=flickr8k_proxy_lite0_lite2
+    [ "$segmentation" = own ] || setting=${setting}_$segmentation
+    SHARDS=$shards-${setting#flickr8k_proxy_}
+    data flickr8k ${RAW:+"raw=\"$RAW\""} extractor@grid=lite0_lite2 "segmentation=$segmentation" "fields=[grid,seg]"
+    study options grid_flickr8k "$setting" setting=flickr8k_proxy option=none $FLICKR8K
+  done
   SHARDS=$shards
 }
 

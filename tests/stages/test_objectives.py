@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from threeshnet.encoders.text.meanings import CaptionMeanings
+from threeshnet.encoders.text.sources import pretrained, wordpieces
 from threeshnet.errors import ConfigError
 from threeshnet.objectives.collapse import loss_over_collapsed
 from threeshnet.objectives.infonce import InfoNCELoss
@@ -125,6 +127,21 @@ def test_soft_labels_of_no_weight_are_the_triplet_and_without_captions_there_are
         SoftLabels(teacher=lambda *_: MEANINGS)(images, captions, torch.arange(4), 0)
     with pytest.raises(ConfigError, match=r"(?s)weight=-1 must not be negative.*label_temperature=0 must be greater"):
         SoftLabels(teacher=lambda *_: MEANINGS, weight=-1, label_temperature=0)
+
+
+def test_meanings_are_the_means_of_the_sentences_one_by_one() -> None:
+    texts, owners = ["a dog runs", "snow", "a brown dog on the grass", "two men in the snow"], np.array([0, 1, 0, 1])
+    found = CaptionMeanings()(texts, owners)
+    tokenizer, bert = wordpieces("minilm"), pretrained("minilm").eval()
+    with torch.no_grad():
+        states = [bert(input_ids=tokenizer([text]).values).last_hidden_state[0].mean(dim=0) for text in texts]
+    alone = torch.nn.functional.normalize(torch.stack(states), dim=1)
+    expected = torch.nn.functional.normalize(
+        torch.stack([alone[owners == image].sum(dim=0) for image in (0, 1)]), dim=1
+    )
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    with pytest.raises(ConfigError, match="image 1 has no caption"):
+        CaptionMeanings()(texts[:2], np.array([0, 2]))
 
 
 @pytest.mark.parametrize("warm_up", [0, 1, 3])

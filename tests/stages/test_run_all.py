@@ -115,11 +115,12 @@ def test_float32_models_are_encoded_in_bfloat16_and_compared(tmp_path: Path) -> 
 def test_other_networks_have_shards_and_a_setting_of_their_own(tmp_path: Path) -> None:
     _, called, _ = start(tmp_path, "networks", "precision")
     made, swept = matching("data", called), matching("sweep", called)
-    assert "extractor@grid=lite0_lite2" in made[0]
-    assert f'out="{tmp_path / "a folder"}-lite0_lite2"' in made[0]
-    assert f'shards="{tmp_path / "a folder"}-lite0_lite2"' in swept[0]
-    assert f'shards="{tmp_path / "a folder"}"' in swept[1]  # what follows has the usual ones
-    assert "setting_name=flickr8k_proxy_lite0_lite2" in matching("collect", called)[0]
+    for number, (segmentation, name) in enumerate((("own", "lite0_lite2"), ("ssd_lite0", "lite0_lite2_ssd_lite0"))):
+        assert {"extractor@grid=lite0_lite2", f"segmentation={segmentation}"} <= set(made[number].split())
+        assert f'out="{tmp_path / "a folder"}-{name}"' in made[number]
+        assert f'shards="{tmp_path / "a folder"}-{name}"' in swept[number]
+        assert matching("collect", called)[number].endswith(f"setting_name=flickr8k_proxy_{name}")
+    assert f'shards="{tmp_path / "a folder"}"' in swept[2]  # what follows has the usual ones
 
 
 @pytest.mark.parametrize(("failing", "last"), [(75, "objective"), (1, "first_photos")])
