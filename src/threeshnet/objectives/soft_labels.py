@@ -71,8 +71,6 @@ class SoftLabels(TripletLoss):
         meant = self.meanings[owners].to(images.dtype)
         labels = (meant @ meant.T / self.label_temperature).log_softmax(dim=1)
         similarity = images @ captions.T / self.temperature
-        soft = sum(
-            kl_div(shares.log_softmax(dim=1), labels, reduction="sum", log_target=True)
-            for shares in (similarity, similarity.T)
-        )
+        shares = torch.stack([similarity.log_softmax(dim=1), similarity.T.log_softmax(dim=1)])
+        soft = kl_div(shares, labels.expand_as(shares), reduction="sum", log_target=True)
         return {"loss": hinge + self.weight * soft, "soft": soft.detach() / (2 * len(owners))}

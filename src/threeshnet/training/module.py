@@ -101,7 +101,9 @@ class RetrievalModule(EncodingModule):
 
     def on_train_start(self) -> None:
         if prepare := getattr(self.objective, "prepare", None):  # an objective that reads the training captions
-            data = self.trainer.train_dataloader.dataset
+            loader = self.trainer.train_dataloader
+            assert loader is not None
+            data = loader.dataset
             prepare([data.texts[row] for row in range(len(data.texts))], data.owners)
 
     def loss(self, batch: Batch, epoch: float) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,9 @@ class CaptionMeanings:
     @torch.inference_mode()
     def _vectors(self, texts: Sequence[str], device: torch.device) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Numbers of captions and their vectors of unit length [b, width], on the CPU."""
-        tokenizer, bert = wordpieces(self.name), pretrained(self.name).to(device).eval()
+        tokenizer = wordpieces(self.name)
+        network: Any = pretrained(self.name)  # the type that transformers gives its `to` takes no device
+        bert = network.to(device).eval()
         pieces = [encoded.ids for encoded in tokenizer.encode(list(texts))]
         order = np.argsort([len(ids) for ids in pieces], kind="stable")
         parts = [order[start : start + SENTENCES] for start in range(0, len(order), SENTENCES)]
