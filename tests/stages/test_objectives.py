@@ -127,6 +127,8 @@ def test_soft_labels_of_no_weight_are_the_triplet_and_without_captions_there_are
         SoftLabels(teacher=lambda *_: MEANINGS)(images, captions, torch.arange(4), 0)
     with pytest.raises(ConfigError, match=r"(?s)weight=-1 must not be negative.*label_temperature=0 must be greater"):
         SoftLabels(teacher=lambda *_: MEANINGS, weight=-1, label_temperature=0)
+    with pytest.raises(ConfigError, match=r"objective.rows=64: soft labels compare all pairs of a batch at once"):
+        SoftLabels(teacher=lambda *_: MEANINGS, rows=64)
 
 
 def test_meanings_are_the_means_of_the_sentences_one_by_one() -> None:

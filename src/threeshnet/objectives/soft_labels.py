@@ -26,8 +26,8 @@ class SoftLabels(TripletLoss):
     With the meanings m of the photos (`teacher`), the label of pair i for pair j is
     softmax_j(m_i m_j / label_temperature), and the model's share softmax_j(image_i caption_j / temperature); the same
     of captions as queries. The divergence is Kullback and Leibler's, 0 where the shares are the labels. `prepare`
-    computes the meanings once, at the start of a training. Other keywords are those of `TripletLoss`. Raises
-    ConfigError for numbers out of range.
+    computes the meanings once, at the start of a training. Other keywords are those of `TripletLoss`, but all pairs are
+    compared at once: `rows` must be None. Raises ConfigError for it and for numbers out of range.
     """
 
     def __init__(
@@ -42,8 +42,10 @@ class SoftLabels(TripletLoss):
         mask_same_image: bool = False,
         rows: int | None = None,
     ) -> None:
-        super().__init__(margin=margin, warm_up_epochs=warm_up_epochs, mask_same_image=mask_same_image, rows=rows)
+        super().__init__(margin=margin, warm_up_epochs=warm_up_epochs, mask_same_image=mask_same_image)
         problems = Problems("objective=soft_labels")
+        if rows is not None:
+            problems.add(f"objective.rows={rows}: soft labels compare all pairs of a batch at once; set it to null")
         if not weight >= 0:
             problems.add(f"objective.weight={weight} must not be negative")
         for name, value in (("temperature", temperature), ("label_temperature", label_temperature)):

@@ -104,7 +104,7 @@ class RetrievalModule(EncodingModule):
             loader = self.trainer.train_dataloader
             assert loader is not None
             data = loader.dataset
-            prepare([data.texts[row] for row in range(len(data.texts))], data.owners)
+            prepare([data.texts[row] for row in data.rows], data.owners[data.rows])
 
     def loss(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """The objective's named numbers of the batch of all processes; `batch` is the share of this one.

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from threeshnet.encoders.text.sources import pretrained, wordpieces
 from threeshnet.errors import ConfigError
+from threeshnet.records import TokenSet
 
 SENTENCES = 256  # at a time, short ones first
 
@@ -36,24 +37,21 @@ class CaptionMeanings:
         count = torch.from_numpy(np.bincount(owners, minlength=images))
         if not count.all():
             raise ConfigError(f"image {int(count.argmin())} has no caption, so nothing says what it shows")
-        total: Tensor | None = None
-        for rows, vectors in self._vectors(texts, torch.device(device)):
-            total = vectors.new_zeros(images, vectors.shape[1]) if total is None else total
-            total.index_add_(0, torch.from_numpy(owners[rows]).long(), vectors)
-        assert total is not None
-        return normalize(total, dim=1)  # of the sum: the mean has the same direction
-
-    @torch.inference_mode()
-    def _vectors(self, texts: Sequence[str], device: torch.device) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Numbers of captions and their vectors of unit length [b, width], on the CPU."""
         tokenizer = wordpieces(self.name)
         network: Any = pretrained(self.name)  # the type that transformers gives its `to` takes no device
         bert = network.to(device).eval()
+        total = torch.zeros(images, bert.config.hidden_size)
         pieces = [encoded.ids for encoded in tokenizer.encode(list(texts))]
         order = np.argsort([len(ids) for ids in pieces], kind="stable")
         parts = [order[start : start + SENTENCES] for start in range(0, len(order), SENTENCES)]
         for rows in track(parts, "captions", console=Console(stderr=True), transient=True):
-            sentences = tokenizer.pad([pieces[row] for row in rows]).to(device)
-            hidden = bert(input_ids=sentences.values, attention_mask=sentences.mask.long()).last_hidden_state
-            summed = (hidden * sentences.mask.unsqueeze(-1)).sum(dim=1)
-            yield rows, normalize(summed.float(), dim=1).cpu()
+            vectors = sentence_vectors(bert, tokenizer.pad([pieces[row] for row in rows]).to(device))
+            total.index_add_(0, torch.from_numpy(owners[rows]).long(), vectors.cpu())
+        return normalize(total, dim=1)  # of the sum: the mean has the same direction
+
+
+@torch.inference_mode()
+def sentence_vectors(bert: nn.Module, sentences: TokenSet) -> Tensor:
+    """Wordpiece ids [b, N] -> vectors of unit length [b, width]: means over all wordpieces."""
+    hidden = bert(input_ids=sentences.values, attention_mask=sentences.mask.long()).last_hidden_state
+    return normalize((hidden * sentences.mask.unsqueeze(-1)).sum(dim=1).float(), dim=1)
