@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from pytorch_lightning.plugins import Precision
+from torch.utils.data import DataLoader
 
 from threeshnet.features.extractor import Extractor
 from threeshnet.features.photos import PhotoBatches
+from threeshnet.features.predict import Extracted, ExtractedBatches, Extraction
 from threeshnet.features.tiny import Tiny
 from threeshnet.records import AnnotatedSet, ImageArrays, Photo
 from threeshnet.shards.make import MadeShards, ShardSettings, make_shards
@@ -33,6 +36,20 @@ def extract(extractor: Extractor, photos: list[Photo]) -> ImageArrays:
     assert not loaded.damaged
     with torch.inference_mode():
         return extractor(loaded.inputs[0])
+
+
+def extracted_twice(extractor: Extractor, photos: list[Photo]) -> tuple[Extracted, Extracted]:
+    """One batch, extracted in a loading process, which has one thread, and here with two."""
+    loaded = PhotoBatches(photos, [extractor], [range(len(photos))])
+    extraction, threads = Extraction([extractor]), torch.get_num_threads()
+    batches: Any = ExtractedBatches(loaded, extraction, Precision())
+    (found,) = DataLoader(batches, batch_size=None, num_workers=1, collate_fn=Extracted._make)
+    torch.set_num_threads(2)
+    try:
+        with torch.inference_mode():
+            return found, extraction.extracted(loaded[0])
+    finally:
+        torch.set_num_threads(threads)
 
 
 def quiet_shards(

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pytorch_lightning.plugins import Precision
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.features import lite0, mobile
@@ -20,11 +17,9 @@ from threeshnet.features.extractor import as_input
 from threeshnet.features.lite0 import Lite0, ward_groups
 from threeshnet.features.mobile import SameConv
 from threeshnet.features.packages import packaged_weights
-from threeshnet.features.photos import PhotoBatches
-from threeshnet.features.predict import Extracted, ExtractedBatches, Extraction
 from threeshnet.records import Photo
 
-from .pictures import picture
+from .pictures import extracted_twice, picture
 
 try:
     WEIGHTS = packaged_weights(Lite0.name, Lite0.package, Lite0.file)
@@ -90,16 +85,7 @@ def test_the_fused_network_in_bfloat16_is_the_plain_one(
 @pytest.mark.parametrize("count", [3, 16, 17])
 def test_a_loading_process_gives_what_several_threads_give(extractor: Lite0, tmp_path: Path, count: int) -> None:
     """It has one thread, with which torch takes another library for 1x1 convolutions of few photos."""
-    photos = PhotoBatches([picture(tmp_path, number) for number in range(count)], [extractor], [range(count)])
-    extraction, threads = Extraction([extractor]), torch.get_num_threads()
-    batches: Any = ExtractedBatches(photos, extraction, Precision())
-    (found,) = DataLoader(batches, batch_size=None, num_workers=1, collate_fn=Extracted._make)
-    torch.set_num_threads(2)
-    try:
-        with torch.inference_mode():
-            expected = extraction.extracted(photos[0])
-    finally:
-        torch.set_num_threads(threads)
+    found, expected = extracted_twice(extractor, [picture(tmp_path, number) for number in range(count)])
     for name in ("regions", "boxes", "scores", "grid"):
         for values, others in zip(getattr(expected.arrays, name), getattr(found.arrays, name), strict=True):
             assert np.array_equal(values, others), name

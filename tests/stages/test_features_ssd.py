@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import cbook
-from pytorch_lightning.plugins import Precision
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader
 
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.features import frozen_graph, ssd
@@ -23,13 +21,12 @@ from threeshnet.features.extractor import as_input
 from threeshnet.features.frozen_graph import FIELD, MESSAGES, constants
 from threeshnet.features.packages import packaged_weights
 from threeshnet.features.photos import PhotoBatches
-from threeshnet.features.predict import Extracted, ExtractedBatches, Extraction
 from threeshnet.features.sources import as_extractor
 from threeshnet.features.ssd import Ssd
 from threeshnet.features.ssd_network import CODER, COLUMNS, IDS, PREFIX, SIDES, anchors, decoded
 from threeshnet.records import AnnotatedSet, ImageArrays, Photo
 
-from .pictures import extract, picture
+from .pictures import extract, extracted_twice, picture
 
 try:
     WEIGHTS = packaged_weights(Ssd.name, Ssd.package, Ssd.file)
@@ -235,16 +232,7 @@ def test_chosen_boxes_are_those_of_suppression_among_all(threshold: float) -> No
 
 @needs_weights
 def test_a_loading_process_gives_what_several_threads_give(extractor: Ssd, tmp_path: Path) -> None:
-    photos = PhotoBatches([picture(tmp_path, number) for number in range(3)], [extractor], [range(3)])
-    extraction, threads = Extraction([extractor]), torch.get_num_threads()
-    batches: Any = ExtractedBatches(photos, extraction, Precision())
-    (found,) = DataLoader(batches, batch_size=None, num_workers=1, collate_fn=Extracted._make)
-    torch.set_num_threads(2)
-    try:
-        with torch.inference_mode():
-            expected = extraction.extracted(photos[0])
-    finally:
-        torch.set_num_threads(threads)
+    found, expected = extracted_twice(extractor, [picture(tmp_path, number) for number in range(3)])
     assert np.array_equal(found.arrays.grid, expected.arrays.grid)
     for name in ("boxes", "scores", "labels"):
         for values, others in zip(getattr(expected.arrays, name), getattr(found.arrays, name), strict=True):
