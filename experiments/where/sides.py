@@ -23,6 +23,7 @@ from threeshnet.encoders.parts import LocalTokens
 from threeshnet.encoders.text.bert import BertTextEncoder, from_architecture
 from threeshnet.encoders.text.bigru import BiGRUTextEncoder
 from threeshnet.encoders.text.sources import wordpieces
+from threeshnet.errors import DataError
 from threeshnet.fusion.box_knowledge import BoxBinding, BoxGeometry
 from threeshnet.nn.masking import unit
 from threeshnet.pooling.generalized import GeneralizedPooling
@@ -155,8 +156,11 @@ class Convolution(nn.Module):
 
 
 def regions(shards: Path, split: str, ids: Sequence[str]) -> ShardedSplit:
-    """A split of the shards.  Raises ValueError where it holds other photos than these."""
+    """A split of the shards.  Raises DataError where it holds other photos than these."""
     found = ShardedSplit(shards, split)
     if list(found.image_ids) != list(ids):
-        raise ValueError(f"{shards}: split {split!r} holds other photos; make it with data.reader.train={len(ids)}")
+        raise DataError(
+            f"{shards}: split {split!r} has {found.images} photos, and other ones than the {len(ids)} asked for: "
+            "--photos is the data.reader.train that the shards were made with"
+        )
     return found
