@@ -179,6 +179,31 @@ def test_a_damaged_text_encoder(folder: Path, tmp_path: Path, name: str) -> None
     assert Index.open(copy).search([Query("a dog")])
 
 
+def test_a_text_encoder_in_8_bit_integers(folder: Path, raw: Path, retriever: Retriever, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    out = shutil.copytree(folder, tmp_path / "index")
+    exact = Index.open(out).encode_texts(SENTENCES)
+    options = Options(progress=False, text_tower="int8")
+    assert update_index(PhotoFolder(retriever, raw), retriever, out, options).encoded == 0
+    (tower,) = out.glob("text-*")
+    assert sorted(file.name for file in tower.iterdir()) == ["onnx.json", "text.int8.onnx", "tokenizer.json"]
+    near = Index.open(out).encode_texts(SENTENCES)
+    assert 0 < np.abs(near - exact).max() < 0.1
+    alone = np.concatenate([Index.open(out).encode_texts([sentence]) for sentence in SENTENCES])
+    np.testing.assert_array_equal(near, alone)  # a sentence does not depend on those that are encoded beside it
+    update_index(PhotoFolder(retriever, raw), retriever, out, Options(progress=False))
+    np.testing.assert_array_equal(Index.open(out).encode_texts(SENTENCES), exact)
+    assert tower.name not in {other.name for other in out.glob("text-*")}
+
+
+def test_8_bit_integers_need_onnx(
+    raw: Path, retriever: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("threeshnet.index.beside.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"text_tower=int8: .*threeshnet\[onnx\]"):
+        update_index(PhotoFolder(retriever, raw), retriever, tmp_path / "index", Options(progress=False, text_tower="int8"))
+
+
 @pytest.mark.parametrize("header", ["{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3", "{", "\0", "(" * 200])
 def test_a_damaged_array_is_named(header: str, tmp_path: Path) -> None:
     """NumPy's parser of headers lets errors of Python's through."""

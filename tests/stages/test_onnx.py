@@ -87,7 +87,7 @@ def model() -> RetrievalModel:
 @pytest.fixture(scope="module")
 def folder(model: RetrievalModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("onnx")
-    write_text_tower(model, folder, int8=True)
+    write_text_tower(model, folder, precisions=("float32", "int8"))
     return folder
 
 

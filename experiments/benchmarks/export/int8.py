@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     }
     found |= {"data": split.manifest.dataset, "images": split.images, "captions": split.captions}
     with tempfile.TemporaryDirectory() as folder:
-        write_text_tower(retriever.model, folder, int8=True)
+        write_text_tower(retriever.model, folder, precisions=("float32", "int8"))
         ways: dict[str, Callable[[list[str]], Any]] = {
             "torch": lambda texts: retriever.encode_texts(texts, batch_size=64, progress=False),
             "float32": OnnxText(folder, threads=1).encode_texts,

@@ -20,7 +20,8 @@ FORMAT = 1
 RECORD = "onnx.json"  # inputs, largest sizes and hashes of the files beside it
 TOKENIZER = "tokenizer.json"
 IMAGE = "image.onnx"
-TEXT: dict[Literal["float32", "int8"], str] = {"float32": "text.onnx", "int8": "text.int8.onnx"}
+TextPrecision = Literal["float32", "int8"]
+TEXT: dict[TextPrecision, str] = {"float32": "text.onnx", "int8": "text.int8.onnx"}
 NOT_INSTALLED = "ONNX files need onnx and onnxruntime: install them with `pip install 'threeshnet[onnx]'`"
 
 
@@ -30,9 +31,7 @@ class OnnxText:
     A folder is what `make export FORMAT=onnx` or `write_text_tower` left: `text.onnx`, `tokenizer.json`, `onnx.json`.
     """
 
-    def __init__(
-        self, folder: str | Path, *, precision: Literal["float32", "int8"] = "float32", threads: int = 0
-    ) -> None:
+    def __init__(self, folder: str | Path, *, precision: TextPrecision = "float32", threads: int = 0) -> None:
         """`int8` needs a folder that was exported with `int8=true`. `threads` of onnxruntime; 0 is one a core.
 
         Raises CheckpointError for a folder without these files, or where a file is not the one that was written.

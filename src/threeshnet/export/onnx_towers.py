@@ -16,7 +16,17 @@ from torch import Tensor, nn
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.errors import CheckpointError, ConfigError, shortened
 from threeshnet.export.exportable import with_twins
-from threeshnet.export.onnx_text import FORMAT, IMAGE, NOT_INSTALLED, RECORD, TEXT, TOKENIZER, read_record, session_of
+from threeshnet.export.onnx_text import (
+    FORMAT,
+    IMAGE,
+    NOT_INSTALLED,
+    RECORD,
+    TEXT,
+    TOKENIZER,
+    TextPrecision,
+    read_record,
+    session_of,
+)
 from threeshnet.files import replacing, sha256, write_json, write_text
 from threeshnet.pooling.generalized import GeneralizedPooling
 from threeshnet.records import MAP_SIDE, SCENE_SIDE, VOID, ImageBatch, TokenSet
@@ -58,13 +68,15 @@ def write_towers(
 
     Raises as `write_text_tower` does.
     """
-    write_text_tower(model, folder, int8=int8)
+    write_text_tower(model, folder, precisions=("float32", "int8") if int8 else ("float32",))
     record, image = read_record(Path(folder)), write_image_tower(model, card, folder, most_tokens=most_tokens)
     write_json(Path(folder) / RECORD, record | image | {"files": {**record["files"], **image["files"]}})
 
 
-def write_text_tower(model: RetrievalModel, folder: str | Path, *, int8: bool = False) -> None:
-    """Write what `OnnxText` reads: `text.onnx`, `tokenizer.json` and `onnx.json`; with `int8` also `text.int8.onnx`.
+def write_text_tower(
+    model: RetrievalModel, folder: str | Path, *, precisions: Sequence[TextPrecision] = ("float32",)
+) -> None:
+    """Write what `OnnxText` reads: `tokenizer.json`, `onnx.json`, and `text.onnx`, `text.int8.onnx` or both.
 
     Raises ConfigError where onnx or onnxruntime is not installed or the text encoder cannot be exported, and
     CheckpointError where the file would not give PyTorch's embeddings.
@@ -75,10 +87,11 @@ def write_text_tower(model: RetrievalModel, folder: str | Path, *, int8: bool = 
     width = _write_tower(
         folder / TEXT["float32"], TextTower(model.text_encoder), draw, (*TEXT_SIZES, (2, longest)), "text_encoder"
     )
-    names = [TEXT["float32"], TOKENIZER]
-    if int8:
+    if "int8" in precisions:
         _quantise(folder / TEXT["float32"], folder / TEXT["int8"])
-        names.append(TEXT["int8"])
+    if "float32" not in precisions:
+        (folder / TEXT["float32"]).unlink()
+    names = [TOKENIZER, *(TEXT[name] for name in precisions)]
     write_text(folder / TOKENIZER, tokenizer.to_json())
     record = {"format": FORMAT, "width": width, "pad": tokenizer.pad_id, "most_wordpieces": longest}
     write_json(folder / RECORD, record | {"files": {name: sha256(folder / name) for name in names}})

@@ -14,6 +14,7 @@ import torch
 from tqdm.auto import tqdm
 
 from threeshnet.errors import ConfigError, IndexFault, one_of
+from threeshnet.export.onnx_text import NOT_INSTALLED
 from threeshnet.files import replacing
 from threeshnet.index.manifest import BANK, BIAS, HUBS, TEXT_TOWER, IndexManifest
 from threeshnet.index.rows import read_array
@@ -64,19 +65,23 @@ def write_correction(rows: Path, embeddings: np.ndarray, name: str, bank: np.nda
         save(rows / HUBS, made.hubs.among().numpy())
 
 
-def write_text_tower(retriever: Retriever, name: str, out: Path) -> None:
-    """Write the text encoder for onnxruntime into the folder `name`, so that a search starts without torch.
+def write_text_tower(retriever: Retriever, manifest: IndexManifest, out: Path) -> None:
+    """Write the text encoder for onnxruntime beside the rows, so that a search starts without torch.
 
-    Nothing is written where it is there already, and where onnx is not installed.
+    Nothing is written where it is there already, and where onnx is not installed. Raises ConfigError for 8-bit integers
+    without onnx.
     """
+    name = manifest.text_tower
     if not (out / name).is_dir():
         if any(find_spec(package) is None for package in ONNX):
+            if manifest.text_precision == "int8":
+                raise ConfigError(f"text_tower=int8: {NOT_INSTALLED}")
             return
         from threeshnet.export.onnx_towers import write_text_tower as write
 
         partial = out / f"{name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        write(retriever.model, partial)
+        write(retriever.model, partial, precisions=(manifest.text_precision,))
         partial.rename(out / name)
     for other in out.glob(f"{TEXT_TOWER}*"):
         if other.name != name:

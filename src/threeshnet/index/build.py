@@ -51,7 +51,7 @@ class Options:
     text_config: str | None = None  # of an authors' checkpoint
     correction: Correction | None = None
     approximate: str | None = None  # of approximate.FACTORIES
-    text_tower: bool = True  # write the text encoder for onnxruntime, where that is installed
+    text_tower: bool | Literal["int8"] = True  # write the text encoder for onnxruntime, where that is installed
 
 
 def update_index(source: ItemSource, retriever: Retriever, out: Path, options: Options | None = None) -> Counts:
@@ -75,9 +75,10 @@ def update_index(source: ItemSource, retriever: Retriever, out: Path, options: O
         facts: dict[str, Any] = {"model": found_anywhere(str(retriever.name))}
         facts["text_config"] = options.text_config and found_anywhere(options.text_config)
         facts |= {"calibration": retriever.card.get("calibration")}
+        facts["text_precision"] = "int8" if options.text_tower == "int8" else "float32"
         counts = _committed(plan, stores, unreadable, Target(out, source, made_of, previous, facts), options)
         if options.text_tower:
-            write_text_tower(retriever, IndexManifest.load(out).text_tower, out)
+            write_text_tower(retriever, IndexManifest.load(out), out)
         return counts
 
 

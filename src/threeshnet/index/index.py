@@ -199,7 +199,9 @@ class Index:
         """Embeddings [B, D] float32 of sentences, by onnxruntime where the index has the text encoder for it."""
         try:
             if self.text_tower is not None:
-                return self.text_tower.encode_texts(list(texts))
+                # In 8-bit integers the sentences of a batch share a scale: one at a time, each has its own embedding.
+                together = 1 if self.manifest.text_precision == "int8" else 64
+                return self.text_tower.encode_texts(list(texts), batch_size=together)
         except CheckpointError as error:
             raise IndexFault(f"{error}. Or remove its folder: searches load the model then") from error
         return self.retriever.encode_texts(list(texts), progress=False).numpy()
@@ -212,7 +214,7 @@ class Index:
             return None
         from threeshnet.export.onnx_text import OnnxText
 
-        return OnnxText(folder)
+        return OnnxText(folder, precision=self.manifest.text_precision)
 
     @cached_property
     def calibration(self) -> Calibration | None:

@@ -54,13 +54,15 @@ class IndexManifest(BaseModel):
     bank: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
     approximate: str | None = None  # the structure beside the rows, None for exact search alone
+    text_precision: Literal["float32", "int8"] = "float32"  # of the text encoder for onnxruntime
     unreadable: list[str] = []  # files that were left out, each with its reason
     commit: PlainText = "unknown"
 
     @property
     def text_tower(self) -> str:
         """Folder of the text encoder for onnxruntime, where the index has one."""
-        return f"{TEXT_TOWER}{self.source.model_hash[:12]}"
+        precision = "" if self.text_precision == "float32" else f"{self.text_precision}-"
+        return f"{TEXT_TOWER}{precision}{self.source.model_hash[:12]}"
 
     def save(self, folder: Path) -> None:
         write_json(folder / MANIFEST, self.model_dump())

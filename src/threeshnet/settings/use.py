@@ -24,7 +24,7 @@ class IndexSettings(Settings):
     correction: str | None
     approximate: Literal["hnsw", "ivf", "ivf-flat"] | None
     cluster: str | None
-    text_tower: bool
+    text_tower: bool | Literal["int8"]
     device: str | None
     on_error: OnError
     batch_size: int
