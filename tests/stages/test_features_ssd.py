@@ -12,6 +12,7 @@ from matplotlib import cbook
 from torch import Tensor
 from torch.nn import functional
 
+from experiments.benchmarks.extraction import detection
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.features import frozen_graph, ssd
 from threeshnet.features.boxes import nms
@@ -315,3 +316,32 @@ def test_a_broken_graph_is_refused(tmp_path: Path) -> None:
     file.write_bytes(b"")
     with pytest.raises(DataError, match="a graph of 0 nodes without constants"):
         constants(file)
+
+
+class OnePhoto:
+    """What the program asks of pycocotools' COCO: a large person, a small one, and a dog."""
+
+    boxes = ((10, 10, 100, 100), (200, 200, 20, 20), (10, 10, 100, 100))
+
+    def getCatIds(self, catNms: list[str]) -> list[int]:  # noqa: N802
+        assert catNms == ["person"]
+        return [1]
+
+    def getImgIds(self) -> list[int]:  # noqa: N802
+        return [7]
+
+    def getAnnIds(self, **_: Any) -> list[int]:  # noqa: N802
+        return [0, 1]
+
+    def loadAnns(self, numbers: list[int]) -> list[dict[str, Any]]:  # noqa: N802
+        return [{"bbox": list(self.boxes[number]), "area": self.boxes[number][2] ** 2} for number in numbers]
+
+
+def test_a_person_is_found_by_a_region_of_its_name_that_overlaps_it_by_half() -> None:
+    region = {"image_id": 7, "category_id": 1, "score": 0.9}
+    near, far = [10.0, 10.0, 100.0, 52.0], [10.0, 10.0, 100.0, 48.0]
+    for box, name, found in ((near, 1, 1), (far, 1, 0), (near, 18, 0)):
+        regions = [region | {"bbox": box, "category_id": name}]
+        assert detection.persons(OnePhoto(), regions) == {"persons": 1, "persons_found": found}
+    assert detection.persons(OnePhoto(), []) == {"persons": 1, "persons_found": 0}
+    assert detection.overlaps(np.array([near]), np.array([near, far]))[0] == pytest.approx([1, 48 / 52])
