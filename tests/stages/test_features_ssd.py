@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from experiments.benchmarks.extraction import detection
 from matplotlib import cbook
 from torch import Tensor
 from torch.nn import functional
 
-from experiments.benchmarks.extraction import detection
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.features import frozen_graph, ssd
 from threeshnet.features.boxes import nms
@@ -323,17 +323,17 @@ class OnePhoto:
 
     boxes = ((10, 10, 100, 100), (200, 200, 20, 20), (10, 10, 100, 100))
 
-    def getCatIds(self, catNms: list[str]) -> list[int]:  # noqa: N802
+    def getCatIds(self, catNms: list[str]) -> list[int]:
         assert catNms == ["person"]
         return [1]
 
-    def getImgIds(self) -> list[int]:  # noqa: N802
+    def getImgIds(self) -> list[int]:
         return [7]
 
-    def getAnnIds(self, **_: Any) -> list[int]:  # noqa: N802
+    def getAnnIds(self, **_: Any) -> list[int]:
         return [0, 1]
 
-    def loadAnns(self, numbers: list[int]) -> list[dict[str, Any]]:  # noqa: N802
+    def loadAnns(self, numbers: list[int]) -> list[dict[str, Any]]:
         return [{"bbox": list(self.boxes[number]), "area": self.boxes[number][2] ** 2} for number in numbers]
 
 

@@ -3,8 +3,9 @@
     pip install pycocotools
     python -m experiments.benchmarks.extraction.detection ssd --photos <val2017> --annotations <instances_val2017.json>
 
-Regions need the names of COCO's classes. Precision is COCO's own, by pycocotools. A person counts as found when a region
-named `person` overlaps it by half (intersection over union). The row replaces that of the same name in detection.csv.
+Regions need the names of COCO's classes. Precision is COCO's own, by pycocotools. A person counts as found when a
+region named `person` overlaps it by half (intersection over union). The row replaces that of the same name in
+detection.csv.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def precision(truth: Any, found: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def persons(truth: Any, found: list[dict[str, Any]]) -> dict[str, int]:
-    """Persons of more than 32 x 32 pixels, no crowds, and those of them that a region named `person` overlaps by half."""
+    """Persons of more than 32 x 32 pixels, no crowds, and how many of them a region named `person` overlaps by half."""
     (person,) = truth.getCatIds(catNms=["person"])
     there = hit = 0
     for image in truth.getImgIds():
