@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import MODEL_FOR_BACKBONE_MAPPING, CLIPVisionModel, SiglipVisionModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
+from transformers.models.clip.modeling_clip import CLIPVisionModel
+from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
 from threeshnet.errors import ConfigError
 from threeshnet.features.cells import Cells, as_cells, checked_cells

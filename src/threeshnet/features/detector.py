@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import MODEL_FOR_OBJECT_DETECTION_MAPPING, ResNetConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING
+from transformers.models.resnet.configuration_resnet import ResNetConfig
 
 from threeshnet.errors import ConfigError, DataError, one_of
 from threeshnet.features.boxes import roi_means

@@ -12,12 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
-from transformers import (
-    AutoModelForUniversalSegmentation,
-    CLIPTokenizer,
-    OneFormerImageProcessorPil,
-    PreTrainedConfig,
-)
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.models.auto.modeling_auto import AutoModelForUniversalSegmentation
+from transformers.models.clip.tokenization_clip import CLIPTokenizer
+from transformers.models.oneformer.image_processing_pil_oneformer import OneFormerImageProcessorPil
 
 from threeshnet.annotations.coco_classes import COCO_PANOPTIC, COCO_STUFF, aligned
 from threeshnet.errors import ConfigError, DataError, Problems, one_of

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from transformers import BertConfig, BertModel
+from transformers.models.bert.configuration_bert import BertConfig
+from transformers.models.bert.modeling_bert import BertModel
 from transformers.utils import logging as transformers_logging
 
 from threeshnet.batches.tokenizers import Wordpieces
