@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import io
 import logging
@@ -11,7 +12,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import settings
@@ -83,6 +84,31 @@ def forks() -> Iterator[Forks]:
     """Runs commands and scripts as processes of their own, without the time that imports take."""
     with Forks() as parent:
         yield parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _a_yaml_is_parsed_once() -> Iterator[None]:
+    """Hydra parses thirty files for every command, and the tests run a thousand commands in a process.
+
+    A file that has changed is parsed again, and everybody gets a copy.
+    """
+    from hydra._internal.core_plugins.file_config_source import FileConfigSource
+
+    plain, parsed = FileConfigSource.load_config, {}
+
+    def load(self: FileConfigSource, config_path: str) -> Any:
+        file = Path(self.path, config_path).with_suffix(".yaml")
+        if not file.is_file():
+            return plain(self, config_path)
+        state = file.stat()
+        key = (self.provider, self.path, config_path, state.st_ino, state.st_mtime_ns, state.st_size)
+        if key not in parsed:
+            parsed[key] = plain(self, config_path)
+        return copy.deepcopy(parsed[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FileConfigSource, "load_config", load)
+        yield
 
 
 @contextlib.contextmanager
