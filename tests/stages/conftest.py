@@ -14,7 +14,7 @@ from PIL import Image
 
 from threeshnet.records import Photo
 
-from .compared_runs import BATCH, STEPS, Killed, at_step
+from .compared_runs import BATCH, IMAGES, STEPS, Killed, at_step
 from .hostile_requests import SECRET
 from .pictures import picture
 
@@ -27,7 +27,7 @@ def attempt(command, synthetic_shards: Path, small: list[str]):
 
     def call(out: Path, *overrides: str):
         settings = ["trainer.max_epochs=2", "schedule.milestones=[1]", "highlights=0", "trainer.log_every_n_steps=1"]
-        settings.append(f"batches.batch_size={BATCH}")
+        settings += [f"batches.batch_size={BATCH}", f"batches.limit_train_images={IMAGES}"]
         where = [f"shards={synthetic_shards}", f"out={out}", "checkpoints.steps=1"]
         return command("train", "experiment=region_coco", *small, *settings, *where, *overrides)
 

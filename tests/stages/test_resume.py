@@ -17,7 +17,7 @@ from torch import Tensor
 from threeshnet.objectives.triplet import TripletLoss
 from threeshnet.training.whole_files import WholeFiles
 
-from .compared_runs import BATCH, STEPS, assert_equal, at_step, best_score, check_same_run, checkpoint
+from .compared_runs import BATCH, IMAGES, STEPS, assert_equal, at_step, best_score, check_same_run, checkpoint
 
 VALIDATION = "validation"
 LIMIT = f"trainer.max_steps={2 * STEPS}"
@@ -158,7 +158,7 @@ OTHERS = {
     "rate": ("optimization.learning_rate=0.9", "optimization.learning_rate=0.9, but the run began with 0.0005"),
     "objective": ("objective=infonce", "objective._target_='threeshnet.objectives.infonce.InfoNCELoss', but the run"),
     "batches": ("batches.batch_size=8", f"batches.batch_size=8, but the run began with {BATCH}"),
-    "fewer photos": ("batches.limit_train_images=9", "batches.limit_train_images=9, but the run began with None"),
+    "fewer photos": ("batches.limit_train_images=9", f"batches.limit_train_images=9, but the run began with {IMAGES}"),
     "precision": ("trainer.precision=bf16-mixed", "trainer.precision='bf16-mixed', but the run began with '32-true'"),
     "mean of the weights": ("averaging=ema", "averaging.decay="),
     "an added key": ("+optimizer.amsgrad=true", "optimizer.amsgrad=True, but the run began with None"),
@@ -270,7 +270,8 @@ def test_a_worker_that_dies_while_a_checkpoint_is_written(attempt, goes_on, tmp_
 
 
 def test_a_run_without_dev_takes_the_last(train, tmp_path: Path) -> None:
-    metrics = train(tmp_path, "data.dev_split=null", "data.train_splits=[train,dev]", "selection=last")
+    splits = ["data.dev_split=null", "data.train_splits=[train,dev]", "batches.limit_train_images=null"]
+    metrics = train(tmp_path, *splits, "selection=last", "batches.batch_size=32", "trainer.max_epochs=1")
     assert metrics["selection"] == "last"
-    assert metrics["steps"] == 2 * (160 // BATCH)
+    assert metrics["steps"] == 160 // 32  # the captions of both splits
     assert not (tmp_path / "checkpoints" / "best.ckpt").exists()
