@@ -46,11 +46,11 @@ def checkpoint(out: Path, name: str = "last") -> dict[str, Any]:
 
 def check_same_run(one: Path, other: Path) -> None:
     """Weights, optimizer, schedule, random numbers, the best score, the scores and the logged steps, bit for bit."""
-    for name in ("last", "best"):
+    for name in ("best", "last"):
         left, right = checkpoint(one, name), checkpoint(other, name)
         for part in ("state_dict", "optimizer_states", "lr_schedulers", "random_states", "global_step", "epoch"):
             assert_equal(left[part], right[part], f"{name}: {part}")
-    assert best_score(one) == best_score(other)
+    assert best_score(left) == best_score(right)
     scores = [json.loads((out / "metrics.json").read_text()) for out in (one, other)]
     assert [score["rsum"] for score in scores] == [scores[0]["rsum"]] * 2
     assert scores[0]["i2t"] == scores[1]["i2t"]
@@ -73,9 +73,9 @@ def assert_equal(left: Any, right: Any, where: str) -> None:
         assert left == right, where
 
 
-def best_score(out: Path) -> float:
-    states = checkpoint(out)["callbacks"]
-    (state,) = (value for key, value in states.items() if "ModelCheckpoint" in key and "dev/rsum" in key)
+def best_score(content: dict[str, Any]) -> float:
+    """The best score that a checkpoint knows of."""
+    (state,) = (value for key, value in content["callbacks"].items() if "ModelCheckpoint" in key and "dev/rsum" in key)
     return float(state["best_model_score"])
 
 

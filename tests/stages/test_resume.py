@@ -125,9 +125,9 @@ def test_a_run_that_ends_within_an_epoch_goes_on_there(train, goes_on, tmp_path:
 
 def test_the_best_score_outlives_a_resume(train, tmp_path: Path) -> None:
     train(tmp_path, "trainer.max_epochs=1")
-    first = best_score(tmp_path)
+    first = best_score(checkpoint(tmp_path))
     train(tmp_path, "resume=true")
-    assert best_score(tmp_path) >= first
+    assert best_score(checkpoint(tmp_path)) >= first
 
 
 def test_a_finished_run_says_so_and_one_that_was_not_scored_is_scored(train, tmp_path: Path) -> None:
