@@ -25,6 +25,7 @@ SAME = ("i2t", "t2i", "rsum", "by_tag", "images", "captions", "data", "split", "
 def run(tmp_path_factory: pytest.TempPathFactory, demo_shards: Path, command, small: list[str]) -> Path:
     out = tmp_path_factory.mktemp("demo") / "run"
     settings = [*small, f"shards={demo_shards}", "trainer.max_epochs=1", "highlights=2", f"out={out}"]
+    settings += ["batches.limit_train_images=16", "trainer.log_every_n_steps=1"]
     ended = command("train", "experiment=hybrid_demo", *settings)
     assert ended.code == 0, ended.err
     return out
