@@ -45,12 +45,6 @@ class ImageBatch(NamedTuple):
     region_boxes: Tensor | None = None  # [B, N, 4] xyxy in [0, 1] of the photo, of each region; 0 on padding
     grid_boxes: Tensor | None = None  # [B, N, 4] the same of each grid cell
 
-    @property
-    def size(self) -> int:
-        """B, the number of images."""
-        held = next(part for part in self if part is not None)
-        return len(held.mask) if isinstance(held, TokenSet) else len(held)
-
     def to(self, device: torch.device | str) -> ImageBatch:
         """The same images on another device, in float32 where they travelled in float16."""
         return ImageBatch(
@@ -67,15 +61,14 @@ class ImageBatch(NamedTuple):
 class Batch(NamedTuple):
     """Pairs of an image and one of its captions."""
 
-    images: ImageBatch  # of B images, one a caption; fewer with `image_of`
+    images: ImageBatch  # of B images, one a caption
     captions: TokenSet  # [B, N] wordpiece ids
     owners: Tensor  # [B] int64, number of the image in its split
     rows: Tensor  # [B] int64, number of the caption in its split
-    image_of: Tensor | None = None  # [B] int64, row in `images` of each caption's image; None: they are in order
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        return Batch(*(None if part is None else part.to(device) for part in self))
+        return Batch(self.images.to(device), self.captions.to(device), self.owners.to(device), self.rows.to(device))
 
 
 def _moved(tensor: Tensor, device: torch.device | str) -> Tensor:

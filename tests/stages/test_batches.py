@@ -295,29 +295,6 @@ def test_an_image_is_read_once_and_dropped_from_independently(tokenizer: Wordpie
     assert [values[0, 0].item() for values in batch.images.regions.values] == [7, 7, 1, 7]
 
 
-def test_an_image_is_augmented_once_for_all_its_captions(tokenizer: Wordpieces) -> None:
-    drop, rows = DropTokens(probability=0.5), [(3, 14), (3, 2), (3, 15), (3, 7)]
-    once = dataset_of([FakeSplit(8)], tokenizer, drop_tokens=drop, images_once=True).__getitems__(rows)
-    assert once.images.size == once.images.regions.values.shape[0] == 3
-    assert [once.images.regions.values[row, 0, 0].item() for row in once.image_of] == [7, 1, 7, 3]
-    assert once.owners.tolist() == [7, 1, 7, 3]
-    alone = dataset_of([FakeSplit(8)], tokenizer, drop_tokens=drop, images_once=True)[(3, 15)]
-    assert alone.images.regions.lengths[0] == once.images.regions.lengths[once.image_of[2]]
-    epochs = {
-        tuple(
-            dataset_of([FakeSplit(8)], tokenizer, drop_tokens=drop, images_once=True)[
-                (epoch, 15)
-            ].images.regions.lengths
-        )
-        for epoch in range(12)
-    }
-    assert len(epochs) > 1
-    pairs = dataset_of([FakeSplit(8)], tokenizer).__getitems__(rows)
-    plain = dataset_of([FakeSplit(8)], tokenizer, images_once=True).__getitems__(rows)
-    assert torch.equal(plain.images.grid.values[plain.image_of], pairs.images.grid.values)
-    assert torch.equal(plain.captions.values, pairs.captions.values)
-
-
 def test_a_pair_is_the_same_in_any_company(tokenizer: Wordpieces) -> None:
     options = {"drop_tokens": DropTokens(), "alter_words": AlterWords(tokenizer=tokenizer, probability=0.5), "seed": 4}
     dataset = dataset_of([FakeSplit(8)], tokenizer, **options)

@@ -190,23 +190,3 @@ def test_options_together_train_as_one_process_does(found: dict[str, Any]) -> No
 
 def test_shares_of_batchnorm_are_another_step(found: dict[str, Any]) -> None:
     assert all(row["to_one"] > 1e-3 for row in found["N=2"] if not row["sync"])
-
-
-def test_an_image_that_is_encoded_once_gives_the_loss_of_its_copies() -> None:
-    """Each image has two captions, so BatchNorm sees the same mean and variance both times."""
-    owners, pairs = torch.tensor([1, 0, 2, 0, 1, 2]), batch(6)
-    assert pairs.images.regions is not None
-    three = TokenSet(pairs.images.regions.values[:3], pairs.images.regions.mask[:3])
-    copies = TokenSet(three.values[owners], three.mask[owners])
-    losses, gradients = [], []
-    for regions, image_of in ((copies, None), (three, owners)):
-        trained = module(TripletLoss(mask_same_image=True))
-        given = pairs._replace(images=pairs.images._replace(regions=regions), owners=owners, image_of=image_of)
-        loss = trained.loss(given, 2)["loss"]
-        loss.backward()
-        losses.append(loss)
-        gradients.append([weight.grad for weight in trained.parameters()])
-    assert losses[0] > 0
-    torch.testing.assert_close(losses[1], losses[0])
-    for once, repeated in zip(gradients[1], gradients[0], strict=True):
-        torch.testing.assert_close(once, repeated, atol=1e-5, rtol=1e-4)

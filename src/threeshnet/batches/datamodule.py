@@ -47,7 +47,7 @@ class BatchOptions:
     workers: int = 0  # processes of each loader
     drop_last: bool = True
     limit_train_images: int | None = None
-    order: str = "shuffle"  # or blocks, images
+    order: str = "shuffle"  # or blocks
     block_images: int = 32
     window_captions: int = 4096
 
@@ -119,7 +119,6 @@ class RetrievalDataModule(pl.LightningDataModule):
             seed=self.seed,
             limit_images=self.options.limit_train_images,
             views=[self._seen_as(view, folder, splits) for view, folder in self.views.items()],
-            images_once=self.order.images_once,
         )
         rank, world_size = self._process()
         batches = CaptionBatches(

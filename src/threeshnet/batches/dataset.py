@@ -36,20 +36,17 @@ class CaptionDataset(Dataset[Batch]):
         seed: int = 0,
         limit_images: int | None = None,
         views: Sequence[Sequence[ShardedSplit]] = (),
-        images_once: bool = False,
     ) -> None:
         """`limit_images` takes the first images alone, with all their captions; None takes all.
 
         `views` are the same splits in the shards of each view. A pair gets the photo or one of its views, with equal
-        probability. With `images_once` a batch holds an image once, augmented by (seed, epoch, image number), however
-        many of its captions are there. Raises ConfigError for a `limit_images` below 1.
+        probability. Raises ConfigError for a `limit_images` below 1.
         """
         if limit_images is not None and limit_images < 1:
             raise ConfigError(f"limit_train_images={limit_images} must be at least 1; null takes all images")
         self.splits, self.tokenizer, self.fields = list(splits), tokenizer, tuple(fields)
         self.seen_as = [self.splits, *(list(view) for view in views)]
         self.drop_tokens, self.alter_words, self.seed = drop_tokens, alter_words, seed
-        self.images_once = images_once
         self.starts = np.cumsum([0] + [split.images for split in self.splits])
         numbered = [split.owners + np.int32(start) for split, start in zip(self.splits, self.starts, strict=False)]
         self.owners = np.concatenate(numbered).astype(np.int32)
@@ -72,12 +69,8 @@ class CaptionDataset(Dataset[Batch]):
             np.random.default_rng([self.seed, epoch, row]) for (epoch, _), row in zip(items, rows.tolist(), strict=True)
         ]
         captions = self._captions(rows, generators)
-        numbers = torch.from_numpy(owners), torch.from_numpy(rows)
-        if not self.images_once:
-            return Batch(self._images(owners, generators), captions, *numbers)
-        images, image_of = np.unique(owners, return_inverse=True)
-        of_images = [np.random.default_rng([self.seed, items[0][0], image, 1]) for image in images.tolist()]
-        return Batch(self._images(images, of_images), captions, *numbers, torch.from_numpy(image_of))
+        images = self._images(owners, generators)
+        return Batch(images, captions, torch.from_numpy(owners), torch.from_numpy(rows))
 
     def image(self, owner: int) -> str:
         """An image's id, shard and row, for a message."""

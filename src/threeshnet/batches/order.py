@@ -1,7 +1,7 @@
 """The order of an epoch, and its batches: every caption once, as a function of (seed, epoch) alone.
 
 A perfect shuffle reads images at random places. Where random reads are slow, `BlockOrder` reads neighbouring images
-together and shuffles their captions within a window. `ImageOrder` keeps the captions of an image together.
+together and shuffles their captions within a window.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.utils.data import Sampler
 
 from threeshnet.errors import ConfigError, Problems, one_of
 
-ORDERS = ("shuffle", "blocks", "images")
+ORDERS = ("shuffle", "blocks")
 
 
 class Shuffle:
@@ -24,7 +24,6 @@ class Shuffle:
     """
 
     window_captions: int | None = None  # that are shuffled together; None for all
-    images_once = False  # whether the captions of an image share its encoding
 
     def __call__(self, owners: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
         """Caption numbers [captions], each once; `owners` [captions] is the image of each caption."""
@@ -43,8 +42,6 @@ class BlockOrder:
     shuffle, and an image is read once for each of its captions, beside its neighbours. A data set of at most one window
     gets a perfect shuffle.
     """
-
-    images_once = False
 
     def __init__(self, *, block_images: int = 32, window_captions: int = 4096) -> None:
         """Raises ConfigError for sizes below 1, and for a window smaller than a block."""
@@ -82,39 +79,15 @@ class BlockOrder:
         return {"order": "blocks", "block_images": self.block_images, "window_captions": self.window_captions}
 
 
-class ImageOrder:
-    """Images in a random order, each with all its captions: so a step encodes an image once for all of them.
-
-    Where a batch ends amid the captions of an image, the next one goes on with them.
-
-    >>> ImageOrder()(np.array([0, 0, 1, 1]), seed=0, epoch=0).tolist()
-    [2, 3, 0, 1]
-    """
-
-    window_captions: int | None = None
-    images_once = True
-
-    def __call__(self, owners: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
-        """As `Shuffle`."""
-        mixed = np.random.default_rng([seed, epoch]).permutation(len(owners))
-        _, first, image = np.unique(owners[mixed], return_index=True, return_inverse=True)
-        return mixed[np.argsort(first[image], kind="stable")]
-
-    def identity(self) -> dict[str, int | str]:
-        return {"order": "images"}
-
-
-Order = Shuffle | BlockOrder | ImageOrder
+Order = Shuffle | BlockOrder
 
 
 def make_order(name: str, *, block_images: int, window_captions: int) -> Order:
-    """The order `shuffle`, `images` or `blocks` (with these sizes).  Raises ConfigError for another name."""
+    """The order `shuffle` or `blocks` (with these sizes).  Raises ConfigError for another name."""
     if name == "shuffle":
         return Shuffle()
     if name == "blocks":
         return BlockOrder(block_images=block_images, window_captions=window_captions)
-    if name == "images":
-        return ImageOrder()
     raise ConfigError(one_of("batches.order", name, ORDERS))
 
 
@@ -195,14 +168,7 @@ class CaptionBatches(Sampler[list[tuple[int, int]]]):
         order = self.order(self.owners, seed=self.seed, epoch=self.epoch)
         for batch in range(self.first_batch, len(self)):
             rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield self._split(rows)[self.rank]
-
-    def _split(self, rows: np.ndarray) -> list[np.ndarray]:
-        """The share of each process; an image that is encoded once is not shared, if there is one for each process."""
-        starts = np.flatnonzero(np.diff(self.owners[rows], prepend=-1))  # of the captions of each image
-        if not self.order.images_once or len(starts) < self.world_size:
-            return np.array_split(rows, self.world_size)
-        return np.split(rows, [part[0] for part in np.array_split(starts, self.world_size)[1:]])
+            yield np.array_split(rows, self.world_size)[self.rank]
 
     @property
     def batches_of_a_window(self) -> int | None:

@@ -105,15 +105,9 @@ def build_module(
     facts = {"fields": fields, "class_table": manifest.class_table, "data": manifest.dataset}
     facts |= maker_facts(manifest, fields) | {"experiment": settings.experiment_name, "run": run_facts}
     optimizer, schedule = instantiate(settings.optimizer), instantiate(settings.schedule)
-    objective = instantiate(settings.objective)
-    if settings.batches.order == "images" and not getattr(objective, "mask_same_image", True):
-        raise ConfigError(
-            "batches.order=images puts all captions of an image in one step, where objective.mask_same_image=false "
-            "takes them for wrong answers: set objective.mask_same_image=true, or batches.order=shuffle"
-        )
     return RetrievalModule(
         model=model,
-        objective=objective,
+        objective=instantiate(settings.objective),
         optimization=Optimization(optimizer, schedule, rates.learning_rate, rates.pretrained_factor),
         chunk=rates.chunk,
         card=model_card(settings.model, model, facts),

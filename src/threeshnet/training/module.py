@@ -111,21 +111,17 @@ class RetrievalModule(EncodingModule):
 
         `loss_over_collapsed` is the loss divided by that of equal embeddings.
         """
-        shares = exchange_counts([len(batch.rows), batch.images.size, *widths(batch)], batch.rows.device)
+        shares = exchange_counts([len(batch.rows), *widths(batch)], batch.rows.device)
         if self.synchronized:
-            batch = widen(batch, [max(column) for column in zip(*shares, strict=True)][2:])
-        elif (
-            len(shares) > 1 and min(share[1] for share in shares) == 1
-        ):  # all processes see it, so none waits for one that failed
+            batch = widen(batch, [max(column) for column in zip(*shares, strict=True)][1:])
+        elif len(shares) > 1 and min(shares)[0] == 1:  # all processes see it, so none waits for one that failed
             raise ConfigError(
-                "a process has a single image, of which BatchNorm makes no statistics: set "
-                "trainer.sync_batchnorm=true, batches.drop_last=true or a larger batches.batch_size"
+                "a process has a single pair, of which BatchNorm makes no statistics: set trainer.sync_batchnorm=true, "
+                "batches.drop_last=true or a larger batches.batch_size"
             )
         encode_images, encode_captions = self.encoders or (self.model.image_encoder, self.model.text_encoder)
-        images, captions = encode_images(batch.images), encode_captions(batch.captions)
-        if batch.image_of is not None:
-            images = images[batch.image_of]
-        images, captions, owners = gather_pairs(images, captions, batch.owners, [share[0] for share in shares])
+        sides = encode_images(batch.images), encode_captions(batch.captions)
+        images, captions, owners = gather_pairs(*sides, batch.owners, [share[0] for share in shares])
         with torch.autocast(images.device.type, enabled=False):  # the hardest negative and the next differ by 1e-3
             numbers = self.objective(images, captions, owners, epoch)
             share = loss_over_collapsed(numbers["loss"], self.objective, images, owners, epoch)

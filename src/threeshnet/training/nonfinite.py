@@ -48,8 +48,6 @@ def _damaged(batch: Batch, dataset: Any) -> list[str]:
             continue
         values = tokens.values if isinstance(tokens, TokenSet) else tokens
         whole = values.reshape(len(values), -1).isfinite().all(dim=1)
-        if batch.image_of is not None:
-            whole = whole[batch.image_of.to(whole.device)]
         owners = batch.owners[~whole.to(batch.owners.device)]
         damaged += [f"{field} of {dataset.image(owner)}" for owner in torch.unique(owners).tolist()]
     return damaged
