@@ -199,9 +199,11 @@ def test_a_text_encoder_in_8_bit_integers(folder: Path, raw: Path, retriever: Re
 def test_8_bit_integers_need_onnx(
     raw: Path, retriever: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("threeshnet.index.beside.find_spec", lambda name: None)
+    monkeypatch.setattr("threeshnet.index.beside.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"text_tower=int8: .*threeshnet\[onnx\]"):
-        update_index(PhotoFolder(retriever, raw), retriever, tmp_path / "index", Options(progress=False, text_tower="int8"))
+        update_index(
+            PhotoFolder(retriever, raw), retriever, tmp_path / "index", Options(progress=False, text_tower="int8")
+        )
 
 
 @pytest.mark.parametrize("header", ["{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3", "{", "\0", "(" * 200])
