@@ -213,27 +213,6 @@ def test_the_large_gallery_script_checks_itself(
         large.main(small)
 
 
-def test_what_is_said_of_the_committed_results_is_what_they_say(root: Path) -> None:
-    folder = root / "experiments" / "benchmarks" / "protocols"
-    text = (folder / "README.md").read_text()
-    ranked, sized = (json.loads((folder / f"{name}.json").read_text()) for name in ("large", "coco_size"))
-    assert (ranked["images"], ranked["captions"], ranked["dim"]) == (100_000, 500_000, 256)
-    assert f"**{ranked['seconds']:,.0f} s on one thread** ({ranked['nanoseconds_a_similarity']:.0f} ns" in text
-    assert f"**{ranked['peak_memory_gb']:.2f} GB**, {ranked['peak_memory_gb_before_ranking']:.2f} of which" in text
-    assert ranked["peak_memory_gb"] < 4
-    assert ranked["checked"] == 10
-    for way in ("ours", "plain"):
-        took = sized[way]["seconds"]
-        times = " | ".join(f"{took[name]:.1f}" for name in ("encode", "rank", "all"))
-        assert f"| {way} | {times} | {sized[way]['peak_memory_gb']} |" in text
-        assert (sized[way]["images"], sized[way]["captions"]) == (5_000, 25_000)
-    assert f"**{sized['ratio']:.1f} times as fast**" in text
-    for size in json.loads((folder / "precisions.json").read_text())["sizes"]:
-        seconds = [size[way]["processor_seconds"] for way in precisions.WAYS]
-        cells = " | ".join(f"{each:.2f}" for each in [*seconds, seconds[2] / seconds[0]])
-        assert f"| {size['images']:,} x {size['captions']:,} | {cells} |" in text
-
-
 def test_the_precisions_are_compared_and_must_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = ["--sizes", "70x200", "--dim=8", "--repeats=2", f"--threads={torch.get_num_threads()}"]
     found = precisions.main([*small, f"--out={tmp_path / 'found.json'}"])
@@ -257,3 +236,4 @@ def test_both_ways_to_evaluate_agree(synthetic_shards: Path, capsys: pytest.Capt
         rsums[way] = found["recall"]["rsum"]
         assert json.loads(capsys.readouterr().out)["recall"]["rsum"] == rsums[way]
     assert rsums["ours"] == pytest.approx(rsums["plain"])
+    assert rsums["bfloat16"] > 0
