@@ -204,6 +204,7 @@ def test_8_bit_integers_need_onnx(
         update_index(
             PhotoFolder(retriever, raw), retriever, tmp_path / "index", Options(progress=False, text_tower="int8")
         )
+    assert not (tmp_path / "index").exists()  # it is said before anything is encoded
 
 
 @pytest.mark.parametrize("header", ["{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3", "{", "\0", "(" * 200])

@@ -65,17 +65,24 @@ def write_correction(rows: Path, embeddings: np.ndarray, name: str, bank: np.nda
         save(rows / HUBS, made.hubs.among().numpy())
 
 
+def has_onnx() -> bool:
+    return all(find_spec(package) is not None for package in ONNX)
+
+
+def check_onnx() -> None:
+    """Raises ConfigError where 8-bit integers cannot be written."""
+    if not has_onnx():
+        raise ConfigError(f"text_tower=int8: {NOT_INSTALLED}")
+
+
 def write_text_tower(retriever: Retriever, manifest: IndexManifest, out: Path) -> None:
     """Write the text encoder for onnxruntime beside the rows, so that a search starts without torch.
 
-    Nothing is written where it is there already, and where onnx is not installed. Raises ConfigError for 8-bit integers
-    without onnx.
+    Nothing is written where it is there already, and where onnx is not installed.
     """
     name = manifest.text_tower
     if not (out / name).is_dir():
-        if any(find_spec(package) is None for package in ONNX):
-            if manifest.text_precision == "int8":
-                raise ConfigError(f"text_tower=int8: {NOT_INSTALLED}")
+        if not has_onnx():
             return
         from threeshnet.export.onnx_towers import write_text_tower as write
 

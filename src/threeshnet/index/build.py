@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from threeshnet.errors import DataError, Problems, some
 from threeshnet.index.approximate import check_faiss, write_approximate
-from threeshnet.index.beside import Correction, bank_of, write_correction, write_text_tower
+from threeshnet.index.beside import Correction, bank_of, check_onnx, write_correction, write_text_tower
 from threeshnet.index.manifest import FORMAT, PARTS, ROWS, IndexManifest, Source
 from threeshnet.index.plan import Plan, check_room, current_rows, left_parts, planned, previous_manifest
 from threeshnet.index.rows import SCHEMA, Rows, table_of, write_rows
@@ -63,6 +63,8 @@ def update_index(source: ItemSource, retriever: Retriever, out: Path, options: O
     options = options or Options()
     if options.approximate is not None:
         check_faiss(options.approximate)
+    if options.text_tower == "int8":
+        check_onnx()
     with locked(out):
         made_of = source_of(source, retriever)
         items = source.items()
