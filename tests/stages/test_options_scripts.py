@@ -43,7 +43,7 @@ def test_views_and_corrections_are_scored_as_by_evaluate(
         for file in (tmp_path / f"{name}_view{number}").glob("*.h5"):
             with h5py.File(file, "r+") as opened:
                 stored = opened["region/features"]
-                stored[...] = np.roll(stored[...], number, axis=0)  # pyright: ignore
+                stored[...] = -np.roll(stored[...], number, axis=0)  # pyright: ignore
     monkeypatch.setattr(views_scored, "SCORED", "testall")
     found = {(row["way"], row["beta"]): row for row in views_scored.rows_of(Run(whole), tmp_path / name)}
     assert all(set(views_scored.COLUMNS) == row.keys() for row in found.values())
