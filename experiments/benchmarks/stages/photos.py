@@ -103,8 +103,9 @@ def extraction(world: World, _: str, *, field: str, photos: int) -> Case:
         if field == "grid" or world.precision == torch.float32:
             return lowered(), naive()
         seen = twin.collate([twin.load(photo, open_photo(photo.file)) for photo in listed])[field]
-        with torch.no_grad():  # which windows are chosen turns on near ties
-            return world.in_precision(partial(extractor.cells, seen))().float(), twin.cells(seen)
+        with torch.no_grad():  # which windows are chosen turns on near ties; their features are means over cells
+            cells = world.in_precision(partial(extractor.cells, seen))().float(), twin.cells(seen)
+        return tuple(each.mean(dim=1) for each in cells)
 
     return Case(len(listed), lowered, naive, products(lowered), "products", HALF, same, lower=True)
 
