@@ -344,4 +344,4 @@ def test_a_person_is_found_by_a_region_of_its_name_that_overlaps_it_by_half() ->
         regions = [region | {"bbox": box, "category_id": name}]
         assert detection.persons(OnePhoto(), regions) == {"persons": 1, "persons_found": found}
     assert detection.persons(OnePhoto(), []) == {"persons": 1, "persons_found": 0}
-    assert detection.overlaps(np.array([near]), np.array([near, far]))[0] == pytest.approx([1, 48 / 52])
+    assert detection.overlap([near], [near, far])[0].tolist() == pytest.approx([1, 48 / 52])

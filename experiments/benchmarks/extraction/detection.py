@@ -19,11 +19,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from hydra.utils import instantiate
 from PIL import Image
+from rich.console import Console
+from torch import Tensor
 
+from threeshnet.features.boxes import overlaps
 from threeshnet.features.photos import PhotoBatches
 from threeshnet.files import write_rows
 from threeshnet.installation import current_commit
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     row = {"name": options.name, "photos": len(truth.getImgIds())} | precision(truth, found) | persons(truth, found)
     row |= {"load": f"{os.getloadavg()[0]:.1f}", "commit": current_commit()}
     keep(options.out, row)
-    print(", ".join(f"{name} {value}" for name, value in row.items()))
+    Console().print(row)
     return row
 
 
@@ -97,19 +99,18 @@ def persons(truth: Any, found: list[dict[str, Any]]) -> dict[str, int]:
     there = hit = 0
     for image in truth.getImgIds():
         wanted = truth.loadAnns(truth.getAnnIds(imgIds=image, catIds=[person], iscrowd=False))
-        boxes = np.array([entry["bbox"] for entry in wanted if entry["area"] > SIDE * SIDE]).reshape(-1, 4)
-        mine = [region for region in found if (region["image_id"], region["category_id"]) == (image, person)]
+        boxes = [entry["bbox"] for entry in wanted if entry["area"] > SIDE * SIDE]
+        regions = [region["bbox"] for region in found if (region["image_id"], region["category_id"]) == (image, person)]
         there += len(boxes)
-        hit += int((overlaps(boxes, np.array([region["bbox"] for region in mine]).reshape(-1, 4)) >= HALF).any(1).sum())
+        hit += int((overlap(boxes, regions) >= HALF).any(dim=1).sum())
     return {"persons": there, "persons_found": hit}
 
 
-def overlaps(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
+def overlap(ones: list[list[float]], others: list[list[float]]) -> Tensor:
     """Intersection over union of boxes x y width height, [A, B]."""
-    left_top = np.maximum(ones[:, None, :2], others[None, :, :2])
-    right_bottom = np.minimum(ones[:, None, :2] + ones[:, None, 2:], others[None, :, :2] + others[None, :, 2:])
-    shared = (right_bottom - left_top).clip(0).prod(2)
-    return shared / (ones[:, None, 2:].prod(2) + others[None, :, 2:].prod(2) - shared)
+    boxes = torch.tensor([*ones, *others], dtype=torch.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return overlaps(boxes)[: len(ones), len(ones) :]
 
 
 def keep(file: Path, row: dict[str, Any]) -> None:
