@@ -112,7 +112,7 @@ def test_the_rule_itself(importer: str, source: str, allowed: bool) -> None:
 
 
 def test_transformers_are_imported_from_their_modules() -> None:
-    """Their front door names every model: pyright reads them all there, a third of the time that it takes."""
+    """The package itself names every model, and pyright reads them all: 52 processor seconds instead of 36."""
     doors = [names(file) for file in FILES if re.search(r"^\s*from transformers import", file.read_text("utf-8"), re.M)]
     assert not doors, f"{doors}: name the module, as in `from transformers.models.bert.modeling_bert import BertModel`"
 

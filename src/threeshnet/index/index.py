@@ -200,8 +200,8 @@ class Index:
         try:
             if self.text_tower is not None:
                 # In 8-bit integers the sentences of a batch share a scale: one at a time, each has its own embedding.
-                together = 1 if self.manifest.text_precision == "int8" else 64
-                return self.text_tower.encode_texts(list(texts), batch_size=together)
+                alone = {"batch_size": 1} if self.manifest.text_precision == "int8" else {}
+                return self.text_tower.encode_texts(list(texts), **alone)
         except CheckpointError as error:
             raise IndexFault(f"{error}. Or remove its folder: searches load the model then") from error
         return self.retriever.encode_texts(list(texts), progress=False).numpy()
