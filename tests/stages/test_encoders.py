@@ -16,6 +16,7 @@ from threeshnet.encoders.model import RetrievalModel
 from threeshnet.encoders.parts import CategoryToken, FusedTokens, LocalTokens, SceneTokens
 from threeshnet.encoders.text.bert import BertTextEncoder, from_architecture
 from threeshnet.encoders.text.bigru import BiGRUTextEncoder
+from threeshnet.encoders.text.convolution import ConvolutionTextEncoder
 from threeshnet.errors import ConfigError, DataError
 from threeshnet.fusion.activations import Sigmoid, Softmax
 from threeshnet.fusion.semantic import SemanticFusion
@@ -198,6 +199,35 @@ def test_bigru_sees_no_padding(lengths: list[int], padding: int) -> None:
         encoder = bigru(pooling)
         expected = torch.cat([plain_bigru(encoder, ids[mask]) for ids, mask in zip(*captions, strict=True)])
         torch.testing.assert_close(encoder(captions), expected, **EXACT)
+
+
+def plain_convolution(encoder: ConvolutionTextEncoder, ids: Tensor) -> Tensor:
+    """One sentence [n], word by word: the words around it, and none beyond its ends."""
+    words, (weight, bias) = encoder.embedding(ids), (encoder.convolution.weight, encoder.convolution.bias)
+    middle, hidden = weight.shape[2] // 2, []
+    for place in range(len(ids)):
+        near = [(offset, place + offset - middle) for offset in range(weight.shape[2])]
+        summed = [weight[:, :, offset] @ words[at] for offset, at in near if 0 <= at < len(ids)]
+        hidden.append(torch.stack([bias, *summed]).sum(dim=0).relu())
+    states = encoder.linear(torch.stack(hidden)).unsqueeze(0)
+    return F.normalize(encoder.pooling(TokenSet(states, torch.ones(1, len(ids), dtype=torch.bool))), dim=-1)
+
+
+@settings(max_examples=25)
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5), padding=st.integers(0, 3))
+def test_a_convolution_sees_no_padding(lengths: list[int], padding: int) -> None:
+    captions = captions_of(lengths, longest=max(lengths) + padding)
+    torch.manual_seed(3)
+    sizes = {"vocabulary_size": VOCABULARY, "dim": DIM, "word_width": 5, "hidden": 7, "near": 3}
+    encoder = ConvolutionTextEncoder(pooling=GeneralizedPooling(), **sizes).double().eval()
+    expected = torch.cat([plain_convolution(encoder, ids[mask]) for ids, mask in zip(*captions, strict=True)])
+    torch.testing.assert_close(encoder(captions), expected, **EXACT)
+
+
+@pytest.mark.parametrize("near", [0, 4])
+def test_a_convolution_has_a_middle(near: int) -> None:
+    with pytest.raises(ConfigError, match=f"near={near}.*odd"):
+        ConvolutionTextEncoder(vocabulary_size=VOCABULARY, dim=DIM, pooling=MeanPooling(), near=near)
 
 
 # ---- both

@@ -18,8 +18,10 @@ from threeshnet.encoders.hybrid import HybridEncoder
 from threeshnet.encoders.image import ImageEncoder, TokenProjection
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.encoders.parts import CategoryToken, FusedTokens, LocalTokens, SceneTokens
+from threeshnet.encoders.segments import SegmentTokens
 from threeshnet.encoders.text.bert import BertTextEncoder, from_architecture
 from threeshnet.encoders.text.bigru import BiGRUTextEncoder
+from threeshnet.encoders.text.convolution import ConvolutionTextEncoder
 from threeshnet.errors import CheckpointError, ConfigError
 from threeshnet.export.onnx_text import OnnxText, session_of
 from threeshnet.export.onnx_towers import images_of, photo_inputs, run_image_tower, write_image_tower, write_text_tower
@@ -47,10 +49,18 @@ def branch(
     parts: dict[str, nn.Module] = {"local": LocalTokens()}
     if fusion:
         parts |= {"fused": FusedTokens(fusions=fusions, dim=DIM), "scene": SceneTokens(classes=CLASSES, dim=DIM)}
-        parts["category"] = CategoryToken(classes=CLASSES, dim=DIM)
+        parts |= {
+            "category": CategoryToken(classes=CLASSES, dim=DIM),
+            "segments": SegmentTokens(classes=CLASSES, dim=DIM, hidden=12),
+        }
     codes = {"geometry": BoxGeometry(dim=DIM), "binding": BoxBinding(dim=DIM, hidden=8)} if boxes else None
     project = TokenProjection(width=WIDTH, dim=DIM)
     return ImageEncoder(source=source, project=project, parts=parts, pooling=GeneralizedPooling(), boxes=codes)
+
+
+def convolution() -> nn.Module:
+    sizes = {"vocabulary_size": len(VOCABULARY), "dim": DIM, "word_width": 10, "hidden": 12}
+    return ConvolutionTextEncoder(pooling=GeneralizedPooling(), **sizes)
 
 
 def bert() -> nn.Module:
@@ -117,7 +127,7 @@ def test_an_image_tower_equals_the_model(kind: str, tmp_path: Path) -> None:
         run_image_tower(session, images_of(draw(2, MOST + 9)))
 
 
-@pytest.mark.parametrize("encoder", [bert, bigru])
+@pytest.mark.parametrize("encoder", [bert, bigru, convolution])
 def test_a_text_tower_equals_the_model(encoder: Any, tmp_path: Path) -> None:
     model = model_of(branch("regions"), encoder())
     write_text_tower(model, tmp_path)

@@ -26,7 +26,7 @@ class Contribution(NamedTuple):
     place: Place
     effect: float  # what the similarity loses without the place's tokens
     share: float | None  # of the similarity, with the sort held; None where pooling is no weighted sum
-    shares: Mapping[str, float]  # the same by part: local, fused, scene, category
+    shares: Mapping[str, float]  # the same by part: local, fused, scene, category, segments
     weight: float | None  # VSeM's
     attention: np.ndarray | None  # [64, 64] VSpM's
 
@@ -57,7 +57,7 @@ class Explanation:
 
     sentence: str
     score: float  # cosine similarity
-    contributions: Sequence[Contribution]  # of regions and cells, largest effect first
+    contributions: Sequence[Contribution]  # of regions, cells and segments, largest effect first
     photo: Contribution | None  # of the category token, which belongs to the whole photo
     test: DeletionTest | None  # None where the photo has too few places
     guidance: Mapping[str, Guidance]  # by the branch's source: regions, grid

@@ -11,21 +11,22 @@ from torch import Tensor, nn
 from threeshnet.encoders.hybrid import HybridEncoder, joined
 from threeshnet.encoders.image import ImageEncoder
 from threeshnet.encoders.model import RetrievalModel
+from threeshnet.encoders.segments import SegmentTokens
 from threeshnet.nn.masking import concatenate, unit
-from threeshnet.records import SCENE_SIDE, ImageBatch, TokenSet
+from threeshnet.records import MAP_SIDE, SCENE_SIDE, ImageBatch, TokenSet
 from threeshnet.shards.reader import cell_boxes
 
-REGION, CELL, PHOTO = "region", "cell", "photo"
+REGION, CELL, SEGMENT, PHOTO = "region", "cell", "segment", "photo"
 GLOBAL = "category"  # the part whose token belongs to no place but the whole photo
 TOGETHER = 64  # sets that are pooled at once
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in [0, 1] of the photo
 
 
 class Place(NamedTuple):
-    """What tokens belong to: a region, a cell of the grid or of the scene, or the photo as a whole."""
+    """What tokens belong to: a region, a cell of the grid or of the scene, a segment, or the photo as a whole."""
 
-    kind: str  # region, cell or photo
-    number: int  # of the region, or of the cell, row by row
+    kind: str  # region, cell, segment or photo
+    number: int  # of the region, of the cell, row by row, or of the segment's class
     box: Box | None  # None where the shards have no boxes
 
 
@@ -34,7 +35,7 @@ class Branch(NamedTuple):
 
     source: str  # regions or grid
     tokens: TokenSet  # [1, N, D]
-    parts: list[str]  # [N] the part of each token: local, fused, scene, category
+    parts: list[str]  # [N] the part of each token: local, fused, scene, category, segments
     places: Tensor  # [N] int64, the number of each token's place; 0 on padding
     pooling: nn.Module
     semantic: Tensor | None  # [n] VSeM's weights of the source's n tokens
@@ -93,6 +94,11 @@ def tokens_of(model: RetrievalModel, images: ImageBatch) -> TokensOfPhoto:
         own = [number_of(kind, n, boxes[n] if boxes else None) if real[n] else 0 for n in range(len(real))]
         scene = [number_of(CELL, n, _box(box)) for n, box in enumerate(cell_boxes(SCENE_SIDE, SCENE_SIDE).tolist())]
         where = {"scene": scene, GLOBAL: [number_of(PHOTO, 0, (0.0, 0.0, 1.0, 1.0))]}
+        if "segments" in sets:
+            segments = branch.parts["segments"]
+            assert isinstance(segments, SegmentTokens)
+            found = boxes_of_classes(images, segments.classes)
+            where["segments"] = [number_of(SEGMENT, number, box) for number, box in found.items()]
         of_tokens = [place for name, part in sets.items() for place in where.get(name, own)[: part.mask.shape[1]]]
         highlights = branch.highlights(images)
         spatial = highlights["spatial"][0] if "spatial" in highlights else None
@@ -110,6 +116,15 @@ def tokens_of(model: RetrievalModel, images: ImageBatch) -> TokensOfPhoto:
             )
         )
     return TokensOfPhoto(branches, places)
+
+
+def boxes_of_classes(images: ImageBatch, classes: int) -> dict[int, Box]:
+    """The classes of the first photo's map, ascending, and the box around each; void is none."""
+    assert images.seg_map is not None, "segment tokens need seg/map"
+    found = images.seg_map[0].long().cpu()
+    cells = {int(number): (found == number).nonzero() for number in found.unique() if number < classes}
+    sides = {number: torch.cat([at.amin(dim=0).flip(0), at.amax(dim=0).flip(0) + 1]) for number, at in cells.items()}
+    return {number: _box((side / MAP_SIDE).tolist()) for number, side in sides.items()}
 
 
 def _boxes(source: str, images: ImageBatch, count: int) -> list[Box] | None:

@@ -1,6 +1,7 @@
 """Twins of modules that ONNX cannot express: the same weights, the same results in evaluation mode.
 
-What stands in the way is sequences packed by length, a batch that is divided by its contents, and a custom backward.
+What stands in the way is sequences packed by length, a batch that is divided by its contents or as wide as its contents
+ask for, and a custom backward.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from threeshnet.encoders.segments import SegmentTokens, everywhere
 from threeshnet.encoders.text.bert import BertTextEncoder
 from threeshnet.encoders.text.bigru import BiGRUTextEncoder
 from threeshnet.fusion.spatial import PLACE_WIDTH, SpatialFusion
@@ -67,6 +69,18 @@ class WholeSpatial(nn.Module):
         return self.out(zero_padding(context, tokens.mask) + query)
 
 
+class AllSegments(nn.Module):
+    """A token for every class of the segmentation, those that a photo lacks masked."""
+
+    def __init__(self, part: SegmentTokens) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, local: TokenSet, projected: TokenSet, images: ImageBatch) -> TokenSet:
+        assert images.seg_map is not None, "segment tokens need seg/map"
+        return self.part.tokens(everywhere(images.seg_map, self.part.classes, self.part.bands))
+
+
 class WholeBert(nn.Module):
     """BERT in one pass over the padded batch."""
 
@@ -113,10 +127,12 @@ def _one_way(gru: nn.GRU, suffix: str) -> nn.GRU:
 def with_twins(module: nn.Module, most: dict[nn.Module, int]) -> nn.Module:
     """`module` with twins in place of what cannot be exported; all weights are shared, and `module` is unchanged.
 
-    `most` are the largest sets of each `GeneralizedPooling` in it, in tokens.
+    `most` are the largest sets of each `GeneralizedPooling` in it, in tokens; one that is not in it stays as it is.
     """
     if isinstance(module, GeneralizedPooling):
-        return TabledPooling(module, most[module])
+        return TabledPooling(module, most[module]) if module in most else module
+    if isinstance(module, SegmentTokens):
+        return AllSegments(module)
     if isinstance(module, SpatialFusion):
         return WholeSpatial(module)
     twin = copy.copy(module)

@@ -151,7 +151,7 @@ def _write_tower(file: Path, tower: nn.Module, draw: Any, sizes: Sequence[tuple[
     tower.eval()
     cases = [draw(*size) for size in sizes]
     with torch.no_grad():
-        most = _largest_sets(tower, cases[-1])
+        most = _largest_sets(with_twins(tower, {}), cases[-1])
         expected = [tower(*case.values()).numpy() for case in cases]
         with replacing(file) as partial:
             try:

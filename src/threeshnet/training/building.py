@@ -35,7 +35,7 @@ from threeshnet.training.trainer_options import lightning_options, module_option
 from threeshnet.training.whole_files import WholeFiles
 
 log = logging.getLogger(__name__)
-GUIDING_PARTS = {"scene", "category"}  # parts that read the segmentation
+GUIDING_PARTS = {"scene", "category", "segments"}  # parts that read the segmentation
 
 
 def with_sizes(settings: TrainSettings, manifest: Manifest) -> TrainSettings:
