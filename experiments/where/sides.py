@@ -22,6 +22,7 @@ from threeshnet.encoders.image import ImageEncoder, TokenProjection
 from threeshnet.encoders.parts import LocalTokens
 from threeshnet.encoders.text.bert import BertTextEncoder, from_architecture
 from threeshnet.encoders.text.bigru import BiGRUTextEncoder
+from threeshnet.encoders.text.convolution import ConvolutionTextEncoder
 from threeshnet.encoders.text.sources import wordpieces
 from threeshnet.errors import DataError
 from threeshnet.fusion.box_knowledge import BoxBinding, BoxGeometry
@@ -30,7 +31,7 @@ from threeshnet.pooling.generalized import GeneralizedPooling
 from threeshnet.records import TokenSet
 from threeshnet.shards.reader import ShardedSplit
 
-DIM, REGION_WIDTH, HIDDEN, NEAR = 128, 1280, 512, 9
+DIM, REGION_WIDTH, HIDDEN = 128, 1280, 512
 BOXES = {"regions": {}, "geometry": {"geometry": BoxGeometry}, "binding": {"binding": BoxBinding}}
 SMALL = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512}
 
@@ -121,7 +122,7 @@ def facts(claims: Claims) -> list[tuple[str, ...]]:
 
 
 class Sentences(nn.Module):
-    """A text side from scratch: the demo's small BERT, the suite's BiGRU, or a convolution over nine wordpieces."""
+    """A text side from scratch: the demo's small BERT, or the suite's BiGRU or convolution."""
 
     def __init__(self, captions: Sequence[Caption], kind: str) -> None:
         super().__init__()
@@ -134,25 +135,10 @@ class Sentences(nn.Module):
         elif kind == "bigru":
             self.encoder = BiGRUTextEncoder(vocabulary_size=words, dim=DIM, pooling=pooling)
         else:
-            self.encoder = Convolution(words)
+            self.encoder = ConvolutionTextEncoder(vocabulary_size=words, dim=DIM, pooling=pooling)
 
     def forward(self, rows: np.ndarray) -> Tensor:
         return self.encoder(self.tokenizer.pad([self.pieces[row] for row in rows]))
-
-
-class Convolution(nn.Module):
-    """Embedding, convolution, ReLU, Linear, GPO: words that stand near each other meet in one hidden layer."""
-
-    def __init__(self, words: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(words, DIM)
-        self.convolution = nn.Conv1d(DIM, HIDDEN, NEAR, padding=NEAR // 2)
-        self.linear, self.pooling = nn.Linear(HIDDEN, DIM), GeneralizedPooling()
-
-    def forward(self, captions: TokenSet) -> Tensor:
-        words = self.embedding(captions.values) * captions.mask.unsqueeze(-1)
-        hidden = self.convolution(words.transpose(1, 2)).relu().transpose(1, 2)
-        return unit(self.pooling(TokenSet(self.linear(hidden), captions.mask)))
 
 
 def regions(shards: Path, split: str, ids: Sequence[str]) -> ShardedSplit:
