@@ -25,14 +25,14 @@ from threeshnet.encoders.text.bigru import BiGRUTextEncoder
 from threeshnet.encoders.text.convolution import ConvolutionTextEncoder
 from threeshnet.encoders.text.sources import wordpieces
 from threeshnet.errors import DataError
-from threeshnet.fusion.box_knowledge import BoxBinding, BoxGeometry
+from threeshnet.fusion.box_knowledge import BoxGeometry
 from threeshnet.nn.masking import unit
 from threeshnet.pooling.generalized import GeneralizedPooling
 from threeshnet.records import TokenSet
 from threeshnet.shards.reader import ShardedSplit
 
 DIM, REGION_WIDTH, HIDDEN = 128, 1280, 512
-BOXES = {"regions": {}, "geometry": {"geometry": BoxGeometry}, "binding": {"binding": BoxBinding}}
+BOXES = {"regions": {}, "geometry": {"geometry": BoxGeometry}}
 SMALL = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512}
 
 

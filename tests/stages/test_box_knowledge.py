@@ -15,7 +15,7 @@ from threeshnet.batches.collate import collate_images
 from threeshnet.encoders.image import ImageEncoder, TokenProjection
 from threeshnet.encoders.parts import LocalTokens
 from threeshnet.errors import DataError
-from threeshnet.fusion.box_knowledge import BoxBinding, BoxGeometry
+from threeshnet.fusion.box_knowledge import BoxGeometry
 from threeshnet.metrics.perturbations import drop_regions
 from threeshnet.pooling.mean import MeanPooling
 from threeshnet.records import Batch, ImageArrays, ImageBatch, TokenSet
@@ -38,7 +38,7 @@ def encoder(boxes: Mapping[str, nn.Module] | None = None, source: str = "regions
 
 
 def boxes_read() -> dict[str, nn.Module]:
-    return {"geometry": BoxGeometry(dim=DIM), "binding": BoxBinding(dim=DIM, hidden=16)}
+    return {"geometry": BoxGeometry(dim=DIM)}
 
 
 def images() -> ImageBatch:
@@ -70,20 +70,11 @@ def test_afterwards_boxes_tell_and_padding_does_not() -> None:
     torch.testing.assert_close(knowing(batch._replace(grid_boxes=moved)), expected)
 
 
-@pytest.mark.parametrize(("name", "told"), [("geometry", False), ("binding", True)])
-def test_only_binding_tells_two_tokens_that_change_places(name: str, told: bool) -> None:
-    """Mean pooling of local tokens: a sum of contents and a sum of boxes, unless a code depends on both."""
-    knowing = encoder({name: boxes_read()[name]})
-    open_up(knowing)
-    batch = images()
-    changed = batch._replace(region_boxes=batch.region_boxes[:, [1, 0, 2]])
-    assert ((knowing(changed) - knowing(batch))[0].abs().max() > 1e-4).item() is told
-
-
 def open_up(encoder: ImageEncoder) -> None:
     """Codes start at 0: as if they had been trained."""
     for module in encoder.boxes.values():
-        nn.init.normal_((module.code if isinstance(module, BoxGeometry) else module).leave.weight)
+        assert isinstance(module, BoxGeometry)
+        nn.init.normal_(module.code.leave.weight)
 
 
 def test_a_batch_without_boxes_is_refused_by_the_model_that_reads_them() -> None:

@@ -146,6 +146,7 @@ def test_options_of_earlier_versions_that_were_off_change_nothing(
 
 SUMMED = {"pooling": {"_target_": "threeshnet.pooling.summed.SummedPooling"}}
 CLASSES = {"boxes": {"a": {"_target_": "threeshnet.fusion.box_knowledge.BoxClasses"}}}
+BINDING = {"boxes": {"a": {"_target_": "threeshnet.fusion.box_knowledge.BoxBinding"}}}
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,8 @@ CLASSES = {"boxes": {"a": {"_target_": "threeshnet.fusion.box_knowledge.BoxClass
     [
         ("text_encoder", {"residual": True}, "residual=True was removed; commit ae0343b is the last one that can read"),
         ("text_encoder", SUMMED, "summed.SummedPooling was"),
-        ("image_encoder", CLASSES, "BoxClasses was"),
+        ("image_encoder", CLASSES, "BoxClasses was removed; commit ae0343b"),
+        ("image_encoder", BINDING, "BoxBinding was removed; commit aa0546d"),
         ("image_encoder", {"colour": "red"}, "describes a model that this version cannot build: .*colour"),
     ],
 )

@@ -26,7 +26,7 @@ from threeshnet.errors import CheckpointError, ConfigError
 from threeshnet.export.onnx_text import OnnxText, session_of
 from threeshnet.export.onnx_towers import images_of, photo_inputs, run_image_tower, write_image_tower, write_text_tower
 from threeshnet.fusion.activations import Sigmoid, Softmax
-from threeshnet.fusion.box_knowledge import BoxBinding, BoxGeometry
+from threeshnet.fusion.box_knowledge import BoxGeometry
 from threeshnet.fusion.semantic import SemanticFusion
 from threeshnet.fusion.spatial import SpatialFusion
 from threeshnet.pooling.generalized import GeneralizedPooling
@@ -53,7 +53,7 @@ def branch(
             "category": CategoryToken(classes=CLASSES, dim=DIM),
             "segments": SegmentTokens(classes=CLASSES, dim=DIM, hidden=12),
         }
-    codes = {"geometry": BoxGeometry(dim=DIM), "binding": BoxBinding(dim=DIM, hidden=8)} if boxes else None
+    codes = {"geometry": BoxGeometry(dim=DIM)} if boxes else None
     project = TokenProjection(width=WIDTH, dim=DIM)
     return ImageEncoder(source=source, project=project, parts=parts, pooling=GeneralizedPooling(), boxes=codes)
 

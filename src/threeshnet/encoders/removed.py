@@ -7,13 +7,14 @@ from typing import Any
 
 from threeshnet.errors import Problems
 
-LAST = "ae0343b"  # the last commit that has them; experiments/options has what each was worth
+LAST = "ae0343b"  # the last commit that has the arguments; experiments/options has what each was worth
 ARGUMENTS = ("real_rows", "places", "residual")  # of parts that are still there; off was None or False
-PARTS = (
-    "threeshnet.fusion.embedded_places.",
-    "threeshnet.fusion.box_knowledge.BoxClasses",
-    "threeshnet.pooling.summed.",
-)
+PARTS = {  # and the last commit that has each
+    "threeshnet.fusion.embedded_places.": LAST,
+    "threeshnet.fusion.box_knowledge.BoxClasses": LAST,
+    "threeshnet.fusion.box_knowledge.BoxBinding": "aa0546d",  # experiments/where
+    "threeshnet.pooling.summed.": LAST,
+}
 
 
 def without_removed(recipe: Any, problems: Problems) -> Any:
@@ -26,10 +27,11 @@ def without_removed(recipe: Any, problems: Problems) -> Any:
     if not isinstance(recipe, Mapping):
         return recipe
     target = str(recipe.get("_target_", ""))
-    removed = [f"{key}={recipe[key]}" for key in ARGUMENTS if target and recipe.get(key) not in (None, False)]
-    removed += [target] if target.startswith(PARTS) else []
+    removed = {f"{key}={recipe[key]}": LAST for key in ARGUMENTS if target and recipe.get(key) not in (None, False)}
+    removed |= {target: last for part, last in PARTS.items() if target.startswith(part)}
     problems.extend(
-        f"{name} was removed; commit {LAST} is the last one that can read this checkpoint" for name in removed
+        f"{name} was removed; commit {last} is the last one that can read this checkpoint"
+        for name, last in removed.items()
     )
     kept = {key: value for key, value in recipe.items() if not target or key not in ARGUMENTS}
     return {key: without_removed(value, problems) for key, value in kept.items()}

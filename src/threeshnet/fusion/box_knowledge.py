@@ -5,8 +5,7 @@ tokens before any guidance, so VSeM, VSpM and the pooled set all receive it. It 
 model without it.
 
 `BoxGeometry` is a function of the box alone, as in UNITER (Chen et al., ECCV 2020, arXiv 1909.11740). A sum of contents
-and a sum of boxes, pooled, do not say which content is in which box: the binding problem. `BoxBinding` is a function of
-both, so that a channel can stand for *this content at this place*.
+and a sum of boxes, pooled, do not say which content is in which box.
 """
 
 from __future__ import annotations
@@ -49,24 +48,6 @@ class BoxGeometry(nn.Module):
     def forward(self, boxes: Tensor, tokens: TokenSet, images: ImageBatch) -> Tensor:
         """Boxes [B, N, 4] (x1, y1, x2, y2 in [0, 1]) and projected tokens [B, N, D] -> codes [B, N, D]."""
         return zero_padding(self.code(geometry(boxes)), tokens.mask)
-
-
-class BoxBinding(nn.Module):
-    """A code of what a token holds and of its box together: the product of both, in `hidden` channels.
-
-    This is low-rank bilinear pooling (Kim et al., ICLR 2017, arXiv 1610.04325, equation 8) without its tanh.
-    """
-
-    def __init__(self, *, dim: int, hidden: int = 256) -> None:
-        super().__init__()
-        self.content = nn.Linear(dim, hidden)
-        self.box = nn.Sequential(nn.Linear(GEOMETRY, hidden), nn.ReLU(), nn.Linear(hidden, hidden))
-        self.leave = zero(nn.Linear(hidden, dim))
-
-    def forward(self, boxes: Tensor, tokens: TokenSet, images: ImageBatch) -> Tensor:
-        """As `BoxGeometry`."""
-        together = self.content(tokens.values) * self.box(geometry(boxes))
-        return zero_padding(self.leave(together), tokens.mask)
 
 
 def geometry(boxes: Tensor) -> Tensor:
