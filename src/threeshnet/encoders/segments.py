@@ -23,7 +23,7 @@ class Segments(NamedTuple):
 
     numbers: Tensor  # [B, n] int64, ascending
     mask: Tensor  # [B, n] bool
-    places: Tensor  # [B, n, 2 * bands + 1]: shares of the mask in each column and row, and the root of its share of the map
+    places: Tensor  # [B, n, 2 * bands + 1]: shares of the mask in each column and row, root of its share of the map
 
 
 class SegmentTokens(nn.Module):
