@@ -27,11 +27,10 @@ def without_removed(recipe: Any, problems: Problems) -> Any:
     if not isinstance(recipe, Mapping):
         return recipe
     target = str(recipe.get("_target_", ""))
-    removed = {f"{key}={recipe[key]}": LAST for key in ARGUMENTS if target and recipe.get(key) not in (None, False)}
-    removed |= {target: last for part, last in PARTS.items() if target.startswith(part)}
+    removed = [(f"{key}={recipe[key]}", LAST) for key in ARGUMENTS if target and recipe.get(key) not in (None, False)]
+    removed += [(target, last) for part, last in PARTS.items() if target.startswith(part)]
     problems.extend(
-        f"{name} was removed; commit {last} is the last one that can read this checkpoint"
-        for name, last in removed.items()
+        f"{name} was removed; commit {last} is the last one that can read this checkpoint" for name, last in removed
     )
     kept = {key: value for key, value in recipe.items() if not target or key not in ARGUMENTS}
     return {key: without_removed(value, problems) for key, value in kept.items()}
