@@ -81,6 +81,13 @@ def test_the_fused_network_in_bfloat16_is_the_plain_one(
     assert 0 < (fused - exact).norm() < 0.15 * exact.norm()  # of noise; photos are rounded less
 
 
+@pytest.mark.parametrize("able", [True, False])
+def test_bfloat16_is_fused_only_where_the_processor_can(able: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: able)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert mobile.fuses_bfloat16(torch.zeros(1)) is able
+
+
 @needs_weights
 @pytest.mark.parametrize("count", [3, 16, 17])
 def test_a_loading_process_gives_what_several_threads_give(extractor: Lite0, tmp_path: Path, count: int) -> None:

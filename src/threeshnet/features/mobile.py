@@ -94,4 +94,5 @@ def fuses_bfloat16(x: Tensor) -> bool:
         and not torch.is_grad_enabled()
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # not without AVX-512: the fused form raises there
     )
