@@ -70,6 +70,14 @@ def test_afterwards_boxes_tell_and_padding_does_not() -> None:
     torch.testing.assert_close(knowing(batch._replace(grid_boxes=moved)), expected)
 
 
+def test_a_sum_of_boxes_does_not_tell_two_tokens_that_change_places() -> None:
+    knowing = encoder(boxes_read())
+    open_up(knowing)
+    batch = images()
+    changed = batch._replace(region_boxes=batch.region_boxes[:, [1, 0, 2]])
+    assert (knowing(changed) - knowing(batch))[0].abs().max() < 1e-4
+
+
 def open_up(encoder: ImageEncoder) -> None:
     """Codes start at 0: as if they had been trained."""
     for module in encoder.boxes.values():

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from threeshnet import Retriever
 from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
+from threeshnet.cli.explain import cells
 from threeshnet.encoders.hybrid import HybridEncoder
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.explanations.contributions import (
@@ -226,6 +227,13 @@ def made(test: DeletionTest | None) -> Explanation:
         for place, effect in zip(places, (0.4, 0.2, 0.1, -0.3), strict=True)
     ]
     return Explanation("a red $ball", 0.7, found, None, test, {}, seg_map, ["grass", "ball"])
+
+
+def test_the_table_names_a_segment_by_its_class() -> None:
+    explanation, box = made(None), (0.0, 0.0, 1.0, 1.0)
+    of_segment = explanation.contributions[0]._replace(place=Place("segment", 1, box))
+    assert cells(explanation, of_segment)[0] == "segment ball"
+    assert cells(explanation, explanation.contributions[0])[0] == "cell 0"
 
 
 def test_the_heat_spreads_effects_over_their_boxes() -> None:

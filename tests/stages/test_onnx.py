@@ -49,10 +49,9 @@ def branch(
     parts: dict[str, nn.Module] = {"local": LocalTokens()}
     if fusion:
         parts |= {"fused": FusedTokens(fusions=fusions, dim=DIM), "scene": SceneTokens(classes=CLASSES, dim=DIM)}
-        parts |= {
-            "category": CategoryToken(classes=CLASSES, dim=DIM),
-            "segments": SegmentTokens(classes=CLASSES, dim=DIM, hidden=12),
-        }
+        parts["category"] = CategoryToken(classes=CLASSES, dim=DIM)
+        with torch.random.fork_rng():  # the text side, drawn later, keeps the weights that int8 is measured with
+            parts["segments"] = SegmentTokens(classes=CLASSES, dim=DIM)
     codes = {"geometry": BoxGeometry(dim=DIM)} if boxes else None
     project = TokenProjection(width=WIDTH, dim=DIM)
     return ImageEncoder(source=source, project=project, parts=parts, pooling=GeneralizedPooling(), boxes=codes)

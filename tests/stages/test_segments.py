@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import copy
 
-import pytest
 import torch
 from torch import Tensor
 
-from threeshnet.encoders.segments import SegmentTokens, everywhere, present
-from threeshnet.errors import ConfigError
+from threeshnet.encoders.segments import BANDS, SegmentTokens, all_classes, without_absent
 from threeshnet.explanations.places import boxes_of_classes, tokens_of
 from threeshnet.records import MAP_SIDE, ImageBatch, TokenSet
 
 from .test_encoders import CLASSES, DIM, image_batch
 from .test_explanations import model_of
 
-BANDS, EMPTY = 4, TokenSet(torch.empty(0), torch.empty(0))
+EMPTY = TokenSet(torch.empty(0), torch.empty(0))
 
 
 def maps(*photos: dict[tuple[int, int, int, int], int]) -> Tensor:
@@ -46,7 +44,7 @@ def test_places_are_those_of_a_loop() -> None:
     seg_map = torch.randint(0, CLASSES + 1, (3, MAP_SIDE, MAP_SIDE), dtype=torch.uint8)
     seg_map[0][seg_map[0] == 1] = 255
     seg_map[1] = 2
-    found = present(everywhere(seg_map, CLASSES, BANDS))
+    found = without_absent(all_classes(seg_map, CLASSES))
     for photo, numbers, mask, places in zip(seg_map, *found, strict=True):
         there = [number for number in range(CLASSES) if (photo == number).any()]
         assert numbers[mask].tolist() == there
@@ -56,7 +54,7 @@ def test_places_are_those_of_a_loop() -> None:
 
 def test_a_token_depends_on_its_own_photo_and_on_where_its_class_is() -> None:
     torch.manual_seed(0)
-    part = SegmentTokens(classes=CLASSES, dim=DIM, bands=BANDS, hidden=12)
+    part = SegmentTokens(classes=CLASSES, dim=DIM)
     left, right, both = maps({(0, 9, 0, 9): 1}, {(0, 9, 50, 59): 1}, {(0, 9, 0, 9): 1, (20, 40, 20, 40): 3})
     together = part(EMPTY, EMPTY, images_of(torch.stack([left, right, both])))
     assert together.mask.sum(dim=1).tolist() == [1, 1, 2]
@@ -70,12 +68,6 @@ def test_a_token_depends_on_its_own_photo_and_on_where_its_class_is() -> None:
 def test_void_alone_gives_no_token() -> None:
     part = SegmentTokens(classes=CLASSES, dim=DIM)
     assert part(EMPTY, EMPTY, images_of(maps({}, {}))).values.shape == (2, 0, DIM)
-
-
-@pytest.mark.parametrize("bands", [0, 3, 128])
-def test_bands_divide_the_map(bands: int) -> None:
-    with pytest.raises(ConfigError, match=rf"bands={bands}.*64 cells"):
-        SegmentTokens(classes=CLASSES, dim=DIM, bands=bands)
 
 
 def test_an_explanation_names_segments_by_class_and_box() -> None:

@@ -13,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from threeshnet.errors import ConfigError
 from threeshnet.nn.masking import zero_padding
 from threeshnet.records import MAP_SIDE, ImageBatch, TokenSet
+
+BANDS = 8  # columns, and as many rows, that a class's mask is counted in
+HIDDEN = 512
 
 
 class Segments(NamedTuple):
@@ -23,46 +25,43 @@ class Segments(NamedTuple):
 
     numbers: Tensor  # [B, n] int64, ascending
     mask: Tensor  # [B, n] bool
-    places: Tensor  # [B, n, 2 * bands + 1]: shares of the mask in each column and row, root of its share of the map
+    places: Tensor  # [B, n, 2 * BANDS + 1]: shares of the mask in each column and row, root of its share of the map
 
 
 class SegmentTokens(nn.Module):
     """One token for each class that covers some of the photo: MLP(class, columns, rows, size), [B, n, D].
 
-    Columns and rows are `bands` equal stripes of the photo, and their numbers the shares of the class's mask in each.
-    Raises ConfigError unless they divide the map.
+    Columns and rows are `BANDS` equal stripes of the photo, and their numbers the shares of the class's mask in each.
     """
 
-    def __init__(self, *, classes: int, dim: int, bands: int = 8, hidden: int = 512) -> None:
+    def __init__(self, *, classes: int, dim: int) -> None:
         super().__init__()
-        if bands < 1 or MAP_SIDE % bands:
-            raise ConfigError(f"parts.segments.bands={bands}: {MAP_SIDE} cells are to be divided into equal bands")
-        self.classes, self.bands = classes, bands
-        self.enter = nn.Linear(classes + 2 * bands + 1, hidden)
-        self.leave = nn.Linear(hidden, dim)
+        self.classes = classes
+        self.enter = nn.Linear(classes + 2 * BANDS + 1, HIDDEN)
+        self.leave = nn.Linear(HIDDEN, dim)
 
     def forward(self, local: TokenSet, projected: TokenSet, images: ImageBatch) -> TokenSet:
         assert images.seg_map is not None, "segment tokens need seg/map"
-        return self.tokens(present(everywhere(images.seg_map, self.classes, self.bands)))
+        return self.tokens(without_absent(all_classes(images.seg_map, self.classes)))
 
     def tokens(self, segments: Segments) -> TokenSet:
         """[B, n] classes -> [B, n, D]."""
         classes = F.one_hot(segments.numbers, self.classes).to(segments.places.dtype)
-        said = torch.cat([classes, segments.places], dim=-1).to(self.enter.weight.dtype)
-        return TokenSet(zero_padding(self.leave(self.enter(said).relu()), segments.mask), segments.mask)
+        values = torch.cat([classes, segments.places], dim=-1).to(self.enter.weight.dtype)
+        return TokenSet(zero_padding(self.leave(self.enter(values).relu()), segments.mask), segments.mask)
 
 
-def everywhere(seg_map: Tensor, classes: int, bands: int) -> Segments:
+def all_classes(seg_map: Tensor, classes: int) -> Segments:
     """All classes of the maps [B, 64, 64], those that a photo lacks masked; void is no class."""
     cells = seg_map.flatten(1).long().clamp(max=classes)  # void, which is 255 or C
     cell = torch.arange(MAP_SIDE * MAP_SIDE, device=cells.device)
-    stripe, photos = MAP_SIDE // bands, cells.shape[0]  # not len(): the ONNX tracer would take it for a constant
+    stripe, photos = MAP_SIDE // BANDS, cells.shape[0]  # not len(): the ONNX tracer would take it for a constant
 
     def counts(band: Tensor) -> Tensor:
-        """Cells of each class in each band [B, classes, bands]."""
-        counted = torch.zeros(photos, (classes + 1) * bands, device=cells.device)
-        counted = counted.scatter_add(1, cells * bands + band, torch.ones_like(cells, dtype=counted.dtype))
-        return counted.unflatten(1, (classes + 1, bands))[:, :classes]
+        """Cells of each class in each band [B, classes, BANDS]."""
+        counted = torch.zeros(photos, (classes + 1) * BANDS, device=cells.device)
+        counted = counted.scatter_add(1, cells * BANDS + band, torch.ones_like(cells, dtype=counted.dtype))
+        return counted.unflatten(1, (classes + 1, BANDS))[:, :classes]
 
     columns, rows = counts(cell % MAP_SIDE // stripe), counts(cell // MAP_SIDE // stripe)
     area = columns.sum(dim=-1, keepdim=True)
@@ -71,7 +70,7 @@ def everywhere(seg_map: Tensor, classes: int, bands: int) -> Segments:
     return Segments(numbers, area.squeeze(-1) > 0, places)
 
 
-def present(segments: Segments) -> Segments:
+def without_absent(segments: Segments) -> Segments:
     """Only as many as the photo with the most classes has."""
     most = int(segments.mask.sum(dim=1).max())
     first = segments.mask.byte().argsort(dim=1, descending=True, stable=True)[:, :most]

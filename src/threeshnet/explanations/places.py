@@ -97,8 +97,8 @@ def tokens_of(model: RetrievalModel, images: ImageBatch) -> TokensOfPhoto:
         if "segments" in sets:
             segments = branch.parts["segments"]
             assert isinstance(segments, SegmentTokens)
-            found = boxes_of_classes(images, segments.classes)
-            where["segments"] = [number_of(SEGMENT, number, box) for number, box in found.items()]
+            boxed = boxes_of_classes(images, segments.classes).items()
+            where["segments"] = [number_of(SEGMENT, number, box) for number, box in boxed]
         of_tokens = [place for name, part in sets.items() for place in where.get(name, own)[: part.mask.shape[1]]]
         highlights = branch.highlights(images)
         spatial = highlights["spatial"][0] if "spatial" in highlights else None

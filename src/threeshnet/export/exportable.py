@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from threeshnet.encoders.segments import SegmentTokens, everywhere
+from threeshnet.encoders.segments import SegmentTokens, all_classes
 from threeshnet.encoders.text.bert import BertTextEncoder
 from threeshnet.encoders.text.bigru import BiGRUTextEncoder
 from threeshnet.fusion.spatial import PLACE_WIDTH, SpatialFusion
@@ -78,7 +78,7 @@ class AllSegments(nn.Module):
 
     def forward(self, local: TokenSet, projected: TokenSet, images: ImageBatch) -> TokenSet:
         assert images.seg_map is not None, "segment tokens need seg/map"
-        return self.part.tokens(everywhere(images.seg_map, self.part.classes, self.part.bands))
+        return self.part.tokens(all_classes(images.seg_map, self.part.classes))
 
 
 class WholeBert(nn.Module):

@@ -19,20 +19,15 @@ from threeshnet.records import ImageBatch, TokenSet
 GEOMETRY = 7  # x1, y1, x2, y2, width, height, area
 
 
-def zero(linear: nn.Linear) -> nn.Linear:
-    """The layer, initialised with 0."""
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return linear
-
-
 class StartingAtZero(nn.Module):
     """Linear, ReLU, Linear: [..., width] -> [..., dim]; the last layer is initialised with 0."""
 
     def __init__(self, *, width: int, dim: int) -> None:
         super().__init__()
         self.enter = nn.Linear(width, dim // 2)
-        self.leave = zero(nn.Linear(dim // 2, dim))
+        self.leave = nn.Linear(dim // 2, dim)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
 
     def forward(self, values: Tensor) -> Tensor:
         return self.leave(self.enter(values).relu())
