@@ -55,7 +55,7 @@ TEXT = h5py.string_dtype()
         (["batches={workers: many}"], "batches.workers='many': expected a whole number"),
         (["shards=[a,b]"], "shards=['a', 'b']: expected a text"),
         (["trainer.max_epochs=many"], "trainer.max_epochs='many'"),
-        (["objective=null"], "objective=None does not exist; there are: infonce, soft_labels, triplet"),
+        (["objective=null"], "objective=None does not exist; there are: infonce, soft_labels, subspaces, triplet"),
         (["activation=true"], "activation=True does not exist; there are: sigmoid, softmax"),
         (["activation=[[a]]"], "activation=[['a']] does not exist; there are: sigmoid, softmax"),
         (["fusion.spatial.classes=[[[[]]]]"], "fusion.spatial.classes=[[[[]]]]: expected a whole number"),

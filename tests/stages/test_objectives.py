@@ -22,6 +22,7 @@ from threeshnet.errors import ConfigError
 from threeshnet.objectives.collapse import loss_over_collapsed
 from threeshnet.objectives.infonce import InfoNCELoss
 from threeshnet.objectives.soft_labels import SoftLabels
+from threeshnet.objectives.subspaces import SubspaceTriplets
 from threeshnet.objectives.triplet import TripletLoss, triplet_hinge
 
 OBJECTIVES = sorted((Path(__file__).parents[2] / "conf/objective").glob("*.yaml"))
@@ -79,6 +80,21 @@ def test_triplet_is_the_loop(owners: list[int], masked: bool, epoch: int, seed: 
     found = TripletLoss(mask_same_image=masked)(images, captions, torch.tensor(owners), epoch)["loss"]
     expected = triplet_by_loops(images, captions, owners, hardest=epoch == HARDEST, masked=masked)
     check(found, expected + 0 * images.sum(), images, captions)
+
+
+@given(owners=owner_lists, masked=st.booleans(), epoch=st.sampled_from([ALL_NEGATIVES, HARDEST]))
+def test_subspaces_have_a_hinge_each(owners: list[int], masked: bool, epoch: int) -> None:
+    first, second = pairs(len(owners), 0), pairs(len(owners), 1)
+    sides = [torch.cat([3 * one, other], dim=1) for one, other in zip(first, second, strict=True)]  # of any length
+    options = {"mask_same_image": masked}
+    found = SubspaceTriplets(dim=10, subspaces=2, **options)(*sides, torch.tensor(owners), epoch)["loss"]
+    hinges = [triplet_by_loops(*part, owners, hardest=epoch == HARDEST, masked=masked) for part in (first, second)]
+    torch.testing.assert_close(found, sum(hinges))
+
+
+def test_subspaces_are_of_one_size() -> None:
+    with pytest.raises(ConfigError, match=r"objective.subspaces=3 does not divide dim=256 into equal parts"):
+        SubspaceTriplets(dim=256, subspaces=3)
 
 
 @given(owners=owner_lists, masked=st.booleans(), seed=st.integers(0, 9))
@@ -174,7 +190,7 @@ def objective_of(file: Path, **more: Any) -> torch.nn.Module:
     """In the place that it has in a run: a value may come from the primary config."""
     loaded = OmegaConf.load(file)
     bases = [OmegaConf.load(file.with_name(f"{base}.yaml")) for base in loaded.pop("defaults", [])]
-    whole = OmegaConf.create({"warm_up_epochs": 1, "objective": OmegaConf.merge(*bases, loaded)})
+    whole = OmegaConf.create({"warm_up_epochs": 1, "dim": 20, "objective": OmegaConf.merge(*bases, loaded)})
     objective = instantiate(whole.objective, **more)
     if hasattr(objective, "prepare"):
         objective.prepare(["a dog", "snow", "two red cars", "a child sings", "a wall"], np.arange(5))
@@ -193,7 +209,7 @@ def test_every_objective_is_held_against_equal_embeddings(file: Path, masked: bo
         found = objective(images, captions, owners, epoch)["loss"]
         return loss_over_collapsed(found, objective, images, owners, epoch).item()
 
-    apart, point = torch.eye(5), torch.nn.functional.normalize(torch.rand(1, 5), dim=1).repeat(5, 1)
+    apart, point = torch.eye(5).repeat(1, 4) / 2, torch.nn.functional.normalize(torch.rand(1, 20), dim=1).repeat(5, 1)
     assert share(point, point) == pytest.approx(1, rel=1e-5)
     assert share(apart, apart) < 0.01
     assert share(apart, apart.roll(1, dims=0)) > 1  # everything confused is worse than nothing told apart
@@ -213,7 +229,7 @@ def test_every_objective_has_finite_gradients_in_hard_corners(file: Path, masked
     one, _ = pairs(1)
     for images, owners in ((one, [0]), (one.detach().repeat(4, 1), [0, 1, 2, 3]), (pairs(4)[0], [0, 0, 0, 0])):
         for epoch in (0, 5):
-            left, right = images.detach().clone().requires_grad_(), images.detach().clone().requires_grad_()
+            left, right = (images.detach().repeat(1, 4).requires_grad_() for _ in range(2))
             numbers = loss(left, right, torch.tensor(owners), epoch)
             assert all(value.isfinite() for value in numbers.values())
             numbers["loss"].backward()
