@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 from random import Random
-from threading import Timer
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -173,7 +173,13 @@ def test_a_signal_stops_rendering_soon(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(demo_world, "render", paused)
     monkeypatch.setattr(demo_world, "cores", lambda: 2)
     raw, process = tmp_path / "raw", os.getpid()
-    Timer(0.5, os.kill, (process, signal.SIGTERM)).start()
+
+    def signalled() -> None:
+        while not list(raw.with_suffix(".partial").glob("images/*")):
+            time.sleep(0.01)
+        os.kill(process, signal.SIGTERM)
+
+    Thread(target=signalled, daemon=True).start()
     with stopped_by_signals(), pytest.raises(Interruption):
         DemoWorld(train=200, dev=8, test=8).read(raw)
     assert not raw.exists()
