@@ -158,7 +158,7 @@ def test_rendering_in_several_processes_ends_where_signals_have_handlers(
     monkeypatch.setattr(demo_world, "render", lambda *_: (pixels, pixels))
     monkeypatch.setattr(demo_world, "cores", lambda: 2)
     with stopped_by_signals():
-        for seed in range(40):
+        for seed in range(15):
             assert len(DemoWorld(seed=seed, **SIZES).read(tmp_path / str(seed)).photos) == sum(SIZES.values())
 
 

@@ -89,7 +89,7 @@ def test_bfloat16_is_fused_only_where_the_processor_can(able: bool, monkeypatch:
 
 
 @needs_weights
-@pytest.mark.parametrize("count", [3, 16, 17])
+@pytest.mark.parametrize("count", [3, 17])
 def test_a_loading_process_gives_what_several_threads_give(extractor: Lite0, tmp_path: Path, count: int) -> None:
     """It has one thread, with which torch takes another library for 1x1 convolutions of few photos."""
     found, expected = extracted_twice(extractor, [picture(tmp_path, number) for number in range(count)])
