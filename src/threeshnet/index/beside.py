@@ -90,8 +90,13 @@ def write_text_tower(retriever: Retriever, manifest: IndexManifest, out: Path) -
         shutil.rmtree(partial, ignore_errors=True)
         write(retriever.model, partial, precisions=(manifest.text_precision,))
         partial.rename(out / name)
+    remove_text_towers(out, but=name)
+
+
+def remove_text_towers(out: Path, *, but: str | None = None) -> None:
+    """Text encoders of other models or roundings, which no search would read."""
     for other in out.glob(f"{TEXT_TOWER}*"):
-        if other.name != name:
+        if other.name != but:
             shutil.rmtree(other, ignore_errors=True)
 
 

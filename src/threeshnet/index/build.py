@@ -15,7 +15,14 @@ from tqdm.auto import tqdm
 
 from threeshnet.errors import DataError, Problems, some
 from threeshnet.index.approximate import check_faiss, write_approximate
-from threeshnet.index.beside import Correction, bank_of, check_onnx, write_correction, write_text_tower
+from threeshnet.index.beside import (
+    Correction,
+    bank_of,
+    check_onnx,
+    remove_text_towers,
+    write_correction,
+    write_text_tower,
+)
 from threeshnet.index.manifest import FORMAT, PARTS, ROWS, IndexManifest, Source
 from threeshnet.index.plan import Plan, check_room, current_rows, left_parts, planned, previous_manifest
 from threeshnet.index.rows import SCHEMA, Rows, table_of, write_rows
@@ -81,6 +88,8 @@ def update_index(source: ItemSource, retriever: Retriever, out: Path, options: O
         counts = _committed(plan, stores, unreadable, Target(out, source, made_of, previous, facts), options)
         if options.text_tower:
             write_text_tower(retriever, IndexManifest.load(out), out)
+        else:
+            remove_text_towers(out)
         return counts
 
 
