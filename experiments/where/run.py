@@ -77,7 +77,7 @@ def train(made: Sides, part: Part, epochs: int, seed: int) -> int:
     """The demo's recipe: the hardest negatives from the middle on, and a tenth of the rate in the last quarter."""
     draw, both = np.random.default_rng(seed), nn.ModuleList(made)
     optimizer = torch.optim.AdamW(both.parameters(), lr=RATE, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [epochs * 3 // 4], gamma=0.1)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [max(1, epochs * 3 // 4)], gamma=0.1)
     loss, steps = TripletLoss(warm_up_epochs=epochs / 2, mask_same_image=True), len(part.captions) // BATCH
     for epoch in range(epochs):
         for rows in draw.permutation(len(part.captions))[: steps * BATCH].reshape(steps, BATCH):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -29,7 +30,8 @@ def ends_with(parent: int, number: int = signal.SIGTERM) -> Callable[[], None] |
 
     def ask() -> None:
         prctl(PR_SET_PDEATHSIG, number)
-        if os.getppid() != parent:  # the parent died between the fork and this line
+        served = multiprocessing.get_start_method(allow_none=True) == "forkserver"  # whose server is the parent
+        if os.getppid() != parent and not served:  # the parent died between the fork and this line
             os._exit(1)
 
     return ask

@@ -175,7 +175,8 @@ def test_a_signal_stops_rendering_soon(tmp_path: Path, monkeypatch: pytest.Monke
     raw, process = tmp_path / "raw", os.getpid()
 
     def signalled() -> None:
-        while not list(raw.with_suffix(".partial").glob("images/*")):
+        deadline = time.monotonic() + 60
+        while not list(raw.with_suffix(".partial").glob("images/*")) and time.monotonic() < deadline:
             time.sleep(0.01)
         os.kill(process, signal.SIGTERM)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+import dataclasses
 import json
 from functools import cache
 from itertools import product
@@ -261,6 +263,22 @@ def test_what_fails_its_test_is_not_shown_as_an_explanation(test: DeletionTest |
     assert blue[0] == 0  # no place is named
     assert blue[1] > 200
     assert photo.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_places_without_tokens_are_not_named_or_drawn() -> None:
+    """Of local tokens alone: the scene's cells and the photo are not in the embedding."""
+    model = copy.deepcopy(model_of("region"))
+    model.image_encoder.parts = nn.ModuleDict({"local": model.image_encoder.parts["local"]})
+    found = explain(model, photo(3), "a b")
+    assert [each.place.kind for each in found.contributions] == ["region"] * 3
+    assert (found.test, found.photo) == (None, None)
+    assert [each.place.kind for each in explain(model, photo(5), "a b").contributions] == ["region"] * 5
+
+
+def test_json_names_a_segment_by_its_class() -> None:
+    of_segment = made(None).contributions[0]._replace(place=Place("segment", 1, (0.0, 0.0, 1.0, 1.0)))
+    (place,) = dataclasses.replace(made(None), contributions=[of_segment]).to_json()["places"]
+    assert (place["name"], next(iter(place["classes"]))) == ("ball", "grass")  # most of its box is grass
 
 
 def test_json_says_what_lies_where() -> None:

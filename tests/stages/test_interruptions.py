@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from threeshnet.batches.loader import Loader, TrainingLoader
 from threeshnet.batches.order import CaptionBatches
 from threeshnet.errors import STOPPING, CheckpointError, ConfigError, Interrupted
+from threeshnet.processes import ends_with
 from threeshnet.runs import lock
 from threeshnet.runs.lock import locked
 from threeshnet.training.csv_log import RunLog, carry_on, rows_of
@@ -252,3 +253,15 @@ def test_a_log_that_cannot_be_written_keeps_its_rows(
     assert caplog.text.count("cannot be written yet: No space left on device") == 1
     log.save()
     assert rows_of(tmp_path / "log" / "metrics.csv")[0]["train/loss"] == "3.0"
+
+
+def test_under_a_fork_server_a_worker_has_another_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.14 has one on Linux; elsewhere another parent means that ours is dead."""
+    ended: list[int] = []
+    monkeypatch.setattr("threeshnet.processes.os._exit", ended.append)
+    for method, expected in (("fork", [1]), ("forkserver", [1])):
+        monkeypatch.setattr("threeshnet.processes.multiprocessing.get_start_method", lambda method=method, **_: method)
+        ask = ends_with(parent=-1, number=0)  # 0 asks for no signal
+        assert ask is not None
+        ask()
+        assert ended == expected

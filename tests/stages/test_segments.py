@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from threeshnet.encoders.segments import BANDS, SegmentTokens, all_classes, without_absent
 from threeshnet.explanations.places import boxes_of_classes, tokens_of
+from threeshnet.pooling.generalized import GeneralizedPooling
+from threeshnet.pooling.maximum import MaximumPooling
+from threeshnet.pooling.mean import MeanPooling
 from threeshnet.records import MAP_SIDE, ImageBatch, TokenSet
 
 from .test_encoders import CLASSES, DIM, image_batch
@@ -65,9 +69,11 @@ def test_a_token_depends_on_its_own_photo_and_on_where_its_class_is() -> None:
     assert (together.values[0, 1] == 0).all()
 
 
-def test_void_alone_gives_no_token() -> None:
-    part = SegmentTokens(classes=CLASSES, dim=DIM)
-    assert part(EMPTY, EMPTY, images_of(maps({}, {}))).values.shape == (2, 0, DIM)
+@pytest.mark.parametrize("pooling", [GeneralizedPooling, MaximumPooling, MeanPooling])
+def test_void_alone_is_an_embedding_of_zeros(pooling: type[nn.Module]) -> None:
+    tokens = SegmentTokens(classes=CLASSES, dim=DIM)(EMPTY, EMPTY, images_of(maps({}, {})))
+    assert not tokens.mask.any()
+    assert torch.equal(pooling()(tokens), torch.zeros(2, DIM))
 
 
 def test_an_explanation_names_segments_by_class_and_box() -> None:

@@ -72,11 +72,10 @@ def cells(explanation: Explanation, contribution: Contribution) -> list[str]:
     """One place as a row."""
     place = contribution.place
     whole = place.kind == "photo"
-    name = explanation.class_names[place.number] if place.kind == "segment" else place.number
     box = "" if place.box is None else " ".join(f"{100 * side:.0f}" for side in place.box)
     there = [f"{name} {100 * share:.0f}%" for name, share in list(explanation.classes(place).items())[:CLASSES]]
     return [
-        "photo (categories)" if whole else f"{place.kind} {name}",
+        "photo (categories)" if whole else f"{place.kind} {explanation.name_of(place)}",
         "" if whole else box,
         "" if whole else ", ".join(there),
         f"{contribution.effect:+.4f}",

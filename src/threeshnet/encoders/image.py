@@ -53,7 +53,9 @@ class ImageEncoder(nn.Module):
         if source not in SOURCES:
             raise ConfigError(one_of("source", source, SOURCES))
         if not parts:
-            raise ConfigError("parts=[]: nothing is left to pool; keep at least one of local, fused, scene, category")
+            raise ConfigError(
+                "parts=[]: nothing is left to pool; keep at least one of local, fused, scene, category, segments"
+            )
         self.source = source
         self.project = project
         self.parts = nn.ModuleDict(dict(parts))

@@ -71,8 +71,8 @@ def all_classes(seg_map: Tensor, classes: int) -> Segments:
 
 
 def without_absent(segments: Segments) -> Segments:
-    """Only as many as the photo with the most classes has."""
-    most = int(segments.mask.sum(dim=1).max())
+    """Only as many as the photo with the most classes has; one that is masked where all maps are void."""
+    most = max(1, int(segments.mask.sum(dim=1).max()))
     first = segments.mask.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
     wide = first.unsqueeze(-1).expand(-1, -1, segments.places.shape[-1])
     return Segments(first, segments.mask.gather(1, first), segments.places.gather(1, wide))

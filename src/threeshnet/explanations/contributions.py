@@ -135,9 +135,9 @@ def costs(tokens: TokensOfPhoto, text: Tensor, sets: Sequence[Sequence[int]]) ->
 
 
 def ranked(tokens: TokensOfPhoto, contributions: Tensor) -> list[int]:
-    """Places that are parts of the photo, by their contribution, largest first."""
-    order = contributions.argsort(descending=True, stable=True).tolist()
-    return [place for place in order if tokens.places[place].kind != PHOTO]
+    """Places that are parts of the photo and have tokens, by their contribution, largest first."""
+    order, pooled = contributions.argsort(descending=True, stable=True).tolist(), tokens.pooled
+    return [place for place in order if place in pooled and tokens.places[place].kind != PHOTO]
 
 
 @torch.no_grad()

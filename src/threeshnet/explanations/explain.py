@@ -32,7 +32,7 @@ def explain(model: RetrievalModel, images: ImageBatch, sentence: str, class_name
         sentence=sentence,
         score=score,
         contributions=[contributions[place] for place in order],
-        photo=next((each for each in contributions if each.place.kind == PHOTO), None),
+        photo=next((contributions[place] for place in tokens.pooled if tokens.places[place].kind == PHOTO), None),
         test=deletion_test(tokens, text, order),
         guidance={branch.source: _guidance(tokens, branch) for branch in tokens.branches},
         seg_map=seg_map,

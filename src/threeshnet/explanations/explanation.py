@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from threeshnet.explanations.contributions import ENOUGH, NAMED, NEARLY_ALL, DeletionTest
-from threeshnet.explanations.places import Place
+from threeshnet.explanations.places import SEGMENT, Place
 from threeshnet.records import VOID
 
 if TYPE_CHECKING:
@@ -87,6 +87,10 @@ class Explanation:
             return f"Tested: {costs}."
         return f"Not an explanation: {costs}. Expected: {ENOUGH:g} times as much, and {NEARLY_ALL:.0%} of the draws."
 
+    def name_of(self, place: Place) -> str:
+        """The class of a segment; the number of another place."""
+        return self.class_names[place.number] if place.kind == SEGMENT else str(place.number)
+
     def heat(self, size: tuple[int, int]) -> np.ndarray:
         """Effects over a photo of `size` (width, height): [height, width] float32, from 0 to 1.
 
@@ -122,7 +126,8 @@ class Explanation:
             if self.test is None
             else {key: round(cost, DIGITS) for key, cost in self.test._asdict().items()},
             "places": [
-                each.to_json() | {"classes": dict(list(self.classes(each.place).items())[:CLASSES])}
+                each.to_json()
+                | {"name": self.name_of(each.place), "classes": dict(list(self.classes(each.place).items())[:CLASSES])}
                 for each in self.contributions
             ],
             "photo": None if self.photo is None else self.photo.to_json(),

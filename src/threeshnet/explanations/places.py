@@ -49,6 +49,11 @@ class TokensOfPhoto(NamedTuple):
     branches: list[Branch]
     places: list[Place]
 
+    @property
+    def pooled(self) -> set[int]:
+        """Numbers of the places that have a token; guidance may speak of others, which the embedding does not hold."""
+        return {place for branch in self.branches for place in branch.places[branch.tokens.mask[0]].tolist()}
+
     def embeddings(self, keep: Tensor) -> Tensor:
         """Embeddings [K, D] of the photo with the tokens of some places alone: keep [K, places] bool.
 
@@ -98,7 +103,7 @@ def tokens_of(model: RetrievalModel, images: ImageBatch) -> TokensOfPhoto:
             segments = branch.parts["segments"]
             assert isinstance(segments, SegmentTokens)
             boxed = boxes_of_classes(images, segments.classes).items()
-            where["segments"] = [number_of(SEGMENT, number, box) for number, box in boxed]
+            where["segments"] = [number_of(SEGMENT, number, box) for number, box in boxed] or [0]  # void alone: masked
         of_tokens = [place for name, part in sets.items() for place in where.get(name, own)[: part.mask.shape[1]]]
         highlights = branch.highlights(images)
         spatial = highlights["spatial"][0] if "spatial" in highlights else None

@@ -25,6 +25,9 @@ TEXT: dict[TextPrecision, str] = {"float32": "text.onnx", "int8": "text.int8.onn
 NOT_INSTALLED = "ONNX files need onnx and onnxruntime: install them with `pip install 'threeshnet[onnx]'`"
 
 
+BITS = 7  # of the weights in `text.int8.onnx`: with eight, sums overflow on processors without VNNI
+
+
 class OnnxText:
     """The text tower of an exported folder.
 
@@ -39,6 +42,10 @@ class OnnxText:
         self.folder, self.threads = Path(folder), threads
         self.record = read_record(self.folder)
         self.file = checked_file(self.folder, self.record, TEXT[precision])
+        if precision == "int8" and self.record.get("bits") != BITS:
+            raise CheckpointError(
+                f"{self.file} has weights of eight bits, which overflow on some processors; export again with int8=true"
+            )
         self.width: int = self.record["width"]
 
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:

@@ -17,6 +17,7 @@ from threeshnet.encoders.model import RetrievalModel
 from threeshnet.errors import CheckpointError, ConfigError, shortened
 from threeshnet.export.exportable import with_twins
 from threeshnet.export.onnx_text import (
+    BITS,
     FORMAT,
     IMAGE,
     NOT_INSTALLED,
@@ -93,7 +94,7 @@ def write_text_tower(
         (folder / TEXT["float32"]).unlink()
     names = [TOKENIZER, *(TEXT[name] for name in precisions)]
     write_text(folder / TOKENIZER, tokenizer.to_json())
-    record = {"format": FORMAT, "width": width, "pad": tokenizer.pad_id, "most_wordpieces": longest}
+    record = {"format": FORMAT, "width": width, "pad": tokenizer.pad_id, "most_wordpieces": longest, "bits": BITS}
     write_json(folder / RECORD, record | {"files": {name: sha256(folder / name) for name in names}})
 
 
@@ -151,10 +152,10 @@ def _write_tower(file: Path, tower: nn.Module, draw: Any, sizes: Sequence[tuple[
     tower.eval()
     cases = [draw(*size) for size in sizes]
     with torch.no_grad():
-        most = _largest_sets(with_twins(tower, {}), cases[-1])
         expected = [tower(*case.values()).numpy() for case in cases]
         with replacing(file) as partial:
             try:
+                most = _largest_sets(with_twins(tower, {}), cases[-1])
                 _export(with_twins(tower, most), cases[1], partial)
                 exported = [_run(partial, case) for case in cases]
             except (ConfigError, OSError):
@@ -266,7 +267,10 @@ def photo_inputs(model: RetrievalModel, card: Mapping[str, Any]) -> Any:
                 drawn[f"{name}_boxes"] = corners * mask.unsqueeze(-1)
         if "seg" in card["fields"]:
             shares = torch.rand(batch, classes, SCENE_SIDE, SCENE_SIDE, generator=chance)
-            numbers = torch.randint(classes + 1, (batch, MAP_SIDE, MAP_SIDE), generator=chance)
+            # From one class in a photo to all of them and void; in a large batch, void alone too.
+            kinds = torch.linspace(1, classes + 1, batch).long().view(-1, 1, 1)
+            numbers = torch.randint(classes + 1, (batch, MAP_SIDE, MAP_SIDE), generator=chance) % kinds
+            numbers[: batch // 4] = classes
             drawn["seg_semantic"] = shares / shares.sum(dim=1, keepdim=True)
             drawn["seg_map"] = torch.where(numbers == classes, VOID, numbers).to(torch.uint8)
             drawn["seg_categories"] = (torch.rand(batch, classes, generator=chance) > 0.5).float()

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from threeshnet.errors import ConfigError, IndexFault, one_of
-from threeshnet.export.onnx_text import NOT_INSTALLED
+from threeshnet.errors import CheckpointError, ConfigError, IndexFault, one_of
+from threeshnet.export.onnx_text import NOT_INSTALLED, RECORD, OnnxText
 from threeshnet.files import replacing
 from threeshnet.index.manifest import BANK, BIAS, HUBS, TEXT_TOWER, IndexManifest
 from threeshnet.index.rows import read_array
@@ -78,25 +78,35 @@ def check_onnx() -> None:
 def write_text_tower(retriever: Retriever, manifest: IndexManifest, out: Path) -> None:
     """Write the text encoder for onnxruntime beside the rows, so that a search starts without torch.
 
-    Nothing is written where it is there already, and where onnx is not installed.
+    Nothing is written where it is there already and whole, and where onnx is not installed. An encoder that ONNX cannot
+    express is a warning, as searches work without; in 8-bit integers, which were asked for, it raises ConfigError.
     """
-    name = manifest.text_tower
-    if not (out / name).is_dir():
+    folder = out / manifest.text_tower
+    try:
+        OnnxText(folder, precision=manifest.text_precision)
+    except CheckpointError:
         if not has_onnx():
             return
         from threeshnet.export.onnx_towers import write_text_tower as write
 
-        partial = out / f"{name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        write(retriever.model, partial, precisions=(manifest.text_precision,))
-        partial.rename(out / name)
-    remove_text_towers(out, but=name)
+        partial = out / f"{folder.name}.partial"
+        try:
+            write(retriever.model, partial, precisions=(manifest.text_precision,))
+        except ConfigError as reason:
+            if manifest.text_precision == "int8":
+                raise
+            log.warning("Searches will load the model, with text_tower=false in silence: %s", reason)
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    remove_text_towers(out, but=folder.name)
 
 
 def remove_text_towers(out: Path, *, but: str | None = None) -> None:
-    """Text encoders of other models or roundings, which no search would read."""
+    """Text encoders of other models or roundings, which no search would read; folders of other things stay."""
     for other in out.glob(f"{TEXT_TOWER}*"):
-        if other.name != but:
+        ours = other.suffix == ".partial" or (other / RECORD).is_file()
+        if ours and other.name != but:
             shutil.rmtree(other, ignore_errors=True)
 
 

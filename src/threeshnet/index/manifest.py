@@ -19,7 +19,6 @@ from threeshnet.forms import PlainText, faults_of
 
 FORMAT = 1
 MANIFEST, ROWS, PARTS, TEXT_TOWER = "manifest.json", "rows-", "parts", "text-"
-ROUNDED = {"float32": "", "int8": "int8-of-seven-bits-"}  # in a text tower's folder name: another way, another folder
 BIAS, HUBS = "bias.npy", "hubs.npy"  # of a hub correction, beside the rows
 BANK = "bank.npy"
 MAKE_INDEX = "make index CKPT=<run> RAW=<folder of photos> OUT=<index>"
@@ -62,7 +61,8 @@ class IndexManifest(BaseModel):
     @property
     def text_tower(self) -> str:
         """Folder of the text encoder for onnxruntime, where the index has one."""
-        return f"{TEXT_TOWER}{ROUNDED[self.text_precision]}{self.source.model_hash[:12]}"
+        precision = "" if self.text_precision == "float32" else f"{self.text_precision}-"
+        return f"{TEXT_TOWER}{precision}{self.source.model_hash[:12]}"
 
     def save(self, folder: Path) -> None:
         write_json(folder / MANIFEST, self.model_dump())

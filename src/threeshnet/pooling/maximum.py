@@ -8,7 +8,8 @@ from threeshnet.records import TokenSet
 
 
 class MaximumPooling(nn.Module):
-    """The largest value of each channel over the real tokens: [B, N, D] -> [B, D]."""
+    """The largest value of each channel over the real tokens: [B, N, D] -> [B, D]; 0 where there are none."""
 
     def forward(self, tokens: TokenSet) -> Tensor:
-        return tokens.values.masked_fill(~tokens.mask.unsqueeze(-1), float("-inf")).amax(dim=1)
+        largest = tokens.values.masked_fill(~tokens.mask.unsqueeze(-1), float("-inf")).amax(dim=1)
+        return largest.masked_fill(~tokens.mask.any(dim=1, keepdim=True), 0.0)

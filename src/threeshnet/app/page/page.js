@@ -250,8 +250,9 @@ function drawWhy(why) {
     : "For this photo and sentence there is no explanation that can be trusted. The bars show what the model highlights for any sentence.";
   byId("why-says").title = why.remark;
   byId("tokens").replaceChildren(...places.map(place => {
-    const holds = Object.keys(place.classes)[0], what = holds ? words(holds) : `${place.kind} ${place.number}`;
-    const line = element("button", { type: "button", title: `${place.kind} ${place.number}` }, element("span", { textContent: what }),
+    const holds = place.kind === "segment" ? place.name : Object.keys(place.classes)[0];
+    const what = holds ? words(holds) : `${place.kind} ${place.name}`;
+    const line = element("button", { type: "button", title: `${place.kind} ${place.name}` }, element("span", { textContent: what }),
       element("meter", { max: value(places[0]), value: value(place) }), element("span", { className: "value", textContent: value(place).toFixed(3) }));
     line.onmouseenter = line.onfocus = () => drawMark(place.box);
     line.onmouseleave = line.onblur = () => drawMark(null);
