@@ -191,6 +191,9 @@ def test_a_text_encoder_in_8_bit_integers(folder: Path, raw: Path, retriever: Re
     assert 0 < np.abs(near - exact).max() < 0.1
     alone = np.concatenate([Index.open(out).encode_texts([sentence]) for sentence in SENTENCES])
     np.testing.assert_array_equal(near, alone)  # a sentence does not depend on those that are encoded beside it
+    (tower / "text.int8.onnx").write_bytes(b"damaged")
+    update_index(PhotoFolder(retriever, raw), retriever, out, options)
+    np.testing.assert_array_equal(Index.open(out).encode_texts(SENTENCES), near)
     update_index(PhotoFolder(retriever, raw), retriever, out, Options(progress=False))
     np.testing.assert_array_equal(Index.open(out).encode_texts(SENTENCES), exact)
     assert tower.name not in {other.name for other in out.glob("text-*")}

@@ -90,6 +90,7 @@ def write_text_tower(retriever: Retriever, manifest: IndexManifest, out: Path) -
         from threeshnet.export.onnx_towers import write_text_tower as write
 
         partial = out / f"{folder.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
         try:
             write(retriever.model, partial, precisions=(manifest.text_precision,))
         except ConfigError as reason:
