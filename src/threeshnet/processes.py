@@ -30,8 +30,8 @@ def ends_with(parent: int, number: int = signal.SIGTERM) -> Callable[[], None] |
 
     def ask() -> None:
         prctl(PR_SET_PDEATHSIG, number)
-        served = multiprocessing.get_start_method(allow_none=True) == "forkserver"  # whose server is the parent
-        if os.getppid() != parent and not served:  # the parent died between the fork and this line
+        by_server = multiprocessing.get_start_method(allow_none=True) == "forkserver"  # whose server is the parent
+        if os.getppid() != parent and not by_server:  # the parent died between the fork and this line
             os._exit(1)
 
     return ask

@@ -202,6 +202,29 @@ def test_a_text_encoder_in_8_bit_integers(folder: Path, raw: Path, retriever: Re
     assert [other.name for other in out.glob("text-*")] == ["text-notes"]
 
 
+def test_an_encoder_that_onnx_cannot_express_leaves_an_index_that_is_searched_without(
+    folder: Path,
+    raw: Path,
+    retriever: Retriever,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pytest.importorskip("onnxruntime")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ConfigError("cannot be exported")
+
+    out = shutil.copytree(folder, tmp_path / "index", ignore=shutil.ignore_patterns("text-*"))
+    monkeypatch.setattr("threeshnet.export.onnx_towers.write_text_tower", refuse)
+    update_index(PhotoFolder(retriever, raw), retriever, out, Options(progress=False))
+    assert "cannot be exported. Searches will load the whole model" in caplog.text
+    assert not list(out.glob("text-*"))
+    assert Index.open(out).search([Query("a dog")])
+    with pytest.raises(ConfigError, match="cannot be exported"):
+        update_index(PhotoFolder(retriever, raw), retriever, out, Options(progress=False, text_tower="int8"))
+
+
 def test_8_bit_integers_need_onnx(
     raw: Path, retriever: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -159,6 +161,16 @@ def test_int8_products_fit_every_processor(folder: Path) -> None:
     ]
     assert len(weights) == 7
     assert all(np.abs(values.astype(int)).max() == 64 for values in weights)
+
+
+def test_a_file_with_weights_of_eight_bits_is_refused(folder: Path, tmp_path: Path) -> None:
+    older = shutil.copytree(folder, tmp_path / "older")
+    record = json.loads((older / "onnx.json").read_text())
+    assert record.pop("int8_bits") == 7
+    (older / "onnx.json").write_text(json.dumps(record))
+    OnnxText(older)
+    with pytest.raises(CheckpointError, match=r"weights of eight bits.*export again with int8=true"):
+        OnnxText(older, precision="int8")
 
 
 def test_what_is_no_list_of_sentences(folder: Path) -> None:

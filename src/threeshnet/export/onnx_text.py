@@ -23,8 +23,6 @@ IMAGE = "image.onnx"
 TextPrecision = Literal["float32", "int8"]
 TEXT: dict[TextPrecision, str] = {"float32": "text.onnx", "int8": "text.int8.onnx"}
 NOT_INSTALLED = "ONNX files need onnx and onnxruntime: install them with `pip install 'threeshnet[onnx]'`"
-
-
 BITS = 7  # of the weights in `text.int8.onnx`: with eight, sums overflow on processors without VNNI
 
 
@@ -42,7 +40,7 @@ class OnnxText:
         self.folder, self.threads = Path(folder), threads
         self.record = read_record(self.folder)
         self.file = checked_file(self.folder, self.record, TEXT[precision])
-        if precision == "int8" and self.record.get("bits") != BITS:
+        if precision == "int8" and self.record.get("int8_bits") != BITS:
             raise CheckpointError(
                 f"{self.file} has weights of eight bits, which overflow on some processors; export again with int8=true"
             )

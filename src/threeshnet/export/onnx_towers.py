@@ -1,4 +1,4 @@
-"""ONNX files of both towers, compared with PyTorch before they are kept."""
+"""ONNX files of both towers, in float32 compared with PyTorch before they are kept; 8-bit files are made of these."""
 
 from __future__ import annotations
 
@@ -94,7 +94,8 @@ def write_text_tower(
         (folder / TEXT["float32"]).unlink()
     names = [TOKENIZER, *(TEXT[name] for name in precisions)]
     write_text(folder / TOKENIZER, tokenizer.to_json())
-    record = {"format": FORMAT, "width": width, "pad": tokenizer.pad_id, "most_wordpieces": longest, "bits": BITS}
+    record = {"format": FORMAT, "width": width, "pad": tokenizer.pad_id, "most_wordpieces": longest}
+    record |= {"int8_bits": BITS} if "int8" in precisions else {}
     write_json(folder / RECORD, record | {"files": {name: sha256(folder / name) for name in names}})
 
 

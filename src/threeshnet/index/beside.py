@@ -96,7 +96,7 @@ def write_text_tower(retriever: Retriever, manifest: IndexManifest, out: Path) -
         except ConfigError as reason:
             if manifest.text_precision == "int8":
                 raise
-            log.warning("Searches will load the model, with text_tower=false in silence: %s", reason)
+            log.warning("%s. Searches will load the whole model; text_tower=false leaves out this warning", reason)
             return
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
