@@ -83,6 +83,20 @@ def captions_of(lengths: list[int], longest: int | None = None, seed: int = 0) -
     return TokenSet(torch.randint(5, VOCABULARY, mask.shape) * mask, mask)
 
 
+@pytest.mark.parametrize(("share", "alters"), [(None, True), (0.3, True), (0.0, False)])
+def test_dropout_of_bert_alters_a_training_step_alone(share: float | None, alters: bool) -> None:
+    encoder = BertTextEncoder(bert=bert().bert, dim=DIM, pooling=GeneralizedPooling(), pretrained=True, dropout=share)
+    captions = captions_of([5, 3])
+    left_out = encoder.double().eval()(captions)
+    assert (encoder.train()(captions) - left_out).abs().max().gt(1e-3).item() == alters
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, 10])
+def test_dropout_of_no_share_is_refused(share: float) -> None:
+    with pytest.raises(ConfigError, match=f"text_dropout={share} must be at least 0 and below 1"):
+        BertTextEncoder(bert=bert().bert, dim=DIM, pooling=GeneralizedPooling(), pretrained=True, dropout=share)
+
+
 # ---- images
 
 

@@ -23,6 +23,9 @@ from threeshnet.encoders.text.sources import MINILM, bert_folder, is_same_bert, 
 from threeshnet.errors import DataError
 from threeshnet.overrides import quoted, text
 from threeshnet.shards import fill
+from threeshnet.training.module import RetrievalModule
+
+from .compared_runs import STEPS
 
 BERT = Path(__file__).parents[1] / "golden" / "bert"
 
@@ -181,6 +184,22 @@ def test_a_run_goes_on_where_its_bert_was_moved(
     (there / "vocab.txt").write_text("\n".join([*lines[:-2], *reversed(lines[-2:])]))  # other ids
     ended = command("train", *words, f"text.name={there}", "resume=true")
     assert (ended.code, f"text.name='{there}', but the run began with '{here}'" in ended.err) == (1, True), ended.err
+
+
+def test_a_pre_trained_bert_learns_with_its_dropout(attempt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Lightning-AI/pytorch-lightning#20105: what `from_pretrained` gives is in evaluation mode, and was left in it."""
+    step, at_rest = RetrievalModule.training_step, []
+
+    def watched(self: RetrievalModule, *arguments: Any) -> Any:
+        at_rest.append([name for name, each in self.model.named_modules() if not each.training])
+        return step(self, *arguments)
+
+    monkeypatch.setattr(RetrievalModule, "training_step", watched)
+    words = ("text=bert", f"text.name={tiny_bert(tmp_path / 'bert')}")
+    for more in ((), ("trainer.max_epochs=3", "resume=true")):  # after each there is an evaluation of dev
+        assert attempt(tmp_path / "run", *words, *more).code == 0
+    assert len(at_rest) == 3 * STEPS
+    assert not any(at_rest)
 
 
 @pytest.mark.parametrize(

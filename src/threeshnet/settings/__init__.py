@@ -179,6 +179,7 @@ class TrainSettings(Settings):
     job_name: str | None
     factors: Names | None
     seed: int
+    text_dropout: float | None
     dim: int
     shards: str
     out: str | None

@@ -96,6 +96,7 @@ class RetrievalModule(EncodingModule):
             self.encoders = images, captions
 
     def on_fit_start(self) -> None:
+        self.train()  # a pre-trained BERT comes in evaluation mode, and Lightning keeps that: it had no dropout
         if self.global_rank:  # processes with one seed would drop the same neurons of different pairs
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 

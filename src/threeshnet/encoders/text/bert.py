@@ -26,9 +26,17 @@ class BertTextEncoder(nn.Module):
     short sentences first: a batch of captions is half padding, and BERT's cost grows with the padded length.
     """
 
-    def __init__(self, *, bert: BertModel, dim: int, pooling: nn.Module, pretrained: bool) -> None:
-        """A `pretrained` BERT learns at the lower rate (`optimization.pretrained_factor`)."""
+    def __init__(
+        self, *, bert: BertModel, dim: int, pooling: nn.Module, pretrained: bool, dropout: float | None = None
+    ) -> None:
+        """A `pretrained` BERT learns at the lower rate (`optimization.pretrained_factor`).
+
+        `dropout` is the share of BERT's neurons that a training step leaves out, None what its architecture says (0.1
+        for BERT and MiniLM). Raises ConfigError for no share.
+        """
         super().__init__()
+        if dropout is not None:
+            set_dropout(bert, dropout)
         self.bert = bert
         self.pretrained = pretrained
         self.linear = nn.Linear(bert.config.hidden_size, dim)
@@ -57,6 +65,15 @@ class BertTextEncoder(nn.Module):
         ids, mask = captions.values[rows, :longest], captions.mask[rows, :longest]
         hidden = self.bert(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return F.pad(hidden, (0, 0, 0, captions.values.shape[1] - longest))
+
+
+def set_dropout(network: nn.Module, share: float) -> None:
+    """Every dropout of `network` leaves out `share`.  Raises ConfigError for no share."""
+    if not 0 <= share < 1:
+        raise ConfigError(f"text_dropout={share} must be at least 0 and below 1, or null")
+    for each in network.modules():
+        if isinstance(each, nn.Dropout):
+            each.p = share
 
 
 def from_architecture(**architecture: Any) -> BertModel:
