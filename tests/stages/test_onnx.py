@@ -19,6 +19,7 @@ from torch import nn
 from threeshnet.batches.tokenizers import SPECIALS, Wordpieces
 from threeshnet.encoders.hybrid import HybridEncoder
 from threeshnet.encoders.image import ImageEncoder, TokenProjection
+from threeshnet.encoders.kernel import KernelPooling, Roots
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.encoders.parts import CategoryToken, FusedTokens, LocalTokens, SceneTokens
 from threeshnet.encoders.segments import SegmentTokens
@@ -109,6 +110,13 @@ def folder(model: RetrievalModel, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
+def kernel() -> nn.Module:
+    pooling = KernelPooling(width=WIDTH, dim=DIM, photos=7)
+    pooling.keep(torch.rand(6, WIDTH))
+    pooling.coefficients.normal_()
+    return ImageEncoder(source="grid", project=Roots(width=WIDTH), parts={"local": LocalTokens()}, pooling=pooling)
+
+
 IMAGES = {
     "region": (lambda: branch("regions", boxes=True, segments=True), ("region", "seg")),
     "grid, softmax": (lambda: branch("grid", activation=Softmax), ("grid", "seg")),
@@ -117,6 +125,7 @@ IMAGES = {
         lambda: HybridEncoder(branches={"region": branch("regions", activation=Softmax), "grid": branch("grid")}),
         ("region", "grid", "seg"),
     ),
+    "kernel": (lambda: HybridEncoder(branches={"grid": branch("grid"), "kernel": kernel()}), ("grid", "seg")),
 }
 
 

@@ -20,6 +20,7 @@ class TokenProjection(nn.Module):
 
     def __init__(self, *, width: int, dim: int) -> None:
         super().__init__()
+        self.width = width
         self.linear = nn.Linear(width, dim)
         self.mlp = MLP(width=width, hidden=dim // 2, out=dim)
         nn.init.xavier_uniform_(self.linear.weight)

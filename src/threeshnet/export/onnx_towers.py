@@ -260,8 +260,7 @@ def photo_inputs(model: RetrievalModel, card: Mapping[str, Any]) -> Any:
         mask = torch.arange(tokens) < _lengths(batch, tokens)
         for encoder in encoders:
             name = TOKENS[encoder.source]
-            width = next(layer.in_features for layer in encoder.project.modules() if isinstance(layer, nn.Linear))
-            values = torch.rand(batch, tokens, width, generator=chance) * mask.unsqueeze(-1)
+            values = torch.rand(batch, tokens, encoder.project.width, generator=chance) * mask.unsqueeze(-1)
             drawn |= {encoder.source: values, f"{name}_mask": mask}
             if encoder.boxes:
                 corners = torch.rand(batch, tokens, 2, 2, generator=chance).sort(dim=2).values.flatten(2)

@@ -17,7 +17,9 @@ from threeshnet.objectives.collapse import loss_over_collapsed
 from threeshnet.objectives.gather import gather_pairs
 from threeshnet.records import Batch, ImageBatch, TokenSet
 from threeshnet.threads import adapt_threads
+from threeshnet.training.averaging import AveragedWeights
 from threeshnet.training.encoding import EncodingModule
+from threeshnet.training.kernel_branches import KernelBranches
 from threeshnet.training.large_batch import ChunkedEncoder
 from threeshnet.training.nonfinite import nonfinite_loss
 from threeshnet.training.schedules import Optimization, parameter_groups, scheduled, steps_of_run
@@ -62,6 +64,7 @@ class RetrievalModule(EncodingModule):
         self.synchronized = False
         self.objective, self.optimization = objective, optimization
         self.card = dict(card or {})
+        self.kernels = KernelBranches(model)
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
@@ -96,6 +99,8 @@ class RetrievalModule(EncodingModule):
             self.encoders = images, captions
 
     def on_fit_start(self) -> None:
+        if self.kernels and any(isinstance(each, AveragedWeights) for each in self.trainer.callbacks):  # pyright: ignore[reportAttributeAccessIssue]
+            raise ConfigError("averaging=ema would average the fits of the kernel branch: set averaging=null")
         self.train()  # a pre-trained BERT comes in evaluation mode, and Lightning keeps that: it had no dropout
         if self.global_rank:  # processes with one seed would drop the same neurons of different pairs
             torch.manual_seed(torch.initial_seed() + self.global_rank)
@@ -106,6 +111,8 @@ class RetrievalModule(EncodingModule):
             assert loader is not None
             data = loader.dataset
             prepare([data.texts[row] for row in data.rows], data.owners[data.rows])
+        if self.kernels:
+            self.kernels.keep_photos(self.trainer.train_dataloader.dataset, self.device)  # pyright: ignore[reportOptionalMemberAccess]
 
     def loss(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """The objective's named numbers of the batch of all processes; `batch` is the share of this one.
@@ -123,6 +130,7 @@ class RetrievalModule(EncodingModule):
         encode_images, encode_captions = self.encoders or (self.model.image_encoder, self.model.text_encoder)
         sides = encode_images(batch.images), encode_captions(batch.captions)
         images, captions, owners = gather_pairs(*sides, batch.owners, [share[0] for share in shares])
+        self.kernels.observe(owners, captions)
         with torch.autocast(images.device.type, enabled=False):  # the hardest negative and the next differ by 1e-3
             numbers = self.objective(images, captions, owners, epoch)
             share = loss_over_collapsed(numbers["loss"], self.objective, images, owners, epoch)
@@ -137,6 +145,11 @@ class RetrievalModule(EncodingModule):
             raise nonfinite_loss(numbers["loss"].item(), where, batch, dataset)
         self.log_dict({f"train/{name}": value.detach() for name, value in numbers.items()}, prog_bar=True)
         return {name: numbers[name] for name in ("loss", self.OVER_COLLAPSED)}
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        ends = batch_idx + 1 == self.trainer.num_training_batches or self.global_step == self.trainer.max_steps
+        if self.kernels and ends:  # before dev is scored and anything is saved
+            self.kernels.fit()
 
     def on_validation_epoch_start(self) -> None:
         self.start_collecting()
