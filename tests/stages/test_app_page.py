@@ -192,11 +192,16 @@ def test_a_photo_says_why_it_was_found(opened: Any) -> None:
     def trusted(answer: dict[str, Any]) -> None:
         answer.update(shown_as="explanation")
         answer["places"] = [dict(place, effect=0.1, box=[0.25, 0.5, 0.75, 1.0]) for place in answer["places"]]
+        # A segment is called by its own class, whatever else is in its box.
+        answer["places"][0].update(
+            kind="segment", name="green_vase", classes={"sky": 0.9, "green_vase": 0.1}, effect=0.2
+        )
 
     faked(page, "/api/explain", trusted)
     search(page, "a red ball")
     page.locator(".card").first.click()
     page.wait_for_selector("#tokens button")
+    assert page.locator("#tokens button").first.inner_text().split("\n")[0] == "green vase"
     assert page.is_visible("#heat")
     page.locator("#opacity").fill("30")
     assert page.evaluate("document.getElementById('heat').style.opacity") == "0.3"
