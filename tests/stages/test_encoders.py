@@ -147,7 +147,12 @@ def test_the_image_side_is_the_set_of_the_paper() -> None:
 def test_hybrid_is_the_unit_sum_of_its_branches() -> None:
     images = image_batch([2, 5, 1])
     region, grid = image_encoder("regions"), image_encoder("grid")
-    found = HybridEncoder(branches={"region": region, "grid": grid})(images)
+    branches = {"region": region, "grid": grid}
+    weighted = HybridEncoder(branches=branches, weights={"grid": 0.5})(images)
+    torch.testing.assert_close(weighted, unit(region(images) + 0.5 * grid(images)), **EXACT)
+    with pytest.raises(ConfigError, match=r"image_encoder\.weights='gird' does not exist; there are: region, grid"):
+        HybridEncoder(branches=branches, weights={"gird": 0.5})
+    found = HybridEncoder(branches=branches)(images)
     total = region(images) + grid(images)
     torch.testing.assert_close(found, total / total.norm(dim=1, keepdim=True), **EXACT)
 

@@ -57,7 +57,7 @@ def model_of(kind: str, pooling: str = "generalized") -> RetrievalModel:
 
     image: Any = branch("regions" if kind == "region" else "grid")
     if kind == "hybrid":
-        image = HybridEncoder(branches={"region": branch("regions"), "grid": branch("grid")})
+        image = HybridEncoder(branches={"region": branch("regions"), "grid": branch("grid")}, weights={"grid": 0.6})
     return RetrievalModel(image_encoder=image, text_encoder=bert(), tokenizer=Wordpieces([*SPECIALS, *WORDS])).eval()
 
 
@@ -115,9 +115,9 @@ def test_the_sort_is_followed(case: tuple[str, int, int, int]) -> None:
             means = {n: sum(weights[position] for position in found) / len(found) for n, found in at.items()}
             channels[channel] = [means.get(n, 0.0) * value for n, value in enumerate(values)]
         parts = torch.tensor(channels, dtype=torch.float64).T
-        pooled.append(parts.sum(dim=0))
-        plain.append(parts / pooled[-1].norm() @ text)
-    whole = torch.stack([unit(vector) for vector in pooled]).sum(dim=0).norm()
+        pooled.append(branch.weight * unit(parts.sum(dim=0)))
+        plain.append(branch.weight * parts / parts.sum(dim=0).norm() @ text)
+    whole = torch.stack(pooled).sum(dim=0).norm()
     for share, expected in zip(shares(tokens, text), plain, strict=True):
         torch.testing.assert_close(share, expected / whole, atol=1e-6, rtol=0)
 
@@ -154,7 +154,8 @@ def test_a_deletion_is_a_set_without_the_tokens(case: tuple[str, int, int, int],
             kept = torch.stack([row[place] for place in branch.places]) & branch.tokens.mask[0]
             values = branch.tokens.values[:, kept]
             mask = torch.ones(values.shape[:2], dtype=torch.bool)
-            vectors.append(unit(branch.pooling(TokenSet(values, mask)))[0] if kept.any() else torch.zeros(DIM))
+            pooled = unit(branch.pooling(TokenSet(values, mask)))[0] if kept.any() else torch.zeros(DIM)
+            vectors.append(branch.weight * pooled)
         expected = vectors[0] if len(vectors) == 1 else unit(torch.stack(vectors).sum(dim=0))
         torch.testing.assert_close(found, expected.to(found), atol=1e-9, rtol=0)
     assert effects(tokens, text)[1].shape == (len(tokens.places),)

@@ -41,6 +41,7 @@ class Branch(NamedTuple):
     semantic: Tensor | None  # [n] VSeM's weights of the source's n tokens
     spatial: Tensor | None  # [n, 64, 64] VSpM's attention of each
     own_places: Tensor  # [n] int64, the places of these
+    weight: float = 1.0  # in the embedding
 
 
 class TokensOfPhoto(NamedTuple):
@@ -69,7 +70,7 @@ class TokensOfPhoto(NamedTuple):
             kept = mask & keep[:, branch.places]
             pooled = unit(branch.pooling(TokenSet(values.expand(len(keep), -1, -1), kept)))
             vectors.append(torch.where(kept.any(dim=1, keepdim=True), pooled, 0.0))
-        return joined(vectors) if len(vectors) > 1 else vectors[0]
+        return joined(vectors, [branch.weight for branch in self.branches]) if len(vectors) > 1 else vectors[0]
 
 
 @torch.no_grad()
@@ -89,7 +90,8 @@ def tokens_of(model: RetrievalModel, images: ImageBatch) -> TokensOfPhoto:
         return numbers[key]
 
     branches = []
-    for branch in encoder.branches.values() if isinstance(encoder, HybridEncoder) else [encoder]:
+    several = isinstance(encoder, HybridEncoder)
+    for name, branch in encoder.branches.items() if several else [("", encoder)]:
         assert isinstance(branch, ImageEncoder)
         sets, source = branch.sets(images), branch.features(images)
         if len(source.mask) != 1:
@@ -118,6 +120,7 @@ def tokens_of(model: RetrievalModel, images: ImageBatch) -> TokensOfPhoto:
                 semantic=highlights["semantic"][0][source.mask[0]] if "semantic" in highlights else None,
                 spatial=None if spatial is None else spatial[source.mask[0]].reshape(-1, side, side),
                 own_places=torch.tensor(own, device=model.device)[source.mask[0]],
+                weight=encoder.weights[name] if several else 1.0,
             )
         )
     return TokensOfPhoto(branches, places)
