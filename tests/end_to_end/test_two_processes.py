@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from threeshnet.training.csv_log import rows_of
 
@@ -15,10 +16,17 @@ FEW = "batches.limit_train_images=12"  # of 60 captions: three batches of 16 and
 
 
 def test_two_processes_train_as_one(forks: Forks, synthetic_shards: Path, small: list[str], tmp_path: Path) -> None:
-    """Equal global batch: equal losses in two epochs of a model without dropout."""
-    model = ["experiment=region_coco", *small, "text=bigru", "parts=[local,fused]", "fusion=[spatial]"]
+    """Equal global batch, no dropout: equal losses in two epochs, and an equal fit of the kernel branch."""
+    model = [
+        "experiment=region_coco",
+        *small,
+        "features=grid_kernel",
+        "text=bigru",
+        "parts=[local,fused]",
+        "fusion=[spatial]",
+    ]
     settings = [*model, "trainer.max_epochs=2", "trainer.log_every_n_steps=1", "highlights=0", FEW]
-    logs = []
+    logs, fits = [], []
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         folder.mkdir()
@@ -26,9 +34,13 @@ def test_two_processes_train_as_one(forks: Forks, synthetic_shards: Path, small:
         ended = forks.run("train", words, folder=folder, processes=processes, seconds=500)
         assert ended.code == 0, ended.err[-5000:]
         rows = rows_of(folder / "run" / "log" / "metrics.csv")
+        state = torch.load(folder / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        fits.append(state["model.image_encoder.branches.kernel.pooling.coefficients"])
         logs.append([float(row["train/loss"]) for row in rows if "train/loss" in row])
     assert len(logs[0]) == 2 * (60 // 16)
     assert logs[1] == pytest.approx(logs[0], rel=1e-4)
+    torch.testing.assert_close(fits[1], fits[0], rtol=0.05, atol=1e-3)
+    assert fits[0].abs().max() > 0.02
 
 
 @pytest.fixture(scope="module")

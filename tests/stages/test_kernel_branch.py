@@ -16,7 +16,7 @@ from threeshnet.records import TokenSet
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training.checkpoint import load_model
 
-from .compared_runs import STEPS, assert_equal, checkpoint
+from .compared_runs import STEPS, assert_equal, check_same_run, checkpoint
 
 WIDTH, DIM, PHOTOS = 6, 4, 5
 KERNEL = "features=grid_kernel"
@@ -90,6 +90,22 @@ def test_captions_of_a_photo_in_one_step_count_in_any_order_and_later_ones_count
     assert one.targets[[1, 3, 4]].abs().max() == 0
 
 
+@pytest.mark.parametrize("photos", [1, PHOTOS])
+def test_photos_that_do_not_differ_are_no_photos_that_match(photos: int) -> None:
+    pooling = KernelPooling(width=WIDTH, dim=DIM, photos=PHOTOS)
+    pooling.keep(torch.ones(photos, WIDTH))
+    pooling.observe(torch.arange(photos), torch.eye(PHOTOS, DIM)[:photos])
+    pooling.fit()
+    assert pooling(tokens(2)).isfinite().all()
+
+
+def test_half_precision_does_not_reach_the_sum_over_photos() -> None:
+    pooling, _ = fitted()
+    expected = pooling(tokens(2, 7))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(pooling(tokens(2, 7)), expected)
+
+
 def test_a_set_is_pooled_without_its_padding_and_roots_keep_their_sign() -> None:
     values = torch.tensor([[[4.0, -9.0], [0.0, 1.0], [1e6, 1e6]], [[1.0, 1.0]] * 3])
     roots, _ = Roots(width=2)(TokenSet(values, torch.tensor([[True, True, False], [False] * 3])))
@@ -134,10 +150,13 @@ def test_every_epoch_ends_with_a_fit(with_kernel: Path) -> None:
         assert (kept["kept"][known].norm(dim=1) - 1).abs().max() < 1e-5
 
 
-def test_a_resumed_run_ends_with_the_same_fit(train, killed, with_kernel: Path, tmp_path: Path) -> None:
-    out = killed(tmp_path / "run", STEPS + 1, "training", KERNEL)
+@pytest.mark.parametrize(("step", "where"), [(STEPS + 1, "training"), (STEPS, "validation")])
+def test_a_resumed_run_ends_with_the_same_fit(
+    train, killed, with_kernel: Path, tmp_path: Path, step: int, where: str
+) -> None:
+    out = killed(tmp_path / "run", step, where, KERNEL)
     train(out, "resume=true", KERNEL)
-    assert_equal(kernel_of(out), kernel_of(with_kernel), "kernel")
+    check_same_run(out, with_kernel)
 
 
 def test_explanations_and_scores_know_both_branches(with_kernel: Path, synthetic_shards: Path) -> None:

@@ -16,6 +16,7 @@ from threeshnet.nn.masking import unit
 from threeshnet.records import TokenSet
 
 MEMORY = 0.8  # share of a photo's target that stays when one of its captions is seen; five captions make an epoch
+LEAST_DEVIATION = 1e-6  # of a channel: one photo, or photos that are all alike, have none
 LEAST_SCALE = 0.02  # of the mean deviation: what hardly varies is not blown up
 
 
@@ -62,7 +63,8 @@ class KernelPooling(nn.Module):
         self.register_buffer("coefficients", torch.zeros(photos, dim))
 
     def forward(self, tokens: TokenSet) -> Tensor:
-        return self.kernel(self.placed(mean_token(tokens))) @ self.coefficients
+        with torch.autocast(tokens.values.device.type, enabled=False):  # a sum of thousands of terms
+            return self.kernel(self.placed(mean_token(tokens))) @ self.coefficients
 
     def placed(self, means: Tensor) -> Tensor:
         """Mean tokens [B, width] as the kernel compares them."""
@@ -74,7 +76,7 @@ class KernelPooling(nn.Module):
 
     def keep(self, means: Tensor) -> None:
         """Keep training photos by their mean tokens [n, width], n at most `photos`."""
-        deviation = means.std(dim=0)
+        deviation = means.std(dim=0, correction=0).clamp(min=LEAST_DEVIATION)
         self.center.copy_(means.mean(dim=0))
         self.scale.copy_(deviation + LEAST_SCALE * deviation.mean())
         self.kept.zero_()
@@ -104,4 +106,4 @@ class KernelPooling(nn.Module):
 def mean_token(tokens: TokenSet) -> Tensor:
     """The mean [B, width] over the real tokens of each set; 0 for an empty set."""
     mask = tokens.mask.unsqueeze(-1)
-    return tokens.values.masked_fill(~mask, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+    return tokens.values.float().masked_fill(~mask, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)

@@ -40,13 +40,17 @@ class KernelBranches:
 
     @torch.no_grad()
     def observe(self, owners: Tensor, captions: Tensor) -> None:
-        """Take in embeddings [B, D] of captions of the images `owners` [B]: of all processes: all fit the same."""
+        """Take in embeddings [B, D] of captions of the images `owners` [B].
+
+        They are of the batch of all processes, so that each process fits the same.
+        """
         for (_, pooling), rows in zip(self.branches, self.rows, strict=False):  # no rows outside of a training
             own = rows[owners]
             pooling.observe(own[own >= 0], captions.detach().float()[own >= 0])
 
     @torch.no_grad()
     def fit(self) -> None:
+        """Solve for the coefficients of every branch."""
         for _, pooling in self.branches:
             pooling.fit()
 

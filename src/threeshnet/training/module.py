@@ -143,13 +143,10 @@ class RetrievalModule(EncodingModule):
             where = f"step {self.global_step} (epoch {self.current_epoch})"
             dataset = getattr(self.trainer.train_dataloader, "dataset", None)
             raise nonfinite_loss(numbers["loss"].item(), where, batch, dataset)
+        if batch_idx + 1 == self.trainer.num_training_batches or self.global_step + 1 == self.trainer.max_steps:
+            self.kernels.fit()  # before dev is scored, and before any callback saves the step
         self.log_dict({f"train/{name}": value.detach() for name, value in numbers.items()}, prog_bar=True)
         return {name: numbers[name] for name in ("loss", self.OVER_COLLAPSED)}
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        ends = batch_idx + 1 == self.trainer.num_training_batches or self.global_step == self.trainer.max_steps
-        if self.kernels and ends:  # before dev is scored and anything is saved
-            self.kernels.fit()
 
     def on_validation_epoch_start(self) -> None:
         self.start_collecting()
