@@ -61,7 +61,22 @@ def test_views_and_corrections_are_scored_as_by_evaluate(
         assert len(set(scored.values())) > 1
 
 
-@pytest.mark.parametrize("name", ["by_heart", "views_scored"])
+def test_a_kernel_branch_without_weight_is_the_run_as_it_was(
+    whole: Path, synthetic_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel_after = loaded(OPTIONS / "kernel_after.py")
+    name = json.loads((synthetic_shards / "manifest.json").read_text())["dataset"]
+    for folder in (name, *(f"{name}_view{number}" for number in kernel_after.VIEWS)):
+        shutil.copytree(synthetic_shards, tmp_path / folder)
+    monkeypatch.setattr(kernel_after, "SCORED", "testall")
+    found = {row["weight"]: row for row in kernel_after.rows_of(Run(whole), tmp_path / name)}
+    assert all(set(kernel_after.COLUMNS) == row.keys() for row in found.values())
+    assert found["0"]["rsum"] == f"{json.loads((whole / 'metrics.json').read_text())['rsum']:.1f}"
+    assert all(row["rsum"] == row["rsum_in_views"] for row in found.values())  # the views are the photos here
+    assert found["alone"]["rsum"] != found["0"]["rsum"]
+
+
+@pytest.mark.parametrize("name", ["by_heart", "views_scored", "kernel_after"])
 def test_a_folder_without_runs_is_named(
     name: str, tmp_path: Path, synthetic_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
