@@ -313,7 +313,7 @@ def test_a_bert_that_is_nowhere_names_the_ways_out(tmp_path: Path) -> None:
     [
         ("fusion=[semantc]", ["fusion='semantc'", "semantic, spatial"]),
         ("parts=[local,scenery]", ["parts='scenery'", "category, fused, local, scene"]),
-        ("features=gird", ["features='gird'", "grid, hybrid, region"]),
+        ("features=gird", ["features='gird'", "grid, grid_kernel, hybrid, region"]),
         ("experiment=hybrid_cocoo", ["experiment='hybrid_cocoo'", "hybrid_coco"]),
         ("batches.batchsize=3", ["'batches.batchsize'", "batches.batch_size"]),
         ("lerning_rate=1", ["'lerning_rate'", "optimization.learning_rate"]),
