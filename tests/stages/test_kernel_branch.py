@@ -8,10 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from threeshnet import Retriever
 from threeshnet.batches.collate import collate_images
-from threeshnet.encoders.kernel import KernelPooling, Roots, mean_token
+from threeshnet.encoders.kernel import KernelPooling, Roots
 from threeshnet.errors import ConfigError
+from threeshnet.explanations.explain import explain
 from threeshnet.explanations.places import tokens_of
+from threeshnet.index.build import Options, update_index
+from threeshnet.index.index import Index
+from threeshnet.index.query import Query
+from threeshnet.index.sources import ShardImages
+from threeshnet.pooling.mean import MeanPooling
 from threeshnet.records import TokenSet
 from threeshnet.shards.reader import ShardedSplit
 from threeshnet.training.checkpoint import load_model
@@ -19,6 +26,7 @@ from threeshnet.training.checkpoint import load_model
 from .compared_runs import STEPS, assert_equal, check_same_run, checkpoint
 
 WIDTH, DIM, PHOTOS = 6, 4, 5
+MEAN = MeanPooling()
 KERNEL = "features=grid_kernel"
 
 
@@ -32,7 +40,7 @@ def fitted(photos: int = PHOTOS, **options: float) -> tuple[KernelPooling, Tenso
     pooling = KernelPooling(width=WIDTH, dim=DIM, photos=photos, **options)
     torch.manual_seed(1)
     captions = torch.nn.functional.normalize(torch.randn(PHOTOS, DIM), dim=1)
-    pooling.keep(mean_token(tokens(PHOTOS)))
+    pooling.keep(MEAN(tokens(PHOTOS)))
     pooling.observe(torch.arange(PHOTOS), captions)
     pooling.fit()
     return pooling, captions
@@ -50,7 +58,7 @@ def by_gradient(photos: Tensor, wanted: Tensor, asked: Tensor, sharpness: float,
 @pytest.mark.parametrize(("sharpness", "ridge"), [(2.0, 0.1), (0.5, 1.0)])
 def test_the_fit_is_the_ridge_regression(sharpness: float, ridge: float) -> None:
     pooling, captions = fitted(sharpness=sharpness, ridge=ridge)
-    photos, asked = (pooling.placed(mean_token(tokens(PHOTOS, seed))).double() for seed in (0, 7))
+    photos, asked = (pooling.placed(MEAN(tokens(PHOTOS, seed))).double() for seed in (0, 7))
     wanted = captions.double() - captions.double().mean(dim=0)
     expected = by_gradient(photos, wanted, asked, sharpness, ridge)
     torch.testing.assert_close(pooling(tokens(PHOTOS, 7)).double(), expected, rtol=1e-4, atol=1e-5)
@@ -66,7 +74,7 @@ def test_places_without_a_photo_and_photos_without_a_caption_change_nothing() ->
     roomy, _ = fitted(photos=PHOTOS + 3)
     torch.testing.assert_close(roomy(tokens(2, 7)), fitted()[0](tokens(2, 7)))
     unseen = KernelPooling(width=WIDTH, dim=DIM, photos=PHOTOS)
-    unseen.keep(mean_token(tokens(PHOTOS)))
+    unseen.keep(MEAN(tokens(PHOTOS)))
     unseen.fit()
     assert unseen(tokens(2)).abs().max() == 0
     _, captions = fitted()
@@ -109,7 +117,7 @@ def test_half_precision_does_not_reach_the_sum_over_photos() -> None:
 def test_a_set_is_pooled_without_its_padding_and_roots_keep_their_sign() -> None:
     values = torch.tensor([[[4.0, -9.0], [0.0, 1.0], [1e6, 1e6]], [[1.0, 1.0]] * 3])
     roots, _ = Roots(width=2)(TokenSet(values, torch.tensor([[True, True, False], [False] * 3])))
-    assert mean_token(roots).tolist() == [[1.0, -1.0], [0.0, 0.0]]
+    assert MEAN(roots).tolist() == [[1.0, -1.0], [0.0, 0.0]]
 
 
 @pytest.mark.parametrize("wrong", [{"photos": 0}, {"ridge": 0.0}, {"sharpness": -1.0}])
@@ -124,7 +132,8 @@ def test_values_that_make_no_regression_are_refused(wrong: dict[str, float]) -> 
 @pytest.fixture(scope="module")
 def with_kernel(train, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("kernel") / "run"
-    assert train(out, KERNEL)["steps"] == 2 * STEPS
+    assert train(out, KERNEL, "highlights=1")["steps"] == 2 * STEPS
+    assert list((out / "highlights").glob("*.png"))
     return out
 
 
@@ -171,6 +180,23 @@ def test_explanations_and_scores_know_both_branches(with_kernel: Path, synthetic
     assert (found.embeddings(cell) - whole).abs().max() > 1e-4
     model.image_encoder.branches["kernel"].pooling.coefficients.zero_()  # pyright: ignore
     assert (model.encode_images(photo) - whole).abs().max() > 1e-2
+
+
+def test_guidance_is_that_of_the_trained_branch(with_kernel: Path, synthetic_shards: Path) -> None:
+    model = load_model(with_kernel / "checkpoints" / "last.ckpt")
+    photo = collate_images(ShardedSplit(synthetic_shards, "testall").read([0], ["grid", "seg"]))
+    (guidance,) = explain(model, photo, "a dog").guidance.values()
+    assert guidance.weights is not None
+    assert guidance.attention is not None
+
+
+def test_an_index_holds_the_sum_of_both_branches(with_kernel: Path, synthetic_shards: Path, tmp_path: Path) -> None:
+    retriever, split = Retriever.load(with_kernel, device="cpu"), ShardedSplit(synthetic_shards, "testall")
+    update_index(ShardImages(retriever, split), retriever, tmp_path / "index", Options(progress=False))
+    photos = collate_images(split.read(range(split.images), ["grid", "seg"]))
+    (answer,) = Index.open(tmp_path / "index").search([Query("a dog")], split.images)
+    expected = (retriever.model.encode_images(photos) @ retriever.encode_texts(["a dog"])[0]).sort(descending=True)
+    assert [result.score for result in answer.results] == pytest.approx(expected.values.tolist(), abs=2e-3)
 
 
 def test_a_moving_average_of_a_fit_is_refused(attempt, tmp_path: Path) -> None:

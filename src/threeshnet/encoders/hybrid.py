@@ -35,8 +35,8 @@ class HybridEncoder(nn.Module):
         return joined(embeddings, [self.weights[name] for name in taken]) if len(taken) > 1 else embeddings[0]
 
 
-def is_kernel(branch: nn.Module) -> bool:
-    """Whether a branch is fitted instead of trained."""
+def is_kernel(branch: object) -> bool:
+    """Whether a branch is fitted instead of trained; such a branch has no guidance."""
     return isinstance(getattr(branch, "pooling", None), KernelPooling)
 
 

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from threeshnet.batches.collate import collate_images
-from threeshnet.encoders.hybrid import HybridEncoder
+from threeshnet.encoders.hybrid import HybridEncoder, is_kernel
 from threeshnet.encoders.image import ImageEncoder
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.errors import DataError
@@ -189,6 +189,8 @@ def _branches(
     parts: Any = (None if part is None else part[row : row + 1] for part in arrays)
     images = collate_images(ImageArrays(*parts)).to(model.device)
     for branch in branches.values():
+        if is_kernel(branch):
+            continue
         assert isinstance(branch, ImageEncoder)
         with torch.inference_mode():
             attention = {name: value[0].float().cpu().numpy() for name, value in branch.highlights(images).items()}

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from threeshnet.encoders.hybrid import is_kernel
 from threeshnet.encoders.model import RetrievalModel
 from threeshnet.explanations.contributions import EXACT, by_place, deletion_test, effects, ranked, shares
 from threeshnet.explanations.explanation import Contribution, Explanation, Guidance
@@ -34,7 +35,7 @@ def explain(model: RetrievalModel, images: ImageBatch, sentence: str, class_name
         contributions=[contributions[place] for place in order],
         photo=next((contributions[place] for place in tokens.pooled if tokens.places[place].kind == PHOTO), None),
         test=deletion_test(tokens, text, order),
-        guidance={branch.source: _guidance(tokens, branch) for branch in tokens.branches},
+        guidance={branch.source: _guidance(tokens, branch) for branch in tokens.branches if not is_kernel(branch)},
         seg_map=seg_map,
         class_names=list(class_names) or [f"class {number}" for number in range(classes)],
     )
