@@ -21,11 +21,12 @@ from torch import Tensor
 import threeshnet
 from threeshnet.batches.collate import collate_images
 from threeshnet.encoders.hybrid import joined
-from threeshnet.encoders.kernel import KernelPooling, Roots, mean_token
+from threeshnet.encoders.kernel import KernelPooling, Roots
 from threeshnet.files import write_rows
 from threeshnet.metrics.recalls import recall
 from threeshnet.metrics.similarity import EmbeddingSimilarity
 from threeshnet.nn.masking import unit
+from threeshnet.pooling.mean import MeanPooling
 from threeshnet.records import TokenSet
 from threeshnet.runs.facts import machine
 from threeshnet.runs.find import trainings
@@ -48,7 +49,7 @@ def mean_roots(split: ShardedSplit) -> Tensor:
         rows = range(start, min(start + BATCH, split.images))
         grid = collate_images(split.read(rows, ["grid"], extras=False)).grid
         assert grid is not None
-        means.append(mean_token(Roots(width=grid.values.shape[-1])(grid)[0]))
+        means.append(MeanPooling()(Roots(width=grid.values.shape[-1])(grid)[0]))
     return torch.cat(means)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from threeshnet.errors import ConfigError
 from threeshnet.nn.masking import unit
+from threeshnet.pooling.mean import MeanPooling
 from threeshnet.records import TokenSet
 
 MEMORY = 0.8  # share of a photo's target that stays when one of its captions is seen; five captions make an epoch
@@ -56,6 +57,7 @@ class KernelPooling(nn.Module):
             if value <= 0:
                 raise ConfigError(f"{name}={value} of the kernel branch must be above 0")
         self.photos, self.sharpness, self.ridge = photos, sharpness, ridge
+        self.mean = MeanPooling()
         self.register_buffer("center", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
         self.register_buffer("kept", torch.zeros(photos, width))
@@ -64,7 +66,7 @@ class KernelPooling(nn.Module):
 
     def forward(self, tokens: TokenSet) -> Tensor:
         with torch.autocast(tokens.values.device.type, enabled=False):  # a sum of thousands of terms
-            return self.kernel(self.placed(mean_token(tokens))) @ self.coefficients
+            return self.kernel(self.placed(self.mean(tokens))) @ self.coefficients
 
     def placed(self, means: Tensor) -> Tensor:
         """Mean tokens [B, width] as the kernel compares them."""
@@ -84,11 +86,11 @@ class KernelPooling(nn.Module):
 
     def observe(self, rows: Tensor, captions: Tensor) -> None:
         """Embeddings [b, D] of captions of the kept photos `rows` [b], as a training step made them."""
-        seen = torch.zeros(self.photos, 1, device=rows.device).index_add_(0, rows, torch.ones_like(captions[:, :1]))
-        sums = torch.zeros_like(self.targets).index_add_(0, rows, captions)
-        now = seen[:, 0] > 0
-        stay = MEMORY ** seen[now]
-        self.targets[now] = stay * self.targets[now] + (1 - stay) * sums[now] / seen[now]
+        photos, pair, counts = rows.unique(return_inverse=True, return_counts=True)
+        sums = captions.new_zeros(len(photos), captions.shape[1]).index_add_(0, pair, captions)
+        counts = counts.unsqueeze(1)
+        stay = MEMORY**counts
+        self.targets[photos] = stay * self.targets[photos] + (1 - stay) * sums / counts
 
     def fit(self) -> None:
         """Solve for the coefficients; photos whose captions were not seen yet do not count."""
@@ -99,11 +101,5 @@ class KernelPooling(nn.Module):
         kept, wanted = self.kept[seen].double().cpu(), unit(self.targets[seen].double().cpu())
         likeness = torch.exp(self.sharpness * (kept @ kept.T - 1))
         likeness.diagonal().add_(self.ridge)
-        solved = torch.linalg.solve(likeness, wanted - wanted.mean(dim=0))
+        solved = torch.cholesky_solve(wanted - wanted.mean(dim=0), torch.linalg.cholesky(likeness))
         self.coefficients[seen] = solved.to(self.coefficients)
-
-
-def mean_token(tokens: TokenSet) -> Tensor:
-    """The mean [B, width] over the real tokens of each set; 0 for an empty set."""
-    mask = tokens.mask.unsqueeze(-1)
-    return tokens.values.float().masked_fill(~mask, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)

@@ -42,9 +42,10 @@ def weighted_values(tokens: TokensOfPhoto, text: Tensor) -> list[tuple[Tensor, T
             branch.pooling(branch.tokens._replace(values=value))[0]
             for branch, value in zip(tokens.branches, values, strict=True)
         ]
-        parts_of = [branch.weight for branch in tokens.branches]
-        norms = [vector.detach().norm().clamp(min=1e-12) for vector in pooled]
-        lengths = [norm / weight for norm, weight in zip(norms, parts_of, strict=True)]  # as long as it counts
+        lengths = [  # a branch that counts half is divided by twice its length
+            vector.detach().norm().clamp(min=1e-12) / branch.weight
+            for vector, branch in zip(pooled, tokens.branches, strict=True)
+        ]
         units = torch.stack([vector.detach() / length for vector, length in zip(pooled, lengths, strict=True)])
         whole = units.sum(dim=0).norm() if len(units) > 1 else 1.0
         parts = [vector @ text.to(vector) / (length * whole) for vector, length in zip(pooled, lengths, strict=True)]

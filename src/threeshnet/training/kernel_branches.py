@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from threeshnet.batches.dataset import CaptionDataset
-from threeshnet.encoders.hybrid import is_kernel
 from threeshnet.encoders.image import ImageEncoder
-from threeshnet.encoders.kernel import KernelPooling, mean_token
+from threeshnet.encoders.kernel import KernelPooling
 
 READ = 256  # photos at a time
 
@@ -18,8 +17,8 @@ class KernelBranches:
     """The kernel branches of a model; false where it has none, and then nothing here does anything."""
 
     def __init__(self, model: nn.Module) -> None:
-        branches = [each for each in model.modules() if isinstance(each, ImageEncoder) and is_kernel(each)]
-        self.branches = [(each, each.pooling) for each in branches if isinstance(each.pooling, KernelPooling)]
+        encoders = [each for each in model.modules() if isinstance(each, ImageEncoder)]
+        self.branches = [(each, each.pooling) for each in encoders if isinstance(each.pooling, KernelPooling)]
         self.rows: list[Tensor] = []  # of each branch, [images] the row of a training image; -1 where it is not kept
 
     def __bool__(self) -> bool:
@@ -33,7 +32,9 @@ class KernelBranches:
         for branch, pooling in self.branches:
             chance = np.random.default_rng([dataset.seed, len(images)])
             chosen = np.sort(chance.permutation(images)[: pooling.photos])
-            pooling.keep(torch.cat([means(branch, dataset, some, device) for some in parts_of(chosen)]))
+            groups = np.split(chosen, range(READ, len(chosen), READ))
+            read = (branch.tokens(dataset.photos(group.tolist()).to(device))[0] for group in groups)
+            pooling.keep(torch.cat([pooling.mean(tokens) for tokens in read]))
             rows = torch.full((int(dataset.owners.max()) + 1,), -1)
             rows[torch.from_numpy(chosen).long()] = torch.arange(len(chosen))
             self.rows.append(rows.to(device))
@@ -53,13 +54,3 @@ class KernelBranches:
         """Solve for the coefficients of every branch."""
         for _, pooling in self.branches:
             pooling.fit()
-
-
-def parts_of(numbers: np.ndarray) -> list[np.ndarray]:
-    return np.split(numbers, range(READ, len(numbers), READ))
-
-
-def means(branch: ImageEncoder, dataset: CaptionDataset, images: np.ndarray, device: torch.device) -> Tensor:
-    """Mean tokens [n, width] of training images, as the branch pools them."""
-    tokens, _ = branch.tokens(dataset.photos(images.tolist()).to(device))
-    return mean_token(tokens)
